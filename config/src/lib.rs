@@ -1,0 +1,4 @@
+//! Everything the control plane says, kept as one consistent snapshot.
+
+pub mod model;
+pub mod resource;

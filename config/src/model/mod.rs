@@ -1,0 +1,15 @@
+//! The immutable model that configuration is compiled to, and that the data path reads.
+//!
+//! Objects that change on their own are slots ([`cluster::ClusterSlot`], [`chain::ChainSlot`]): a route
+//! holds the slot of its cluster, so an endpoint update touches one pointer and rebuilds nothing.
+
+pub mod chain;
+pub mod cluster;
+pub mod connection_manager;
+pub mod endpoint;
+pub mod filter_chain_matcher;
+pub mod retry_policy;
+pub mod route;
+pub mod route_match;
+pub mod snapshot;
+pub mod tcp_proxy;

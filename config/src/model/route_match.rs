@@ -1,0 +1,1 @@
+//! Route matches: path, headers, query parameters, method, metadata.

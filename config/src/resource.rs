@@ -1,0 +1,71 @@
+//! A resource as a source delivers it: type, name and undecoded bytes.
+//!
+//! Both sources (an istiod or recorded responses, and the standalone translator) speak this form, so
+//! what follows them is one path and the same bytes can be handed to another xDS client.
+
+use bytes::Bytes;
+
+/// The xDS resource types that a waypoint is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ResourceType {
+    Cluster,
+    Endpoints,
+    Listener,
+    Routes,
+    Secret,
+    Extension,
+    Workload,
+}
+
+impl ResourceType {
+    /// All types, in the order in which one update applies them (make before break).
+    pub const ALL: [ResourceType; 7] = [
+        ResourceType::Secret,
+        ResourceType::Cluster,
+        ResourceType::Endpoints,
+        ResourceType::Extension,
+        ResourceType::Routes,
+        ResourceType::Listener,
+        ResourceType::Workload,
+    ];
+
+    /// The type URL on the wire.
+    pub fn type_url(self) -> &'static str {
+        match self {
+            ResourceType::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+            ResourceType::Endpoints => {
+                "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+            }
+            ResourceType::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            ResourceType::Routes => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            ResourceType::Secret => {
+                "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+            }
+            ResourceType::Extension => {
+                "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
+            }
+            ResourceType::Workload => "type.googleapis.com/istio.workload.Workload",
+        }
+    }
+
+    /// The type with this URL, if it is one of ours.
+    pub fn from_type_url(url: &str) -> Option<ResourceType> {
+        ResourceType::ALL.into_iter().find(|t| t.type_url() == url)
+    }
+}
+
+/// One resource, undecoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    pub kind: ResourceType,
+    pub name: String,
+    /// The encoded message itself (the value of the `Any`).
+    pub body: Bytes,
+}
+
+/// What changed, in one step: additions replace resources of the same type and name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Update {
+    pub added: Vec<Resource>,
+    pub removed: Vec<(ResourceType, String)>,
+}

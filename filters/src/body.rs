@@ -1,0 +1,152 @@
+//! The one body type of the filter chain, for requests and responses.
+//!
+//! Nothing on the plain path is boxed: an empty body, a few bytes of a local reply and a body that
+//! hyper is still receiving are variants. A filter that changes a body wraps it in `Boxed`.
+//! A metered body counts its data frames into the stream's counters as they pass; trailers and
+//! framing are not counted (Envoy's BYTES_RECEIVED and BYTES_SENT).
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
+
+use crate::stream_info::StreamInfo;
+
+/// What ended a body early.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A request's or a response's body.
+#[derive(Debug, Default)]
+pub struct Body {
+    kind: Kind,
+    meter: Option<Meter>,
+}
+
+#[derive(Debug, Default)]
+enum Kind {
+    #[default]
+    Empty,
+    Full(Option<Bytes>),
+    Incoming(Incoming),
+    Boxed(UnsyncBoxBody<Bytes, BodyError>),
+}
+
+#[derive(Debug)]
+struct Meter {
+    stream: Arc<StreamInfo>,
+    direction: Direction,
+}
+
+/// Which counter of the stream a metered body adds to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client.
+    Request,
+    /// To the client.
+    Response,
+}
+
+impl Body {
+    pub fn empty() -> Body {
+        Body::default()
+    }
+
+    pub fn full(bytes: impl Into<Bytes>) -> Body {
+        let bytes = bytes.into();
+        if bytes.is_empty() {
+            return Body::empty();
+        }
+        Body {
+            kind: Kind::Full(Some(bytes)),
+            meter: None,
+        }
+    }
+
+    /// A body that hyper is receiving. One that is known to be empty is dropped here.
+    pub fn incoming(incoming: Incoming) -> Body {
+        if http_body::Body::is_end_stream(&incoming) {
+            return Body::empty();
+        }
+        Body {
+            kind: Kind::Incoming(incoming),
+            meter: None,
+        }
+    }
+
+    /// A body of any other type; costs an allocation.
+    pub fn boxed<B>(body: B) -> Body
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BodyError>,
+    {
+        Body {
+            kind: Kind::Boxed(body.map_err(Into::into).boxed_unsync()),
+            meter: None,
+        }
+    }
+
+    /// Counts what passes through this body into `stream`.
+    pub fn metered(mut self, stream: &Arc<StreamInfo>, direction: Direction) -> Body {
+        if !matches!(self.kind, Kind::Empty) {
+            self.meter = Some(Meter {
+                stream: stream.clone(),
+                direction,
+            });
+        }
+        self
+    }
+
+    /// Whether the body is known to have neither data nor trailers, and to be repeatable therefore.
+    pub fn is_empty(&self) -> bool {
+        matches!(self.kind, Kind::Empty | Kind::Full(None))
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let polled = match &mut this.kind {
+            Kind::Empty => return Poll::Ready(None),
+            Kind::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Kind::Incoming(incoming) => Pin::new(incoming)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|f| f.map_err(Into::into))),
+            Kind::Boxed(body) => Pin::new(body).poll_frame(cx),
+        };
+        if let (Some(meter), Poll::Ready(Some(Ok(frame)))) = (&this.meter, &polled)
+            && let Some(data) = frame.data_ref()
+        {
+            meter.stream.count(meter.direction, data.len());
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Empty => true,
+            Kind::Full(bytes) => bytes.is_none(),
+            Kind::Incoming(incoming) => incoming.is_end_stream(),
+            Kind::Boxed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Kind::Incoming(incoming) => incoming.size_hint(),
+            Kind::Boxed(body) => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Format strings: `%OPERATORS%` compiled once, evaluated per stream.
+
+/// A compiled format string.
+#[derive(Debug)]
+pub struct Format {}

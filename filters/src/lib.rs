@@ -1,0 +1,24 @@
+//! What may be decided or changed on a connection or a request: matchers, filters, formats, records.
+//!
+//! `http/mod.rs` lists the HTTP filters, `network/mod.rs` the TCP ones; each is one file that holds the
+//! filter's configuration, its conversion from proto and its behaviour. Nothing here opens a socket:
+//! the outside is reached only through [`host::Host`].
+
+pub mod body;
+pub mod connection;
+pub mod dynamic_metadata;
+pub mod filter_state;
+pub mod format;
+pub mod host;
+pub mod http;
+pub mod local_reply;
+pub mod metrics;
+pub mod network;
+pub mod peer;
+pub mod proto;
+pub mod recorder;
+pub mod rejected;
+pub mod response_flags;
+pub mod route;
+pub mod service;
+pub mod stream_info;

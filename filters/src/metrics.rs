@@ -1,0 +1,5 @@
+//! Metrics: bounded families of series behind one Prometheus registry.
+
+/// The process's metrics.
+#[derive(Default)]
+pub struct MetricRegistry {}

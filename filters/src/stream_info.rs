@@ -1,0 +1,215 @@
+//! What is known about one stream (a request with its response, or a TCP stream): the one source of
+//! access logs, metrics and spans.
+//!
+//! It outlives the request's head, which leaves with the upstream request: what a log format needs of
+//! the head is captured before that. The mutex is the stream's own, never held over an await, and
+//! contended only by the two directions of one stream.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::body::Direction;
+use crate::connection::Connection;
+use crate::dynamic_metadata::Metadata;
+use crate::filter_state::FilterState;
+use crate::peer::Peer;
+use crate::response_flags::ResponseFlags;
+use crate::route::SelectedRoute;
+
+/// What is spoken inside the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    Tcp,
+    Http10,
+    Http11,
+    Http2,
+}
+
+impl Protocol {
+    /// `%PROTOCOL%`; a TCP stream has none.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Protocol::Tcp => None,
+            Protocol::Http10 => Some("HTTP/1.0"),
+            Protocol::Http11 => Some("HTTP/1.1"),
+            Protocol::Http2 => Some("HTTP/2"),
+        }
+    }
+}
+
+/// One stream, from its first byte to its record.
+pub struct StreamInfo {
+    pub connection: Arc<Connection>,
+    pub protocol: Protocol,
+    pub start: Instant,
+    pub start_time: SystemTime,
+    bytes_received: AtomicU64,
+    bytes_sent: AtomicU64,
+    state: Mutex<StreamState>,
+}
+
+/// The part of a stream's story that is written as it goes.
+#[derive(Default)]
+pub struct StreamState {
+    pub request: RequestHead,
+    pub response: ResponseHead,
+    pub route: Option<Arc<dyn SelectedRoute>>,
+    /// The name of the cluster that the route chose, also where there is no such cluster.
+    pub cluster: Option<Arc<str>>,
+    /// The last attempt's upstream.
+    pub upstream: Option<Arc<UpstreamInfo>>,
+    /// Attempts made, 1 for a request that went out once.
+    pub attempts: u32,
+    pub flags: ResponseFlags,
+    pub response_code_details: Option<Cow<'static, str>>,
+    pub connection_termination_details: Option<Cow<'static, str>>,
+    pub upstream_transport_failure_reason: Option<Box<str>>,
+    pub grpc: Option<Box<GrpcInfo>>,
+    pub metadata: Metadata,
+    pub filter_state: FilterState,
+}
+
+/// What is captured of the request's head.
+#[derive(Clone, Default)]
+pub struct RequestHead {
+    pub method: Option<Method>,
+    /// Path and query as the client sent it, where the path was rewritten since.
+    pub original_path: Option<Box<str>>,
+    pub path: Option<http::uri::PathAndQuery>,
+    pub authority: Option<HeaderValue>,
+    /// The headers that a recorder of the chain asked for.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// What is captured of the response's head.
+#[derive(Clone, Default)]
+pub struct ResponseHead {
+    pub code: Option<u16>,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Milliseconds from the request's start to the response's head.
+    pub first_byte: Option<Instant>,
+}
+
+/// Which headers have to be captured for recorders; empty where nothing is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capture {
+    /// Whether method, path and authority are wanted.
+    pub request_line: bool,
+    pub request_headers: Vec<HeaderName>,
+    pub response_headers: Vec<HeaderName>,
+}
+
+impl Capture {
+    pub fn merge(&mut self, other: &Capture) {
+        self.request_line |= other.request_line;
+        for (mine, theirs) in [
+            (&mut self.request_headers, &other.request_headers),
+            (&mut self.response_headers, &other.response_headers),
+        ] {
+            for name in theirs {
+                if !mine.contains(name) {
+                    mine.push(name.clone());
+                }
+            }
+        }
+    }
+
+    /// The named headers of `map`.
+    pub fn headers(names: &[HeaderName], map: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+        names
+            .iter()
+            .filter_map(|name| Some((name.clone(), map.get(name)?.clone())))
+            .collect()
+    }
+}
+
+/// The upstream connection that served a stream; shared by all streams of that connection.
+#[derive(Debug)]
+pub struct UpstreamInfo {
+    pub cluster: Arc<str>,
+    /// `istio.services[0]` of the cluster's metadata.
+    pub service: Option<Arc<DestinationService>>,
+    /// The endpoint's address (of the pod, also where HBONE carries the stream there).
+    pub host: SocketAddr,
+    pub local: Option<SocketAddr>,
+    /// The endpoint's workload.
+    pub peer: Option<Arc<Peer>>,
+    /// The endpoint's identity in mutual TLS, where HBONE carries the stream.
+    pub principal: Option<Arc<str>>,
+}
+
+/// The Kubernetes service behind a cluster, for telemetry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct DestinationService {
+    pub host: Arc<str>,
+    pub name: Arc<str>,
+    pub namespace: Arc<str>,
+}
+
+/// Filled by `grpc_stats` for requests that are gRPC.
+#[derive(Clone, Debug, Default)]
+pub struct GrpcInfo {
+    pub service: Box<str>,
+    pub method: Box<str>,
+    pub status: Option<u32>,
+    pub request_messages: u64,
+    pub response_messages: u64,
+}
+
+impl StreamInfo {
+    pub fn new(
+        connection: Arc<Connection>,
+        protocol: Protocol,
+        start: Instant,
+        start_time: SystemTime,
+    ) -> Arc<StreamInfo> {
+        Arc::new(StreamInfo {
+            connection,
+            protocol,
+            start,
+            start_time,
+            bytes_received: AtomicU64::new(0),
+            bytes_sent: AtomicU64::new(0),
+            state: Mutex::default(),
+        })
+    }
+
+    /// The stream's state. Hold the guard briefly; never over an await.
+    pub fn state(&self) -> MutexGuard<'_, StreamState> {
+        self.state.lock()
+    }
+
+    pub fn count(&self, direction: Direction, bytes: usize) {
+        match direction {
+            Direction::Request => &self.bytes_received,
+            Direction::Response => &self.bytes_sent,
+        }
+        .fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Body bytes from the client so far.
+    pub fn bytes_received(&self) -> u64 {
+        self.bytes_received.load(Ordering::Relaxed)
+    }
+
+    /// Body bytes to the client so far.
+    pub fn bytes_sent(&self) -> u64 {
+        self.bytes_sent.load(Ordering::Relaxed)
+    }
+}
+
+impl std::fmt::Debug for StreamInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StreamInfo")
+            .field("protocol", &self.protocol)
+            .field("source", &self.connection.source)
+            .field("destination", &self.connection.destination)
+            .finish_non_exhaustive()
+    }
+}
