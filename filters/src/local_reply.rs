@@ -42,7 +42,11 @@ impl LocalReply {
 
     /// Records the reply on the stream and makes the response. `request` tells whether it is gRPC.
     pub fn respond(self, stream: &StreamInfo, request: &HeaderMap) -> Response {
-        let grpc = is_grpc(request);
+        self.respond_as(stream, is_grpc(request))
+    }
+
+    /// As [`respond`](LocalReply::respond), where the request's head is gone already.
+    pub fn respond_as(self, stream: &StreamInfo, grpc: bool) -> Response {
         {
             let mut state = stream.state();
             state.flags.insert(self.flags);

@@ -62,6 +62,8 @@ pub struct StreamState {
     pub route: Option<Arc<dyn SelectedRoute>>,
     /// The name of the cluster that the route chose, also where there is no such cluster.
     pub cluster: Option<Arc<str>>,
+    /// The service behind that cluster.
+    pub service: Option<Arc<DestinationService>>,
     /// The last attempt's upstream.
     pub upstream: Option<Arc<UpstreamInfo>>,
     /// Attempts made, 1 for a request that went out once.

@@ -17,6 +17,16 @@ use waypoint_filters::peer::Peer;
 pub struct EndpointSet {
     /// Priority 0 first. Within one, localities in the order given.
     pub priorities: Vec<Vec<Locality>>,
+    hosts: OnceLock<Box<[PriorityHosts]>>,
+}
+
+/// The endpoints of one priority, as a balancer looks at them.
+#[derive(Debug, Default)]
+pub struct PriorityHosts {
+    pub all: Vec<Arc<Endpoint>>,
+    pub healthy: Vec<Arc<Endpoint>>,
+    /// Whether the healthy ones all have the same weight.
+    pub equal_weights: bool,
 }
 
 /// Endpoints of one place.
@@ -30,8 +40,44 @@ pub struct Locality {
 }
 
 impl EndpointSet {
+    pub fn new(priorities: Vec<Vec<Locality>>) -> EndpointSet {
+        EndpointSet {
+            priorities,
+            hosts: OnceLock::new(),
+        }
+    }
+
+    /// By priority, flattened over localities; made on first use.
+    pub fn hosts(&self) -> &[PriorityHosts] {
+        self.hosts.get_or_init(|| {
+            self.priorities
+                .iter()
+                .map(|localities| PriorityHosts::new(localities))
+                .collect()
+        })
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.priorities.iter().flatten().flat_map(|l| &l.endpoints)
+    }
+}
+
+impl PriorityHosts {
+    fn new(localities: &[Locality]) -> PriorityHosts {
+        let all: Vec<_> = localities
+            .iter()
+            .flat_map(|l| l.endpoints.iter().cloned())
+            .collect();
+        let healthy: Vec<_> = all.iter().filter(|e| e.healthy).cloned().collect();
+        let equal_weights = healthy.windows(2).all(|w| match w {
+            [a, b] => a.weight == b.weight,
+            _ => true,
+        });
+        PriorityHosts {
+            all,
+            healthy,
+            equal_weights,
+        }
     }
 }
 

@@ -1,0 +1,277 @@
+//! The objects of a set of manifests, by kind and name: what an API server would hold.
+//!
+//! Of two objects of one kind and name the later stands, as with `kubectl apply`, and the loss is named.
+//! A broken object refuses the whole set, except a security object whose target can be told: that closes
+//! its target.
+
+use std::collections::BTreeMap;
+
+use super::kinds::authorization_policy::{Action, AuthorizationPolicy};
+use super::kinds::config_map::{MESH_CONFIG, MeshConfig};
+use super::kinds::endpoint_slice::EndpointSlice;
+use super::kinds::gateway::Gateway;
+use super::kinds::http_route::HttpRoute;
+use super::kinds::pod::Pod;
+use super::kinds::service::Service;
+use super::kinds::service_entry::ServiceEntry;
+use super::kinds::target_ref::{self, Target};
+use super::kinds::{self, Treatment};
+use super::manifest::{Manifest, Object, ObjectMeta, ObjectName};
+use super::problem::{LoadError, Problem, Severity};
+use super::yaml::Document;
+
+type Objects<T> = BTreeMap<ObjectName, Object<T>>;
+
+/// Everything that the manifests say.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterState {
+    pub namespaces: BTreeMap<String, ObjectMeta>,
+    pub nodes: BTreeMap<String, ObjectMeta>,
+    pub pods: Objects<Pod>,
+    pub services: Objects<Service>,
+    pub endpoint_slices: Objects<EndpointSlice>,
+    pub service_entries: Objects<ServiceEntry>,
+    pub gateways: Objects<Gateway>,
+    pub gateway_classes: BTreeMap<String, ObjectMeta>,
+    pub http_routes: Objects<HttpRoute>,
+    pub policies: Objects<AuthorizationPolicy>,
+    /// Absent without the ConfigMap.
+    pub mesh_config: Option<MeshConfig>,
+    pub closures: Vec<Closure>,
+    pub problems: Vec<Problem>,
+}
+
+/// A security object that isn't honoured, and what it closes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Closure {
+    pub targets: Vec<Target>,
+    /// Told once the targets are known to be the waypoint's own.
+    pub problem: Problem,
+}
+
+impl ClusterState {
+    pub fn read(documents: Vec<Document>) -> Result<ClusterState, LoadError> {
+        let mut state = ClusterState::default();
+        // Keyed without the version: versions of a kind are one kind.
+        let mut latest: BTreeMap<(String, String, String, String), Manifest> = BTreeMap::new();
+        for document in documents {
+            let manifest = Manifest::read(document, kinds::namespaced)?;
+            let treatment = treatment(&manifest)?;
+            if treatment == Treatment::Unrelated {
+                continue;
+            }
+            let key = (
+                manifest.group.clone(),
+                manifest.kind.clone(),
+                manifest.meta.namespace.clone(),
+                manifest.meta.name.clone(),
+            );
+            if let Some(replaced) = latest.insert(key.clone(), manifest)
+                && let Some(stands) = latest.get(&key)
+            {
+                let reason = format!("replaced by the object of the same name in {}", stands.origin);
+                state.problems.push(replaced.problem(Severity::Ignored, "", reason));
+            }
+        }
+        for manifest in latest.values() {
+            state.add(manifest)?;
+        }
+        Ok(state)
+    }
+
+    fn add(&mut self, manifest: &Manifest) -> Result<(), LoadError> {
+        let name = ObjectName::new(&manifest.meta.namespace, &manifest.meta.name);
+        match treatment(manifest)? {
+            Treatment::Namespace => {
+                self.namespaces.insert(name.name, manifest.meta.clone());
+            }
+            Treatment::Node => {
+                self.nodes.insert(name.name, manifest.meta.clone());
+            }
+            Treatment::GatewayClass => {
+                self.gateway_classes.insert(name.name, manifest.meta.clone());
+            }
+            Treatment::Pod => {
+                self.pods.insert(name, Pod::read(manifest)?);
+            }
+            Treatment::Service => {
+                self.services.insert(name, Service::read(manifest)?);
+            }
+            Treatment::EndpointSlice => {
+                self.endpoint_slices.insert(name, EndpointSlice::read(manifest)?);
+            }
+            Treatment::Gateway => {
+                self.gateways.insert(name, Gateway::read(manifest)?);
+            }
+            Treatment::HttpRoute => {
+                self.http_routes.insert(name, HttpRoute::read(manifest)?);
+            }
+            Treatment::ServiceEntry => match ServiceEntry::read(manifest)? {
+                Ok(entry) => drop(self.service_entries.insert(name, entry)),
+                Err(problem) => self.problems.push(problem),
+            },
+            Treatment::ConfigMap => {
+                if (name.namespace.as_str(), name.name.as_str()) == MESH_CONFIG {
+                    let (config, problems) = MeshConfig::read(manifest)?;
+                    self.mesh_config = Some(config);
+                    self.problems.extend(problems);
+                }
+            }
+            Treatment::AuthorizationPolicy => self.add_policy(name, manifest),
+            Treatment::Closes => self.add_closure(manifest),
+            Treatment::Reported => {
+                self.problems.push(manifest.problem(Severity::Ignored, "", "this kind is not honoured"));
+            }
+            Treatment::Unrelated => {}
+        }
+        Ok(())
+    }
+
+    fn add_policy(&mut self, name: ObjectName, manifest: &Manifest) {
+        match AuthorizationPolicy::read(manifest) {
+            Ok(policy) if policy.spec.action == Action::Custom => {
+                let reason = "the action CUSTOM is not honoured";
+                let problem = manifest.problem(Severity::FailClosed, "spec.action", reason);
+                self.closures.push(Closure { targets: policy.spec.targets, problem });
+            }
+            Ok(policy) => drop(self.policies.insert(name, policy)),
+            Err(error) => {
+                let field = error.field.unwrap_or_default();
+                match target_ref::of_unknown(manifest) {
+                    Ok(targets) if !targets.is_empty() => {
+                        let problem = manifest.problem(Severity::Broken, field, error.reason);
+                        self.closures.push(Closure { targets, problem });
+                    }
+                    // A misspelt `targetRefs` looks like none at all.
+                    _ => self.problems.push(manifest.problem(Severity::Fatal, field, error.reason)),
+                }
+            }
+        }
+    }
+
+    fn add_closure(&mut self, manifest: &Manifest) {
+        let Some(severity) = severity_of_closing_kind(manifest) else { return };
+        match target_ref::of_unknown(manifest) {
+            // With a selector, or with nothing: ztunnel's and sidecars' business.
+            Ok(targets) if targets.is_empty() => {}
+            Ok(_) if severity == Severity::Ignored => {
+                self.problems.push(manifest.problem(severity, "", "this kind is not honoured"));
+            }
+            Ok(targets) => {
+                let problem = manifest.problem(severity, "", "this kind is not honoured");
+                self.closures.push(Closure { targets, problem });
+            }
+            Err((field, reason)) => {
+                self.problems.push(manifest.problem(Severity::Fatal, field, reason));
+            }
+        }
+    }
+
+    /// The mesh's settings; those of Istio's chart where the manifests give none.
+    pub fn mesh(&self) -> MeshConfig {
+        self.mesh_config.clone().unwrap_or_else(MeshConfig::of_chart)
+    }
+}
+
+fn treatment(manifest: &Manifest) -> Result<Treatment, LoadError> {
+    kinds::treatment(&manifest.group, &manifest.version, &manifest.kind)
+        .map_err(|reason| manifest.refused("apiVersion", reason))
+}
+
+/// What happens to an object of a kind that may guard something. An extension that the user lets fail
+/// open guards nothing, nor does an EnvoyFilter in which no guarding filter is named.
+fn severity_of_closing_kind(manifest: &Manifest) -> Option<Severity> {
+    const GUARDS: &[&str] = &[
+        "rbac", "ext_authz", "jwt_authn", "oauth2", "basic_auth", "api_key_auth", "csrf", "ratelimit",
+        "lua", "wasm", "ext_proc", "golang", "dynamic_modules", "credential",
+    ];
+    let spec = manifest.body.get("spec");
+    match manifest.kind.as_str() {
+        "EnvoyFilter" => {
+            let text = spec.map(ToString::to_string).unwrap_or_default().to_ascii_lowercase();
+            let guards = GUARDS.iter().any(|name| text.contains(name));
+            Some(if guards { Severity::FailClosed } else { Severity::Ignored })
+        }
+        "WasmPlugin" | "TrafficExtension" => {
+            let strategy = spec.and_then(|spec| spec.get("failStrategy")).and_then(|value| value.as_str());
+            Some(if strategy == Some("FAIL_OPEN") { Severity::Ignored } else { Severity::FailClosed })
+        }
+        _ => Some(Severity::FailClosed),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::standalone::yaml::documents;
+
+    fn state(text: &str) -> Result<ClusterState, LoadError> {
+        ClusterState::read(documents(Path::new("a.yaml"), text).unwrap())
+    }
+
+    #[test]
+    fn the_later_object_stands() {
+        let found = state(
+            "{apiVersion: v1, kind: Namespace, metadata: {name: it, labels: {a: '1'}}}\n---\n{apiVersion: v1, kind: Namespace, metadata: {name: it, labels: {a: '2'}}}",
+        )
+        .unwrap();
+        assert_eq!(found.namespaces["it"].label("a"), Some("2"));
+        assert!(found.problems[0].reason.contains("document 2"), "{}", found.problems[0]);
+    }
+
+    fn guard(kind: &str, group: &str, spec: &str) -> ClusterState {
+        state(&format!("{{apiVersion: {group}/v1, kind: {kind}, metadata: {{name: g}}, spec: {spec}}}")).unwrap()
+    }
+
+    const TARGET: &str = "targetRefs: [{kind: Service, group: '', name: s}]";
+
+    #[test]
+    fn guards_close_what_they_target() {
+        for (kind, group, rest, severity) in [
+            ("RequestAuthentication", "security.istio.io", "", Severity::FailClosed),
+            ("Novelty", "security.istio.io", "", Severity::FailClosed),
+            ("AuthorizationPolicy", "security.istio.io", ", action: CUSTOM, provider: {name: x}, rules: [{}]", Severity::FailClosed),
+            ("AuthorizationPolicy", "security.istio.io", ", rulez: []", Severity::Broken),
+            ("WasmPlugin", "extensions.istio.io", ", phase: AUTHN", Severity::FailClosed),
+            ("EnvoyFilter", "networking.istio.io", ", configPatches: [{name: envoy.filters.http.ext_authz}]", Severity::FailClosed),
+        ] {
+            let found = guard(kind, group, &format!("{{{TARGET}{rest}}}"));
+            assert_eq!(found.closures.len(), 1, "{kind}{rest}");
+            assert_eq!(found.closures[0].problem.severity, severity, "{kind}{rest}");
+            assert!(found.problems.is_empty() && found.policies.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_guard_whose_target_cannot_be_told_is_fatal() {
+        for spec in ["{targetRefz: []}", "{targetRefs: [{kind: Pod, name: x}]}", "[]", "{selector: {}, rulez: 1}"] {
+            let found = guard("AuthorizationPolicy", "security.istio.io", spec);
+            assert_eq!(found.problems[0].severity, Severity::Fatal, "{spec}");
+            assert!(found.closures.is_empty() && found.policies.is_empty());
+        }
+        let found = guard("RequestAuthentication", "security.istio.io", "{targetRefs: [{kind: Pod, name: x}]}");
+        assert_eq!(found.problems[0].severity, Severity::Fatal);
+    }
+
+    #[test]
+    fn harmless_extensions_are_named_and_selectors_are_not_ours() {
+        let found = guard("WasmPlugin", "extensions.istio.io", &format!("{{{TARGET}, failStrategy: FAIL_OPEN}}"));
+        assert_eq!((found.closures.len(), found.problems.len()), (0, 1));
+        let found = guard("RequestAuthentication", "security.istio.io", "{selector: {}}");
+        assert_eq!((found.closures.len(), found.problems.len()), (0, 0));
+        let found = guard("VirtualService", "networking.istio.io", "{}");
+        assert_eq!(found.problems[0].severity, Severity::Ignored);
+    }
+
+    #[test]
+    fn other_broken_objects_refuse_the_set() {
+        let error = state("{apiVersion: v1, kind: Service, metadata: {name: s}, spec: {ports: [{port: y}]}}").unwrap_err();
+        assert_eq!(error.resource.as_deref(), Some("Service default/s"));
+        assert_eq!(error.field.as_deref(), Some("spec.ports[0].port"));
+        let error = state("{apiVersion: v2, kind: Service, metadata: {name: s}}").unwrap_err();
+        assert_eq!(error.field.as_deref(), Some("apiVersion"));
+    }
+}

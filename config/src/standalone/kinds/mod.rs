@@ -1,0 +1,151 @@
+//! The Kubernetes kinds that are read, one file each, and what is done with every other kind.
+//!
+//! All served versions of a kind are one kind. A version that isn't served is refused, as the API server
+//! would. Security objects and routes deny unknown fields: what isn't known can't be honoured.
+
+pub mod authorization_policy;
+pub mod config_map;
+pub mod endpoint_slice;
+pub mod gateway;
+pub mod http_route;
+pub mod http_route_filter;
+pub mod pod;
+pub mod service;
+pub mod service_entry;
+pub mod target_ref;
+
+/// What is done with an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Treatment {
+    Namespace,
+    Node,
+    Pod,
+    Service,
+    EndpointSlice,
+    ConfigMap,
+    ServiceEntry,
+    Gateway,
+    GatewayClass,
+    HttpRoute,
+    AuthorizationPolicy,
+    /// A security object that isn't honoured: it closes what its `targetRefs` name.
+    Closes,
+    /// Could change what a waypoint does and is not honoured: named.
+    Reported,
+    /// Has no influence on a waypoint.
+    Unrelated,
+}
+
+const CORE: &[&str] = &["v1"];
+const GATEWAY: &[&str] = &["v1", "v1beta1"];
+const GATEWAY_EXPERIMENTAL: &[&str] = &["v1", "v1beta1", "v1alpha3", "v1alpha2"];
+const NETWORKING: &[&str] = &["v1", "v1beta1", "v1alpha3"];
+const SECURITY: &[&str] = &["v1", "v1beta1"];
+const ALPHA: &[&str] = &["v1alpha1", "v1alpha3", "v1alpha2", "v1beta1", "v1"];
+
+/// Group, kind, served versions, namespaced, treatment.
+type Row = (&'static str, &'static str, &'static [&'static str], bool, Treatment);
+
+const KINDS: &[Row] = &[
+    ("", "Namespace", CORE, false, Treatment::Namespace),
+    ("", "Node", CORE, false, Treatment::Node),
+    ("", "Pod", CORE, true, Treatment::Pod),
+    ("", "Service", CORE, true, Treatment::Service),
+    ("", "ConfigMap", CORE, true, Treatment::ConfigMap),
+    ("discovery.k8s.io", "EndpointSlice", CORE, true, Treatment::EndpointSlice),
+    ("networking.istio.io", "ServiceEntry", NETWORKING, true, Treatment::ServiceEntry),
+    ("gateway.networking.k8s.io", "Gateway", GATEWAY, true, Treatment::Gateway),
+    ("gateway.networking.k8s.io", "GatewayClass", GATEWAY, false, Treatment::GatewayClass),
+    ("gateway.networking.k8s.io", "HTTPRoute", GATEWAY, true, Treatment::HttpRoute),
+    ("security.istio.io", "AuthorizationPolicy", SECURITY, true, Treatment::AuthorizationPolicy),
+    ("security.istio.io", "RequestAuthentication", SECURITY, true, Treatment::Closes),
+    // Waypoints don't read it: it speaks of the tunnels that ztunnel terminates.
+    ("security.istio.io", "PeerAuthentication", SECURITY, true, Treatment::Unrelated),
+    ("extensions.istio.io", "WasmPlugin", ALPHA, true, Treatment::Closes),
+    ("extensions.istio.io", "TrafficExtension", ALPHA, true, Treatment::Closes),
+    ("networking.istio.io", "EnvoyFilter", NETWORKING, true, Treatment::Closes),
+    ("networking.istio.io", "VirtualService", NETWORKING, true, Treatment::Reported),
+    ("networking.istio.io", "DestinationRule", NETWORKING, true, Treatment::Reported),
+    ("networking.istio.io", "WorkloadEntry", NETWORKING, true, Treatment::Reported),
+    ("networking.istio.io", "WorkloadGroup", NETWORKING, true, Treatment::Unrelated),
+    ("networking.istio.io", "Sidecar", NETWORKING, true, Treatment::Unrelated),
+    ("networking.istio.io", "Gateway", NETWORKING, true, Treatment::Unrelated),
+    ("networking.istio.io", "ProxyConfig", ALPHA, true, Treatment::Reported),
+    ("telemetry.istio.io", "Telemetry", ALPHA, true, Treatment::Reported),
+    ("gateway.networking.k8s.io", "GRPCRoute", GATEWAY_EXPERIMENTAL, true, Treatment::Reported),
+    ("gateway.networking.k8s.io", "TCPRoute", GATEWAY_EXPERIMENTAL, true, Treatment::Reported),
+    ("gateway.networking.k8s.io", "TLSRoute", GATEWAY_EXPERIMENTAL, true, Treatment::Reported),
+    ("gateway.networking.k8s.io", "BackendTLSPolicy", GATEWAY_EXPERIMENTAL, true, Treatment::Reported),
+    // Mesh routes need no grant: a reference across namespaces just works.
+    ("gateway.networking.k8s.io", "ReferenceGrant", GATEWAY, true, Treatment::Unrelated),
+];
+
+/// Groups whose kinds all speak to the mesh: one that isn't in the table is named, not skipped.
+const MESH_GROUPS: &[&str] = &[
+    "networking.istio.io",
+    "security.istio.io",
+    "telemetry.istio.io",
+    "extensions.istio.io",
+    "gateway.networking.k8s.io",
+    "gateway.networking.x-k8s.io",
+    "inference.networking.k8s.io",
+];
+
+/// Kinds outside the table that have no namespace; only their names in messages depend on it.
+const CLUSTER_SCOPED: &[&str] = &[
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "CustomResourceDefinition",
+    "MutatingWebhookConfiguration",
+    "PersistentVolume",
+    "PriorityClass",
+    "StorageClass",
+    "ValidatingWebhookConfiguration",
+];
+
+/// What is done with objects of this kind; an error names the versions that are served.
+pub fn treatment(group: &str, version: &str, kind: &str) -> Result<Treatment, String> {
+    if let Some((_, _, versions, _, treatment)) = row(group, kind) {
+        if versions.contains(&version) {
+            return Ok(*treatment);
+        }
+        let served = versions.join(", ");
+        return Err(format!("{kind} of version {version:?} is not served, only {served}"));
+    }
+    Ok(match group {
+        // Whatever it is, it guards something.
+        "security.istio.io" => Treatment::Closes,
+        group if MESH_GROUPS.contains(&group) => Treatment::Reported,
+        _ => Treatment::Unrelated,
+    })
+}
+
+/// Whether objects of this kind live in a namespace.
+pub fn namespaced(group: &str, kind: &str) -> bool {
+    row(group, kind).map_or(!CLUSTER_SCOPED.contains(&kind), |row| row.3)
+}
+
+fn row(group: &str, kind: &str) -> Option<&'static Row> {
+    KINDS.iter().find(|row| row.0 == group && row.1 == kind)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_and_unknown_kinds() {
+        for version in ["v1", "v1beta1"] {
+            assert_eq!(
+                treatment("security.istio.io", version, "AuthorizationPolicy"),
+                Ok(Treatment::AuthorizationPolicy)
+            );
+        }
+        assert!(treatment("security.istio.io", "v2", "AuthorizationPolicy").unwrap_err().contains("v1beta1"));
+        assert_eq!(treatment("security.istio.io", "v1", "Novelty"), Ok(Treatment::Closes));
+        assert_eq!(treatment("gateway.networking.k8s.io", "v1", "Novelty"), Ok(Treatment::Reported));
+        assert_eq!(treatment("apps", "v1", "Deployment"), Ok(Treatment::Unrelated));
+        assert!(!namespaced("", "Node") && namespaced("apps", "Deployment"));
+    }
+}

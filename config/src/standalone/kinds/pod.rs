@@ -1,0 +1,202 @@
+//! Pod: addresses, identity, readiness, and the names under which telemetry knows it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::Deserialize;
+
+use crate::standalone::manifest::{Manifest, Object, ObjectMeta};
+use crate::standalone::problem::LoadError;
+
+const REDIRECTION: &str = "ambient.istio.io/redirection";
+const TUNNEL: &str = "networking.istio.io/tunnel";
+const WORKLOAD_NAME: &str = "service.istio.io/workload-name";
+/// Label that istiod sets on gateway pods and their Service.
+pub const GATEWAY_MANAGED: &str = "gateway.istio.io/managed";
+const CANONICAL_NAME: &[&str] = &["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"];
+const CANONICAL_REVISION: &[&str] =
+    &["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"];
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pod {
+    pub service_account: String,
+    pub node: String,
+    pub addresses: Vec<IpAddr>,
+    pub ready: bool,
+    /// `Succeeded` and `Failed` pods serve nothing.
+    pub terminal: bool,
+    /// Named container ports, for a `targetPort` given by name.
+    pub ports: Vec<(String, u16)>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Spec {
+    service_account_name: String,
+    node_name: String,
+    containers: Vec<Container>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Container {
+    ports: Vec<ContainerPort>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ContainerPort {
+    name: String,
+    container_port: u16,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Status {
+    phase: String,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<IpAddr>,
+    #[serde(rename = "podIPs")]
+    pod_ips: Vec<PodIp>,
+    conditions: Vec<Condition>,
+}
+
+#[derive(Deserialize)]
+struct PodIp {
+    ip: IpAddr,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Condition {
+    r#type: String,
+    status: String,
+}
+
+impl Pod {
+    pub fn read(manifest: &Manifest) -> Result<Object<Pod>, LoadError> {
+        let spec: Spec = manifest.part("spec")?;
+        let status: Status = manifest.part("status")?;
+        let mut addresses: Vec<IpAddr> = status.pod_ips.into_iter().map(|pod_ip| pod_ip.ip).collect();
+        if addresses.is_empty() {
+            addresses.extend(status.pod_ip);
+        }
+        let pod = Pod {
+            service_account: match spec.service_account_name.as_str() {
+                "" => "default".to_owned(),
+                name => name.to_owned(),
+            },
+            node: spec.node_name,
+            addresses,
+            ready: status.conditions.iter().any(|c| c.r#type == "Ready" && c.status == "True"),
+            terminal: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
+            ports: spec
+                .containers
+                .into_iter()
+                .flat_map(|container| container.ports)
+                .filter(|port| !port.name.is_empty())
+                .map(|port| (port.name, port.container_port))
+                .collect(),
+        };
+        Ok(manifest.object(pod))
+    }
+}
+
+/// What istiod derives from a pod's metadata.
+impl Object<Pod> {
+    /// Whether something in or before the pod takes HBONE on port 15008: a ztunnel, or the pod itself.
+    pub fn takes_hbone(&self) -> bool {
+        self.meta.annotation(REDIRECTION) == Some("enabled")
+            || self.meta.label(TUNNEL) == Some("http")
+            || self.is_gateway()
+    }
+
+    /// A waypoint or other managed gateway: such pods have no waypoint themselves.
+    pub fn is_gateway(&self) -> bool {
+        self.meta.label(GATEWAY_MANAGED).is_some()
+    }
+
+    /// Name of the workload: the controller as far as the pod tells it, else the pod.
+    pub fn workload_name(&self) -> &str {
+        self.meta.label(WORKLOAD_NAME).unwrap_or_else(|| controller_name(&self.meta))
+    }
+
+    /// Canonical name and revision.
+    pub fn canonical(&self) -> (&str, &str) {
+        canonical(&self.meta.labels, self.workload_name())
+    }
+}
+
+/// Canonical name and revision of a workload with these labels.
+pub fn canonical<'a>(labels: &'a BTreeMap<String, String>, workload: &'a str) -> (&'a str, &'a str) {
+    let first = |names: &[&str]| names.iter().find_map(|name| labels.get(*name)).map(String::as_str);
+    (first(CANONICAL_NAME).unwrap_or(workload), first(CANONICAL_REVISION).unwrap_or("latest"))
+}
+
+/// Only pods with a generated name are asked for their controller. A ReplicaSet's name less the pod
+/// template's hash is the Deployment, a Job's name less its timestamp the CronJob.
+fn controller_name(meta: &ObjectMeta) -> &str {
+    let controller = meta.owner_references.iter().find(|owner| owner.controller);
+    let Some(controller) = controller.filter(|_| !meta.generate_name.is_empty()) else {
+        return &meta.name;
+    };
+    let name = controller.name.as_str();
+    match controller.kind.as_str() {
+        "ReplicaSet" => ["pod-template-hash", "rollouts-pod-template-hash"]
+            .iter()
+            .filter_map(|label| meta.label(label).filter(|hash| !hash.is_empty()))
+            .find_map(|hash| name.strip_suffix(hash)?.strip_suffix('-'))
+            .unwrap_or(name),
+        "ReplicationController" => meta.label("deploymentconfig").unwrap_or(name),
+        "Job" => match name.rsplit_once('-') {
+            Some((cron_job, stamp))
+                if (8..=10).contains(&stamp.len()) && stamp.bytes().all(|c| c.is_ascii_digit()) =>
+            {
+                cron_job
+            }
+            _ => name,
+        },
+        _ => name,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::standalone::yaml::documents;
+
+    fn pod(text: &str) -> Object<Pod> {
+        let text = format!("apiVersion: v1\nkind: Pod\n{text}");
+        let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
+        Pod::read(&Manifest::read(document, |_, _| true).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn workload_names() {
+        let owned = |kind: &str, name: &str, labels: &str| {
+            pod(&format!(
+                "metadata: {{name: p, generateName: p-, labels: {{{labels}}}, ownerReferences: [{{kind: {kind}, name: {name}, controller: true}}]}}"
+            ))
+        };
+        let deployed = owned("ReplicaSet", "web-5d8", "pod-template-hash: 5d8, app: shop");
+        assert_eq!((deployed.workload_name(), deployed.canonical()), ("web", ("shop", "latest")));
+        assert_eq!(owned("Job", "night-28412345", "").workload_name(), "night");
+        assert_eq!(owned("Job", "night-12", "").workload_name(), "night-12");
+        assert_eq!(owned("StatefulSet", "db", "").workload_name(), "db");
+        assert_eq!(pod("metadata: {name: bare}").canonical().0, "bare");
+    }
+
+    #[test]
+    fn addresses_readiness_and_tunnel() {
+        let found = pod(
+            "metadata: {name: p, annotations: {ambient.istio.io/redirection: enabled}}\nstatus: {podIP: 10.0.0.1, conditions: [{type: Ready, status: 'True'}]}",
+        );
+        assert!(found.takes_hbone() && found.spec.ready && !found.spec.terminal);
+        assert_eq!(found.spec.addresses, ["10.0.0.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(found.spec.service_account, "default");
+        assert!(!pod("metadata: {name: p}").takes_hbone());
+    }
+}

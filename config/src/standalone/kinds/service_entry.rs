@@ -1,0 +1,170 @@
+//! ServiceEntry with `resolution: STATIC`: a host outside Kubernetes with fixed addresses.
+//!
+//! Other resolutions, selected workloads, and entries without addresses aren't honoured; the reader says
+//! so by name and the entry is left out.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use super::service::Protocol;
+use crate::standalone::manifest::{Manifest, Object};
+use crate::standalone::problem::{LoadError, Problem, Severity};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceEntry {
+    pub hosts: Vec<String>,
+    pub addresses: Vec<IpNet>,
+    pub ports: Vec<EntryPort>,
+    pub endpoints: Vec<EntryEndpoint>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct EntryPort {
+    pub name: String,
+    pub number: u16,
+    pub target: u16,
+    pub protocol: Protocol,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct EntryEndpoint {
+    pub address: IpAddr,
+    /// Port numbers by the entry's port names.
+    pub ports: BTreeMap<String, u16>,
+    pub labels: BTreeMap<String, String>,
+    pub weight: u32,
+    /// `region/zone/subzone`.
+    pub locality: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Spec {
+    hosts: Vec<String>,
+    addresses: Vec<String>,
+    ports: Vec<WirePort>,
+    resolution: String,
+    endpoints: Vec<WireEndpoint>,
+    workload_selector: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WirePort {
+    number: u16,
+    name: String,
+    #[serde(default)]
+    protocol: String,
+    #[serde(default)]
+    target_port: Option<u16>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct WireEndpoint {
+    address: String,
+    ports: BTreeMap<String, u16>,
+    labels: BTreeMap<String, String>,
+    weight: Option<u32>,
+    locality: String,
+}
+
+impl ServiceEntry {
+    /// `Ok(Err(problem))` is an entry that is sound but not honoured.
+    pub fn read(manifest: &Manifest) -> Result<Result<Object<ServiceEntry>, Problem>, LoadError> {
+        let spec: Spec = manifest.part("spec")?;
+        if spec.hosts.is_empty() {
+            return Err(manifest.refused("spec.hosts", "is required"));
+        }
+        let not_honoured = |field: &str, reason: String| {
+            Ok(Err(manifest.problem(Severity::Ignored, field, reason)))
+        };
+        if spec.resolution != "STATIC" {
+            let resolution = if spec.resolution.is_empty() { "NONE" } else { &spec.resolution };
+            return not_honoured("spec.resolution", format!("{resolution} is not honoured, only STATIC"));
+        }
+        if spec.workload_selector.is_some() {
+            return not_honoured("spec.workloadSelector", "is not honoured".to_owned());
+        }
+        if let Some(host) = spec.hosts.iter().find(|host| host.contains('*')) {
+            return not_honoured("spec.hosts", format!("wildcard {host:?} is not honoured"));
+        }
+        if spec.addresses.is_empty() {
+            let reason = "an entry without addresses is not honoured: none are allocated here";
+            return not_honoured("spec.addresses", reason.to_owned());
+        }
+        let mut addresses = Vec::new();
+        for (index, address) in spec.addresses.iter().enumerate() {
+            let parsed = address.parse::<IpNet>().or_else(|_| address.parse::<IpAddr>().map(IpNet::from));
+            addresses.push(parsed.map_err(|_| {
+                manifest.refused(format!("spec.addresses[{index}]"), format!("{address:?} is no address"))
+            })?);
+        }
+        let mut endpoints = Vec::new();
+        for (index, endpoint) in spec.endpoints.into_iter().enumerate() {
+            let address = endpoint.address.parse().map_err(|_| {
+                let reason = format!("{:?} is no IP address", endpoint.address);
+                manifest.refused(format!("spec.endpoints[{index}].address"), reason)
+            })?;
+            endpoints.push(EntryEndpoint {
+                address,
+                ports: endpoint.ports,
+                labels: endpoint.labels,
+                weight: endpoint.weight.filter(|weight| *weight > 0).unwrap_or(1),
+                locality: endpoint.locality,
+            });
+        }
+        let ports = spec.ports.into_iter().map(|port| EntryPort {
+            protocol: Protocol::parse(&port.protocol),
+            number: port.number,
+            target: port.target_port.unwrap_or(port.number),
+            name: port.name,
+        });
+        let ports = ports.collect();
+        Ok(Ok(manifest.object(ServiceEntry { hosts: spec.hosts, addresses, ports, endpoints })))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::standalone::yaml::documents;
+
+    fn entry(spec: &str) -> Result<Result<Object<ServiceEntry>, Problem>, LoadError> {
+        let text = format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: e}}\nspec: {spec}"
+        );
+        let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
+        ServiceEntry::read(&Manifest::read(document, |_, _| true).unwrap())
+    }
+
+    #[test]
+    fn static_entries_are_read() {
+        let found = entry("{hosts: [a.test], addresses: [240.0.0.1], resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], endpoints: [{address: 192.0.2.1, ports: {http: 8080}}]}")
+            .unwrap()
+            .unwrap()
+            .spec;
+        assert_eq!(found.endpoints[0].weight, 1);
+        assert_eq!(found.ports[0].protocol, Protocol::Http);
+        assert_eq!(found.addresses[0].prefix_len(), 32);
+    }
+
+    #[test]
+    fn others_are_named() {
+        for (spec, field) in [
+            ("{hosts: [a.test], resolution: DNS}", "spec.resolution"),
+            ("{hosts: [a.test], resolution: STATIC}", "spec.addresses"),
+            ("{hosts: ['*.test'], resolution: STATIC}", "spec.hosts"),
+        ] {
+            let problem = entry(spec).unwrap().unwrap_err();
+            assert_eq!((problem.severity, problem.field.as_str()), (Severity::Ignored, field), "{spec}");
+        }
+        assert_eq!(entry("{}").unwrap_err().field.as_deref(), Some("spec.hosts"));
+    }
+}

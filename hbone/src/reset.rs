@@ -1,0 +1,43 @@
+//! What an HTTP/2 error in a chain of causes says: hyper's errors hide h2's.
+
+use std::error::Error;
+
+/// Why a stream or connection was reset, as far as it decides what to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reset {
+    /// REFUSED_STREAM: the peer did not look at the request; a retry is safe.
+    Refused,
+    /// PROTOCOL_ERROR and its like: what was received is not HTTP/2.
+    Protocol,
+    /// Any other reason.
+    Other,
+}
+
+/// The HTTP/2 reset among `error` and its causes, if there is one.
+pub fn reset_of(error: &(dyn Error + 'static)) -> Option<Reset> {
+    let mut current = Some(error);
+    while let Some(error) = current {
+        if let Some(h2) = error.downcast_ref::<h2::Error>() {
+            return h2.reason().map(|reason| match reason {
+                h2::Reason::REFUSED_STREAM => Reset::Refused,
+                h2::Reason::PROTOCOL_ERROR | h2::Reason::COMPRESSION_ERROR => Reset::Protocol,
+                _ => Reset::Other,
+            });
+        }
+        current = error.source();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_reset_behind_its_wrappers() {
+        let h2 = h2::Error::from(h2::Reason::REFUSED_STREAM);
+        let wrapped = std::io::Error::other(h2);
+        assert_eq!(reset_of(&wrapped), Some(Reset::Refused));
+        assert_eq!(reset_of(&std::io::Error::other("x")), None);
+    }
+}

@@ -1,0 +1,320 @@
+//! The bytes under an HTTP/2 connection: few, large TLS records and few system calls.
+//!
+//! h2 flushes after every DATA frame it sends, and rustls makes a record and a system call of every write: one tunnel's small
+//! answer costs as much as ten. So a connection's task defers flushes: h2 writes into one buffer, and
+//! the task writes the buffer out when h2 has nothing more to do ([`Wire::poll_drain`]). Below TLS, rustls reads 4 KiB
+//! at a time; [`ReadAhead`] turns that into one system call for all that has arrived.
+//!
+//! [`Wire`] is shared between h2, which owns its transport and doesn't give it back, and the task that drives h2. Both
+//! run in the same task, so the mutex between them is never contended.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+/// What is buffered before it goes to TLS all the same: four full records.
+const WRITE_BUFFER: usize = 64 * 1024;
+/// Two TLS records' worth of read-ahead per connection.
+const READ_BUFFER: usize = 32 * 1024;
+
+/// A transport whose flushes can be deferred. Clones share it.
+pub(crate) struct Wire<T> {
+    shared: Arc<Mutex<Shared<T>>>,
+}
+
+struct Shared<T> {
+    io: T,
+    /// Written by h2 and not yet taken by `io`: `buffer[start..]`.
+    buffer: Vec<u8>,
+    start: usize,
+    deferred: bool,
+    /// `io` took bytes that it may still hold back.
+    unflushed: bool,
+    received: bool,
+}
+
+impl<T> Clone for Wire<T> {
+    fn clone(&self) -> Wire<T> {
+        Wire { shared: self.shared.clone() }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Wire<T> {
+    /// Flushes are carried out at once until [`Wire::defer`].
+    pub(crate) fn new(io: T) -> Wire<T> {
+        let shared = Shared {
+            io,
+            buffer: Vec::new(),
+            start: 0,
+            deferred: false,
+            unflushed: false,
+            received: false,
+        };
+        Wire { shared: Arc::new(Mutex::new(shared)) }
+    }
+
+    /// From now on a flush does nothing: whoever drives the connection calls [`Wire::poll_drain`] after each turn.
+    pub(crate) fn defer(&self) {
+        self.shared.lock().deferred = true;
+    }
+
+    /// Writes out all that is buffered.
+    pub(crate) fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shared.lock().poll_drain(cx)
+    }
+
+    /// Whether bytes have arrived since the last call.
+    pub(crate) fn take_received(&self) -> bool {
+        std::mem::take(&mut self.shared.lock().received)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> Shared<T> {
+    fn buffered(&self) -> &[u8] {
+        self.buffer.get(self.start..).unwrap_or_default()
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.start += n;
+        if self.start >= self.buffer.len() {
+            self.buffer.clear();
+            self.start = 0;
+        }
+    }
+
+    fn poll_write_buffer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.start < self.buffer.len() {
+            let bytes = self.buffer.get(self.start..).unwrap_or_default();
+            let n = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.unflushed = true;
+            self.consume(n);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_write_buffer(cx))?;
+        if self.unflushed {
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let length: usize = slices.iter().map(|slice| slice.len()).sum();
+        if self.buffered().len() + length > WRITE_BUFFER {
+            ready!(self.poll_write_buffer(cx))?;
+            if length > WRITE_BUFFER {
+                self.unflushed = true;
+                return Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+            }
+        }
+        for slice in slices {
+            self.buffer.extend_from_slice(slice);
+        }
+        Poll::Ready(Ok(length))
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut shared = self.shared.lock();
+        ready!(Pin::new(&mut shared.io).poll_read(cx, buf))?;
+        shared.received = true;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.shared.lock().poll_write(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.shared.lock().poll_write(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut shared = self.shared.lock();
+        if shared.deferred { Poll::Ready(Ok(())) } else { shared.poll_drain(cx) }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut shared = self.shared.lock();
+        ready!(shared.poll_drain(cx))?;
+        Pin::new(&mut shared.io).poll_shutdown(cx)
+    }
+}
+
+/// Reads as much as has arrived in one system call, and hands it out in the portions asked for.
+pub(crate) struct ReadAhead<T> {
+    io: T,
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+impl<T> ReadAhead<T> {
+    pub(crate) fn new(io: T) -> ReadAhead<T> {
+        ReadAhead { io, buffer: Vec::new(), start: 0 }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for ReadAhead<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.start >= this.buffer.len() {
+            this.buffer.clear();
+            this.start = 0;
+            this.buffer.reserve_exact(READ_BUFFER);
+            ready!(pin!(this.io.read_buf(&mut this.buffer)).poll(cx))?;
+        }
+        let ready = this.buffer.get(this.start..).unwrap_or_default();
+        let n = ready.len().min(buf.remaining());
+        buf.put_slice(ready.get(..n).unwrap_or_default());
+        this.start += n;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for ReadAhead<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncWriteExt, duplex};
+
+    use super::*;
+
+    /// Counts the writes and takes at most `limit` bytes at a time.
+    struct Counting {
+        io: tokio::io::DuplexStream,
+        writes: Arc<Mutex<Vec<usize>>>,
+    }
+
+    impl AsyncRead for Counting {
+        fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.get_mut().io).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Counting {
+        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            let this = self.get_mut();
+            let n = ready!(Pin::new(&mut this.io).poll_write(cx, buf))?;
+            this.writes.lock().push(n);
+            Poll::Ready(Ok(n))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        }
+    }
+
+    fn wire(capacity: usize) -> (Wire<Counting>, tokio::io::DuplexStream, Arc<Mutex<Vec<usize>>>) {
+        let (near, far) = duplex(capacity);
+        let writes = Arc::new(Mutex::new(Vec::new()));
+        (Wire::new(Counting { io: near, writes: writes.clone() }), far, writes)
+    }
+
+    #[tokio::test]
+    async fn deferred_flushes_become_one_write() {
+        let (mut wire, mut far, writes) = wire(1 << 20);
+        wire.write_all(b"settings").await.unwrap();
+        wire.flush().await.unwrap();
+        assert_eq!(*writes.lock(), [8]);
+        wire.defer();
+        for _ in 0..10 {
+            wire.write_all(&[1; 1000]).await.unwrap();
+            wire.flush().await.unwrap();
+        }
+        assert_eq!(writes.lock().len(), 1);
+        poll_fn(|cx| wire.poll_drain(cx)).await.unwrap();
+        assert_eq!(*writes.lock(), [8, 10_000]);
+        let mut all = vec![0; 10_008];
+        far.read_exact(&mut all).await.unwrap();
+        assert!(!wire.take_received());
+    }
+
+    #[tokio::test]
+    async fn the_buffer_is_bounded_and_bytes_stay_in_order() {
+        let (mut wire, mut far, _) = wire(1000);
+        wire.defer();
+        let sent: Vec<u8> = (0..400_000_u32).flat_map(u32::to_be_bytes).collect();
+        let expected = sent.clone();
+        let reader = tokio::spawn(async move {
+            let mut all = vec![0; expected.len()];
+            far.read_exact(&mut all).await.unwrap();
+            all == expected
+        });
+        let mut rest = sent.as_slice();
+        let mut portion = 1;
+        while !rest.is_empty() {
+            // Small, large and larger than the buffer.
+            let (now, later) = rest.split_at((portion * 7919 % 150_000).min(rest.len()));
+            wire.write_all(now).await.unwrap();
+            assert!(wire.shared.lock().buffered().len() <= WRITE_BUFFER);
+            (rest, portion) = (later, portion + 1);
+        }
+        wire.shutdown().await.unwrap();
+        assert!(reader.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn read_ahead_hands_out_portions() {
+        let (near, mut far) = duplex(1 << 20);
+        far.write_all(&[7; 10_000]).await.unwrap();
+        drop(far);
+        let mut ahead = ReadAhead::new(near);
+        let mut portion = [0; 4096];
+        assert_eq!(ahead.read(&mut portion).await.unwrap(), 4096);
+        let mut rest = Vec::new();
+        assert_eq!(ahead.read_to_end(&mut rest).await.unwrap(), 10_000 - 4096);
+    }
+}

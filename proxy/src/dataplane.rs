@@ -1,0 +1,180 @@
+//! The data path as a whole: what its parts share, and the accept loop of the HBONE port.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{Response, StatusCode};
+use tokio::net::{TcpListener, TcpStream};
+use waypoint_config::store::SnapshotHandle;
+use waypoint_filters::body::Body;
+use waypoint_filters::peer::Peer;
+use waypoint_filters::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
+use waypoint_hbone::pool::TunnelPool;
+use waypoint_hbone::server::{self, ServerOptions};
+use waypoint_hbone::tls::Tls;
+
+use crate::drain;
+pub use crate::router::PeerLookup;
+use crate::router::Router;
+use crate::tunnel::{self, TunnelConnection, is_link_local};
+use crate::upstream::original_dst::OriginalDestinations;
+use crate::upstream::pools::Upstreams;
+
+/// How often idle connections are looked at.
+const SWEEP: Duration = Duration::from_secs(5);
+/// TLS handshakes at the same time; more connections wait in the kernel's queue.
+const MAX_HANDSHAKES: usize = 1024;
+
+/// The innermost services of filter chains, made before any chain is compiled.
+#[derive(Clone)]
+pub struct Terminals {
+    pub router: HttpService,
+    pub connect: HttpService,
+    upstreams: Arc<Upstreams>,
+    original: Arc<OriginalDestinations>,
+    peer: PeerLookup,
+}
+
+impl Terminals {
+    /// `peer` finds the workload at an address.
+    pub fn new(
+        tls: Tls,
+        tunnels: TunnelPool,
+        peer: PeerLookup,
+    ) -> Terminals {
+        let upstreams = Arc::new(Upstreams::new(tunnels, tls));
+        let original = Arc::new(OriginalDestinations::default());
+        let router = Router::new(upstreams.clone(), original.clone(), peer.clone());
+        Terminals {
+            router: HttpService::new(router),
+            connect: HttpService::new(ConnectTerminal),
+            upstreams,
+            original,
+            peer,
+        }
+    }
+}
+
+/// The end of `connect_terminate`'s chain: the CONNECT goes on to find its filter chain.
+struct ConnectTerminal;
+
+impl HttpCall for ConnectTerminal {
+    fn call(&self, _request: HttpRequest) -> ResponseFuture {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::OK;
+        ResponseFuture::ready(response)
+    }
+}
+
+/// What the data path is made of.
+pub struct DataPlaneOptions {
+    pub snapshot: SnapshotHandle,
+    pub tls: Tls,
+    pub terminals: Terminals,
+    /// The waypoint's own ports, which no tunnel reaches.
+    pub own_ports: Vec<u16>,
+    pub server: ServerOptions,
+}
+
+/// The data path.
+pub struct DataPlane {
+    pub(crate) snapshot: SnapshotHandle,
+    pub(crate) upstreams: Arc<Upstreams>,
+    pub(crate) original: Arc<OriginalDestinations>,
+    peer: PeerLookup,
+    tls: Tls,
+    own_ports: Vec<u16>,
+    server: ServerOptions,
+    handshakes: tokio::sync::Semaphore,
+}
+
+impl DataPlane {
+    pub fn new(options: DataPlaneOptions) -> Arc<DataPlane> {
+        Arc::new(DataPlane {
+            snapshot: options.snapshot,
+            upstreams: options.terminals.upstreams,
+            original: options.terminals.original,
+            peer: options.terminals.peer,
+            tls: options.tls,
+            own_ports: options.own_ports,
+            server: options.server,
+            handshakes: tokio::sync::Semaphore::new(MAX_HANDSHAKES),
+        })
+    }
+
+    /// Takes HBONE connections until `drain` is signaled.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, drain: drain::Watch) {
+        let sweeper = tokio::spawn(self.clone().sweep());
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = drain.clone().signaled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((tcp, source)) => {
+                    let (plane, drain) = (self.clone(), drain.clone());
+                    tokio::spawn(async move { plane.connection(tcp, source, drain).await });
+                }
+                Err(error) => {
+                    // Out of file descriptors, most likely: a pause lets some go.
+                    tracing::warn!(%error, "could not accept an HBONE connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+        sweeper.abort();
+    }
+
+    async fn connection(self: Arc<Self>, tcp: TcpStream, source: SocketAddr, drain: drain::Watch) {
+        let accepted = {
+            let _permit = self.handshakes.acquire().await;
+            server::accept(tcp, &self.tls, &self.server).await
+        };
+        let connection = match accepted {
+            Ok(connection) => connection,
+            Err(error) => {
+                tracing::warn!(%source, %error, "HBONE connection refused");
+                return;
+            }
+        };
+        let outer = Arc::new(TunnelConnection {
+            source: canonical(connection.peer_addr),
+            local_address: canonical(connection.local_addr),
+            peer: connection.peer.clone(),
+            local: connection.local.clone(),
+        });
+        let signaled = drain.clone().signaled();
+        connection
+            .serve(signaled, move |request| {
+                let (plane, outer, drain) = (self.clone(), outer.clone(), drain.clone());
+                tokio::spawn(tunnel::serve(plane, outer, request, drain));
+            })
+            .await;
+    }
+
+    async fn sweep(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            self.upstreams.sweep(Instant::now());
+            self.original.sweep();
+        }
+    }
+
+    /// The workload at an address.
+    pub(crate) fn peer(&self, address: IpAddr) -> Option<Arc<Peer>> {
+        (self.peer)(address)
+    }
+
+    /// Whether no tunnel may lead to `destination`, whatever configuration says.
+    pub(crate) fn is_forbidden(&self, destination: SocketAddr, local: SocketAddr) -> bool {
+        is_link_local(destination.ip())
+            || (destination.ip() == local.ip() && self.own_ports.contains(&destination.port()))
+    }
+}
+
+/// An IPv4 peer of a dual-stack socket, as IPv4.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

@@ -1,0 +1,138 @@
+//! The life of a request, in phases: admit → normalize → filters (the router is the last) → respond → record.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+use waypoint_config::model::chain::{ChainSlot, FilterChain};
+use waypoint_config::model::connection_manager::HttpConnectionManager;
+use waypoint_filters::body::{Body, Direction};
+use waypoint_filters::connection::Connection;
+use waypoint_filters::local_reply::LocalReply;
+use waypoint_filters::response_flags::ResponseFlags;
+use waypoint_filters::service::HttpRequest;
+use waypoint_filters::stream_info::{Capture, Protocol, RequestHead, StreamInfo};
+
+use crate::record::{RecordGuard, RecordedBody};
+use crate::request_head::{Refused, finish, prepare};
+
+/// An inner HTTP connection, shared by its requests.
+pub(crate) struct HttpConnection {
+    pub(crate) info: Arc<Connection>,
+    pub(crate) slot: Arc<ChainSlot>,
+    /// The version that the connection began with: its recorders serve requests of a chain that is
+    /// closed or of another kind by now.
+    pub(crate) first: Arc<HttpConnectionManager>,
+}
+
+/// Serves one request, from its head to the head of its response.
+pub(crate) async fn serve(
+    connection: Arc<HttpConnection>,
+    request: Request<Incoming>,
+) -> Response<RecordedBody> {
+    // Admit: the current version of the chain, kept to the request's end.
+    let (manager, closed) = admit(&connection);
+    let stream = StreamInfo::new(
+        connection.info.clone(),
+        protocol(request.version()),
+        Instant::now(),
+        SystemTime::now(),
+    );
+    let guard = RecordGuard::new(stream.clone(), manager.clone());
+    let mut request = request.map(|incoming| Body::incoming(incoming).metered(&stream, Direction::Request));
+
+    // Normalize: one form of the head for policy, routes and upstream.
+    let prepared = prepare(&mut request, &manager);
+    capture_request(&stream, &request, &manager.capture);
+    let reply = match (closed, prepared) {
+        (Some(closed), _) => Some(closed),
+        (None, Err(Refused::Reply(reply))) => Some(reply),
+        (None, Err(Refused::Redirect(to))) => {
+            return respond(redirect(&to), &manager, guard);
+        }
+        (None, Ok(())) => None,
+    };
+    if let Some(reply) = reply {
+        let response = reply.respond(&stream, request.headers());
+        return respond(response, &manager, guard);
+    }
+
+    // Filters, and behind them the router.
+    let request = HttpRequest::new(request, stream, manager.routes.clone());
+    let Ok(response) = manager.filters.call(request).await;
+
+    // Respond; the record is written when the body has ended.
+    respond(response, &manager, guard)
+}
+
+fn admit(connection: &HttpConnection) -> (Arc<HttpConnectionManager>, Option<LocalReply>) {
+    match &**connection.slot.peek() {
+        FilterChain::Http(manager) => (manager.clone(), None),
+        FilterChain::Tcp(_) => (
+            connection.first.clone(),
+            Some(closed("the service's protocol has changed")),
+        ),
+        FilterChain::Closed(reason) => (connection.first.clone(), Some(closed(reason))),
+    }
+}
+
+fn closed(reason: &str) -> LocalReply {
+    LocalReply::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "waypoint: the configuration of this service was refused",
+        format!("configuration_refused{{{}}}", reason.replace(' ', "_")),
+    )
+    .with_flags(ResponseFlags::CONFIGURATION_REFUSED)
+}
+
+fn redirect(to: &str) -> waypoint_filters::service::Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+    if let Ok(location) = HeaderValue::from_str(to) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+pub(crate) fn protocol(version: Version) -> Protocol {
+    match version {
+        Version::HTTP_10 => Protocol::Http10,
+        Version::HTTP_2 => Protocol::Http2,
+        _ => Protocol::Http11,
+    }
+}
+
+/// Keeps what recorders want to know of the head, which leaves with the request.
+pub(crate) fn capture_request(stream: &StreamInfo, request: &Request<Body>, capture: &Capture) {
+    if !capture.request_line && capture.request_headers.is_empty() {
+        return;
+    }
+    let headers = request.headers();
+    stream.state().request = RequestHead {
+        method: Some(request.method().clone()),
+        original_path: None,
+        path: request.uri().path_and_query().cloned(),
+        authority: headers.get(header::HOST).cloned(),
+        headers: Capture::headers(&capture.request_headers, headers),
+    };
+}
+
+fn respond(
+    response: waypoint_filters::service::Response,
+    manager: &HttpConnectionManager,
+    guard: RecordGuard,
+) -> Response<RecordedBody> {
+    let (mut parts, body) = response.into_parts();
+    finish(&mut parts, manager);
+    {
+        let mut state = guard.stream.state();
+        state.response.code = Some(parts.status.as_u16());
+        state.response.first_byte = Some(Instant::now());
+        let wanted = &manager.capture.response_headers;
+        if !wanted.is_empty() {
+            state.response.headers = Capture::headers(wanted, &parts.headers);
+        }
+    }
+    Response::from_parts(parts, RecordedBody::new(body, guard))
+}

@@ -1,0 +1,150 @@
+//! The life of an inner HTTP connection: HTTP/1.1 or HTTP/2 with prior knowledge, told by the preface.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt;
+use waypoint_config::model::connection_manager::{Codec, CodecOptions};
+use waypoint_hbone::stream::TunnelStream;
+
+use crate::drain;
+use crate::exchange::{self, HttpConnection};
+use crate::sniff;
+
+/// HTTP/2 windows of the server side: one stalled upload must not starve the connection's other streams.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+const MAX_CONCURRENT_STREAMS: u32 = 1000;
+
+/// Serves the connection to its end. On drain it says goodbye and finishes what runs.
+pub(crate) async fn serve(connection: Arc<HttpConnection>, mut stream: TunnelStream, drain: drain::Watch) {
+    let codec = &connection.first.codec;
+    let http2 = match codec.codec {
+        Codec::Auto => sniff::is_http2(&mut stream).await,
+        Codec::Http1 => false,
+        Codec::Http2 => true,
+    };
+    if http2 {
+        serve_http2(&connection, stream, drain).await;
+    } else {
+        serve_http1(&connection, stream, drain).await;
+    }
+}
+
+async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream, drain: drain::Watch) {
+    let codec = &connection.first.codec;
+    let mut builder = http1::Builder::new();
+    builder
+        .half_close(true)
+        .max_buf_size(head_limit(codec))
+        .writev(true);
+    if codec.max_request_headers_count != 100 {
+        builder.max_headers(codec.max_request_headers_count as usize);
+    }
+    if let Some(limit) = connection.first.request_headers_timeout {
+        builder.timer(TokioTimer::new()).header_read_timeout(limit);
+    }
+    let service = service_fn(|request| answer(connection.clone(), request));
+    let mut serving = pin!(
+        builder
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+    );
+    let mut drained = pin!(drain.signaled());
+    let mut draining = false;
+    let result = std::future::poll_fn(|cx| {
+        if !draining && drained.as_mut().poll(cx).is_ready() {
+            draining = true;
+            serving.as_mut().graceful_shutdown();
+        }
+        serving.as_mut().poll(cx)
+    })
+    .await;
+    if let Err(error) = result {
+        log_end(connection, &error);
+    }
+}
+
+async fn serve_http2(connection: &Arc<HttpConnection>, stream: TunnelStream, drain: drain::Watch) {
+    let codec = &connection.first.codec;
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(codec.http2_initial_stream_window.unwrap_or(STREAM_WINDOW))
+        .initial_connection_window_size(
+            codec.http2_initial_connection_window.unwrap_or(CONNECTION_WINDOW),
+        )
+        .max_concurrent_streams(codec.http2_max_concurrent_streams.unwrap_or(MAX_CONCURRENT_STREAMS))
+        .max_header_list_size(codec.max_request_headers_bytes);
+    if let Some((interval, timeout)) = codec.http2_keepalive {
+        builder.keep_alive_interval(interval).keep_alive_timeout(timeout);
+    }
+    let owned = connection.clone();
+    let service = service_fn(move |request| answer(owned.clone(), request));
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut drained = pin!(drain.signaled());
+    let mut draining = false;
+    let result = std::future::poll_fn(|cx| {
+        if !draining && drained.as_mut().poll(cx).is_ready() {
+            draining = true;
+            serving.as_mut().graceful_shutdown();
+        }
+        serving.as_mut().poll(cx)
+    })
+    .await;
+    if let Err(error) = result {
+        log_end(connection, &error);
+    }
+}
+
+async fn answer(
+    connection: Arc<HttpConnection>,
+    request: Request<Incoming>,
+) -> Result<http::Response<crate::record::RecordedBody>, std::convert::Infallible> {
+    Ok(exchange::serve(connection, request).await)
+}
+
+/// hyper's buffer for a head must hold at least 8 KiB.
+fn head_limit(codec: &CodecOptions) -> usize {
+    (codec.max_request_headers_bytes as usize).max(8192)
+}
+
+fn log_end(connection: &HttpConnection, error: &hyper::Error) {
+    tracing::debug!(
+        chain = %connection.slot.name,
+        source = %connection.info.source,
+        %error,
+        "HTTP connection ended"
+    );
+}
+
+/// Answers an HTTP client of a chain that is closed, and ends every other stream.
+pub(crate) async fn serve_closed(mut stream: TunnelStream) {
+    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\n\
+        content-length: 55\r\nconnection: close\r\n\r\n\
+        waypoint: the configuration of this service was refused";
+    let first = tokio::time::timeout(
+        Duration::from_secs(5),
+        std::future::poll_fn(|cx| match stream.poll_data(cx) {
+            Poll::Ready(Some(Ok(bytes))) => Poll::Ready(Some(bytes)),
+            Poll::Ready(_) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }),
+    )
+    .await;
+    if let Ok(Some(bytes)) = first
+        && bytes.first().is_some_and(u8::is_ascii_uppercase)
+        && !bytes.starts_with(b"PRI ")
+    {
+        let _ = stream.write_all(ANSWER).await;
+        let _ = stream.shutdown().await;
+    }
+}

@@ -1,0 +1,113 @@
+//! The record of a stream: written once, at the later of its body's end and its drop.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use waypoint_config::model::connection_manager::HttpConnectionManager;
+use waypoint_filters::body::{Body, BodyError, Direction};
+use waypoint_filters::response_flags::ResponseFlags;
+use waypoint_filters::stream_info::StreamInfo;
+
+/// Records its stream when it is dropped, whatever became of the stream until then.
+pub(crate) struct RecordGuard {
+    pub(crate) stream: Arc<StreamInfo>,
+    manager: Arc<HttpConnectionManager>,
+    complete: bool,
+}
+
+impl RecordGuard {
+    pub(crate) fn new(stream: Arc<StreamInfo>, manager: Arc<HttpConnectionManager>) -> RecordGuard {
+        RecordGuard {
+            stream,
+            manager,
+            complete: false,
+        }
+    }
+
+    /// The stream was answered, with nothing more to come.
+    pub(crate) fn finish(&mut self, status: http::StatusCode) {
+        self.stream.state().response.code = Some(status.as_u16());
+        self.complete = true;
+    }
+}
+
+impl Drop for RecordGuard {
+    fn drop(&mut self) {
+        if !self.complete {
+            let mut state = self.stream.state();
+            if std::thread::panicking() {
+                state.flags.insert(ResponseFlags::LOCAL_RESET);
+                state.response_code_details = Some("panic_in_filter_chain".into());
+            } else if state.flags.is_empty() {
+                // The client went away before it had the whole answer.
+                state.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+                state
+                    .response_code_details
+                    .get_or_insert("downstream_remote_disconnect".into());
+            }
+        }
+        let end = Instant::now();
+        for recorder in &self.manager.recorders {
+            recorder.record(&self.stream, end);
+        }
+    }
+}
+
+/// A response's body on its way to the client; counts it, and holds the stream's record.
+pub(crate) struct RecordedBody {
+    body: Body,
+    guard: RecordGuard,
+}
+
+impl RecordedBody {
+    pub(crate) fn new(body: Body, mut guard: RecordGuard) -> RecordedBody {
+        guard.complete = body.is_end_stream();
+        RecordedBody { body, guard }
+    }
+}
+
+impl http_body::Body for RecordedBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        match &polled {
+            Poll::Pending => {}
+            Poll::Ready(None) => this.guard.complete = true,
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    this.guard.stream.count(Direction::Response, data.len());
+                }
+                this.guard.complete = this.body.is_end_stream() || frame.is_trailers();
+            }
+            Poll::Ready(Some(Err(_))) => {
+                let mut state = this.guard.stream.state();
+                state
+                    .flags
+                    .insert(ResponseFlags::UPSTREAM_CONNECTION_TERMINATION);
+                state.response_code_details =
+                    Some("upstream_reset_after_response_started{connection_termination}".into());
+                drop(state);
+                this.guard.complete = true;
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

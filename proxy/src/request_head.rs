@@ -1,0 +1,323 @@
+//! What a connection manager does to a request's head before any filter sees it, and to a response's
+//! head after all have: the rules of RFC 9110 §7.6.1 (hop-by-hop) and of Envoy's connection manager
+//! with `use_remote_address: false`, which is what istiod sends: `x-forwarded-for` is left as it is.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::{Authority, PathAndQuery};
+use http::{Method, Request, StatusCode, Uri, Version};
+use waypoint_config::model::connection_manager::{
+    ForwardClientCert, HeadersWithUnderscores, HttpConnectionManager, XFCC,
+};
+use waypoint_filters::body::Body;
+use waypoint_filters::local_reply::LocalReply;
+
+use crate::path_normalization::{Normalized, normalize};
+
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(crate) const X_ENVOY_ORIGINAL_PATH: HeaderName =
+    HeaderName::from_static("x-envoy-original-path");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// A request that is to be upgraded (`websocket`); in the request's extensions for the router.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Upgrade;
+
+/// Why a request is not let in.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    Reply(LocalReply),
+    Redirect(String),
+}
+
+fn bad_request(details: &'static str) -> Refused {
+    Refused::Reply(LocalReply::new(StatusCode::BAD_REQUEST, "", details))
+}
+
+/// Brings a request's head into the one form that policy, routes and the upstream see: an origin-form
+/// target with a canonical path, the authority in `host`, no hop-by-hop headers, nothing that only a
+/// trusted proxy may say.
+pub(crate) fn prepare(
+    request: &mut Request<Body>,
+    manager: &HttpConnectionManager,
+) -> Result<(), Refused> {
+    if request.method() == Method::CONNECT {
+        // Nothing routes a CONNECT inside a tunnel.
+        return Err(Refused::Reply(LocalReply::new(
+            StatusCode::NOT_FOUND,
+            "",
+            "route_not_found",
+        )));
+    }
+    if request.version() == Version::HTTP_10 && !manager.codec.accept_http_10 {
+        return Err(Refused::Reply(LocalReply::new(
+            StatusCode::UPGRADE_REQUIRED,
+            "",
+            "low_version",
+        )));
+    }
+    set_authority(request)?;
+    normalize_path(request, manager)?;
+    let upgrade = upgrade_wanted(request, manager)?;
+    strip(request.headers_mut(), upgrade, manager)?;
+    if upgrade {
+        request.extensions_mut().insert(Upgrade);
+    }
+    let headers = request.headers_mut();
+    if manager.forward_client_cert == ForwardClientCert::Sanitize {
+        headers.remove(XFCC);
+    }
+    if !headers.contains_key(X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+    if manager.generate_request_id && !headers.contains_key(X_REQUEST_ID) {
+        headers.insert(X_REQUEST_ID, request_id(fastrand::u128(..)));
+    }
+    Ok(())
+}
+
+/// Moves the authority into `host` and makes the target origin-form. A target's authority wins over
+/// the header (RFC 9112 §3.2.2).
+fn set_authority(request: &mut Request<Body>) -> Result<(), Refused> {
+    if let Some(authority) = request.uri().authority() {
+        let value = HeaderValue::from_str(authority.as_str())
+            .map_err(|_| bad_request("invalid_authority"))?;
+        request.headers_mut().insert(header::HOST, value);
+        let target = request
+            .uri()
+            .path_and_query()
+            .cloned()
+            .unwrap_or_else(|| PathAndQuery::from_static("/"));
+        *request.uri_mut() = Uri::from(target);
+        return Ok(());
+    }
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) => {
+            if host.is_empty() || Authority::try_from(host.as_bytes()).is_err() {
+                return Err(bad_request("invalid_authority"));
+            }
+            Ok(())
+        }
+        (None, _) => Err(bad_request("missing_host_header")),
+        // Two hosts: whoever routes by one may be followed by somebody who reads the other.
+        (Some(_), Some(_)) => Err(bad_request("invalid_authority")),
+    }
+}
+
+fn normalize_path(
+    request: &mut Request<Body>,
+    manager: &HttpConnectionManager,
+) -> Result<(), Refused> {
+    let uri = request.uri();
+    if uri.path() == "*" && request.method() == Method::OPTIONS {
+        return Ok(());
+    }
+    let changed = match normalize(uri.path(), manager.path_normalization) {
+        Normalized::Path(std::borrow::Cow::Borrowed(_)) => return Ok(()),
+        Normalized::Reject => return Err(bad_request("path_normalization_failed")),
+        Normalized::Redirect(path) => return Err(Refused::Redirect(with_query(path, uri.query()))),
+        Normalized::Path(path) => with_query(path.into_owned(), uri.query()),
+    };
+    *request.uri_mut() =
+        Uri::try_from(changed).map_err(|_| bad_request("path_normalization_failed"))?;
+    Ok(())
+}
+
+pub(crate) fn with_query(mut path: String, query: Option<&str>) -> String {
+    if let Some(query) = query {
+        path.push('?');
+        path.push_str(query);
+    }
+    path
+}
+
+/// Whether the request asks for an upgrade that this chain allows. Others are refused as Envoy does;
+/// `h2c` is ignored, as RFC 9113 §3.1 asks.
+fn upgrade_wanted(
+    request: &Request<Body>,
+    manager: &HttpConnectionManager,
+) -> Result<bool, Refused> {
+    let headers = request.headers();
+    let Some(protocol) = headers.get(header::UPGRADE) else {
+        return Ok(false);
+    };
+    if request.version() == Version::HTTP_2 || !lists(headers, header::CONNECTION, "upgrade") {
+        return Ok(false);
+    }
+    let protocol = protocol.to_str().unwrap_or_default();
+    if protocol.eq_ignore_ascii_case("h2c") {
+        return Ok(false);
+    }
+    if manager
+        .upgrades
+        .iter()
+        .any(|allowed| allowed.eq_ignore_ascii_case(protocol))
+    {
+        return Ok(true);
+    }
+    Err(Refused::Reply(LocalReply::new(
+        StatusCode::FORBIDDEN,
+        "",
+        "upgrade_failed",
+    )))
+}
+
+/// Whether a comma-separated header names `token`.
+pub(crate) fn lists(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    headers.get_all(name).iter().any(|value| {
+        value
+            .to_str()
+            .unwrap_or_default()
+            .split(',')
+            .any(|t| t.trim().eq_ignore_ascii_case(token))
+    })
+}
+
+/// Removes hop-by-hop headers, those that `connection` names, and `x-envoy-*` commands to a proxy.
+fn strip(
+    headers: &mut HeaderMap,
+    upgrade: bool,
+    manager: &HttpConnectionManager,
+) -> Result<(), Refused> {
+    let mut doomed: Vec<HeaderName> = Vec::new();
+    for name in headers.keys() {
+        let text = name.as_str();
+        if hop_by_hop(name) || is_command(text) {
+            doomed.push(name.clone());
+        } else if text.contains('_') {
+            match manager.headers_with_underscores {
+                HeadersWithUnderscores::Allow => {}
+                HeadersWithUnderscores::DropHeader => doomed.push(name.clone()),
+                HeadersWithUnderscores::RejectRequest => {
+                    return Err(bad_request("http1.unexpected_underscore"));
+                }
+            }
+        }
+    }
+    if doomed.is_empty() {
+        return Ok(());
+    }
+    for value in headers.get_all(header::CONNECTION) {
+        for token in value.to_str().unwrap_or_default().split(',') {
+            if let Ok(name) = HeaderName::try_from(token.trim())
+                && name != header::HOST
+                && !name.as_str().starts_with("x-forwarded-")
+            {
+                doomed.push(name);
+            }
+        }
+    }
+    let trailers = lists(headers, header::TE, "trailers");
+    let protocol = headers.get(header::UPGRADE).cloned();
+    for name in doomed {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if let (true, Some(protocol)) = (upgrade, protocol) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, protocol);
+    }
+    Ok(())
+}
+
+fn hop_by_hop(name: &HeaderName) -> bool {
+    *name == header::CONNECTION
+        || *name == header::TRANSFER_ENCODING
+        || *name == header::UPGRADE
+        || *name == header::TE
+        || *name == KEEP_ALIVE
+        || *name == PROXY_CONNECTION
+        || *name == HTTP2_SETTINGS
+}
+
+/// Headers by which a trusted client commands Envoy's router. Nobody is trusted to here.
+fn is_command(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix("x-envoy-") else {
+        return false;
+    };
+    matches!(
+        rest,
+        "expected-rq-timeout-ms"
+            | "force-trace"
+            | "hedge-on-per-try-timeout"
+            | "internal"
+            | "ip-tags"
+            | "max-retries"
+            | "retriable-header-names"
+            | "retriable-status-codes"
+            | "retry-grpc-on"
+            | "retry-on"
+            | "upstream-alt-stat-name"
+            | "upstream-rq-per-try-timeout-ms"
+            | "upstream-rq-timeout-alt-response"
+            | "upstream-rq-timeout-ms"
+            | "upstream-stream-duration-ms"
+            | "original-path"
+            | "decorator-operation"
+    )
+}
+
+/// A version 4 UUID. Its 15th character stays `4`, Envoy's mark of a request that is not traced.
+fn request_id(random: u128) -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let bits = (random & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
+    let mut text = [b'-'; 36];
+    let mut shift = 128;
+    for (index, place) in text.iter_mut().enumerate() {
+        if !matches!(index, 8 | 13 | 18 | 23) {
+            shift -= 4;
+            *place = DIGITS[(bits >> shift) as usize & 15];
+        }
+    }
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("-"))
+}
+
+/// Brings a response's head into the form that the client gets.
+pub(crate) fn finish(response: &mut http::response::Parts, manager: &HttpConnectionManager) {
+    let upgraded = response.status == StatusCode::SWITCHING_PROTOCOLS;
+    let headers = &mut response.headers;
+    if !upgraded {
+        headers.remove(header::CONNECTION);
+        headers.remove(header::UPGRADE);
+        headers.remove(KEEP_ALIVE);
+        headers.remove(PROXY_CONNECTION);
+    }
+    headers.remove(header::TRANSFER_ENCODING);
+    if let Some(server) = &manager.server_name {
+        headers.insert(header::SERVER, server.clone());
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_are_version_4_uuids() {
+        let id = request_id(u128::MAX);
+        assert_eq!(id, "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        let id = request_id(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
+        assert_eq!(id, "01234567-89ab-4def-8123-456789abcdef");
+    }
+
+    #[test]
+    fn commands_are_told_from_other_envoy_headers() {
+        assert!(is_command("x-envoy-retry-on"));
+        assert!(!is_command("x-envoy-external-address"));
+        assert!(!is_command("x-request-id"));
+    }
+
+    #[test]
+    fn tokens_are_found_in_lists() {
+        let mut headers = HeaderMap::new();
+        headers.append(header::CONNECTION, HeaderValue::from_static("keep-alive, Upgrade"));
+        assert!(lists(&headers, header::CONNECTION, "upgrade"));
+        assert!(!lists(&headers, header::CONNECTION, "up"));
+    }
+}

@@ -1,0 +1,169 @@
+//! The life of a TCP stream in a tunnel: network filters, an endpoint, and bytes both ways.
+//!
+//! A change of the chain's configuration is looked at while the stream is open: its filters decide
+//! again, and a stream that is denied now is closed. A chain that was replaced by one of another kind,
+//! or that is closed now, ends the stream.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use waypoint_config::model::chain::{ChainSlot, FilterChain};
+use waypoint_config::model::cluster::{Cluster, ClusterSlot};
+use waypoint_config::model::endpoint::Endpoint;
+use waypoint_config::model::tcp_proxy::{TcpChain, TcpProxy};
+use waypoint_filters::body::Direction;
+use waypoint_filters::connection::Connection;
+use waypoint_filters::network::Verdict;
+use waypoint_filters::response_flags::ResponseFlags;
+use waypoint_filters::stream_info::{Protocol, StreamInfo};
+use waypoint_hbone::stream::TunnelStream;
+
+use crate::balancer;
+use crate::dataplane::DataPlane;
+use crate::upstream::body::ActiveRequest;
+use crate::upstream::dial::{Dialled, dial};
+use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
+use crate::upstream::io::UpstreamIo;
+
+/// Serves the stream to its end.
+pub(crate) async fn serve(
+    plane: Arc<DataPlane>,
+    slot: Arc<ChainSlot>,
+    info: Arc<Connection>,
+    downstream: TunnelStream,
+) {
+    let loaded = slot.load();
+    let FilterChain::Tcp(chain) = &*loaded else {
+        return;
+    };
+    let stream = StreamInfo::new(info, Protocol::Tcp, Instant::now(), SystemTime::now());
+    let record = TcpRecord::open(chain.clone(), stream.clone());
+    if let Verdict::Close(details) = decide(chain, &stream) {
+        close(&stream, details);
+        return;
+    }
+    match connect(&plane, &chain.proxy, &stream).await {
+        Ok((upstream, active)) => {
+            let _active = active;
+            carry(&plane, &slot, &record, downstream, upstream).await;
+        }
+        Err(error) => {
+            let mut state = stream.state();
+            state.flags.insert(error.kind.flag());
+            state.upstream_transport_failure_reason = error.reason.map(Into::into);
+        }
+    }
+}
+
+/// Writes the stream down when it is dropped.
+struct TcpRecord {
+    chain: Arc<TcpChain>,
+    stream: Arc<StreamInfo>,
+}
+
+impl TcpRecord {
+    fn open(chain: Arc<TcpChain>, stream: Arc<StreamInfo>) -> TcpRecord {
+        for recorder in &chain.recorders {
+            recorder.opened(&stream);
+        }
+        TcpRecord { chain, stream }
+    }
+
+    fn progress(&self) {
+        for recorder in &self.chain.recorders {
+            recorder.progress(&self.stream);
+        }
+    }
+}
+
+impl Drop for TcpRecord {
+    fn drop(&mut self) {
+        let end = Instant::now();
+        for recorder in &self.chain.recorders {
+            recorder.record(&self.stream, end);
+        }
+    }
+}
+
+fn decide(chain: &TcpChain, stream: &StreamInfo) -> Verdict {
+    for filter in &chain.filters {
+        match filter.on_connection(stream) {
+            Verdict::Continue => {}
+            close => return close,
+        }
+    }
+    Verdict::Continue
+}
+
+fn close(stream: &StreamInfo, details: Cow<'static, str>) {
+    let mut state = stream.state();
+    state.connection_termination_details = Some(details);
+    state.response_code_details = Some("connection_termination".into());
+}
+
+async fn connect(
+    plane: &DataPlane,
+    proxy: &TcpProxy,
+    stream: &Arc<StreamInfo>,
+) -> Result<(Dialled, ActiveRequest), UpstreamError> {
+    let Some(slot) = choose_cluster(proxy, fastrand::u64(..)) else {
+        return Err(UpstreamError::new(UpstreamErrorKind::NoHealthyUpstream));
+    };
+    stream.state().cluster = Some(slot.name.clone());
+    let Some(cluster) = slot.cluster() else {
+        stream.state().flags.insert(ResponseFlags::NO_CLUSTER);
+        return Err(UpstreamError::new(UpstreamErrorKind::NoHealthyUpstream));
+    };
+    stream.state().service = cluster.service.clone();
+    let mut tried = Vec::new();
+    let mut last = UpstreamError::new(UpstreamErrorKind::NoHealthyUpstream);
+    for _ in 0..proxy.max_connect_attempts.max(1) {
+        let Some(endpoint) = choose_endpoint(plane, slot, &cluster, stream, &tried) else {
+            break;
+        };
+        tried.push(endpoint.address);
+        stream.state().attempts += 1;
+        let active = ActiveRequest::new(&endpoint.state);
+        match dial(&plane.upstreams.tunnels, &cluster, &endpoint).await {
+            Ok(dialled) => {
+                stream.state().upstream = Some(dialled.info.clone());
+                return Ok((dialled, active));
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn choose_cluster(proxy: &TcpProxy, random: u64) -> Option<&Arc<ClusterSlot>> {
+    let total: u64 = proxy.clusters.iter().map(|(weight, _)| u64::from(*weight)).sum();
+    let mut point = random % total.max(1);
+    proxy
+        .clusters
+        .iter()
+        .find(|(weight, _)| {
+            let weight = u64::from(*weight);
+            let found = point < weight;
+            point = point.saturating_sub(weight);
+            found
+        })
+        .map(|(_, slot)| slot)
+}
+
+fn choose_endpoint(
+    plane: &DataPlane,
+    slot: &ClusterSlot,
+    cluster: &Cluster,
+    stream: &StreamInfo,
+    tried: &[std::net::SocketAddr],
+) -> Option<Arc<Endpoint>> {
+    if !cluster.discovery.lists_endpoints() {
+        let destination = stream.connection.destination;
+        return plane
+            .original
+            .endpoint(cluster, destination, |address| plane.peer(address.ip()));
+    }
+    let endpoints = slot.endpoints();
+    balancer::choose(cluster, &endpoints, &mut || fastrand::u64(..), tried, 5)
+}

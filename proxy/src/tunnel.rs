@@ -1,0 +1,237 @@
+//! The life of a tunnel: CONNECT → `connect_terminate`'s filters → the filter chain for its destination
+//! → an HTTP connection or a TCP stream inside it.
+//!
+//! Envoy hands the tunnel to the listener `main_internal` through an internal socket; here that is a
+//! function call, and the filter state that Envoy shares with it is carried as it is.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use http::{HeaderMap, Request, StatusCode, Uri};
+use waypoint_config::model::chain::{ChainSlot, FilterChain};
+use waypoint_config::model::filter_chain_matcher::{ApplicationProtocol, ChainChoice, ChainInput};
+use waypoint_config::model::snapshot::Snapshot;
+use waypoint_filters::body::Body;
+use waypoint_filters::connection::Connection;
+use waypoint_filters::filter_state::{DOWNSTREAM_PEER, ORIGINAL_DST_LOCAL, ORIGINAL_DST_REMOTE};
+use waypoint_filters::local_reply::LocalReply;
+use waypoint_filters::response_flags::ResponseFlags;
+use waypoint_filters::service::HttpRequest;
+use waypoint_filters::stream_info::{Protocol, StreamInfo};
+use waypoint_hbone::identity::Identity;
+use waypoint_hbone::server::TunnelRequest;
+use waypoint_hbone::stream::TunnelStream;
+
+use crate::dataplane::DataPlane;
+use crate::drain;
+use crate::exchange::{HttpConnection, capture_request};
+use crate::record::RecordGuard;
+use crate::{http_connection, sniff, tcp};
+
+/// The HBONE connection that a tunnel came on.
+pub(crate) struct TunnelConnection {
+    pub(crate) source: SocketAddr,
+    pub(crate) local_address: SocketAddr,
+    pub(crate) peer: Identity,
+    pub(crate) local: Identity,
+}
+
+/// Serves one tunnel to its end.
+pub(crate) async fn serve(
+    plane: Arc<DataPlane>,
+    outer: Arc<TunnelConnection>,
+    request: TunnelRequest,
+    drain: drain::Watch,
+) {
+    let Some(snapshot) = plane.snapshot.load() else {
+        return request.reject(StatusCode::SERVICE_UNAVAILABLE, HeaderMap::new());
+    };
+    let (joined, needs_protocol) = match join(&plane, &snapshot, &outer, &request).await {
+        Ok(joined) => joined,
+        Err(status) => return request.reject(status, HeaderMap::new()),
+    };
+    let Ok(mut stream) = request.accept(HeaderMap::new()) else {
+        return;
+    };
+    let Joined { slot, info } = joined;
+    let slot = if needs_protocol {
+        let sniffed = tokio::time::timeout(sniff::FIRST_BYTES, sniff::protocol(&mut stream)).await;
+        let protocol = sniffed.unwrap_or(ApplicationProtocol::Unknown);
+        match choose(&snapshot, &info, Some(protocol)) {
+            ChainChoice::Chain(slot) => slot,
+            _ => return,
+        }
+    } else {
+        slot
+    };
+    run(plane, slot, Arc::new(info), stream, drain).await;
+}
+
+/// A tunnel that found its chain.
+struct Joined {
+    slot: Arc<ChainSlot>,
+    info: Connection,
+}
+
+/// Runs the CONNECT through its filters and finds the chain of its destination. The error is the
+/// CONNECT's answer. The flag says that the chain depends on the first bytes.
+async fn join(
+    plane: &DataPlane,
+    snapshot: &Snapshot,
+    outer: &TunnelConnection,
+    request: &TunnelRequest,
+) -> Result<(Joined, bool), StatusCode> {
+    let start = Instant::now();
+    let manager = &snapshot.connect_terminate.manager;
+    let mut connection = Connection::new(outer.source, outer.local_address, start);
+    connection.peer = Some(outer.peer.clone());
+    connection.local = Some(outer.local.clone());
+    let stream = StreamInfo::new(
+        Arc::new(connection),
+        Protocol::Http2,
+        start,
+        SystemTime::now(),
+    );
+    let mut guard = RecordGuard::new(stream.clone(), manager.clone());
+    let head = connect_head(request);
+    capture_request(&stream, &head, &manager.capture);
+    let refuse = |guard: &mut RecordGuard, status: StatusCode, details: &'static str, flags| {
+        let reply = LocalReply::new(status, "", details).with_flags(flags);
+        reply.respond_as(&stream, false);
+        guard.finish(status);
+        status
+    };
+    if !request.is_connect() {
+        let flags = ResponseFlags::NO_ROUTE;
+        return Err(refuse(&mut guard, StatusCode::NOT_FOUND, "route_not_found", flags));
+    }
+    let head = HttpRequest::new(head, stream.clone(), manager.routes.clone());
+    let Ok(response) = manager.filters.call(head).await;
+    if !response.status().is_success() {
+        guard.finish(response.status());
+        return Err(response.status());
+    }
+
+    let info = inner_connection(outer, &stream, start);
+    let Some(info) = info.filter(|info| !plane.is_forbidden(info.destination, outer.local_address))
+    else {
+        let flags = ResponseFlags::NO_ROUTE;
+        return Err(refuse(&mut guard, StatusCode::NOT_FOUND, "filter_chain_not_found", flags));
+    };
+    let (slot, needs_protocol) = match choose(snapshot, &info, None) {
+        ChainChoice::Chain(slot) => (Some(slot), false),
+        ChainChoice::NeedsProtocol => match choose(snapshot, &info, Some(ApplicationProtocol::Unknown)) {
+            ChainChoice::Chain(slot) => (Some(slot), true),
+            _ => (None, true),
+        },
+        ChainChoice::None => (None, false),
+    };
+    let Some(slot) = slot else {
+        let flags = ResponseFlags::NO_ROUTE;
+        return Err(refuse(&mut guard, StatusCode::NOT_FOUND, "filter_chain_not_found", flags));
+    };
+    guard.finish(StatusCode::OK);
+    Ok((Joined { slot, info }, needs_protocol))
+}
+
+fn choose(
+    snapshot: &Snapshot,
+    info: &Connection,
+    protocol: Option<ApplicationProtocol>,
+) -> ChainChoice {
+    let authority = info
+        .filter_state
+        .string(waypoint_filters::filter_state::CONNECT_AUTHORITY);
+    snapshot.main.choose(ChainInput {
+        destination: info.destination,
+        authority: authority.map_or("", |a| a),
+        protocol,
+    })
+}
+
+/// The CONNECT as the filters see it. Its authority may be no valid one; it is a header then only.
+fn connect_head(request: &TunnelRequest) -> Request<Body> {
+    let mut head = Request::new(Body::empty());
+    *head.method_mut() = request.method().clone();
+    *head.version_mut() = http::Version::HTTP_2;
+    *head.headers_mut() = request.headers().clone();
+    if let Ok(authority) = http::HeaderValue::from_str(request.authority()) {
+        head.headers_mut().insert(http::header::HOST, authority);
+    }
+    if let Ok(uri) = Uri::try_from(request.authority()) {
+        *head.uri_mut() = uri;
+    }
+    head
+}
+
+/// What the filters of `connect_terminate` put into the shared state is the inner connection's identity.
+/// `None`: the authority is no address.
+fn inner_connection(
+    outer: &TunnelConnection,
+    stream: &StreamInfo,
+    start: Instant,
+) -> Option<Connection> {
+    let state = stream.state();
+    let source = state.filter_state.address(ORIGINAL_DST_REMOTE).unwrap_or(outer.source);
+    let destination = state.filter_state.address(ORIGINAL_DST_LOCAL)?;
+    let mut info = Connection::new(source, destination, start);
+    info.peer = Some(outer.peer.clone());
+    info.local = Some(outer.local.clone());
+    info.downstream_peer = state.filter_state.peer(DOWNSTREAM_PEER).cloned();
+    info.filter_state = state.filter_state.shared();
+    Some(info)
+}
+
+async fn run(
+    plane: Arc<DataPlane>,
+    slot: Arc<ChainSlot>,
+    info: Arc<Connection>,
+    stream: TunnelStream,
+    drain: drain::Watch,
+) {
+    let chain = slot.load();
+    match &*chain {
+        FilterChain::Http(manager) => {
+            let connection = HttpConnection {
+                info,
+                slot,
+                first: manager.clone(),
+            };
+            http_connection::serve(Arc::new(connection), stream, drain).await;
+        }
+        FilterChain::Tcp(_) => tcp::serve(plane, slot, info, stream).await,
+        FilterChain::Closed(reason) => {
+            tracing::warn!(chain = %slot.name, %reason, source = %info.source, "closed: its configuration was refused");
+            http_connection::serve_closed(stream).await;
+        }
+    }
+}
+
+/// Addresses that no tunnel reaches, whatever configuration says: link-local ones (cloud metadata), and
+/// the waypoint's own ports.
+pub(crate) fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_unspecified() || v4.is_multicast(),
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => is_link_local(IpAddr::V4(v4)),
+            None => v6.is_unicast_link_local() || v6.is_unspecified() || v6.is_multicast(),
+        },
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_local_addresses_are_told_in_every_spelling() {
+        for address in ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "0.0.0.0", "224.0.0.1"] {
+            assert!(is_link_local(address.parse().unwrap()), "{address}");
+        }
+        for address in ["10.0.0.1", "127.0.0.1", "fd00::1"] {
+            assert!(!is_link_local(address.parse().unwrap()), "{address}");
+        }
+    }
+}

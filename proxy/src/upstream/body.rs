@@ -1,0 +1,139 @@
+//! The body of an upstream's answer: it drives its connection and hands it back when it has ended.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use waypoint_config::model::endpoint::EndpointState;
+use waypoint_filters::body::{Body, BodyError};
+
+use crate::upstream::h1::H1Connection;
+use crate::upstream::h2::H2Stream;
+use crate::upstream::pools::HostPools;
+
+/// What an exchange holds of its upstream, until the response's body has ended.
+pub(crate) struct Lease {
+    pub(crate) connection: LeasedConnection,
+    /// Counts the request among the endpoint's.
+    pub(crate) _active: ActiveRequest,
+}
+
+pub(crate) enum LeasedConnection {
+    Http1 {
+        connection: Option<Box<H1Connection>>,
+        pools: Arc<HostPools>,
+    },
+    Http2 {
+        _stream: H2Stream,
+    },
+}
+
+/// One request in flight at an endpoint.
+pub(crate) struct ActiveRequest(Arc<EndpointState>);
+
+impl ActiveRequest {
+    pub(crate) fn new(state: &Arc<EndpointState>) -> ActiveRequest {
+        state.active.fetch_add(1, Ordering::Relaxed);
+        ActiveRequest(state.clone())
+    }
+}
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Lease {
+    /// Gives a pooled connection back if the exchange is over on both sides, and closes it otherwise.
+    fn finish(&mut self, cx: &mut Context<'_>) {
+        if let LeasedConnection::Http1 { connection, pools } = &mut self.connection
+            && let Some(mut connection) = connection.take()
+            && connection.poll_reusable(cx)
+        {
+            pools.put(connection, Instant::now());
+        }
+    }
+
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if let LeasedConnection::Http1 {
+            connection: Some(connection),
+            ..
+        } = &mut self.connection
+        {
+            connection.drive(cx);
+        }
+    }
+}
+
+struct UpstreamBody {
+    incoming: Incoming,
+    lease: Option<Lease>,
+}
+
+/// The response's body together with the connection that it comes on.
+pub(crate) async fn upstream_body(incoming: Incoming, mut lease: Lease, request_sent: bool) -> Body {
+    if incoming.is_end_stream() {
+        std::future::poll_fn(|cx| {
+            lease.finish(cx);
+            Poll::Ready(())
+        })
+        .await;
+        return Body::empty();
+    }
+    if !request_sent
+        && let LeasedConnection::Http1 {
+            connection: Some(connection),
+            ..
+        } = &mut lease.connection
+    {
+        connection.detach();
+    }
+    Body::boxed(UpstreamBody {
+        incoming,
+        lease: Some(lease),
+    })
+}
+
+impl http_body::Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let mut polled = Pin::new(&mut this.incoming).poll_frame(cx);
+        if polled.is_pending()
+            && let Some(lease) = &mut this.lease
+        {
+            lease.drive(cx);
+            polled = Pin::new(&mut this.incoming).poll_frame(cx);
+        }
+        match polled {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Some(Ok(_))) if !this.incoming.is_end_stream() => {}
+            Poll::Ready(Some(Ok(_)) | None) => {
+                if let Some(mut lease) = this.lease.take() {
+                    lease.finish(cx);
+                }
+            }
+            Poll::Ready(Some(Err(_))) => this.lease = None,
+        }
+        polled.map(|frame| frame.map(|f| f.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}

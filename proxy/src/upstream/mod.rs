@@ -1,0 +1,10 @@
+//! The way up: connections to endpoints, plain or through HBONE tunnels, and the pools that keep them.
+
+pub(crate) mod body;
+pub(crate) mod dial;
+pub(crate) mod error;
+pub(crate) mod h1;
+pub(crate) mod h2;
+pub(crate) mod io;
+pub(crate) mod original_dst;
+pub(crate) mod pools;
