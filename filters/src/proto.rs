@@ -31,7 +31,7 @@ pub struct StatsPluginConfig {
     pub tcp_reporting_duration: Option<Duration>,
     #[prost(message, repeated, tag = "8")]
     pub metrics: Vec<StatsMetricConfig>,
-    #[prost(enumeration = "StatsReporter", tag = "9")]
+    #[prost(enumeration = "StatsReporter", tag = "10")]
     pub reporter: i32,
 }
 

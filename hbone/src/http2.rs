@@ -128,7 +128,8 @@ impl KeepAlive {
         }
         while self.timer.as_mut().poll(cx).is_ready() {
             if received() {
-                self.timer.as_mut().reset(Instant::now() + self.interval);
+                let pause = if self.waiting { self.timeout } else { self.interval };
+                self.timer.as_mut().reset(Instant::now() + pause);
                 continue;
             }
             if self.waiting {

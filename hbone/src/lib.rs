@@ -7,7 +7,16 @@
 
 pub mod authority;
 pub mod certificate;
+pub mod client;
+pub mod copy;
 pub mod dev_ca;
+pub mod http2;
 pub mod identity;
-pub mod tls;
+pub mod pool;
 pub mod reset;
+pub mod server;
+pub mod socket;
+pub mod stream;
+pub mod tls;
+pub mod tls_failure;
+mod wire;

@@ -45,6 +45,8 @@ pub struct ClusterState {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Closure {
     pub targets: Vec<Target>,
+    /// The object's own.
+    pub namespace: String,
     /// Told once the targets are known to be the waypoint's own.
     pub problem: Problem,
 }
@@ -69,8 +71,13 @@ impl ClusterState {
             if let Some(replaced) = latest.insert(key.clone(), manifest)
                 && let Some(stands) = latest.get(&key)
             {
-                let reason = format!("replaced by the object of the same name in {}", stands.origin);
-                state.problems.push(replaced.problem(Severity::Ignored, "", reason));
+                let reason = format!(
+                    "replaced by the object of the same name in {}",
+                    stands.origin
+                );
+                state
+                    .problems
+                    .push(replaced.problem(Severity::Ignored, "", reason));
             }
         }
         for manifest in latest.values() {
@@ -89,7 +96,8 @@ impl ClusterState {
                 self.nodes.insert(name.name, manifest.meta.clone());
             }
             Treatment::GatewayClass => {
-                self.gateway_classes.insert(name.name, manifest.meta.clone());
+                self.gateway_classes
+                    .insert(name.name, manifest.meta.clone());
             }
             Treatment::Pod => {
                 self.pods.insert(name, Pod::read(manifest)?);
@@ -98,7 +106,8 @@ impl ClusterState {
                 self.services.insert(name, Service::read(manifest)?);
             }
             Treatment::EndpointSlice => {
-                self.endpoint_slices.insert(name, EndpointSlice::read(manifest)?);
+                self.endpoint_slices
+                    .insert(name, EndpointSlice::read(manifest)?);
             }
             Treatment::Gateway => {
                 self.gateways.insert(name, Gateway::read(manifest)?);
@@ -120,7 +129,11 @@ impl ClusterState {
             Treatment::AuthorizationPolicy => self.add_policy(name, manifest),
             Treatment::Closes => self.add_closure(manifest),
             Treatment::Reported => {
-                self.problems.push(manifest.problem(Severity::Ignored, "", "this kind is not honoured"));
+                self.problems.push(manifest.problem(
+                    Severity::Ignored,
+                    "",
+                    "this kind is not honoured",
+                ));
             }
             Treatment::Unrelated => {}
         }
@@ -132,7 +145,7 @@ impl ClusterState {
             Ok(policy) if policy.spec.action == Action::Custom => {
                 let reason = "the action CUSTOM is not honoured";
                 let problem = manifest.problem(Severity::FailClosed, "spec.action", reason);
-                self.closures.push(Closure { targets: policy.spec.targets, problem });
+                self.close(manifest, policy.spec.targets, problem);
             }
             Ok(policy) => drop(self.policies.insert(name, policy)),
             Err(error) => {
@@ -140,36 +153,53 @@ impl ClusterState {
                 match target_ref::of_unknown(manifest) {
                     Ok(targets) if !targets.is_empty() => {
                         let problem = manifest.problem(Severity::Broken, field, error.reason);
-                        self.closures.push(Closure { targets, problem });
+                        self.close(manifest, targets, problem);
                     }
                     // A misspelt `targetRefs` looks like none at all.
-                    _ => self.problems.push(manifest.problem(Severity::Fatal, field, error.reason)),
+                    _ => self
+                        .problems
+                        .push(manifest.problem(Severity::Fatal, field, error.reason)),
                 }
             }
         }
     }
 
     fn add_closure(&mut self, manifest: &Manifest) {
-        let Some(severity) = severity_of_closing_kind(manifest) else { return };
+        let Some(severity) = severity_of_closing_kind(manifest) else {
+            return;
+        };
         match target_ref::of_unknown(manifest) {
             // With a selector, or with nothing: ztunnel's and sidecars' business.
             Ok(targets) if targets.is_empty() => {}
             Ok(_) if severity == Severity::Ignored => {
-                self.problems.push(manifest.problem(severity, "", "this kind is not honoured"));
+                self.problems
+                    .push(manifest.problem(severity, "", "this kind is not honoured"));
             }
             Ok(targets) => {
                 let problem = manifest.problem(severity, "", "this kind is not honoured");
-                self.closures.push(Closure { targets, problem });
+                self.close(manifest, targets, problem);
             }
             Err((field, reason)) => {
-                self.problems.push(manifest.problem(Severity::Fatal, field, reason));
+                self.problems
+                    .push(manifest.problem(Severity::Fatal, field, reason));
             }
         }
     }
 
+    fn close(&mut self, manifest: &Manifest, targets: Vec<Target>, problem: Problem) {
+        let namespace = manifest.meta.namespace.clone();
+        self.closures.push(Closure {
+            targets,
+            namespace,
+            problem,
+        });
+    }
+
     /// The mesh's settings; those of Istio's chart where the manifests give none.
     pub fn mesh(&self) -> MeshConfig {
-        self.mesh_config.clone().unwrap_or_else(MeshConfig::of_chart)
+        self.mesh_config
+            .clone()
+            .unwrap_or_else(MeshConfig::of_chart)
     }
 }
 
@@ -182,19 +212,44 @@ fn treatment(manifest: &Manifest) -> Result<Treatment, LoadError> {
 /// open guards nothing, nor does an EnvoyFilter in which no guarding filter is named.
 fn severity_of_closing_kind(manifest: &Manifest) -> Option<Severity> {
     const GUARDS: &[&str] = &[
-        "rbac", "ext_authz", "jwt_authn", "oauth2", "basic_auth", "api_key_auth", "csrf", "ratelimit",
-        "lua", "wasm", "ext_proc", "golang", "dynamic_modules", "credential",
+        "rbac",
+        "ext_authz",
+        "jwt_authn",
+        "oauth2",
+        "basic_auth",
+        "api_key_auth",
+        "csrf",
+        "ratelimit",
+        "lua",
+        "wasm",
+        "ext_proc",
+        "golang",
+        "dynamic_modules",
+        "credential",
     ];
     let spec = manifest.body.get("spec");
     match manifest.kind.as_str() {
         "EnvoyFilter" => {
-            let text = spec.map(ToString::to_string).unwrap_or_default().to_ascii_lowercase();
+            let text = spec
+                .map(ToString::to_string)
+                .unwrap_or_default()
+                .to_ascii_lowercase();
             let guards = GUARDS.iter().any(|name| text.contains(name));
-            Some(if guards { Severity::FailClosed } else { Severity::Ignored })
+            Some(if guards {
+                Severity::FailClosed
+            } else {
+                Severity::Ignored
+            })
         }
         "WasmPlugin" | "TrafficExtension" => {
-            let strategy = spec.and_then(|spec| spec.get("failStrategy")).and_then(|value| value.as_str());
-            Some(if strategy == Some("FAIL_OPEN") { Severity::Ignored } else { Severity::FailClosed })
+            let strategy = spec
+                .and_then(|spec| spec.get("failStrategy"))
+                .and_then(|value| value.as_str());
+            Some(if strategy == Some("FAIL_OPEN") {
+                Severity::Ignored
+            } else {
+                Severity::FailClosed
+            })
         }
         _ => Some(Severity::FailClosed),
     }
@@ -219,11 +274,18 @@ mod tests {
         )
         .unwrap();
         assert_eq!(found.namespaces["it"].label("a"), Some("2"));
-        assert!(found.problems[0].reason.contains("document 2"), "{}", found.problems[0]);
+        assert!(
+            found.problems[0].reason.contains("document 2"),
+            "{}",
+            found.problems[0]
+        );
     }
 
     fn guard(kind: &str, group: &str, spec: &str) -> ClusterState {
-        state(&format!("{{apiVersion: {group}/v1, kind: {kind}, metadata: {{name: g}}, spec: {spec}}}")).unwrap()
+        state(&format!(
+            "{{apiVersion: {group}/v1, kind: {kind}, metadata: {{name: g}}, spec: {spec}}}"
+        ))
+        .unwrap()
     }
 
     const TARGET: &str = "targetRefs: [{kind: Service, group: '', name: s}]";
@@ -231,12 +293,37 @@ mod tests {
     #[test]
     fn guards_close_what_they_target() {
         for (kind, group, rest, severity) in [
-            ("RequestAuthentication", "security.istio.io", "", Severity::FailClosed),
+            (
+                "RequestAuthentication",
+                "security.istio.io",
+                "",
+                Severity::FailClosed,
+            ),
             ("Novelty", "security.istio.io", "", Severity::FailClosed),
-            ("AuthorizationPolicy", "security.istio.io", ", action: CUSTOM, provider: {name: x}, rules: [{}]", Severity::FailClosed),
-            ("AuthorizationPolicy", "security.istio.io", ", rulez: []", Severity::Broken),
-            ("WasmPlugin", "extensions.istio.io", ", phase: AUTHN", Severity::FailClosed),
-            ("EnvoyFilter", "networking.istio.io", ", configPatches: [{name: envoy.filters.http.ext_authz}]", Severity::FailClosed),
+            (
+                "AuthorizationPolicy",
+                "security.istio.io",
+                ", action: CUSTOM, provider: {name: x}, rules: [{}]",
+                Severity::FailClosed,
+            ),
+            (
+                "AuthorizationPolicy",
+                "security.istio.io",
+                ", rulez: []",
+                Severity::Broken,
+            ),
+            (
+                "WasmPlugin",
+                "extensions.istio.io",
+                ", phase: AUTHN",
+                Severity::FailClosed,
+            ),
+            (
+                "EnvoyFilter",
+                "networking.istio.io",
+                ", configPatches: [{name: envoy.filters.http.ext_authz}]",
+                Severity::FailClosed,
+            ),
         ] {
             let found = guard(kind, group, &format!("{{{TARGET}{rest}}}"));
             assert_eq!(found.closures.len(), 1, "{kind}{rest}");
@@ -247,20 +334,37 @@ mod tests {
 
     #[test]
     fn a_guard_whose_target_cannot_be_told_is_fatal() {
-        for spec in ["{targetRefz: []}", "{targetRefs: [{kind: Pod, name: x}]}", "[]", "{selector: {}, rulez: 1}"] {
+        for spec in [
+            "{targetRefz: []}",
+            "{targetRefs: [{kind: Pod, name: x}]}",
+            "[]",
+            "{selector: {}, rulez: 1}",
+        ] {
             let found = guard("AuthorizationPolicy", "security.istio.io", spec);
             assert_eq!(found.problems[0].severity, Severity::Fatal, "{spec}");
             assert!(found.closures.is_empty() && found.policies.is_empty());
         }
-        let found = guard("RequestAuthentication", "security.istio.io", "{targetRefs: [{kind: Pod, name: x}]}");
+        let found = guard(
+            "RequestAuthentication",
+            "security.istio.io",
+            "{targetRefs: [{kind: Pod, name: x}]}",
+        );
         assert_eq!(found.problems[0].severity, Severity::Fatal);
     }
 
     #[test]
     fn harmless_extensions_are_named_and_selectors_are_not_ours() {
-        let found = guard("WasmPlugin", "extensions.istio.io", &format!("{{{TARGET}, failStrategy: FAIL_OPEN}}"));
+        let found = guard(
+            "WasmPlugin",
+            "extensions.istio.io",
+            &format!("{{{TARGET}, failStrategy: FAIL_OPEN}}"),
+        );
         assert_eq!((found.closures.len(), found.problems.len()), (0, 1));
-        let found = guard("RequestAuthentication", "security.istio.io", "{selector: {}}");
+        let found = guard(
+            "RequestAuthentication",
+            "security.istio.io",
+            "{selector: {}}",
+        );
         assert_eq!((found.closures.len(), found.problems.len()), (0, 0));
         let found = guard("VirtualService", "networking.istio.io", "{}");
         assert_eq!(found.problems[0].severity, Severity::Ignored);
@@ -268,7 +372,10 @@ mod tests {
 
     #[test]
     fn other_broken_objects_refuse_the_set() {
-        let error = state("{apiVersion: v1, kind: Service, metadata: {name: s}, spec: {ports: [{port: y}]}}").unwrap_err();
+        let error = state(
+            "{apiVersion: v1, kind: Service, metadata: {name: s}, spec: {ports: [{port: y}]}}",
+        )
+        .unwrap_err();
         assert_eq!(error.resource.as_deref(), Some("Service default/s"));
         assert_eq!(error.field.as_deref(), Some("spec.ports[0].port"));
         let error = state("{apiVersion: v2, kind: Service, metadata: {name: s}}").unwrap_err();

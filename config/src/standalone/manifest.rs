@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::problem::{LoadError, Origin, Problem, Severity};
+use super::strict_value::StrictValue;
 use super::yaml::Document;
 
 /// The parts of `metadata` that are read.
@@ -63,7 +64,10 @@ pub struct ObjectName {
 
 impl ObjectName {
     pub fn new(namespace: &str, name: &str) -> ObjectName {
-        ObjectName { namespace: namespace.to_owned(), name: name.to_owned() }
+        ObjectName {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
     }
 }
 
@@ -108,7 +112,10 @@ impl Manifest {
         let Document { origin, mut value } = document;
         drop_nulls(&mut value);
         let Value::Object(mut body) = value else {
-            return Err(LoadError::document(&origin, "a Kubernetes object must be a mapping"));
+            return Err(LoadError::document(
+                &origin,
+                "a Kubernetes object must be a mapping",
+            ));
         };
         let mut text = |field: &str| match body.remove(field) {
             Some(Value::String(text)) if !text.is_empty() => Ok(text),
@@ -126,20 +133,33 @@ impl Manifest {
         let api_version = text("apiVersion")?;
         let kind = text("kind")?;
         let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
-        let metadata = body.remove("metadata").unwrap_or_else(|| Value::Object(Map::new()));
-        let named = metadata.get("name").and_then(Value::as_str).unwrap_or("(no name)");
+        let metadata = body
+            .remove("metadata")
+            .unwrap_or_else(|| Value::Object(Map::new()));
+        let named = metadata
+            .get("name")
+            .and_then(Value::as_str)
+            .unwrap_or("(no name)");
         let broken = |field: &str, reason: String| LoadError {
             resource: Some(format!("{kind} {named}")),
             field: Some(field.to_owned()),
             ..LoadError::document(&origin, reason)
         };
-        let mut meta: ObjectMeta = serde_path_to_error::deserialize(metadata.clone())
-            .map_err(|error| broken(&format!("metadata.{}", error.path()), error.inner().to_string()))?;
+        let mut meta: ObjectMeta = serde_path_to_error::deserialize(StrictValue(&metadata))
+            .map_err(|error| {
+                broken(
+                    &format!("metadata.{}", error.path()),
+                    error.inner().to_string(),
+                )
+            })?;
         if meta.name.is_empty() {
             return Err(broken("metadata.name", "is required".to_owned()));
         }
         if !is_object_name(&meta.name) {
-            return Err(broken("metadata.name", "is not a Kubernetes object name".to_owned()));
+            return Err(broken(
+                "metadata.name",
+                "is not a Kubernetes object name".to_owned(),
+            ));
         }
         if !namespaced(group, &kind) {
             meta.namespace.clear();
@@ -152,7 +172,14 @@ impl Manifest {
                 .unix_timestamp();
         }
         let (group, version) = (group.to_owned(), version.to_owned());
-        Ok(Manifest { origin, group, version, kind, meta, body })
+        Ok(Manifest {
+            origin,
+            group,
+            version,
+            kind,
+            meta,
+            body,
+        })
     }
 
     /// `Kind namespace/name`, or `Kind name` for what has no namespace.
@@ -187,22 +214,32 @@ impl Manifest {
 
     /// Decodes one top-level part, `spec` as a rule; an absent part is an empty one.
     pub fn part<T: DeserializeOwned>(&self, name: &str) -> Result<T, LoadError> {
-        let value = self.body.get(name).cloned().unwrap_or_else(|| Value::Object(Map::new()));
-        serde_path_to_error::deserialize(value).map_err(|error| {
+        let empty = Value::Object(Map::new());
+        let value = self.body.get(name).unwrap_or(&empty);
+        serde_path_to_error::deserialize(StrictValue(value)).map_err(|error| {
             let path = error.path().to_string();
-            let field = if path == "." { name.to_owned() } else { format!("{name}.{path}") };
+            let field = if path == "." {
+                name.to_owned()
+            } else {
+                format!("{name}.{path}")
+            };
             self.refused(field, error.inner().to_string())
         })
     }
 
     /// Decodes the object less its `metadata`, for kinds without a `spec`.
     pub fn whole<T: DeserializeOwned>(&self) -> Result<T, LoadError> {
-        serde_path_to_error::deserialize(Value::Object(self.body.clone()))
+        let value = Value::Object(self.body.clone());
+        serde_path_to_error::deserialize(StrictValue(&value))
             .map_err(|error| self.refused(error.path().to_string(), error.inner().to_string()))
     }
 
     pub fn object<T>(&self, spec: T) -> Object<T> {
-        Object { meta: self.meta.clone(), origin: self.origin.clone(), spec }
+        Object {
+            meta: self.meta.clone(),
+            origin: self.origin.clone(),
+            spec,
+        }
     }
 }
 
@@ -219,7 +256,9 @@ fn is_object_name(name: &str) -> bool {
     name.len() <= 253
         && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
         && name.ends_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-        && name.bytes().all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b':'))
+        && name
+            .bytes()
+            .all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b':'))
 }
 
 fn drop_nulls(value: &mut Value) {
@@ -242,21 +281,33 @@ mod tests {
     use crate::standalone::yaml::documents;
 
     fn read(text: &str) -> Result<Manifest, LoadError> {
-        Manifest::read(documents(Path::new("a.yaml"), text)?.remove(0), |_, kind| kind != "Node")
+        Manifest::read(
+            documents(Path::new("a.yaml"), text)?.remove(0),
+            |_, kind| kind != "Node",
+        )
     }
 
     #[test]
     fn reads_what_all_kinds_share() {
         let found = read("{apiVersion: a.b/v1, kind: K, metadata: {name: it, labels: null, creationTimestamp: '1970-01-01T00:00:09Z'}, spec: null}").unwrap();
-        assert_eq!((found.group.as_str(), found.version.as_str()), ("a.b", "v1"));
+        assert_eq!(
+            (found.group.as_str(), found.version.as_str()),
+            ("a.b", "v1")
+        );
         assert_eq!(found.resource(), "K default/it");
         assert_eq!(found.meta.created, 9);
-        assert_eq!(read("{apiVersion: v1, kind: Node, metadata: {name: it}}").unwrap().resource(), "Node it");
+        assert_eq!(
+            read("{apiVersion: v1, kind: Node, metadata: {name: it}}")
+                .unwrap()
+                .resource(),
+            "Node it"
+        );
     }
 
     #[test]
     fn a_boolean_is_no_string() {
-        let error = read("{apiVersion: v1, kind: K, metadata: {name: it, labels: {a: on}}}").unwrap_err();
+        let error =
+            read("{apiVersion: v1, kind: K, metadata: {name: it, labels: {a: on}}}").unwrap_err();
         assert_eq!(error.resource.as_deref(), Some("K it"));
         assert_eq!(error.field.as_deref(), Some("metadata.labels.a"));
         assert!(error.reason.contains("expected a string"), "{error}");
@@ -270,9 +321,16 @@ mod tests {
             ("{kind: K, metadata: {name: it}}", "apiVersion"),
             ("{apiVersion: v1, metadata: {name: it}}", "kind"),
             ("{apiVersion: v1, kind: K}", "metadata.name"),
-            ("{apiVersion: v1, kind: K, metadata: {name: A_b}}", "metadata.name"),
+            (
+                "{apiVersion: v1, kind: K, metadata: {name: A_b}}",
+                "metadata.name",
+            ),
         ] {
-            assert_eq!(read(text).unwrap_err().field.as_deref(), Some(field), "{text}");
+            assert_eq!(
+                read(text).unwrap_err().field.as_deref(),
+                Some(field),
+                "{text}"
+            );
         }
     }
 }

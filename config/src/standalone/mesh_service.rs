@@ -90,7 +90,10 @@ impl<'a> MeshService<'a> {
             protocol: port.protocol,
         });
         MeshService {
-            hostname: format!("{}.{}.{CLUSTER_DOMAIN}", service.meta.name, service.meta.namespace),
+            hostname: format!(
+                "{}.{}.{CLUSTER_DOMAIN}",
+                service.meta.name, service.meta.namespace
+            ),
             namespace: &service.meta.namespace,
             name: service.meta.name.clone(),
             addresses: match service.spec.addresses.as_slice() {
@@ -152,45 +155,79 @@ impl<'a> MeshService<'a> {
     }
 }
 
-fn service_endpoints(state: &ClusterState, service: &Object<Service>, port: &MeshPort) -> Vec<MeshEndpoint> {
+fn service_endpoints(
+    state: &ClusterState,
+    service: &Object<Service>,
+    port: &MeshPort,
+) -> Vec<MeshEndpoint> {
     let mut found: Vec<MeshEndpoint> = Vec::new();
     let mut has_slices = false;
     let namespace = service.meta.namespace.as_str();
-    let slices = state.endpoint_slices.values().filter(|slice| slice.meta.namespace == namespace);
+    let slices = state
+        .endpoint_slices
+        .values()
+        .filter(|slice| slice.meta.namespace == namespace);
     for slice in slices.filter(|slice| slice.spec.service.as_ref() == Some(&service.meta.name)) {
         has_slices = true;
         let Some((_, number)) = slice.spec.ports.iter().find(|(name, _)| *name == port.name) else {
             continue;
         };
         for endpoint in &slice.spec.endpoints {
-            let (Some(address), false) =
-                (endpoint.addresses.first(), endpoint.state == EndpointState::Terminating)
-            else {
+            let (Some(address), false) = (
+                endpoint.addresses.first(),
+                endpoint.state == EndpointState::Terminating,
+            ) else {
                 continue;
             };
-            let pod = endpoint.pod.as_ref().and_then(|pod| state.pods.get(&ObjectName::new(namespace, pod)));
+            let pod = endpoint
+                .pod
+                .as_ref()
+                .and_then(|pod| state.pods.get(&ObjectName::new(namespace, pod)));
             let ready = endpoint.state == EndpointState::Ready;
-            push_once(&mut found, pod_endpoint(state, pod, *address, *number, ready));
+            push_once(
+                &mut found,
+                pod_endpoint(state, pod, *address, *number, ready),
+            );
         }
     }
     if has_slices || service.spec.selector.is_empty() {
         return found;
     }
-    let target = service.spec.ports.iter().find(|p| p.number == port.number).map(|p| &p.target);
+    let target = service
+        .spec
+        .ports
+        .iter()
+        .find(|p| p.number == port.number)
+        .map(|p| &p.target);
     let selector = &service.spec.selector;
-    for pod in state.pods.values().filter(|pod| pod.meta.namespace == namespace && !pod.spec.terminal) {
-        let selected = selector.iter().all(|(name, value)| pod.meta.labels.get(name) == Some(value));
+    for pod in state
+        .pods
+        .values()
+        .filter(|pod| pod.meta.namespace == namespace && !pod.spec.terminal)
+    {
+        let selected = selector
+            .iter()
+            .all(|(name, value)| pod.meta.labels.get(name) == Some(value));
         let number = match target {
             Some(TargetPort::Number(number)) => Some(*number),
-            Some(TargetPort::Name(name)) => {
-                pod.spec.ports.iter().find(|(named, _)| named == name).map(|(_, number)| *number)
-            }
+            Some(TargetPort::Name(name)) => pod
+                .spec
+                .ports
+                .iter()
+                .find(|(named, _)| named == name)
+                .map(|(_, number)| *number),
             None => None,
         };
-        if let (true, Some(number), Some(address), None) =
-            (selected, number, pod.spec.addresses.first(), &pod.meta.deletion_timestamp)
-        {
-            push_once(&mut found, pod_endpoint(state, Some(pod), *address, number, pod.spec.ready));
+        if let (true, Some(number), Some(address), None) = (
+            selected,
+            number,
+            pod.spec.addresses.first(),
+            &pod.meta.deletion_timestamp,
+        ) {
+            push_once(
+                &mut found,
+                pod_endpoint(state, Some(pod), *address, number, pod.spec.ready),
+            );
         }
     }
     found
@@ -198,7 +235,10 @@ fn service_endpoints(state: &ClusterState, service: &Object<Service>, port: &Mes
 
 /// Slices may name an address twice while it moves between them.
 fn push_once(found: &mut Vec<MeshEndpoint>, endpoint: MeshEndpoint) {
-    if !found.iter().any(|other| (other.address, other.port) == (endpoint.address, endpoint.port)) {
+    if !found
+        .iter()
+        .any(|other| (other.address, other.port) == (endpoint.address, endpoint.port))
+    {
         found.push(endpoint);
     }
 }
@@ -215,11 +255,18 @@ fn pod_endpoint(
         port,
         healthy: Some(ready),
         weight: 1,
-        locality: pod.map(|pod| locality(state, &pod.spec)).unwrap_or_default(),
+        locality: pod
+            .map(|pod| locality(state, &pod.spec))
+            .unwrap_or_default(),
         hbone: pod.is_some_and(Object::takes_hbone),
         workload: pod.map(|pod| {
             let (canonical_name, revision) = pod.canonical();
-            workload(pod.workload_name(), &pod.meta.namespace, canonical_name, revision)
+            workload(
+                pod.workload_name(),
+                &pod.meta.namespace,
+                canonical_name,
+                revision,
+            )
         }),
     }
 }
@@ -231,33 +278,62 @@ fn workload(name: &str, namespace: &str, canonical_name: &str, revision: &str) -
 }
 
 fn entry_endpoints(entry: &Object<ServiceEntry>, port: &MeshPort) -> Vec<MeshEndpoint> {
-    let target = entry.spec.ports.iter().find(|p| p.number == port.number).map_or(port.number, |p| p.target);
-    let endpoints = entry.spec.endpoints.iter().enumerate().map(|(index, endpoint)| {
-        let own = format!("{}-{index}", entry.meta.name);
-        let (canonical_name, revision) = canonical(&endpoint.labels, &own);
-        let mut parts = endpoint.locality.splitn(3, '/').map(str::to_owned);
-        let mut next = || parts.next().unwrap_or_default();
-        let (region, zone, sub_zone) = (next(), next(), next());
-        MeshEndpoint {
-            address: endpoint.address,
-            port: endpoint.ports.get(&port.name).copied().unwrap_or(target),
-            healthy: None,
-            weight: endpoint.weight,
-            locality: Locality { region, zone, sub_zone },
-            hbone: false,
-            workload: Some(workload(&own, &entry.meta.namespace, canonical_name, revision)),
-        }
-    });
+    let target = entry
+        .spec
+        .ports
+        .iter()
+        .find(|p| p.number == port.number)
+        .map_or(port.number, |p| p.target);
+    let endpoints = entry
+        .spec
+        .endpoints
+        .iter()
+        .enumerate()
+        .map(|(index, endpoint)| {
+            let own = format!("{}-{index}", entry.meta.name);
+            let (canonical_name, revision) = canonical(&endpoint.labels, &own);
+            let mut parts = endpoint.locality.splitn(3, '/').map(str::to_owned);
+            let mut next = || parts.next().unwrap_or_default();
+            let (region, zone, sub_zone) = (next(), next(), next());
+            MeshEndpoint {
+                address: endpoint.address,
+                port: endpoint.ports.get(&port.name).copied().unwrap_or(target),
+                healthy: None,
+                weight: endpoint.weight,
+                locality: Locality {
+                    region,
+                    zone,
+                    sub_zone,
+                },
+                hbone: false,
+                workload: Some(workload(
+                    &own,
+                    &entry.meta.namespace,
+                    canonical_name,
+                    revision,
+                )),
+            }
+        });
     endpoints.collect()
 }
 
 /// Where a pod runs: what its node's labels say.
 pub fn locality(state: &ClusterState, pod: &Pod) -> Locality {
     let node = state.nodes.get(&pod.node);
-    let label = |names: &[&str]| node.and_then(|node| node.first_label(names)).unwrap_or_default().to_owned();
+    let label = |names: &[&str]| {
+        node.and_then(|node| node.first_label(names))
+            .unwrap_or_default()
+            .to_owned()
+    };
     Locality {
-        region: label(&["topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region"]),
-        zone: label(&["topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"]),
+        region: label(&[
+            "topology.kubernetes.io/region",
+            "failure-domain.beta.kubernetes.io/region",
+        ]),
+        zone: label(&[
+            "topology.kubernetes.io/zone",
+            "failure-domain.beta.kubernetes.io/zone",
+        ]),
         sub_zone: label(&["topology.istio.io/subzone"]),
     }
 }
@@ -291,12 +367,21 @@ mod tests {
     #[test]
     fn a_service_without_slices_takes_its_pods() {
         let found = endpoints(&PODS.replace("TARGET", "9080"));
-        let seen: Vec<_> = found.iter().map(|e| (e.address.to_string(), e.port, e.healthy, e.hbone)).collect();
+        let seen: Vec<_> = found
+            .iter()
+            .map(|e| (e.address.to_string(), e.port, e.healthy, e.hbone))
+            .collect();
         assert_eq!(
             seen,
-            [("10.0.0.1".to_owned(), 9080, Some(true), true), ("10.0.0.2".to_owned(), 9080, Some(false), false)]
+            [
+                ("10.0.0.1".to_owned(), 9080, Some(true), true),
+                ("10.0.0.2".to_owned(), 9080, Some(false), false)
+            ]
         );
-        assert_eq!(found[0].workload.as_deref(), Some("a;default;web;;Kubernetes"));
+        assert_eq!(
+            found[0].workload.as_deref(),
+            Some("a;default;web;;Kubernetes")
+        );
         assert_eq!(found[0].locality.zone, "z");
         let named = endpoints(&PODS.replace("TARGET", "web"));
         assert_eq!(named.iter().map(|e| e.port).collect::<Vec<_>>(), [8080]);

@@ -1,4 +1,9 @@
 //! Standalone mode: Kubernetes manifests in, the resources that istiod would send out.
+//!
+//! [`source`] reads files and folders and watches them; [`yaml`] gives documents; [`manifest`] and [`kinds`]
+//! make typed objects of them, with the API server's defaults and refusals; [`cluster_state`] indexes them;
+//! [`ownership`] says what the waypoint serves; [`translate`] makes raw xDS resources in istiod's shape.
+//! What isn't honoured is named ([`problem`]), and a security object that isn't closes what it targets.
 
 pub mod cluster_state;
 pub mod kinds;
@@ -6,4 +11,12 @@ pub mod manifest;
 pub mod mesh_service;
 pub mod ownership;
 pub mod problem;
+pub mod source;
+mod strict_value;
+pub mod translate;
 pub mod yaml;
+
+pub use manifest::ObjectName;
+pub use problem::{LoadError, Problem, Severity};
+pub use source::{StandaloneSource, Watch, difference};
+pub use translate::{IpFamilies, Translation};

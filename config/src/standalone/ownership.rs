@@ -38,7 +38,11 @@ pub enum NoWaypoint {
 }
 
 fn names(names: &[ObjectName]) -> String {
-    names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    names
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// The Gateway that was asked for, else the only waypoint.
@@ -47,14 +51,23 @@ pub fn choose<'a>(
     wanted: Option<&ObjectName>,
 ) -> Result<&'a Object<Gateway>, NoWaypoint> {
     if let Some(name) = wanted {
-        let gateway = state.gateways.get(name).ok_or_else(|| NoWaypoint::Absent(name.clone()))?;
+        let gateway = state
+            .gateways
+            .get(name)
+            .ok_or_else(|| NoWaypoint::Absent(name.clone()))?;
         if gateway.spec.class != WAYPOINT_CLASS {
             let class = gateway.spec.class.clone();
-            return Err(NoWaypoint::OtherClass { name: name.clone(), class });
+            return Err(NoWaypoint::OtherClass {
+                name: name.clone(),
+                class,
+            });
         }
         return Ok(gateway);
     }
-    let mut waypoints = state.gateways.values().filter(|gateway| gateway.spec.class == WAYPOINT_CLASS);
+    let mut waypoints = state
+        .gateways
+        .values()
+        .filter(|gateway| gateway.spec.class == WAYPOINT_CLASS);
     match (waypoints.next(), waypoints.next()) {
         (None, _) => Err(NoWaypoint::None),
         (Some(only), None) => Ok(only),
@@ -67,7 +80,10 @@ pub fn choose<'a>(
 
 impl<'a> Waypoint<'a> {
     /// Resolves ownership. An error is a `waypoint-for` label that says nothing known.
-    pub fn resolve(state: &'a ClusterState, gateway: &'a Object<Gateway>) -> Result<Waypoint<'a>, String> {
+    pub fn resolve(
+        state: &'a ClusterState,
+        gateway: &'a Object<Gateway>,
+    ) -> Result<Waypoint<'a>, String> {
         let class = state.gateway_classes.get(&gateway.spec.class);
         let traffic = TrafficType::of(&gateway.meta, class)?;
         let owned = |meta: &ObjectMeta| {
@@ -75,9 +91,15 @@ impl<'a> Waypoint<'a> {
         };
         let mut services: Vec<MeshService<'a>> = Vec::new();
         if traffic.services() {
-            let in_kubernetes = state.services.values().filter(|service| owned(&service.meta));
+            let in_kubernetes = state
+                .services
+                .values()
+                .filter(|service| owned(&service.meta));
             services.extend(in_kubernetes.map(MeshService::of_service));
-            let outside = state.service_entries.values().filter(|entry| owned(&entry.meta));
+            let outside = state
+                .service_entries
+                .values()
+                .filter(|entry| owned(&entry.meta));
             services.extend(outside.flat_map(MeshService::of_entry));
         }
         services.sort_by(|a, b| a.order().cmp(&b.order()));
@@ -85,11 +107,17 @@ impl<'a> Waypoint<'a> {
             let serves = !pod.spec.terminal && !pod.spec.addresses.is_empty();
             traffic.workloads() && serves && owned(&pod.meta)
         });
-        Ok(Waypoint { gateway, services, pods: pods.collect() })
+        Ok(Waypoint {
+            gateway,
+            services,
+            pods: pods.collect(),
+        })
     }
 
     pub fn owns(&self, hostname: &str) -> bool {
-        self.services.iter().any(|service| service.hostname == hostname)
+        self.services
+            .iter()
+            .any(|service| service.hostname == hostname)
     }
 }
 
@@ -104,11 +132,17 @@ fn points_to(state: &ClusterState, gateway: &Object<Gateway>, meta: &ObjectMeta)
         },
     };
     let named = labelled.label(USE_WAYPOINT).filter(|name| *name != "none");
-    let in_namespace = labelled.label(USE_WAYPOINT_NAMESPACE).unwrap_or(&meta.namespace);
+    let in_namespace = labelled
+        .label(USE_WAYPOINT_NAMESPACE)
+        .unwrap_or(&meta.namespace);
     let own = &gateway.meta;
     named == Some(own.name.as_str())
         && in_namespace == own.namespace
-        && gateway.spec.allowed.admit(&own.namespace, &meta.namespace, namespace.map(|n| &n.labels))
+        && gateway.spec.allowed.admit(
+            &own.namespace,
+            &meta.namespace,
+            namespace.map(|n| &n.labels),
+        )
 }
 
 #[cfg(test)]
@@ -135,14 +169,23 @@ mod tests {
             "Service" => ", spec: {clusterIP: 10.1.0.1, ports: [{port: 80}]}",
             _ => "",
         };
-        format!("---\n{{apiVersion: v1, kind: {kind}, metadata: {{name: {name}, namespace: {namespace}, labels: {{{labels}}}}}{rest}}}\n")
+        format!(
+            "---\n{{apiVersion: v1, kind: {kind}, metadata: {{name: {name}, namespace: {namespace}, labels: {{{labels}}}}}{rest}}}\n"
+        )
     }
 
     fn owned(text: &str) -> (Vec<String>, Vec<String>) {
         let state = state(text);
         let waypoint = Waypoint::resolve(&state, choose(&state, None).unwrap()).unwrap();
-        let services = waypoint.services.iter().map(|s| s.hostname.clone()).collect();
-        (services, waypoint.pods.iter().map(|p| p.meta.name.clone()).collect())
+        let services = waypoint
+            .services
+            .iter()
+            .map(|s| s.hostname.clone())
+            .collect();
+        (
+            services,
+            waypoint.pods.iter().map(|p| p.meta.name.clone()).collect(),
+        )
     }
 
     #[test]
@@ -151,7 +194,12 @@ mod tests {
             + &object("Service", "own", "a", "")
             + &object("Service", "own", "b", "istio.io/use-waypoint: none")
             + &object("Service", "own", "c", "istio.io/use-waypoint: other")
-            + &object("Service", "own", "own", "gateway.istio.io/managed: istio.io-mesh-controller")
+            + &object(
+                "Service",
+                "own",
+                "own",
+                "gateway.istio.io/managed: istio.io-mesh-controller",
+            )
             + &object("Pod", "own", "p", "")
             + &object("Pod", "own", "q", "istio.io/use-waypoint: none");
         for (label, services, pods) in [
@@ -171,9 +219,13 @@ mod tests {
         let label = "istio.io/use-waypoint: w, istio.io/use-waypoint-namespace: own";
         let base = object("Namespace", "m", "m", label) + &object("Service", "m", "a", "");
         assert_eq!(owned(&(gateway("own", "w", "", "Same") + &base)).0.len(), 0);
-        assert_eq!(owned(&(gateway("own", "w", "", "All") + &base)).0, ["a.m.svc.cluster.local"]);
+        assert_eq!(
+            owned(&(gateway("own", "w", "", "All") + &base)).0,
+            ["a.m.svc.cluster.local"]
+        );
         // Without `-namespace` the waypoint is looked for in the object's own namespace.
-        let base = object("Namespace", "m", "m", "istio.io/use-waypoint: w") + &object("Service", "m", "a", "");
+        let base = object("Namespace", "m", "m", "istio.io/use-waypoint: w")
+            + &object("Service", "m", "a", "");
         assert_eq!(owned(&(gateway("own", "w", "", "All") + &base)).0.len(), 0);
     }
 
@@ -181,7 +233,10 @@ mod tests {
     fn choosing_the_gateway() {
         let two = state(&(gateway("own", "a", "", "Same") + &gateway("own", "b", "", "Same")));
         let error = choose(&two, None).unwrap_err();
-        assert_eq!(error.to_string(), "the manifests hold several waypoints, choose one of: own/a, own/b");
+        assert_eq!(
+            error.to_string(),
+            "the manifests hold several waypoints, choose one of: own/a, own/b"
+        );
         let wanted = ObjectName::new("own", "b");
         assert_eq!(choose(&two, Some(&wanted)).unwrap().meta.name, "b");
         assert!(choose(&two, Some(&ObjectName::new("own", "c"))).is_err());

@@ -46,7 +46,10 @@ impl LoadError {
 
     /// One document of a file can't be used.
     pub fn document(origin: &Origin, reason: impl fmt::Display) -> LoadError {
-        LoadError { document: Some(origin.document), ..LoadError::file(&origin.file, reason) }
+        LoadError {
+            document: Some(origin.document),
+            ..LoadError::file(&origin.file, reason)
+        }
     }
 }
 

@@ -32,18 +32,32 @@ pub struct Document {
 /// All documents of one file; `file` is only named, not read.
 pub fn documents(file: &Path, text: &str) -> Result<Vec<Document>, LoadError> {
     let mut found = Vec::new();
-    if file.extension().is_some_and(|extension| extension == "json") {
-        for (index, value) in serde_json::Deserializer::from_str(text).into_iter().enumerate() {
-            let origin = Origin { file: file.to_path_buf(), document: index + 1 };
+    if file
+        .extension()
+        .is_some_and(|extension| extension == "json")
+    {
+        for (index, value) in serde_json::Deserializer::from_str(text)
+            .into_iter()
+            .enumerate()
+        {
+            let origin = Origin {
+                file: file.to_path_buf(),
+                document: index + 1,
+            };
             let value = value.map_err(|error| LoadError::document(&origin, error))?;
             push(&mut found, origin, value)?;
         }
         return Ok(found);
     }
     for (index, part) in split(text).into_iter().enumerate() {
-        let origin = Origin { file: file.to_path_buf(), document: index + 1 };
+        let origin = Origin {
+            file: file.to_path_buf(),
+            document: index + 1,
+        };
         let value = parse(part.text).map_err(|error| {
-            let line = error.location().map_or(0, |location| location.line() as usize);
+            let line = error
+                .location()
+                .map_or(0, |location| location.line() as usize);
             let message = error.without_snippet().to_string();
             LoadError::document(&origin, format!("line {}: {message}", part.line + line))
         })?;
@@ -88,16 +102,22 @@ fn split(text: &str) -> Vec<Part<'_>> {
     let mut parts = Vec::new();
     let (mut start, mut start_line, mut offset) = (0, 0, 0);
     for (line_number, line) in text.split_inclusive('\n').enumerate() {
-        let marker = line.strip_prefix("---").is_some_and(|rest| {
-            rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n'])
-        });
+        let marker = line
+            .strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
         if marker && offset > start {
-            parts.push(Part { text: &text[start..offset], line: start_line });
+            parts.push(Part {
+                text: &text[start..offset],
+                line: start_line,
+            });
             (start, start_line) = (offset, line_number);
         }
         offset += line.len();
     }
-    parts.push(Part { text: &text[start..], line: start_line });
+    parts.push(Part {
+        text: &text[start..],
+        line: start_line,
+    });
     // What stands before the first marker is usually only comments; it is no document of its own.
     parts.retain(|part| !part.text.lines().all(is_blank));
     parts
@@ -113,23 +133,58 @@ fn push(found: &mut Vec<Document>, origin: Origin, value: Value) -> Result<(), L
         return Ok(());
     }
     let Value::Object(mut object) = value else {
-        return Err(LoadError::document(&origin, "a Kubernetes object must be a mapping"));
+        return Err(LoadError::document(
+            &origin,
+            "a Kubernetes object must be a mapping",
+        ));
     };
-    let is_list = object.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List"))
+    let is_list = object
+        .get("kind")
+        .and_then(Value::as_str)
+        .is_some_and(|kind| kind.ends_with("List"))
         && object.contains_key("items");
     if !is_list {
         if found.len() >= MAX_DOCUMENTS {
-            return Err(LoadError::file(&origin.file, format!("more than {MAX_DOCUMENTS} objects")));
+            return Err(LoadError::file(
+                &origin.file,
+                format!("more than {MAX_DOCUMENTS} objects"),
+            ));
         }
-        found.push(Document { origin, value: Value::Object(object) });
+        found.push(Document {
+            origin,
+            value: Value::Object(object),
+        });
         return Ok(());
     }
-    match object.remove("items") {
-        Some(Value::Array(items)) => {
-            items.into_iter().try_for_each(|item| push(found, origin.clone(), item))
+    // Items of a typed list, such as PodList, leave out what the list says.
+    let named = ["kind", "apiVersion"].map(|field| {
+        let value = object.get(field).and_then(Value::as_str);
+        (
+            field,
+            value.map(|value| value.strip_suffix("List").unwrap_or(value).to_owned()),
+        )
+    });
+    let typed = object.get("kind").and_then(Value::as_str) != Some("List");
+    let complete = |mut item: Value| {
+        if let (true, Value::Object(fields)) = (typed, &mut item) {
+            for (field, value) in &named {
+                if let (Some(value), false) = (value, fields.contains_key(*field)) {
+                    fields.insert((*field).to_owned(), Value::String(value.clone()));
+                }
+            }
         }
+        item
+    };
+    match object.remove("items") {
+        Some(Value::Array(items)) => items
+            .into_iter()
+            .map(complete)
+            .try_for_each(|item| push(found, origin.clone(), item)),
         Some(Value::Null) | None => Ok(()),
-        Some(_) => Err(LoadError::document(&origin, "items of a List must be a sequence")),
+        Some(_) => Err(LoadError::document(
+            &origin,
+            "items of a List must be a sequence",
+        )),
     }
 }
 
@@ -148,14 +203,29 @@ mod tests {
     fn many_documents_and_lists() {
         let text = "# comment\n---\nkind: A\n---\n# nothing\n---\nkind: List\nitems:\n- {kind: B}\n- {kind: C}\n--- {kind: D}\n";
         let found = read(text).unwrap();
-        let kinds: Vec<_> =
-            found.iter().map(|d| (d.origin.document, d.value["kind"].as_str().unwrap())).collect();
+        let kinds: Vec<_> = found
+            .iter()
+            .map(|d| (d.origin.document, d.value["kind"].as_str().unwrap()))
+            .collect();
         assert_eq!(kinds, [(1, "A"), (2, "B"), (2, "C"), (3, "D")]);
     }
 
     #[test]
+    fn items_of_a_typed_list_have_its_kind() {
+        let found = read("{apiVersion: v1, kind: PodList, items: [{a: 1}, {kind: B}]}").unwrap();
+        assert_eq!(
+            found[0].value,
+            json!({"apiVersion": "v1", "kind": "Pod", "a": 1})
+        );
+        assert_eq!(found[1].value, json!({"apiVersion": "v1", "kind": "B"}));
+        let found = read("{apiVersion: v1, kind: List, items: [{a: 1}]}").unwrap();
+        assert_eq!(found[0].value, json!({"a": 1}));
+    }
+
+    #[test]
     fn scalars_are_yaml_1_1() {
-        let found = read("a: y\nb: \"y\"\nc: off\nd: 0777\ne: No\nf: ~\ng: 2026-01-01\nh: \"080\"").unwrap();
+        let found = read("a: y\nb: \"y\"\nc: off\nd: 0777\ne: No\nf: ~\ng: 2026-01-01\nh: \"080\"")
+            .unwrap();
         assert_eq!(
             found[0].value,
             json!({"a": true, "b": "y", "c": false, "d": 511, "e": false, "f": null, "g": "2026-01-01", "h": "080"})
@@ -166,8 +236,16 @@ mod tests {
     fn errors_name_file_document_and_line() {
         let error = read("kind: A\n---\nkind: B\nx: [1\ny: 2\n").unwrap_err();
         assert_eq!(error.document, Some(2));
-        assert!(error.to_string().starts_with("a.yaml document 2: line "), "{error}");
-        assert!(read("kind: A\nkind: B").unwrap_err().reason.contains("duplicate"));
+        assert!(
+            error.to_string().starts_with("a.yaml document 2: line "),
+            "{error}"
+        );
+        assert!(
+            read("kind: A\nkind: B")
+                .unwrap_err()
+                .reason
+                .contains("duplicate")
+        );
         assert!(read("[1, 2]").unwrap_err().reason.contains("mapping"));
     }
 

@@ -2,6 +2,8 @@
 //!
 //! What isn't listed is refused by name while the listener is compiled.
 
+mod rbac;
+
 use std::sync::Arc;
 
 use envoy_types::pb::google::protobuf::Any;

@@ -1,6 +1,8 @@
 //! The registry of network (TCP) filters. The terminal filters (`tcp_proxy`, the connection manager)
 //! are not here: `config` compiles them, `proxy` runs them.
 
+mod rbac;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 

@@ -136,11 +136,16 @@ const DRY_RUN: &str = "istio.io/dry-run";
 
 impl AuthorizationPolicy {
     pub fn read(manifest: &Manifest) -> Result<Object<AuthorizationPolicy>, LoadError> {
-        if let Some(field) = manifest.body.keys().find(|key| !matches!(key.as_str(), "spec" | "status")) {
+        if let Some(field) = manifest
+            .body
+            .keys()
+            .find(|key| !matches!(key.as_str(), "spec" | "status"))
+        {
             return Err(manifest.refused(field.clone(), "unknown field"));
         }
         let spec: Spec = manifest.part("spec")?;
-        check(&spec).map_err(|(field, reason)| manifest.refused(format!("spec.{field}"), reason))?;
+        check(&spec)
+            .map_err(|(field, reason)| manifest.refused(format!("spec.{field}"), reason))?;
         let mut targets = Vec::new();
         for (index, target) in spec.target_refs.iter().chain(&spec.target_ref).enumerate() {
             targets.push(target.target(&manifest.meta.namespace).map_err(|reason| {
@@ -161,7 +166,12 @@ impl AuthorizationPolicy {
             }
         };
         let rules = spec.rules.unwrap_or_default();
-        Ok(manifest.object(AuthorizationPolicy { action: spec.action, targets, rules, dry_run }))
+        Ok(manifest.object(AuthorizationPolicy {
+            action: spec.action,
+            targets,
+            rules,
+            dry_run,
+        }))
     }
 }
 
@@ -172,17 +182,30 @@ fn refusal(field: impl Into<String>, reason: impl Into<String>) -> Refusal {
 }
 
 fn check(spec: &Spec) -> Result<(), Refusal> {
-    let kinds = [spec.selector.is_some(), spec.target_ref.is_some(), !spec.target_refs.is_empty()];
+    let kinds = [
+        spec.selector.is_some(),
+        spec.target_ref.is_some(),
+        !spec.target_refs.is_empty(),
+    ];
     if kinds.iter().filter(|given| **given).count() > 1 {
-        return Err(refusal("targetRefs", "only one of selector, targetRef and targetRefs may be given"));
+        return Err(refusal(
+            "targetRefs",
+            "only one of selector, targetRef and targetRefs may be given",
+        ));
     }
     if spec.target_refs.len() > 16 {
         return Err(refusal("targetRefs", "more than 16"));
     }
     if let Some(selector) = &spec.selector
-        && let Some(key) = selector.match_labels.keys().find(|key| key.is_empty() || key.contains('*'))
+        && let Some(key) = selector
+            .match_labels
+            .keys()
+            .find(|key| key.is_empty() || key.contains('*'))
     {
-        return Err(refusal("selector.matchLabels", format!("{key:?} is no label")));
+        return Err(refusal(
+            "selector.matchLabels",
+            format!("{key:?} is no label"),
+        ));
     }
     match (spec.action, &spec.provider) {
         (Action::Custom, None) => return Err(refusal("provider", "is required for CUSTOM")),
@@ -194,7 +217,10 @@ fn check(spec: &Spec) -> Result<(), Refusal> {
         (_, None) => {}
     }
     if matches!(spec.action, Action::Deny | Action::Custom) && spec.rules.is_none() {
-        return Err(refusal("rules", "is required: without a rule the policy would never match"));
+        return Err(refusal(
+            "rules",
+            "is required: without a rule the policy would never match",
+        ));
     }
     for (index, rule) in spec.rules.iter().flatten().enumerate() {
         check_rule(rule).map_err(|(field, reason)| (format!("rules[{index}].{field}"), reason))?;
@@ -220,7 +246,8 @@ fn check_rule(rule: &Rule) -> Result<(), Refusal> {
         check_operation(operation).map_err(at)?;
     }
     for (index, condition) in rule.when.iter().enumerate() {
-        check_condition(condition).map_err(|(field, reason)| (format!("when[{index}].{field}"), reason))?;
+        check_condition(condition)
+            .map_err(|(field, reason)| (format!("when[{index}].{field}"), reason))?;
     }
     Ok(())
 }
@@ -242,20 +269,35 @@ fn check_lists(lists: &[(&str, &[String], Check)]) -> Result<(), Refusal> {
 
 fn check_source(source: &Source) -> Result<(), Refusal> {
     let accounts = !source.service_accounts.is_empty() || !source.not_service_accounts.is_empty();
-    let identity =
-        [&source.principals, &source.not_principals, &source.namespaces, &source.not_namespaces];
+    let identity = [
+        &source.principals,
+        &source.not_principals,
+        &source.namespaces,
+        &source.not_namespaces,
+    ];
     if accounts && identity.iter().any(|values| !values.is_empty()) {
-        return Err(refusal(".serviceAccounts", "may not stand beside principals or namespaces"));
+        return Err(refusal(
+            ".serviceAccounts",
+            "may not stand beside principals or namespaces",
+        ));
     }
     check_lists(&[
         ("principals", &source.principals, filled),
         ("notPrincipals", &source.not_principals, filled),
         ("requestPrincipals", &source.request_principals, filled),
-        ("notRequestPrincipals", &source.not_request_principals, filled),
+        (
+            "notRequestPrincipals",
+            &source.not_request_principals,
+            filled,
+        ),
         ("namespaces", &source.namespaces, filled),
         ("notNamespaces", &source.not_namespaces, filled),
         ("serviceAccounts", &source.service_accounts, service_account),
-        ("notServiceAccounts", &source.not_service_accounts, service_account),
+        (
+            "notServiceAccounts",
+            &source.not_service_accounts,
+            service_account,
+        ),
         ("trustDomains", &source.trust_domains, trust_domain),
         ("notTrustDomains", &source.not_trust_domains, trust_domain),
         ("ipBlocks", &source.ip_blocks, ip_block),
@@ -284,18 +326,29 @@ fn check_condition(condition: &Condition) -> Result<(), Refusal> {
     }
     let key = condition.key.as_str();
     let in_brackets = |key: &str| {
-        key.ends_with(']') && key.find('[').is_some_and(|open| open > 0 && open + 2 < key.len())
+        key.ends_with(']')
+            && key
+                .find('[')
+                .is_some_and(|open| open > 0 && open + 2 < key.len())
     };
     let check: Check = match key {
         "source.ip" | "remote.ip" | "destination.ip" => ip_block,
         "source.serviceAccount" => service_account,
         "source.trustDomain" => trust_domain,
         "destination.port" => port,
-        "source.namespace" | "source.principal" | "request.auth.principal" | "request.auth.audiences"
-        | "request.auth.presenter" | "connection.sni" => filled,
-        key if ["request.headers[", "request.auth.claims[", "experimental.envoy.filters."]
-            .iter()
-            .any(|prefix| key.starts_with(prefix)) =>
+        "source.namespace"
+        | "source.principal"
+        | "request.auth.principal"
+        | "request.auth.audiences"
+        | "request.auth.presenter"
+        | "connection.sni" => filled,
+        key if [
+            "request.headers[",
+            "request.auth.claims[",
+            "experimental.envoy.filters.",
+        ]
+        .iter()
+        .any(|prefix| key.starts_with(prefix)) =>
         {
             if !in_brackets(key) {
                 return Err(refusal("key", format!("{key:?} should have the form a[b]")));
@@ -304,27 +357,47 @@ fn check_condition(condition: &Condition) -> Result<(), Refusal> {
         }
         key => return Err(refusal("key", format!("unknown attribute {key:?}"))),
     };
-    check_lists(&[("values", &condition.values, check), ("notValues", &condition.not_values, check)])
-        .map_err(|(field, reason)| (field.trim_start_matches('.').to_owned(), reason))
+    check_lists(&[
+        ("values", &condition.values, check),
+        ("notValues", &condition.not_values, check),
+    ])
+    .map_err(|(field, reason)| (field.trim_start_matches('.').to_owned(), reason))
 }
 
 fn filled(value: &str) -> Result<(), String> {
-    if value.is_empty() { Err("must not be empty".to_owned()) } else { Ok(()) }
+    if value.is_empty() {
+        Err("must not be empty".to_owned())
+    } else {
+        Ok(())
+    }
 }
 
 fn port(value: &str) -> Result<(), String> {
-    value.parse::<u16>().map(drop).map_err(|_| format!("{value:?} is no port"))
+    value
+        .parse::<u16>()
+        .map(drop)
+        .map_err(|_| format!("{value:?} is no port"))
 }
 
 fn ip_block(value: &str) -> Result<(), String> {
     let block = value.parse::<ipnet::IpNet>().is_ok() || value.parse::<std::net::IpAddr>().is_ok();
-    if block { Ok(()) } else { Err(format!("{value:?} is no IP address or CIDR range")) }
+    if block {
+        Ok(())
+    } else {
+        Err(format!("{value:?} is no IP address or CIDR range"))
+    }
 }
 
 fn service_account(value: &str) -> Result<(), String> {
     let parts: Vec<&str> = value.split('/').collect();
-    if parts.len() > 2 || parts.iter().any(|part| part.is_empty()) || value.contains('*') || value.len() > 320 {
-        return Err(format!("{value:?} is not of the form [namespace/]serviceAccount"));
+    if parts.len() > 2
+        || parts.iter().any(|part| part.is_empty())
+        || value.contains('*')
+        || value.len() > 320
+    {
+        return Err(format!(
+            "{value:?} is not of the form [namespace/]serviceAccount"
+        ));
     }
     Ok(())
 }
@@ -345,7 +418,9 @@ fn path(value: &str) -> Result<(), String> {
     let mut ended = false;
     for part in value.trim_matches('/').split('/') {
         match part {
-            "{*}" | "{**}" if ended => return Err(format!("{value:?}: {{**}} must be the last operator")),
+            "{*}" | "{**}" if ended => {
+                return Err(format!("{value:?}: {{**}} must be the last operator"));
+            }
             "{*}" => {}
             "{**}" => ended = true,
             part if part.contains(['{', '}']) || (is_template && part.contains('*')) => {
@@ -376,8 +451,14 @@ mod tests {
     #[test]
     fn defaults() {
         let found = policy("{}").unwrap().spec;
-        assert_eq!((found.action, found.rules.len(), found.targets.len()), (Action::Allow, 0, 0));
-        assert_eq!(policy("{rules: [{}]}").unwrap().spec.rules, [Rule::default()]);
+        assert_eq!(
+            (found.action, found.rules.len(), found.targets.len()),
+            (Action::Allow, 0, 0)
+        );
+        assert_eq!(
+            policy("{rules: [{}]}").unwrap().spec.rules,
+            [Rule::default()]
+        );
     }
 
     #[test]
@@ -390,19 +471,56 @@ mod tests {
             ("{provider: {name: x}}", "spec.provider"),
             ("{rules: [{from: []}]}", "spec.rules[0].from"),
             ("{rules: [{from: [{}]}]}", "spec.rules[0].from[0]"),
-            ("{rules: [{from: [{source: {}}]}]}", "spec.rules[0].from[0].source"),
-            ("{rules: [{from: [{source: {principal: [a]}}]}]}", "spec.rules[0].from[0].source.principal"),
-            ("{rules: [{from: [{source: {namespaces: [on]}}]}]}", "spec.rules[0].from[0].source.namespaces[0]"),
-            ("{rules: [{from: [{source: {ipBlocks: [10.0.0.0/33]}}]}]}", "spec.rules[0].from[0].source.ipBlocks[0]"),
-            ("{rules: [{to: [{operation: {ports: ['http']}}]}]}", "spec.rules[0].to[0].operation.ports[0]"),
-            ("{rules: [{to: [{operation: {paths: ['/{**}/{*}']}}]}]}", "spec.rules[0].to[0].operation.paths[0]"),
-            ("{rules: [{when: [{key: source.ip}]}]}", "spec.rules[0].when[0].values"),
-            ("{rules: [{when: [{key: source.mac, values: [a]}]}]}", "spec.rules[0].when[0].key"),
-            ("{rules: [{when: [{key: 'request.headers[]', values: [a]}]}]}", "spec.rules[0].when[0].key"),
-            ("{targetRefs: [{kind: Pod, group: '', name: x}]}", "spec.targetRefs[0]"),
-            ("{selector: {}, targetRefs: [{kind: Service, group: '', name: x}]}", "spec.targetRefs"),
+            (
+                "{rules: [{from: [{source: {}}]}]}",
+                "spec.rules[0].from[0].source",
+            ),
+            (
+                "{rules: [{from: [{source: {principal: [a]}}]}]}",
+                "spec.rules[0].from[0].source.principal",
+            ),
+            (
+                "{rules: [{from: [{source: {namespaces: [on]}}]}]}",
+                "spec.rules[0].from[0].source.namespaces[0]",
+            ),
+            (
+                "{rules: [{from: [{source: {ipBlocks: [10.0.0.0/33]}}]}]}",
+                "spec.rules[0].from[0].source.ipBlocks[0]",
+            ),
+            (
+                "{rules: [{to: [{operation: {ports: ['http']}}]}]}",
+                "spec.rules[0].to[0].operation.ports[0]",
+            ),
+            (
+                "{rules: [{to: [{operation: {paths: ['/{**}/{*}']}}]}]}",
+                "spec.rules[0].to[0].operation.paths[0]",
+            ),
+            (
+                "{rules: [{when: [{key: source.ip}]}]}",
+                "spec.rules[0].when[0].values",
+            ),
+            (
+                "{rules: [{when: [{key: source.mac, values: [a]}]}]}",
+                "spec.rules[0].when[0].key",
+            ),
+            (
+                "{rules: [{when: [{key: 'request.headers[]', values: [a]}]}]}",
+                "spec.rules[0].when[0].key",
+            ),
+            (
+                "{targetRefs: [{kind: Pod, group: '', name: x}]}",
+                "spec.targetRefs[0]",
+            ),
+            (
+                "{selector: {}, targetRefs: [{kind: Service, group: '', name: x}]}",
+                "spec.targetRefs",
+            ),
         ] {
-            assert_eq!(policy(spec).unwrap_err().field.as_deref(), Some(field), "{spec}");
+            assert_eq!(
+                policy(spec).unwrap_err().field.as_deref(),
+                Some(field),
+                "{spec}"
+            );
         }
     }
 }

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::standalone::manifest::Manifest;
 use crate::standalone::problem::{LoadError, Problem, Severity};
+use crate::standalone::strict_value::StrictValue;
 use crate::standalone::yaml;
 
 /// Name and namespace of the ConfigMap.
@@ -172,9 +173,13 @@ impl MeshConfig {
             Value::Null => Value::Object(Map::new()),
             value => value,
         };
-        let mesh: MeshConfig = serde_path_to_error::deserialize(&value).map_err(|error| {
-            manifest.refused(format!("data.mesh.{}", error.path()), error.inner().to_string())
-        })?;
+        let mesh: MeshConfig =
+            serde_path_to_error::deserialize(StrictValue(&value)).map_err(|error| {
+                manifest.refused(
+                    format!("data.mesh.{}", error.path()),
+                    error.inner().to_string(),
+                )
+            })?;
         mesh.check(manifest)?;
         Ok((mesh.clone(), mesh.not_honoured(manifest, &value)))
     }
@@ -183,7 +188,9 @@ impl MeshConfig {
         let domains = std::iter::once(&self.trust_domain).chain(&self.trust_domain_aliases);
         for domain in domains {
             let valid = !domain.is_empty()
-                && domain.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_'));
+                && domain
+                    .bytes()
+                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_'));
             if !valid {
                 let reason = format!("{domain:?} is no trust domain");
                 return Err(manifest.refused("data.mesh.trustDomain", reason));
@@ -199,7 +206,8 @@ impl MeshConfig {
     }
 
     fn not_honoured(&self, manifest: &Manifest, value: &Value) -> Vec<Problem> {
-        let ignored = |field: String, reason: &str| manifest.problem(Severity::Ignored, field, reason);
+        let ignored =
+            |field: String, reason: &str| manifest.problem(Severity::Ignored, field, reason);
         let set = |value: Option<&Value>| {
             value.is_some_and(|value| match value {
                 Value::Null | Value::Bool(false) => false,
@@ -214,17 +222,36 @@ impl MeshConfig {
             problems.push(ignored(format!("data.mesh.{name}"), "is not honoured"));
         }
         let proxy = value.get("defaultConfig");
-        for name in PROXY_NOT_HONOURED.iter().filter(|name| set(proxy.and_then(|p| p.get(**name)))) {
-            problems.push(ignored(format!("data.mesh.defaultConfig.{name}"), "is not honoured"));
+        for name in PROXY_NOT_HONOURED
+            .iter()
+            .filter(|name| set(proxy.and_then(|p| p.get(**name))))
+        {
+            problems.push(ignored(
+                format!("data.mesh.defaultConfig.{name}"),
+                "is not honoured",
+            ));
         }
         let providers = &self.default_providers;
-        let unknown = providers.metrics.iter().filter(|name| *name != "prometheus").map(|name| ("metrics", name));
+        let unknown = providers
+            .metrics
+            .iter()
+            .filter(|name| *name != "prometheus")
+            .map(|name| ("metrics", name));
         let unknown = unknown
             .chain(providers.tracing.iter().map(|name| ("tracing", name)))
-            .chain(providers.access_logging.iter().filter(|n| *n != "envoy").map(|n| ("accessLogging", n)));
+            .chain(
+                providers
+                    .access_logging
+                    .iter()
+                    .filter(|n| *n != "envoy")
+                    .map(|n| ("accessLogging", n)),
+            );
         for (list, name) in unknown {
             let reason = format!("provider {name:?} is not honoured");
-            problems.push(ignored(format!("data.mesh.defaultProviders.{list}"), &reason));
+            problems.push(ignored(
+                format!("data.mesh.defaultProviders.{list}"),
+                &reason,
+            ));
         }
         problems
     }
@@ -242,13 +269,17 @@ impl MeshConfig {
 
     /// Whether `istio.stats` stands on every chain.
     pub fn prometheus(&self) -> bool {
-        self.default_providers.metrics.iter().any(|name| name == "prometheus")
+        self.default_providers
+            .metrics
+            .iter()
+            .any(|name| name == "prometheus")
     }
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
-    parse_duration(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is no duration such as 10s")))
+    parse_duration(&text)
+        .ok_or_else(|| D::Error::custom(format!("{text:?} is no duration such as 10s")))
 }
 
 pub(super) fn optional_duration<'de, D>(deserializer: D) -> Result<Option<Duration>, D::Error>
@@ -269,7 +300,9 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let number: f64 = rest.get(..digits)?.parse().ok()?;
         rest = rest.get(digits..)?;
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let unit = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
         let seconds = match rest.get(..unit)? {
             "h" => 3600.0,
             "m" => 60.0,
@@ -282,7 +315,11 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         total += number * seconds;
         rest = rest.get(unit..)?;
     }
-    if text.is_empty() { None } else { Duration::try_from_secs_f64(total).ok() }
+    if text.is_empty() {
+        None
+    } else {
+        Duration::try_from_secs_f64(total).ok()
+    }
 }
 
 #[cfg(test)]
@@ -294,7 +331,10 @@ mod tests {
     use crate::standalone::yaml::documents;
 
     fn mesh(text: &str) -> Result<(MeshConfig, Vec<Problem>), LoadError> {
-        let indented = text.lines().map(|line| format!("    {line}\n")).collect::<String>();
+        let indented = text
+            .lines()
+            .map(|line| format!("    {line}\n"))
+            .collect::<String>();
         let text = format!(
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata:\n  mesh: |\n{indented}"
         );
@@ -304,8 +344,18 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, millis) in [("10s", 10_000), ("1m30s", 90_000), ("0.5s", 500), ("50ms", 50), ("0", 0)] {
-            assert_eq!(parse_duration(text), Some(Duration::from_millis(millis)), "{text}");
+        for (text, millis) in [
+            ("10s", 10_000),
+            ("1m30s", 90_000),
+            ("0.5s", 500),
+            ("50ms", 50),
+            ("0", 0),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                Some(Duration::from_millis(millis)),
+                "{text}"
+            );
         }
         for text in ["", "10", "s", "1x", "-1s", "1..s"] {
             assert_eq!(parse_duration(text), None, "{text}");
@@ -320,9 +370,18 @@ mod tests {
         .unwrap();
         assert_eq!(found.trust_domains(), ["a", "b"]);
         assert!(found.prometheus());
-        assert_eq!(found.path_normalization.normalization, Normalization::MergeSlashes);
+        assert_eq!(
+            found.path_normalization.normalization,
+            Normalization::MergeSlashes
+        );
         let fields: Vec<_> = problems.iter().map(|p| p.field.as_str()).collect();
-        assert_eq!(fields, ["data.mesh.extensionProviders", "data.mesh.defaultProviders.tracing"]);
+        assert_eq!(
+            fields,
+            [
+                "data.mesh.extensionProviders",
+                "data.mesh.defaultProviders.tracing"
+            ]
+        );
         assert!(!mesh("{}").unwrap().0.prometheus());
         assert!(MeshConfig::of_chart().prometheus());
     }
@@ -333,11 +392,21 @@ mod tests {
             ("trustDomain: y", "data.mesh.trustDomain"),
             ("trustDomain: a/b", "data.mesh.trustDomain"),
             ("connectTimeout: 10", "data.mesh.connectTimeout"),
-            ("pathNormalization: {normalization: SOME}", "data.mesh.pathNormalization.normalization"),
-            ("defaultHttpRetryPolicy: {attempt: 1}", "data.mesh.defaultHttpRetryPolicy.attempt"),
+            (
+                "pathNormalization: {normalization: SOME}",
+                "data.mesh.pathNormalization.normalization",
+            ),
+            (
+                "defaultHttpRetryPolicy: {attempt: 1}",
+                "data.mesh.defaultHttpRetryPolicy.attempt",
+            ),
             ("a: [", "data.mesh"),
         ] {
-            assert_eq!(mesh(text).unwrap_err().field.as_deref(), Some(field), "{text}");
+            assert_eq!(
+                mesh(text).unwrap_err().field.as_deref(),
+                Some(field),
+                "{text}"
+            );
         }
     }
 }

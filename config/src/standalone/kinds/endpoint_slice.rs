@@ -98,7 +98,9 @@ impl EndpointSlice {
                 })?);
             }
             if addresses.is_empty() {
-                return Err(manifest.refused(format!("endpoints[{index}].addresses"), "is required"));
+                return Err(
+                    manifest.refused(format!("endpoints[{index}].addresses"), "is required")
+                );
             }
             endpoints.push(Endpoint {
                 addresses,
@@ -107,13 +109,20 @@ impl EndpointSlice {
                     (Some(false), Some(false)) => EndpointState::NotReady,
                     (Some(false), _) => EndpointState::Terminating,
                 },
-                pod: endpoint.target_ref.filter(|target| target.kind == "Pod").map(|target| target.name),
+                pod: endpoint
+                    .target_ref
+                    .filter(|target| target.kind == "Pod")
+                    .map(|target| target.name),
                 zone: endpoint.zone,
             });
         }
         let slice = EndpointSlice {
             service: manifest.meta.label(SERVICE_NAME).map(str::to_owned),
-            ports: wire.ports.into_iter().filter_map(|port| Some((port.name, port.port?))).collect(),
+            ports: wire
+                .ports
+                .into_iter()
+                .filter_map(|port| Some((port.name, port.port?)))
+                .collect(),
             endpoints,
         };
         Ok(manifest.object(slice))
@@ -141,7 +150,14 @@ mod tests {
         let found = slice("ports: [{name: http, port: 80}]\nendpoints: [{addresses: [10.0.0.1]}, {addresses: [10.0.0.2], conditions: {ready: false, terminating: false}}, {addresses: [10.0.0.3], conditions: {ready: false}}]").unwrap().spec;
         assert_eq!(found.service.as_deref(), Some("web"));
         let states: Vec<_> = found.endpoints.iter().map(|e| e.state).collect();
-        assert_eq!(states, [EndpointState::Ready, EndpointState::NotReady, EndpointState::Terminating]);
+        assert_eq!(
+            states,
+            [
+                EndpointState::Ready,
+                EndpointState::NotReady,
+                EndpointState::Terminating
+            ]
+        );
     }
 
     #[test]

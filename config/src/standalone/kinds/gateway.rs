@@ -25,7 +25,9 @@ impl TrafficType {
     /// The label of the Gateway, else of its class, else services. `Err` gives a value that is none of
     /// the four; such a waypoint takes nothing.
     pub fn of(gateway: &ObjectMeta, class: Option<&ObjectMeta>) -> Result<TrafficType, String> {
-        let label = gateway.label(WAYPOINT_FOR).or_else(|| class?.label(WAYPOINT_FOR));
+        let label = gateway
+            .label(WAYPOINT_FOR)
+            .or_else(|| class?.label(WAYPOINT_FOR));
         match label.unwrap_or("service") {
             "service" => Ok(TrafficType::Service),
             "workload" => Ok(TrafficType::Workload),
@@ -61,11 +63,18 @@ pub enum AllowedNamespaces {
 
 impl AllowedNamespaces {
     /// Whether objects of this namespace may use the waypoint of `own`.
-    pub fn admit(&self, own: &str, namespace: &str, labels: Option<&BTreeMap<String, String>>) -> bool {
+    pub fn admit(
+        &self,
+        own: &str,
+        namespace: &str,
+        labels: Option<&BTreeMap<String, String>>,
+    ) -> bool {
         match self {
             AllowedNamespaces::All => true,
             AllowedNamespaces::Same => own == namespace,
-            AllowedNamespaces::Selector(selector) => labels.is_some_and(|labels| selector.matches(labels)),
+            AllowedNamespaces::Selector(selector) => {
+                labels.is_some_and(|labels| selector.matches(labels))
+            }
         }
     }
 }
@@ -96,12 +105,16 @@ enum Operator {
 
 impl LabelSelector {
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.match_labels.iter().all(|(name, value)| labels.get(name) == Some(value))
+        self.match_labels
+            .iter()
+            .all(|(name, value)| labels.get(name) == Some(value))
             && self.match_expressions.iter().all(|requirement| {
                 let found = labels.get(&requirement.key);
                 match requirement.operator {
                     Operator::In => found.is_some_and(|value| requirement.values.contains(value)),
-                    Operator::NotIn => !found.is_some_and(|value| requirement.values.contains(value)),
+                    Operator::NotIn => {
+                        !found.is_some_and(|value| requirement.values.contains(value))
+                    }
                     Operator::Exists => found.is_some(),
                     Operator::DoesNotExist => found.is_none(),
                 }
@@ -155,11 +168,22 @@ impl Gateway {
             .into_iter()
             .find(|listener| listener.protocol == "HBONE" && listener.port == HBONE_PORT);
         let allowed = match listener.map(|listener| listener.allowed_routes.namespaces) {
-            None | Some(Namespaces { from: From::Same, .. }) => AllowedNamespaces::Same,
-            Some(Namespaces { from: From::All, .. }) => AllowedNamespaces::All,
-            Some(Namespaces { from: From::Selector, selector }) => AllowedNamespaces::Selector(selector),
+            None
+            | Some(Namespaces {
+                from: From::Same, ..
+            }) => AllowedNamespaces::Same,
+            Some(Namespaces {
+                from: From::All, ..
+            }) => AllowedNamespaces::All,
+            Some(Namespaces {
+                from: From::Selector,
+                selector,
+            }) => AllowedNamespaces::Selector(selector),
         };
-        Ok(manifest.object(Gateway { class: spec.gateway_class_name, allowed }))
+        Ok(manifest.object(Gateway {
+            class: spec.gateway_class_name,
+            allowed,
+        }))
     }
 }
 
@@ -187,7 +211,10 @@ mod tests {
         assert_eq!(of("istio.io/waypoint-for: none"), Ok(TrafficType::None));
         assert!(of("istio.io/waypoint-for: everything").is_err());
         let class = gateway("istio.io/waypoint-for: workload", "{}").meta;
-        assert_eq!(TrafficType::of(&gateway("", "{}").meta, Some(&class)), Ok(TrafficType::Workload));
+        assert_eq!(
+            TrafficType::of(&gateway("", "{}").meta, Some(&class)),
+            Ok(TrafficType::Workload)
+        );
     }
 
     #[test]
@@ -197,12 +224,28 @@ mod tests {
             ("{}", "own", true),
             ("{}", "other", false),
             ("{from: All}", "other", true),
-            ("{from: Selector, selector: {matchLabels: {team: a}}}", "other", true),
-            ("{from: Selector, selector: {matchLabels: {team: b}}}", "other", false),
-            ("{from: Selector, selector: {matchExpressions: [{key: team, operator: NotIn, values: [a]}]}}", "other", false),
+            (
+                "{from: Selector, selector: {matchLabels: {team: a}}}",
+                "other",
+                true,
+            ),
+            (
+                "{from: Selector, selector: {matchLabels: {team: b}}}",
+                "other",
+                false,
+            ),
+            (
+                "{from: Selector, selector: {matchExpressions: [{key: team, operator: NotIn, values: [a]}]}}",
+                "other",
+                false,
+            ),
         ] {
             let allowed = gateway("", namespaces).spec.allowed;
-            assert_eq!(allowed.admit("own", namespace, Some(&labels)), expected, "{namespaces}");
+            assert_eq!(
+                allowed.admit("own", namespace, Some(&labels)),
+                expected,
+                "{namespaces}"
+            );
         }
     }
 }

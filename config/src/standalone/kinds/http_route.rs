@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::config_map::parse_duration;
 use super::http_route_filter::{Filter, NewPath, WireFilter};
+use super::http_route_match::{Match, PathMatchType};
 use crate::standalone::manifest::{Manifest, Object};
 use crate::standalone::problem::LoadError;
 
@@ -56,52 +57,6 @@ pub struct Rule {
     pub retry: Option<Retry>,
     /// Fields that the API knows and that aren't honoured.
     pub not_honoured: Vec<&'static str>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct Match {
-    pub path: PathMatch,
-    pub headers: Vec<ValueMatch>,
-    pub query_params: Vec<ValueMatch>,
-    pub method: Option<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct PathMatch {
-    pub r#type: PathMatchType,
-    pub value: String,
-}
-
-impl Default for PathMatch {
-    fn default() -> PathMatch {
-        PathMatch { r#type: PathMatchType::PathPrefix, value: "/".to_owned() }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub enum PathMatchType {
-    Exact,
-    PathPrefix,
-    RegularExpression,
-}
-
-/// Match of a header or query parameter.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ValueMatch {
-    #[serde(default)]
-    pub r#type: ValueMatchType,
-    pub name: String,
-    pub value: String,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-pub enum ValueMatchType {
-    #[default]
-    Exact,
-    RegularExpression,
 }
 
 /// A reference to what takes the requests.
@@ -210,13 +165,19 @@ struct Timeouts {
 
 impl HttpRoute {
     pub fn read(manifest: &Manifest) -> Result<Object<HttpRoute>, LoadError> {
-        if let Some(field) = manifest.body.keys().find(|key| !matches!(key.as_str(), "spec" | "status")) {
+        if let Some(field) = manifest
+            .body
+            .keys()
+            .find(|key| !matches!(key.as_str(), "spec" | "status"))
+        {
             return Err(manifest.refused(field.clone(), "unknown field"));
         }
         let spec: Spec = manifest.part("spec")?;
         for (index, parent) in spec.parent_refs.iter().enumerate() {
             if parent.port == Some(0) || parent.name.is_empty() {
-                return Err(manifest.refused(format!("spec.parentRefs[{index}]"), "name or port is empty"));
+                return Err(
+                    manifest.refused(format!("spec.parentRefs[{index}]"), "name or port is empty")
+                );
             }
         }
         // The CRD's default: one rule that matches everything and has no backend.
@@ -232,13 +193,18 @@ impl HttpRoute {
             })?;
             if let Some(name) = &rule.name {
                 if names.contains(name) {
-                    return Err(manifest.refused(format!("spec.rules[{index}].name"), "is not unique"));
+                    return Err(
+                        manifest.refused(format!("spec.rules[{index}].name"), "is not unique")
+                    );
                 }
                 names.push(name.clone());
             }
             read.push(rule);
         }
-        Ok(manifest.object(HttpRoute { parents: spec.parent_refs, rules: read }))
+        Ok(manifest.object(HttpRoute {
+            parents: spec.parent_refs,
+            rules: read,
+        }))
     }
 }
 
@@ -247,9 +213,15 @@ impl WireRule {
         if self.matches.len() > 64 {
             return Err(refusal("matches", "more than 64"));
         }
-        let matches = if self.matches.is_empty() { vec![Match::default()] } else { self.matches };
+        let matches = if self.matches.is_empty() {
+            vec![Match::default()]
+        } else {
+            self.matches
+        };
         for (index, found) in matches.iter().enumerate() {
-            found.check().map_err(|(field, reason)| (format!("matches[{index}].{field}"), reason))?;
+            found
+                .check()
+                .map_err(|(field, reason)| (format!("matches[{index}].{field}"), reason))?;
         }
         let filters = read_filters(self.filters)?;
         check_filters(&filters, &matches, !self.backend_refs.is_empty())?;
@@ -260,9 +232,12 @@ impl WireRule {
                 .map_err(|(field, reason)| (format!("backendRefs[{index}].{field}"), reason))?;
             backends.push(backend);
         }
-        let request_timeout = gateway_duration("timeouts.request", self.timeouts.request.as_deref())?;
-        let backend_timeout =
-            gateway_duration("timeouts.backendRequest", self.timeouts.backend_request.as_deref())?;
+        let request_timeout =
+            gateway_duration("timeouts.request", self.timeouts.request.as_deref())?;
+        let backend_timeout = gateway_duration(
+            "timeouts.backendRequest",
+            self.timeouts.backend_request.as_deref(),
+        )?;
         if let (Some(request), Some(backend)) = (request_timeout, backend_timeout)
             && !request.is_zero()
             && backend > request
@@ -275,7 +250,11 @@ impl WireRule {
                 return Err(refusal("retry.codes", "must be between 400 and 599"));
             }
         }
-        let not_honoured = self.session_persistence.iter().map(|_| "sessionPersistence").collect();
+        let not_honoured = self
+            .session_persistence
+            .iter()
+            .map(|_| "sessionPersistence")
+            .collect();
         Ok(Rule {
             name: self.name,
             matches,
@@ -299,8 +278,13 @@ fn read_filters(filters: Vec<WireFilter>) -> Result<Vec<Filter>, Refusal> {
         read.push(filter.filter().map_err(at)?);
     }
     for (name, test) in [
-        ("RequestHeaderModifier", (|f| matches!(f, Filter::RequestHeaders(_))) as fn(&Filter) -> bool),
-        ("ResponseHeaderModifier", |f| matches!(f, Filter::ResponseHeaders(_))),
+        (
+            "RequestHeaderModifier",
+            (|f| matches!(f, Filter::RequestHeaders(_))) as fn(&Filter) -> bool,
+        ),
+        ("ResponseHeaderModifier", |f| {
+            matches!(f, Filter::ResponseHeaders(_))
+        }),
         ("RequestRedirect", |f| matches!(f, Filter::Redirect(_))),
         ("URLRewrite", |f| matches!(f, Filter::Rewrite(_))),
         ("CORS", |f| matches!(f, Filter::Cors(_))),
@@ -313,20 +297,46 @@ fn read_filters(filters: Vec<WireFilter>) -> Result<Vec<Filter>, Refusal> {
 }
 
 fn check_filters(filters: &[Filter], matches: &[Match], has_backends: bool) -> Result<(), Refusal> {
-    let redirect = filters.iter().find_map(|f| if let Filter::Redirect(r) = f { Some(r) } else { None });
-    let rewrite = filters.iter().find_map(|f| if let Filter::Rewrite(r) = f { Some(r) } else { None });
+    let redirect = filters.iter().find_map(|f| {
+        if let Filter::Redirect(r) = f {
+            Some(r)
+        } else {
+            None
+        }
+    });
+    let rewrite = filters.iter().find_map(|f| {
+        if let Filter::Rewrite(r) = f {
+            Some(r)
+        } else {
+            None
+        }
+    });
     if redirect.is_some() && rewrite.is_some() {
-        return Err(refusal("filters", "RequestRedirect and URLRewrite exclude each other"));
+        return Err(refusal(
+            "filters",
+            "RequestRedirect and URLRewrite exclude each other",
+        ));
     }
     if redirect.is_some() && has_backends {
-        return Err(refusal("backendRefs", "must not be given with RequestRedirect"));
+        return Err(refusal(
+            "backendRefs",
+            "must not be given with RequestRedirect",
+        ));
     }
-    let paths = [redirect.and_then(|r| r.path.as_ref()), rewrite.and_then(|r| r.path.as_ref())];
-    let prefix = paths.into_iter().flatten().any(|path| matches!(path.new_path(), NewPath::Prefix(_)));
-    let one_prefix =
-        matches!(matches, [found] if found.path.r#type == PathMatchType::PathPrefix);
+    let paths = [
+        redirect.and_then(|r| r.path.as_ref()),
+        rewrite.and_then(|r| r.path.as_ref()),
+    ];
+    let prefix = paths
+        .into_iter()
+        .flatten()
+        .any(|path| matches!(path.new_path(), NewPath::Prefix(_)));
+    let one_prefix = matches!(matches, [found] if found.path.r#type == PathMatchType::PathPrefix);
     if prefix && !one_prefix {
-        return Err(refusal("filters", "replacePrefixMatch needs exactly one match, of type PathPrefix"));
+        return Err(refusal(
+            "filters",
+            "replacePrefixMatch needs exactly one match, of type PathPrefix",
+        ));
     }
     Ok(())
 }
@@ -344,82 +354,26 @@ impl WireBackend {
         if self.weight > 1_000_000 {
             return Err(refusal("weight", "must be between 0 and 1000000"));
         }
-        Ok(Backend { object, weight: self.weight, filters: read_filters(self.filters)? })
+        Ok(Backend {
+            object,
+            weight: self.weight,
+            filters: read_filters(self.filters)?,
+        })
     }
-}
-
-impl Match {
-    fn check(&self) -> Result<(), Refusal> {
-        let value = &self.path.value;
-        if self.path.r#type == PathMatchType::RegularExpression {
-            check_regex("path.value", value)?;
-        } else {
-            if !value.starts_with('/') {
-                return Err(refusal("path.value", "must begin with /"));
-            }
-            let lower = value.to_ascii_lowercase();
-            let odd = ["//", "/./", "/../", "%2f", "#"].iter().find(|part| lower.contains(**part));
-            if odd.is_some() || value.ends_with("/..") || value.ends_with("/.") || value.len() > 1024 {
-                return Err(refusal("path.value", format!("{value:?} is not allowed as a path")));
-            }
-        }
-        for (list, matches) in [("headers", &self.headers), ("queryParams", &self.query_params)] {
-            // Header names are the same in any case, query parameters are not; the CRD compares both as
-            // written, and two spellings of one header would silently be one.
-            check_unique(list, matches.iter().map(|found| found.name.as_str()))?;
-            for (index, found) in matches.iter().enumerate() {
-                let at = |field: &str| format!("{list}[{index}].{field}");
-                if !is_header_name(&found.name) {
-                    return Err(refusal(at("name"), format!("{:?} is no name", found.name)));
-                }
-                if found.value.is_empty() || found.value.len() > 4096 {
-                    return Err(refusal(at("value"), "must have 1 to 4096 characters"));
-                }
-                if found.r#type == ValueMatchType::RegularExpression {
-                    check_regex(&at("value"), &found.value)?;
-                }
-            }
-        }
-        const METHODS: &[&str] =
-            &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
-        match &self.method {
-            Some(method) if !METHODS.contains(&method.as_str()) => {
-                Err(refusal("method", format!("{method:?} is no HTTP method")))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-fn check_regex(field: &str, value: &str) -> Result<(), Refusal> {
-    match regex::Regex::new(value) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(refusal(field, error.to_string())),
-    }
-}
-
-pub(super) fn check_unique<'a>(list: &str, names: impl Iterator<Item = &'a str>) -> Result<(), Refusal> {
-    let mut seen: Vec<&str> = Vec::new();
-    for (index, name) in names.enumerate() {
-        if seen.iter().any(|other| other.eq_ignore_ascii_case(name)) {
-            return Err(refusal(format!("{list}[{index}].name"), format!("{name:?} is given twice")));
-        }
-        seen.push(name);
-    }
-    Ok(())
-}
-
-pub(super) fn is_header_name(name: &str) -> bool {
-    http::HeaderName::from_bytes(name.as_bytes()).is_ok()
 }
 
 /// Gateway API durations: up to four numbers with h, m, s or ms.
 fn gateway_duration(field: &str, text: Option<&str>) -> Result<Option<Duration>, Refusal> {
     let Some(text) = text else { return Ok(None) };
-    let units = text.bytes().all(|c| c.is_ascii_digit() || matches!(c, b'h' | b'm' | b's'));
+    let units = text
+        .bytes()
+        .all(|c| c.is_ascii_digit() || matches!(c, b'h' | b'm' | b's'));
     match parse_duration(text).filter(|_| units && text != "0") {
         Some(duration) => Ok(Some(duration)),
-        None => Err(refusal(field, format!("{text:?} is no duration such as 10s"))),
+        None => Err(refusal(
+            field,
+            format!("{text:?} is no duration such as 10s"),
+        )),
     }
 }
 
@@ -428,6 +382,7 @@ fn gateway_duration(field: &str, text: Option<&str>) -> Result<Option<Duration>,
 mod tests {
     use std::path::Path;
 
+    use super::super::http_route_match::ValueMatchType;
     use super::*;
     use crate::standalone::yaml::documents;
 
@@ -446,34 +401,76 @@ mod tests {
         assert_eq!(rule.matches, [Match::default()]);
         assert_eq!(rule.matches[0].path.value, "/");
         assert_eq!(rule.backends[0].weight, 1);
-        let found = route("{matches: [{headers: [{name: a, value: b}], path: {value: /x}}]}").unwrap().spec;
-        assert_eq!(found.rules[0].matches[0].path.r#type, PathMatchType::PathPrefix);
-        assert_eq!(found.rules[0].matches[0].headers[0].r#type, ValueMatchType::Exact);
+        let found = route("{matches: [{headers: [{name: a, value: b}], path: {value: /x}}]}")
+            .unwrap()
+            .spec;
+        assert_eq!(
+            found.rules[0].matches[0].path.r#type,
+            PathMatchType::PathPrefix
+        );
+        assert_eq!(
+            found.rules[0].matches[0].headers[0].r#type,
+            ValueMatchType::Exact
+        );
     }
 
     #[test]
     fn what_the_api_server_refuses() {
         for (rule, field) in [
             ("{backendRefs: [{name: a}]}", "backendRefs[0].port"),
-            ("{backendRefs: [{name: a, port: 80, weight: -1}]}", "backendRefs[0].weight"),
+            (
+                "{backendRefs: [{name: a, port: 80, weight: -1}]}",
+                "backendRefs[0].weight",
+            ),
             ("{match: []}", "match"),
             ("{matches: [{path: {value: x}}]}", "matches[0].path.value"),
-            ("{matches: [{path: {value: /a/../b}}]}", "matches[0].path.value"),
-            ("{matches: [{path: {type: RegularExpression, value: '('}}]}", "matches[0].path.value"),
-            ("{matches: [{headers: [{name: a, value: b}, {name: A, value: c}]}]}", "matches[0].headers[1].name"),
-            ("{matches: [{headers: [{name: a, value: y}]}]}", "matches[0].headers[0].value"),
+            (
+                "{matches: [{path: {value: /a/../b}}]}",
+                "matches[0].path.value",
+            ),
+            (
+                "{matches: [{path: {type: RegularExpression, value: '('}}]}",
+                "matches[0].path.value",
+            ),
+            (
+                "{matches: [{headers: [{name: a, value: b}, {name: A, value: c}]}]}",
+                "matches[0].headers[1].name",
+            ),
+            (
+                "{matches: [{headers: [{name: a, value: y}]}]}",
+                "matches[0].headers[0].value",
+            ),
             ("{matches: [{method: get}]}", "matches[0].method"),
             ("{filters: [{type: URLRewrite}]}", "filters[0].type"),
-            ("{filters: [{type: Novelty, urlRewrite: {}}]}", "filters[0].type"),
-            ("{filters: [{type: RequestRedirect, requestRedirect: {statusCode: 200}}]}", "filters[0].requestRedirect.statusCode"),
-            ("{filters: [{type: RequestRedirect, requestRedirect: {}}], backendRefs: [{name: a, port: 1}]}", "backendRefs"),
-            ("{matches: [{}, {}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}]}", "filters"),
-            ("{timeouts: {request: 1s, backendRequest: 2s}}", "timeouts.backendRequest"),
+            (
+                "{filters: [{type: Novelty, urlRewrite: {}}]}",
+                "filters[0].type",
+            ),
+            (
+                "{filters: [{type: RequestRedirect, requestRedirect: {statusCode: 200}}]}",
+                "filters[0].requestRedirect.statusCode",
+            ),
+            (
+                "{filters: [{type: RequestRedirect, requestRedirect: {}}], backendRefs: [{name: a, port: 1}]}",
+                "backendRefs",
+            ),
+            (
+                "{matches: [{}, {}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}]}",
+                "filters",
+            ),
+            (
+                "{timeouts: {request: 1s, backendRequest: 2s}}",
+                "timeouts.backendRequest",
+            ),
             ("{timeouts: {request: 10}}", "timeouts.request"),
             ("{timeouts: {request: '10'}}", "timeouts.request"),
         ] {
             let error = route(rule).unwrap_err();
-            assert_eq!(error.field, Some(format!("spec.rules[0].{field}")), "{rule}: {error}");
+            assert_eq!(
+                error.field,
+                Some(format!("spec.rules[0].{field}")),
+                "{rule}: {error}"
+            );
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-use super::http_route::{BackendObject, Refusal, check_unique, is_header_name, refusal};
+use super::http_route::{BackendObject, Refusal, refusal};
+use super::http_route_match::{check_unique, is_header_name};
 
 /// A filter as it is written: `type` and the one field that belongs to it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -100,11 +101,18 @@ impl PathModifier {
 
     fn check(&self) -> Result<(), Refusal> {
         let (wanted, other) = match self.r#type {
-            PathModifierType::ReplaceFullPath => (&self.replace_full_path, &self.replace_prefix_match),
-            PathModifierType::ReplacePrefixMatch => (&self.replace_prefix_match, &self.replace_full_path),
+            PathModifierType::ReplaceFullPath => {
+                (&self.replace_full_path, &self.replace_prefix_match)
+            }
+            PathModifierType::ReplacePrefixMatch => {
+                (&self.replace_prefix_match, &self.replace_full_path)
+            }
         };
         if wanted.is_none() || other.is_some() {
-            return Err(refusal("path", "exactly the field named by type must be given"));
+            return Err(refusal(
+                "path",
+                "exactly the field named by type must be given",
+            ));
         }
         Ok(())
     }
@@ -155,7 +163,10 @@ impl WireFilter {
             self.external_auth.is_some(),
         ];
         if given.iter().filter(|given| **given).count() != 1 {
-            return Err(refusal("type", "exactly the field that belongs to the type must be given"));
+            return Err(refusal(
+                "type",
+                "exactly the field that belongs to the type must be given",
+            ));
         }
         let missing = || refusal("type", "the field that belongs to the type is missing");
         let filter = match self.r#type.as_str() {
@@ -181,12 +192,18 @@ impl Filter {
             move |(field, reason): Refusal| (format!("{name}.{field}"), reason)
         };
         match self {
-            Filter::RequestHeaders(modifier) => modifier.check().map_err(under("requestHeaderModifier")),
-            Filter::ResponseHeaders(modifier) => modifier.check().map_err(under("responseHeaderModifier")),
-            Filter::Redirect(redirect) => redirect.check().map_err(under("requestRedirect")),
-            Filter::Rewrite(rewrite) => {
-                rewrite.path.as_ref().map_or(Ok(()), PathModifier::check).map_err(under("urlRewrite"))
+            Filter::RequestHeaders(modifier) => {
+                modifier.check().map_err(under("requestHeaderModifier"))
             }
+            Filter::ResponseHeaders(modifier) => {
+                modifier.check().map_err(under("responseHeaderModifier"))
+            }
+            Filter::Redirect(redirect) => redirect.check().map_err(under("requestRedirect")),
+            Filter::Rewrite(rewrite) => rewrite
+                .path
+                .as_ref()
+                .map_or(Ok(()), PathModifier::check)
+                .map_err(under("urlRewrite")),
             Filter::Mirror(mirror) => mirror.check().map_err(under("requestMirror")),
             Filter::Cors(_) | Filter::NotHonoured(_) => Ok(()),
         }
@@ -195,10 +212,24 @@ impl Filter {
 
 impl HeaderModifier {
     fn check(&self) -> Result<(), Refusal> {
-        check_unique("set", self.set.iter().map(|header| header.name.as_str()))?;
-        check_unique("add", self.add.iter().map(|header| header.name.as_str()))?;
+        check_unique(
+            "set",
+            true,
+            self.set.iter().map(|header| header.name.as_str()),
+        )?;
+        check_unique(
+            "add",
+            true,
+            self.add.iter().map(|header| header.name.as_str()),
+        )?;
         for (field, names) in [
-            ("set", self.set.iter().map(|header| &header.name).collect::<Vec<_>>()),
+            (
+                "set",
+                self.set
+                    .iter()
+                    .map(|header| &header.name)
+                    .collect::<Vec<_>>(),
+            ),
             ("add", self.add.iter().map(|header| &header.name).collect()),
             ("remove", self.remove.iter().collect()),
         ] {
@@ -207,8 +238,14 @@ impl HeaderModifier {
             }
         }
         let values = self.set.iter().chain(&self.add);
-        if values.map(|header| &header.value).any(|value| value.is_empty() || value.len() > 4096) {
-            return Err(refusal("set", "a header's value must have 1 to 4096 characters"));
+        if values
+            .map(|header| &header.value)
+            .any(|value| value.is_empty() || value.len() > 4096)
+        {
+            return Err(refusal(
+                "set",
+                "a header's value must have 1 to 4096 characters",
+            ));
         }
         Ok(())
     }
@@ -219,12 +256,18 @@ impl Redirect {
         if let Some(scheme) = &self.scheme
             && !matches!(scheme.as_str(), "http" | "https")
         {
-            return Err(refusal("scheme", format!("{scheme:?} is neither http nor https")));
+            return Err(refusal(
+                "scheme",
+                format!("{scheme:?} is neither http nor https"),
+            ));
         }
         if let Some(code) = self.status_code
             && !matches!(code, 301 | 302 | 303 | 307 | 308)
         {
-            return Err(refusal("statusCode", format!("{code} is no status of a redirect")));
+            return Err(refusal(
+                "statusCode",
+                format!("{code} is no status of a redirect"),
+            ));
         }
         if self.port == Some(0) {
             return Err(refusal("port", "must be between 1 and 65535"));
@@ -236,7 +279,10 @@ impl Redirect {
 impl Mirror {
     fn check(&self) -> Result<(), Refusal> {
         if self.percent.is_some() && self.fraction.is_some() {
-            return Err(refusal("percent", "only one of percent and fraction may be given"));
+            return Err(refusal(
+                "percent",
+                "only one of percent and fraction may be given",
+            ));
         }
         if self.percent.is_some_and(|percent| percent > 100) {
             return Err(refusal("percent", "must be between 0 and 100"));
@@ -244,8 +290,13 @@ impl Mirror {
         if let Some(fraction) = self.fraction
             && (fraction.denominator == 0 || fraction.numerator > fraction.denominator)
         {
-            return Err(refusal("fraction", "numerator must not be above denominator"));
+            return Err(refusal(
+                "fraction",
+                "numerator must not be above denominator",
+            ));
         }
-        self.backend_ref.check().map_err(|(field, reason)| (format!("backendRef.{field}"), reason))
+        self.backend_ref
+            .check()
+            .map_err(|(field, reason)| (format!("backendRef.{field}"), reason))
     }
 }

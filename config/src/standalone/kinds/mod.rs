@@ -9,6 +9,7 @@ pub mod endpoint_slice;
 pub mod gateway;
 pub mod http_route;
 pub mod http_route_filter;
+pub mod http_route_match;
 pub mod pod;
 pub mod service;
 pub mod service_entry;
@@ -44,7 +45,13 @@ const SECURITY: &[&str] = &["v1", "v1beta1"];
 const ALPHA: &[&str] = &["v1alpha1", "v1alpha3", "v1alpha2", "v1beta1", "v1"];
 
 /// Group, kind, served versions, namespaced, treatment.
-type Row = (&'static str, &'static str, &'static [&'static str], bool, Treatment);
+type Row = (
+    &'static str,
+    &'static str,
+    &'static [&'static str],
+    bool,
+    Treatment,
+);
 
 const KINDS: &[Row] = &[
     ("", "Namespace", CORE, false, Treatment::Namespace),
@@ -52,32 +59,176 @@ const KINDS: &[Row] = &[
     ("", "Pod", CORE, true, Treatment::Pod),
     ("", "Service", CORE, true, Treatment::Service),
     ("", "ConfigMap", CORE, true, Treatment::ConfigMap),
-    ("discovery.k8s.io", "EndpointSlice", CORE, true, Treatment::EndpointSlice),
-    ("networking.istio.io", "ServiceEntry", NETWORKING, true, Treatment::ServiceEntry),
-    ("gateway.networking.k8s.io", "Gateway", GATEWAY, true, Treatment::Gateway),
-    ("gateway.networking.k8s.io", "GatewayClass", GATEWAY, false, Treatment::GatewayClass),
-    ("gateway.networking.k8s.io", "HTTPRoute", GATEWAY, true, Treatment::HttpRoute),
-    ("security.istio.io", "AuthorizationPolicy", SECURITY, true, Treatment::AuthorizationPolicy),
-    ("security.istio.io", "RequestAuthentication", SECURITY, true, Treatment::Closes),
+    (
+        "discovery.k8s.io",
+        "EndpointSlice",
+        CORE,
+        true,
+        Treatment::EndpointSlice,
+    ),
+    (
+        "networking.istio.io",
+        "ServiceEntry",
+        NETWORKING,
+        true,
+        Treatment::ServiceEntry,
+    ),
+    (
+        "gateway.networking.k8s.io",
+        "Gateway",
+        GATEWAY,
+        true,
+        Treatment::Gateway,
+    ),
+    (
+        "gateway.networking.k8s.io",
+        "GatewayClass",
+        GATEWAY,
+        false,
+        Treatment::GatewayClass,
+    ),
+    (
+        "gateway.networking.k8s.io",
+        "HTTPRoute",
+        GATEWAY,
+        true,
+        Treatment::HttpRoute,
+    ),
+    (
+        "security.istio.io",
+        "AuthorizationPolicy",
+        SECURITY,
+        true,
+        Treatment::AuthorizationPolicy,
+    ),
+    (
+        "security.istio.io",
+        "RequestAuthentication",
+        SECURITY,
+        true,
+        Treatment::Closes,
+    ),
     // Waypoints don't read it: it speaks of the tunnels that ztunnel terminates.
-    ("security.istio.io", "PeerAuthentication", SECURITY, true, Treatment::Unrelated),
-    ("extensions.istio.io", "WasmPlugin", ALPHA, true, Treatment::Closes),
-    ("extensions.istio.io", "TrafficExtension", ALPHA, true, Treatment::Closes),
-    ("networking.istio.io", "EnvoyFilter", NETWORKING, true, Treatment::Closes),
-    ("networking.istio.io", "VirtualService", NETWORKING, true, Treatment::Reported),
-    ("networking.istio.io", "DestinationRule", NETWORKING, true, Treatment::Reported),
-    ("networking.istio.io", "WorkloadEntry", NETWORKING, true, Treatment::Reported),
-    ("networking.istio.io", "WorkloadGroup", NETWORKING, true, Treatment::Unrelated),
-    ("networking.istio.io", "Sidecar", NETWORKING, true, Treatment::Unrelated),
-    ("networking.istio.io", "Gateway", NETWORKING, true, Treatment::Unrelated),
-    ("networking.istio.io", "ProxyConfig", ALPHA, true, Treatment::Reported),
-    ("telemetry.istio.io", "Telemetry", ALPHA, true, Treatment::Reported),
-    ("gateway.networking.k8s.io", "GRPCRoute", GATEWAY_EXPERIMENTAL, true, Treatment::Reported),
-    ("gateway.networking.k8s.io", "TCPRoute", GATEWAY_EXPERIMENTAL, true, Treatment::Reported),
-    ("gateway.networking.k8s.io", "TLSRoute", GATEWAY_EXPERIMENTAL, true, Treatment::Reported),
-    ("gateway.networking.k8s.io", "BackendTLSPolicy", GATEWAY_EXPERIMENTAL, true, Treatment::Reported),
+    (
+        "security.istio.io",
+        "PeerAuthentication",
+        SECURITY,
+        true,
+        Treatment::Unrelated,
+    ),
+    (
+        "extensions.istio.io",
+        "WasmPlugin",
+        ALPHA,
+        true,
+        Treatment::Closes,
+    ),
+    (
+        "extensions.istio.io",
+        "TrafficExtension",
+        ALPHA,
+        true,
+        Treatment::Closes,
+    ),
+    (
+        "networking.istio.io",
+        "EnvoyFilter",
+        NETWORKING,
+        true,
+        Treatment::Closes,
+    ),
+    (
+        "networking.istio.io",
+        "VirtualService",
+        NETWORKING,
+        true,
+        Treatment::Reported,
+    ),
+    (
+        "networking.istio.io",
+        "DestinationRule",
+        NETWORKING,
+        true,
+        Treatment::Reported,
+    ),
+    (
+        "networking.istio.io",
+        "WorkloadEntry",
+        NETWORKING,
+        true,
+        Treatment::Reported,
+    ),
+    (
+        "networking.istio.io",
+        "WorkloadGroup",
+        NETWORKING,
+        true,
+        Treatment::Unrelated,
+    ),
+    (
+        "networking.istio.io",
+        "Sidecar",
+        NETWORKING,
+        true,
+        Treatment::Unrelated,
+    ),
+    (
+        "networking.istio.io",
+        "Gateway",
+        NETWORKING,
+        true,
+        Treatment::Unrelated,
+    ),
+    (
+        "networking.istio.io",
+        "ProxyConfig",
+        ALPHA,
+        true,
+        Treatment::Reported,
+    ),
+    (
+        "telemetry.istio.io",
+        "Telemetry",
+        ALPHA,
+        true,
+        Treatment::Reported,
+    ),
+    (
+        "gateway.networking.k8s.io",
+        "GRPCRoute",
+        GATEWAY_EXPERIMENTAL,
+        true,
+        Treatment::Reported,
+    ),
+    (
+        "gateway.networking.k8s.io",
+        "TCPRoute",
+        GATEWAY_EXPERIMENTAL,
+        true,
+        Treatment::Reported,
+    ),
+    (
+        "gateway.networking.k8s.io",
+        "TLSRoute",
+        GATEWAY_EXPERIMENTAL,
+        true,
+        Treatment::Reported,
+    ),
+    (
+        "gateway.networking.k8s.io",
+        "BackendTLSPolicy",
+        GATEWAY_EXPERIMENTAL,
+        true,
+        Treatment::Reported,
+    ),
     // Mesh routes need no grant: a reference across namespaces just works.
-    ("gateway.networking.k8s.io", "ReferenceGrant", GATEWAY, true, Treatment::Unrelated),
+    (
+        "gateway.networking.k8s.io",
+        "ReferenceGrant",
+        GATEWAY,
+        true,
+        Treatment::Unrelated,
+    ),
 ];
 
 /// Groups whose kinds all speak to the mesh: one that isn't in the table is named, not skipped.
@@ -110,7 +261,9 @@ pub fn treatment(group: &str, version: &str, kind: &str) -> Result<Treatment, St
             return Ok(*treatment);
         }
         let served = versions.join(", ");
-        return Err(format!("{kind} of version {version:?} is not served, only {served}"));
+        return Err(format!(
+            "{kind} of version {version:?} is not served, only {served}"
+        ));
     }
     Ok(match group {
         // Whatever it is, it guards something.
@@ -142,10 +295,23 @@ mod tests {
                 Ok(Treatment::AuthorizationPolicy)
             );
         }
-        assert!(treatment("security.istio.io", "v2", "AuthorizationPolicy").unwrap_err().contains("v1beta1"));
-        assert_eq!(treatment("security.istio.io", "v1", "Novelty"), Ok(Treatment::Closes));
-        assert_eq!(treatment("gateway.networking.k8s.io", "v1", "Novelty"), Ok(Treatment::Reported));
-        assert_eq!(treatment("apps", "v1", "Deployment"), Ok(Treatment::Unrelated));
+        assert!(
+            treatment("security.istio.io", "v2", "AuthorizationPolicy")
+                .unwrap_err()
+                .contains("v1beta1")
+        );
+        assert_eq!(
+            treatment("security.istio.io", "v1", "Novelty"),
+            Ok(Treatment::Closes)
+        );
+        assert_eq!(
+            treatment("gateway.networking.k8s.io", "v1", "Novelty"),
+            Ok(Treatment::Reported)
+        );
+        assert_eq!(
+            treatment("apps", "v1", "Deployment"),
+            Ok(Treatment::Unrelated)
+        );
         assert!(!namespaced("", "Node") && namespaced("apps", "Deployment"));
     }
 }

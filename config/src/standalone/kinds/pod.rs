@@ -13,9 +13,16 @@ const TUNNEL: &str = "networking.istio.io/tunnel";
 const WORKLOAD_NAME: &str = "service.istio.io/workload-name";
 /// Label that istiod sets on gateway pods and their Service.
 pub const GATEWAY_MANAGED: &str = "gateway.istio.io/managed";
-const CANONICAL_NAME: &[&str] = &["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"];
-const CANONICAL_REVISION: &[&str] =
-    &["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"];
+const CANONICAL_NAME: &[&str] = &[
+    "service.istio.io/canonical-name",
+    "app.kubernetes.io/name",
+    "app",
+];
+const CANONICAL_REVISION: &[&str] = &[
+    "service.istio.io/canonical-revision",
+    "app.kubernetes.io/version",
+    "version",
+];
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pod {
@@ -77,7 +84,8 @@ impl Pod {
     pub fn read(manifest: &Manifest) -> Result<Object<Pod>, LoadError> {
         let spec: Spec = manifest.part("spec")?;
         let status: Status = manifest.part("status")?;
-        let mut addresses: Vec<IpAddr> = status.pod_ips.into_iter().map(|pod_ip| pod_ip.ip).collect();
+        let mut addresses: Vec<IpAddr> =
+            status.pod_ips.into_iter().map(|pod_ip| pod_ip.ip).collect();
         if addresses.is_empty() {
             addresses.extend(status.pod_ip);
         }
@@ -88,7 +96,10 @@ impl Pod {
             },
             node: spec.node_name,
             addresses,
-            ready: status.conditions.iter().any(|c| c.r#type == "Ready" && c.status == "True"),
+            ready: status
+                .conditions
+                .iter()
+                .any(|c| c.r#type == "Ready" && c.status == "True"),
             terminal: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
             ports: spec
                 .containers
@@ -118,7 +129,9 @@ impl Object<Pod> {
 
     /// Name of the workload: the controller as far as the pod tells it, else the pod.
     pub fn workload_name(&self) -> &str {
-        self.meta.label(WORKLOAD_NAME).unwrap_or_else(|| controller_name(&self.meta))
+        self.meta
+            .label(WORKLOAD_NAME)
+            .unwrap_or_else(|| controller_name(&self.meta))
     }
 
     /// Canonical name and revision.
@@ -128,9 +141,20 @@ impl Object<Pod> {
 }
 
 /// Canonical name and revision of a workload with these labels.
-pub fn canonical<'a>(labels: &'a BTreeMap<String, String>, workload: &'a str) -> (&'a str, &'a str) {
-    let first = |names: &[&str]| names.iter().find_map(|name| labels.get(*name)).map(String::as_str);
-    (first(CANONICAL_NAME).unwrap_or(workload), first(CANONICAL_REVISION).unwrap_or("latest"))
+pub fn canonical<'a>(
+    labels: &'a BTreeMap<String, String>,
+    workload: &'a str,
+) -> (&'a str, &'a str) {
+    let first = |names: &[&str]| {
+        names
+            .iter()
+            .find_map(|name| labels.get(*name))
+            .map(String::as_str)
+    };
+    (
+        first(CANONICAL_NAME).unwrap_or(workload),
+        first(CANONICAL_REVISION).unwrap_or("latest"),
+    )
 }
 
 /// Only pods with a generated name are asked for their controller. A ReplicaSet's name less the pod
@@ -182,7 +206,10 @@ mod tests {
             ))
         };
         let deployed = owned("ReplicaSet", "web-5d8", "pod-template-hash: 5d8, app: shop");
-        assert_eq!((deployed.workload_name(), deployed.canonical()), ("web", ("shop", "latest")));
+        assert_eq!(
+            (deployed.workload_name(), deployed.canonical()),
+            ("web", ("shop", "latest"))
+        );
         assert_eq!(owned("Job", "night-28412345", "").workload_name(), "night");
         assert_eq!(owned("Job", "night-12", "").workload_name(), "night-12");
         assert_eq!(owned("StatefulSet", "db", "").workload_name(), "db");
@@ -195,7 +222,10 @@ mod tests {
             "metadata: {name: p, annotations: {ambient.istio.io/redirection: enabled}}\nstatus: {podIP: 10.0.0.1, conditions: [{type: Ready, status: 'True'}]}",
         );
         assert!(found.takes_hbone() && found.spec.ready && !found.spec.terminal);
-        assert_eq!(found.spec.addresses, ["10.0.0.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(
+            found.spec.addresses,
+            ["10.0.0.1".parse::<IpAddr>().unwrap()]
+        );
         assert_eq!(found.spec.service_account, "default");
         assert!(!pod("metadata: {name: p}").takes_hbone());
     }

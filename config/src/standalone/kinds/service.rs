@@ -61,7 +61,10 @@ impl Protocol {
                 other => name = other,
             }
         }
-        if name.get(..8).is_some_and(|prefix| prefix.eq_ignore_ascii_case("grpc-web")) {
+        if name
+            .get(..8)
+            .is_some_and(|prefix| prefix.eq_ignore_ascii_case("grpc-web"))
+        {
             return Protocol::GrpcWeb;
         }
         match Protocol::parse(name.split('-').next().unwrap_or(name)) {
@@ -73,7 +76,11 @@ impl Protocol {
     pub fn is_http(self) -> bool {
         matches!(
             self,
-            Protocol::Http | Protocol::Http2 | Protocol::HttpProxy | Protocol::Grpc | Protocol::GrpcWeb
+            Protocol::Http
+                | Protocol::Http2
+                | Protocol::HttpProxy
+                | Protocol::Grpc
+                | Protocol::GrpcWeb
         )
     }
 
@@ -93,6 +100,8 @@ pub struct Service {
     pub ports: Vec<Port>,
     pub selector: BTreeMap<String, String>,
     pub headless: bool,
+    /// `trafficDistribution` is given; it isn't honoured.
+    pub traffic_distribution: bool,
     /// An ExternalName has no address and no endpoints of its own.
     pub external_name: bool,
 }
@@ -123,6 +132,7 @@ struct Spec {
     cluster_ips: Vec<String>,
     ports: Vec<PortSpec>,
     selector: BTreeMap<String, String>,
+    traffic_distribution: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -151,7 +161,10 @@ impl Service {
         if !headless && !external_name {
             for (index, ip) in spec.cluster_ips.iter().enumerate() {
                 addresses.push(ip.parse().map_err(|_| {
-                    manifest.refused(format!("spec.clusterIPs[{index}]"), format!("{ip:?} is no IP address"))
+                    manifest.refused(
+                        format!("spec.clusterIPs[{index}]"),
+                        format!("{ip:?} is no IP address"),
+                    )
                 })?);
             }
         }
@@ -161,10 +174,13 @@ impl Service {
                 return Err(manifest.refused(field("port"), "must be between 1 and 65535"));
             }
             if spec.ports.len() > 1 && port.name.is_empty() {
-                return Err(manifest.refused(field("name"), "is required when there are several ports"));
+                return Err(
+                    manifest.refused(field("name"), "is required when there are several ports")
+                );
             }
             let twin = |other: &PortSpec| {
-                other.name == port.name || (other.port == port.port && other.protocol == port.protocol)
+                other.name == port.name
+                    || (other.port == port.port && other.protocol == port.protocol)
             };
             if spec.ports.iter().take(index).any(twin) {
                 return Err(manifest.refused(field("name"), "two ports of one name or number"));
@@ -180,7 +196,14 @@ impl Service {
                 name: port.name,
             })
             .collect();
-        let service = Service { addresses, ports, selector: spec.selector, headless, external_name };
+        let service = Service {
+            addresses,
+            ports,
+            selector: spec.selector,
+            traffic_distribution: spec.traffic_distribution.is_some(),
+            headless,
+            external_name,
+        };
         Ok(manifest.object(service))
     }
 }
@@ -213,8 +236,14 @@ mod tests {
             ("{port: 80}", Protocol::Unknown),
             ("{port: 3306}", Protocol::Tcp),
             ("{port: 80, name: tcp, appProtocol: http}", Protocol::Http),
-            ("{port: 80, appProtocol: kubernetes.io/h2c}", Protocol::Http2),
-            ("{port: 80, name: http, appProtocol: example.com/x}", Protocol::Unknown),
+            (
+                "{port: 80, appProtocol: kubernetes.io/h2c}",
+                Protocol::Http2,
+            ),
+            (
+                "{port: 80, name: http, appProtocol: example.com/x}",
+                Protocol::Unknown,
+            ),
             ("{port: 53, protocol: UDP, name: http}", Protocol::Udp),
             ("{port: 443, name: https}", Protocol::Https),
         ] {
@@ -224,9 +253,13 @@ mod tests {
 
     #[test]
     fn addresses() {
-        let found = service("{clusterIP: None, clusterIPs: [None], ports: [{port: 1}]}").unwrap().spec;
+        let found = service("{clusterIP: None, clusterIPs: [None], ports: [{port: 1}]}")
+            .unwrap()
+            .spec;
         assert!(found.headless && found.addresses.is_empty());
-        let found = service("{clusterIP: 10.0.0.1, ports: [{port: 1, targetPort: web}]}").unwrap().spec;
+        let found = service("{clusterIP: 10.0.0.1, ports: [{port: 1, targetPort: web}]}")
+            .unwrap()
+            .spec;
         assert_eq!(found.addresses.len(), 1);
         assert_eq!(found.ports[0].target, TargetPort::Name("web".to_owned()));
     }
@@ -236,12 +269,22 @@ mod tests {
         for (spec, field) in [
             ("{clusterIP: nonsense}", "spec.clusterIPs[0]"),
             ("{ports: [{port: 0}]}", "spec.ports[0].port"),
-            ("{ports: [{port: 1, name: a}, {port: 2}]}", "spec.ports[1].name"),
-            ("{ports: [{port: 1, name: a}, {port: 2, name: a}]}", "spec.ports[1].name"),
+            (
+                "{ports: [{port: 1, name: a}, {port: 2}]}",
+                "spec.ports[1].name",
+            ),
+            (
+                "{ports: [{port: 1, name: a}, {port: 2, name: a}]}",
+                "spec.ports[1].name",
+            ),
             ("{ports: [{name: y}]}", "spec.ports[0].name"),
             ("{ports: [{port: 70000}]}", "spec.ports[0].port"),
         ] {
-            assert_eq!(service(spec).unwrap_err().field.as_deref(), Some(field), "{spec}");
+            assert_eq!(
+                service(spec).unwrap_err().field.as_deref(),
+                Some(field),
+                "{spec}"
+            );
         }
     }
 }

@@ -83,8 +83,15 @@ impl ServiceEntry {
             Ok(Err(manifest.problem(Severity::Ignored, field, reason)))
         };
         if spec.resolution != "STATIC" {
-            let resolution = if spec.resolution.is_empty() { "NONE" } else { &spec.resolution };
-            return not_honoured("spec.resolution", format!("{resolution} is not honoured, only STATIC"));
+            let resolution = if spec.resolution.is_empty() {
+                "NONE"
+            } else {
+                &spec.resolution
+            };
+            return not_honoured(
+                "spec.resolution",
+                format!("{resolution} is not honoured, only STATIC"),
+            );
         }
         if spec.workload_selector.is_some() {
             return not_honoured("spec.workloadSelector", "is not honoured".to_owned());
@@ -98,9 +105,14 @@ impl ServiceEntry {
         }
         let mut addresses = Vec::new();
         for (index, address) in spec.addresses.iter().enumerate() {
-            let parsed = address.parse::<IpNet>().or_else(|_| address.parse::<IpAddr>().map(IpNet::from));
+            let parsed = address
+                .parse::<IpNet>()
+                .or_else(|_| address.parse::<IpAddr>().map(IpNet::from));
             addresses.push(parsed.map_err(|_| {
-                manifest.refused(format!("spec.addresses[{index}]"), format!("{address:?} is no address"))
+                manifest.refused(
+                    format!("spec.addresses[{index}]"),
+                    format!("{address:?} is no address"),
+                )
             })?);
         }
         let mut endpoints = Vec::new();
@@ -124,7 +136,12 @@ impl ServiceEntry {
             name: port.name,
         });
         let ports = ports.collect();
-        Ok(Ok(manifest.object(ServiceEntry { hosts: spec.hosts, addresses, ports, endpoints })))
+        Ok(Ok(manifest.object(ServiceEntry {
+            hosts: spec.hosts,
+            addresses,
+            ports,
+            endpoints,
+        })))
     }
 }
 
@@ -163,8 +180,15 @@ mod tests {
             ("{hosts: ['*.test'], resolution: STATIC}", "spec.hosts"),
         ] {
             let problem = entry(spec).unwrap().unwrap_err();
-            assert_eq!((problem.severity, problem.field.as_str()), (Severity::Ignored, field), "{spec}");
+            assert_eq!(
+                (problem.severity, problem.field.as_str()),
+                (Severity::Ignored, field),
+                "{spec}"
+            );
         }
-        assert_eq!(entry("{}").unwrap_err().field.as_deref(), Some("spec.hosts"));
+        assert_eq!(
+            entry("{}").unwrap_err().field.as_deref(),
+            Some("spec.hosts")
+        );
     }
 }

@@ -3,10 +3,13 @@
 //! Only objects that a waypoint may be told about: Gateway, GatewayClass, Service, ServiceEntry. A policy
 //! with a selector, or with neither, is ztunnel's and sidecars' business, not a waypoint's.
 
+use std::fmt;
+
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::standalone::manifest::{Manifest, ObjectName};
+use crate::standalone::strict_value::StrictValue;
 
 /// `targetRef` as it is written.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -27,13 +30,28 @@ pub enum Target {
     ServiceEntry(ObjectName),
 }
 
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Gateway(name) => write!(f, "Gateway {name}"),
+            Target::GatewayClass(name) => write!(f, "GatewayClass {name}"),
+            Target::Service(name) => write!(f, "Service {name}"),
+            Target::ServiceEntry(name) => write!(f, "ServiceEntry {name}"),
+        }
+    }
+}
+
 impl TargetRef {
     /// The target of a reference from an object in `namespace`; an error says why it is none.
     pub fn target(&self, namespace: &str) -> Result<Target, String> {
         if self.name.is_empty() {
             return Err("name is required".to_owned());
         }
-        if self.namespace.as_deref().is_some_and(|other| other != namespace) {
+        if self
+            .namespace
+            .as_deref()
+            .is_some_and(|other| other != namespace)
+        {
             return Err("a reference to another namespace is not allowed".to_owned());
         }
         let name = ObjectName::new(namespace, &self.name);
@@ -59,15 +77,28 @@ pub fn of_unknown(manifest: &Manifest) -> Result<Vec<Target>, (String, String)> 
     match spec.get("targetRefs") {
         None => {}
         Some(Value::Array(items)) => {
-            written.extend(items.iter().enumerate().map(|(n, item)| (format!("spec.targetRefs[{n}]"), item)));
+            written.extend(
+                items
+                    .iter()
+                    .enumerate()
+                    .map(|(n, item)| (format!("spec.targetRefs[{n}]"), item)),
+            );
         }
-        Some(_) => return Err(("spec.targetRefs".to_owned(), "must be a sequence".to_owned())),
+        Some(_) => {
+            return Err((
+                "spec.targetRefs".to_owned(),
+                "must be a sequence".to_owned(),
+            ));
+        }
     }
-    written.extend(spec.get("targetRef").map(|item| ("spec.targetRef".to_owned(), item)));
+    written.extend(
+        spec.get("targetRef")
+            .map(|item| ("spec.targetRef".to_owned(), item)),
+    );
     written
         .into_iter()
         .map(|(field, item)| {
-            let target: Result<TargetRef, _> = serde_json::from_value(item.clone());
+            let target = TargetRef::deserialize(StrictValue(item));
             target
                 .map_err(|error| error.to_string())
                 .and_then(|target| target.target(&manifest.meta.namespace))
@@ -85,7 +116,9 @@ mod tests {
     use crate::standalone::yaml::documents;
 
     fn targets(spec: &str) -> Result<Vec<Target>, (String, String)> {
-        let text = format!("apiVersion: a/v1\nkind: K\nmetadata: {{name: it, namespace: s}}\nspec: {spec}");
+        let text = format!(
+            "apiVersion: a/v1\nkind: K\nmetadata: {{name: it, namespace: s}}\nspec: {spec}"
+        );
         let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
         of_unknown(&Manifest::read(document, |_, _| true).unwrap())
     }
@@ -94,7 +127,9 @@ mod tests {
     fn targets_are_told_or_refused() {
         let own = ObjectName::new("s", "w");
         assert_eq!(
-            targets("{targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: w}, {kind: Service, group: '', name: w}], more: 1}"),
+            targets(
+                "{targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: w}, {kind: Service, group: '', name: w}], more: 1}"
+            ),
             Ok(vec![Target::Gateway(own.clone()), Target::Service(own)])
         );
         assert_eq!(targets("{selector: {matchLabels: {a: b}}}"), Ok(Vec::new()));

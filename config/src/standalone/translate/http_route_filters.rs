@@ -1,0 +1,201 @@
+//! Filters of an HTTPRoute as fields of Envoy's route: headers, rewrites, redirects, mirrors, CORS.
+
+use std::collections::BTreeMap;
+
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::route::v3 as route;
+use envoy_types::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
+use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
+use envoy_types::pb::envoy::r#type::v3 as fraction;
+
+use super::http_routes::regex;
+use super::packed::boolean;
+use super::rbac_attribute::quote;
+use crate::standalone::kinds::http_route_filter::{
+    Cors, Header, HeaderModifier, Mirror, NewPath, Redirect, Rewrite,
+};
+use crate::standalone::kinds::http_route_match::Match;
+
+/// Set headers, then added ones, each by name. `Host` is a rewrite, not a header.
+pub(super) fn headers_to_add(modifier: &HeaderModifier) -> Vec<core::HeaderValueOption> {
+    use core::header_value_option::HeaderAppendAction;
+    let sorted = |headers: &[Header], action: HeaderAppendAction| {
+        let by_name: BTreeMap<String, String> = headers
+            .iter()
+            .map(|header| (header.name.clone(), header.value.clone()))
+            .collect();
+        let options = by_name.into_iter().filter(|(name, _)| !is_host(name));
+        let option = move |(key, value)| core::HeaderValueOption {
+            header: Some(core::HeaderValue {
+                key,
+                value,
+                ..core::HeaderValue::default()
+            }),
+            append_action: action.into(),
+            ..core::HeaderValueOption::default()
+        };
+        options.map(option).collect::<Vec<_>>()
+    };
+    let mut options = sorted(&modifier.set, HeaderAppendAction::OverwriteIfExistsOrAdd);
+    options.extend(sorted(
+        &modifier.add,
+        HeaderAppendAction::AppendIfExistsOrAdd,
+    ));
+    options
+}
+
+fn is_host(name: &str) -> bool {
+    name.eq_ignore_ascii_case("host") || name == ":authority"
+}
+
+pub(super) fn host_header(modifier: &HeaderModifier) -> Option<&str> {
+    let host = modifier.set.iter().find(|header| is_host(&header.name));
+    host.map(|header| header.value.as_str())
+}
+
+pub(super) fn host_rewrite(host: &str) -> Option<route::route_action::HostRewriteSpecifier> {
+    Some(route::route_action::HostRewriteSpecifier::HostRewriteLiteral(host.to_owned()))
+}
+
+pub(super) fn apply_rewrite(rewrite: &Rewrite, found: &Match, action: &mut route::RouteAction) {
+    match rewrite.path.as_ref().map(|path| path.new_path()) {
+        Some(NewPath::Full(path)) => action.regex_rewrite = regex_rewrite("/.*".to_owned(), path),
+        Some(NewPath::Prefix(prefix)) => match prefix.strip_suffix('/').unwrap_or(prefix) {
+            "" => {
+                // Takes the prefix away and keeps one slash.
+                let old = found.path.value.trim_end_matches('/');
+                action.regex_rewrite = regex_rewrite(format!("^{}(/?)(.*)", quote(old)), "/\\2");
+            }
+            prefix => action.prefix_rewrite = prefix.to_owned(),
+        },
+        None => {}
+    }
+    if let Some(host) = &rewrite.hostname {
+        action.host_rewrite_specifier = host_rewrite(host);
+    }
+}
+
+fn regex_rewrite(pattern: String, substitution: &str) -> Option<matcher::RegexMatchAndSubstitute> {
+    Some(matcher::RegexMatchAndSubstitute {
+        pattern: Some(regex(pattern)),
+        substitution: substitution.to_owned(),
+    })
+}
+
+pub(super) fn redirect_action(redirect: &Redirect, port: u16) -> route::RedirectAction {
+    use route::redirect_action::{
+        PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
+    };
+    let path = match redirect.path.as_ref().map(|path| path.new_path()) {
+        Some(NewPath::Prefix(prefix)) if !prefix.is_empty() => {
+            PathRewriteSpecifier::PrefixRewrite(prefix.to_owned())
+        }
+        Some(NewPath::Full(path)) => PathRewriteSpecifier::PathRedirect(path.to_owned()),
+        // Empty: the path stays.
+        _ => PathRewriteSpecifier::PathRedirect(String::new()),
+    };
+    // Without a scheme the request's port stays, which is the one that the chain is for.
+    let new_port = match (redirect.port, &redirect.scheme) {
+        (Some(port), _) => port,
+        (None, Some(_)) => 0,
+        (None, None) => port,
+    };
+    let scheme = redirect.scheme.as_deref().unwrap_or("http");
+    let is_default = matches!((scheme, new_port), ("http", 80) | ("https", 443));
+    let code = match redirect.status_code {
+        Some(302) | None => RedirectResponseCode::Found,
+        Some(303) => RedirectResponseCode::SeeOther,
+        Some(307) => RedirectResponseCode::TemporaryRedirect,
+        Some(308) => RedirectResponseCode::PermanentRedirect,
+        Some(_) => RedirectResponseCode::MovedPermanently,
+    };
+    route::RedirectAction {
+        host_redirect: redirect.hostname.clone().unwrap_or_default(),
+        port_redirect: if is_default { 0 } else { new_port.into() },
+        response_code: code.into(),
+        scheme_rewrite_specifier: redirect
+            .scheme
+            .clone()
+            .map(SchemeRewriteSpecifier::SchemeRedirect),
+        path_rewrite_specifier: Some(path),
+        ..route::RedirectAction::default()
+    }
+}
+
+/// `None`: nothing is mirrored.
+pub(super) fn mirror_policy(
+    mirror: &Mirror,
+    cluster: String,
+) -> Option<route::route_action::RequestMirrorPolicy> {
+    use fraction::fractional_percent::DenominatorType;
+    let share = match (mirror.fraction, mirror.percent) {
+        (Some(found), _) => {
+            let numerator =
+                u64::from(found.numerator) * 1_000_000 / u64::from(found.denominator.max(1));
+            (
+                u32::try_from(numerator).unwrap_or(1_000_000),
+                DenominatorType::Million,
+            )
+        }
+        (None, Some(percent)) => (percent * 10_000, DenominatorType::Million),
+        (None, None) => (100, DenominatorType::Hundred),
+    };
+    if share.0 == 0 {
+        return None;
+    }
+    Some(route::route_action::RequestMirrorPolicy {
+        cluster,
+        runtime_fraction: Some(core::RuntimeFractionalPercent {
+            default_value: Some(fraction::FractionalPercent {
+                numerator: share.0,
+                denominator: share.1.into(),
+            }),
+            ..core::RuntimeFractionalPercent::default()
+        }),
+        trace_sampled: boolean(false),
+        disable_shadow_host_suffix_append: true,
+        ..Default::default()
+    })
+}
+
+pub(super) fn cors_policy(cors: &Cors) -> CorsPolicy {
+    use matcher::string_matcher::MatchPattern;
+    let origin = |origin: &String| {
+        let pattern = match (origin.matches('*').count(), origin.strip_suffix('*')) {
+            (0, _) => MatchPattern::Exact(origin.clone()),
+            (_, Some("")) => {
+                MatchPattern::SafeRegex(regex(r"^[a-zA-Z][a-zA-Z0-9+.-]*://[^/\s?#]+$".to_owned()))
+            }
+            (1, Some(prefix)) => MatchPattern::Prefix(prefix.to_owned()),
+            _ => {
+                let parts: Vec<String> = origin.split('*').map(quote).collect();
+                MatchPattern::SafeRegex(regex(format!("^{}$", parts.join(".*"))))
+            }
+        };
+        matcher::StringMatcher {
+            match_pattern: Some(pattern),
+            ..matcher::StringMatcher::default()
+        }
+    };
+    CorsPolicy {
+        allow_origin_string_match: cors.allow_origins.iter().map(origin).collect(),
+        allow_methods: cors.allow_methods.join(","),
+        allow_headers: cors.allow_headers.join(","),
+        expose_headers: cors.expose_headers.join(","),
+        // The CRD's default is five seconds.
+        max_age: match cors.max_age.unwrap_or(5) {
+            0 => String::new(),
+            seconds => seconds.to_string(),
+        },
+        allow_credentials: boolean(cors.allow_credentials),
+        filter_enabled: Some(core::RuntimeFractionalPercent {
+            default_value: Some(fraction::FractionalPercent {
+                numerator: 100,
+                denominator: fraction::fractional_percent::DenominatorType::Hundred.into(),
+            }),
+            ..core::RuntimeFractionalPercent::default()
+        }),
+        forward_not_matching_preflights: boolean(false),
+        ..CorsPolicy::default()
+    }
+}

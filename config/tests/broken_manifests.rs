@@ -1,0 +1,105 @@
+//! Broken manifests, thousands of them: the reader refuses or translates and never panics.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use waypoint_config::standalone::cluster_state::ClusterState;
+use waypoint_config::standalone::ownership;
+use waypoint_config::standalone::translate::translate;
+use waypoint_config::standalone::yaml::documents;
+
+/// A small generator, so that a failure can be repeated by its seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % bound.max(1)
+    }
+}
+
+/// Replaces some words of the text by others that Kubernetes would trip over.
+fn damage(text: &str, random: &mut Random) -> String {
+    const WORDS: &[&str] = &[
+        "y",
+        "null",
+        "[]",
+        "{}",
+        "-1",
+        "65536",
+        "\"\"",
+        "'*'",
+        "1.5",
+        "/",
+        "//",
+        "x: y",
+        "[[]]",
+        "10.0.0.0/33",
+        "\u{0}",
+        "\u{e9}",
+        "&a",
+        "*a",
+        "!!binary",
+        "0x7fffffffffffffff",
+        "1e400",
+        "- ",
+        "|",
+        "\t",
+    ];
+    let mut damaged = text.to_owned();
+    for _ in 0..=random.below(3) {
+        let mut words: Vec<&str> = damaged
+            .split_inclusive([' ', '\n', ',', '{', '}', '[', ']', ':'])
+            .collect();
+        let at = random.below(words.len());
+        if random.below(4) == 0 {
+            words.remove(at);
+        } else if let Some(word) = words.get_mut(at) {
+            *word = WORDS[random.below(WORDS.len())];
+        }
+        damaged = words.concat();
+    }
+    damaged
+}
+
+#[test]
+fn never_panics() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let base = documents(Path::new("base.yaml"), &read("bookinfo.yaml")).unwrap();
+    let scenarios = [
+        "authorization",
+        "dual-stack",
+        "egress",
+        "httproute",
+        "mesh-defaults",
+        "ports",
+    ];
+    let (mut refused, mut translated) = (0, 0);
+    for scenario in scenarios {
+        let text = read(&format!("{scenario}.yaml"));
+        for seed in 0..400 {
+            let damaged = damage(&text, &mut Random(seed));
+            let Ok(more) = documents(Path::new("a.yaml"), &damaged) else {
+                refused += 1;
+                continue;
+            };
+            let Ok(state) = ClusterState::read(base.iter().cloned().chain(more).collect()) else {
+                refused += 1;
+                continue;
+            };
+            let gateway = ownership::choose(&state, None).unwrap();
+            if translate(&state, gateway, None).is_ok() {
+                translated += 1;
+            }
+        }
+    }
+    assert!(
+        refused > 100 && translated > 100,
+        "{refused} refused, {translated} translated"
+    );
+}

@@ -1,0 +1,439 @@
+//! What the translator makes of manifests beyond what the recordings show: closed chains, rules seen from
+//! TCP, dry run, route precedence, filters that aren't honoured.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener, filter};
+use envoy_types::pb::envoy::config::rbac::v3 as rbac;
+use envoy_types::pb::envoy::config::route::v3 as route;
+use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac as HttpRbac;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as NetworkRbac;
+use prost::Message;
+use waypoint_config::resource::ResourceType;
+use waypoint_config::standalone::cluster_state::ClusterState;
+use waypoint_config::standalone::ownership;
+use waypoint_config::standalone::translate::{Translation, translate};
+use waypoint_config::standalone::yaml::documents;
+use waypoint_config::standalone::{Severity, difference};
+
+const BASE: &str = "
+{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: waypoint}, spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: default, labels: {istio.io/use-waypoint: waypoint}}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {clusterIP: 10.0.0.1, ports: [{name: http, port: 80}, {name: tcp, port: 81}, {name: any, port: 82}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: db}, spec: {clusterIP: 10.0.0.2, ports: [{name: tcp, port: 5432}]}}
+";
+const GATEWAY: &str =
+    "targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: waypoint}]";
+const WEB: &str = "targetRefs: [{kind: Service, group: '', name: web}]";
+
+fn translated(more: &str) -> Translation {
+    let text = format!("{BASE}---\n{more}\n");
+    let state = ClusterState::read(documents(Path::new("a.yaml"), &text).unwrap()).unwrap();
+    translate(&state, ownership::choose(&state, None).unwrap(), None).unwrap()
+}
+
+fn policy(name: &str, meta: &str, spec: &str) -> String {
+    format!(
+        "---\n{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: {name}{meta}}}, spec: {{{spec}}}}}\n"
+    )
+}
+
+fn http_route(name: &str, meta: &str, parent: &str, rules: &str) -> String {
+    format!(
+        "---\n{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: {name}{meta}}}, spec: {{parentRefs: [{{group: '', kind: Service, name: web{parent}}}], rules: [{rules}]}}}}\n"
+    )
+}
+
+fn chain(translation: &Translation, name: &str) -> FilterChain {
+    let resource = translation.resources.iter().find(|resource| {
+        resource.kind == ResourceType::Listener && resource.name == "main_internal"
+    });
+    let listener = Listener::decode(resource.unwrap().body.clone()).unwrap();
+    listener
+        .filter_chains
+        .into_iter()
+        .find(|chain| chain.name == name)
+        .unwrap()
+}
+
+fn service_chain(translation: &Translation, port: u16, subset: &str) -> FilterChain {
+    chain(
+        translation,
+        &format!("inbound-vip|{port}|{subset}|web.default.svc.cluster.local"),
+    )
+}
+
+fn manager(chain: &FilterChain) -> hcm::HttpConnectionManager {
+    let Some(filter::ConfigType::TypedConfig(any)) = &chain.filters.last().unwrap().config_type
+    else {
+        panic!("no configuration")
+    };
+    hcm::HttpConnectionManager::decode(any.value.as_slice()).unwrap()
+}
+
+fn routes(chain: &FilterChain) -> Vec<route::Route> {
+    match manager(chain).route_specifier {
+        Some(hcm::http_connection_manager::RouteSpecifier::RouteConfig(mut config)) => {
+            config.virtual_hosts.remove(0).routes
+        }
+        _ => panic!("no routes"),
+    }
+}
+
+fn http_rbac(chain: &FilterChain) -> Vec<HttpRbac> {
+    let filters = manager(chain).http_filters;
+    let rbac = filters
+        .into_iter()
+        .filter(|filter| filter.name == "envoy.filters.http.rbac");
+    rbac.map(|filter| match filter.config_type {
+        Some(hcm::http_filter::ConfigType::TypedConfig(any)) => {
+            HttpRbac::decode(any.value.as_slice()).unwrap()
+        }
+        _ => panic!("no configuration"),
+    })
+    .collect()
+}
+
+fn network_rbac(chain: &FilterChain) -> Vec<NetworkRbac> {
+    let rbac = chain
+        .filters
+        .iter()
+        .filter(|filter| filter.name == "envoy.filters.network.rbac");
+    rbac.map(|found| match &found.config_type {
+        Some(filter::ConfigType::TypedConfig(any)) => {
+            NetworkRbac::decode(any.value.as_slice()).unwrap()
+        }
+        _ => panic!("no configuration"),
+    })
+    .collect()
+}
+
+fn denies_all(rules: &NetworkRbac) -> bool {
+    rules.rules.as_ref().is_some_and(|rules| {
+        rules.action() == rbac::rbac::Action::Allow && rules.policies.is_empty()
+    })
+}
+
+fn closed_body(chain: &FilterChain) -> Option<String> {
+    use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
+    match routes(chain).first()?.action.clone()? {
+        route::route::Action::DirectResponse(answer) if answer.status == 503 => {
+            match answer.body?.specifier? {
+                Specifier::InlineString(body) => Some(body),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+#[test]
+fn a_guard_that_is_not_honoured_closes_what_it_targets_and_no_more() {
+    let guard = |target: &str| {
+        format!(
+            "{{apiVersion: security.istio.io/v1, kind: RequestAuthentication, metadata: {{name: jwt}}, spec: {{{target}}}}}\n{}",
+            policy("reader", "", &format!("{WEB}, rules: [{{}}]"))
+        )
+    };
+    let found = translated(&guard(WEB));
+    for (port, subset) in [(80, "http"), (82, "http")] {
+        let chain = service_chain(&found, port, subset);
+        let body = closed_body(&chain).unwrap();
+        assert!(
+            body.starts_with("waypoint: closed by RequestAuthentication default/jwt: "),
+            "{body}"
+        );
+        assert_eq!(routes(&chain).len(), 1);
+        // The answer must be 503 whoever asks.
+        assert!(http_rbac(&chain).is_empty());
+    }
+    for port in [81, 82] {
+        assert!(denies_all(
+            &network_rbac(&service_chain(&found, port, "tcp"))[0]
+        ));
+    }
+    assert!(closed_body(&chain(&found, "direct-http")).is_none());
+    assert!(
+        network_rbac(&chain(
+            &found,
+            "inbound-vip|5432|tcp|db.default.svc.cluster.local"
+        ))
+        .is_empty()
+    );
+    let named: Vec<_> = found
+        .problems
+        .iter()
+        .map(|p| (p.severity, p.resource.as_str()))
+        .collect();
+    assert_eq!(
+        named,
+        [(Severity::FailClosed, "RequestAuthentication default/jwt")]
+    );
+
+    let found = translated(&guard(GATEWAY));
+    for name in [
+        "direct-http",
+        "inbound-vip|80|http|web.default.svc.cluster.local",
+    ] {
+        assert!(closed_body(&chain(&found, name)).is_some());
+    }
+    for name in [
+        "direct-tcp",
+        "inbound-vip|5432|tcp|db.default.svc.cluster.local",
+    ] {
+        assert!(denies_all(&network_rbac(&chain(&found, name))[0]));
+    }
+
+    // Another waypoint's guard is no business of this one.
+    let other = guard(&GATEWAY.replace("name: waypoint", "name: other"));
+    let found = translated(&other);
+    assert!(closed_body(&service_chain(&found, 80, "http")).is_none());
+    assert!(found.problems.is_empty());
+}
+
+#[test]
+fn only_the_root_namespace_speaks_for_all_waypoints() {
+    let class = "targetRefs: [{kind: GatewayClass, group: gateway.networking.k8s.io, name: istio-waypoint}]";
+    let count = |meta: &str| {
+        let found = translated(&policy("p", meta, &format!("{class}, rules: [{{}}]")));
+        http_rbac(&service_chain(&found, 80, "http")).len()
+    };
+    assert_eq!(count(", namespace: istio-system"), 1);
+    assert_eq!(count(""), 0);
+}
+
+#[test]
+fn http_rules_seen_from_tcp_only_become_stricter() {
+    let get = "rules: [{to: [{operation: {methods: [GET], ports: ['81']}}]}]";
+    let found = translated(&policy("p", "", &format!("{WEB}, {get}")));
+    assert!(
+        denies_all(&network_rbac(&service_chain(&found, 81, "tcp"))[0]),
+        "ALLOW is dropped"
+    );
+    assert_eq!(
+        http_rbac(&service_chain(&found, 80, "http"))[0]
+            .rules
+            .as_ref()
+            .unwrap()
+            .policies
+            .len(),
+        1
+    );
+
+    let found = translated(&policy("p", "", &format!("{WEB}, action: DENY, {get}")));
+    let rules = network_rbac(&service_chain(&found, 81, "tcp"))[0]
+        .rules
+        .clone()
+        .unwrap();
+    let denied = &rules.policies["ns[default]-policy[p]-rule[0]"];
+    let text = format!("{:?}", denied.permissions);
+    assert!(
+        text.contains("DestinationPort(81)") && !text.contains("GET"),
+        "DENY widens: {text}"
+    );
+
+    // Only HTTP: on TCP everything is denied.
+    let header = "rules: [{when: [{key: 'request.headers[x-a]', values: [b]}]}]";
+    let found = translated(&policy("p", "", &format!("{WEB}, action: DENY, {header}")));
+    let rules = network_rbac(&service_chain(&found, 81, "tcp"))[0]
+        .rules
+        .clone()
+        .unwrap();
+    let denied = &rules.policies["ns[default]-policy[p]-rule[0]"];
+    assert!(format!("{:?}", denied.principals).contains("Any(true)"));
+}
+
+#[test]
+fn empty_rules() {
+    // No rules: nothing is allowed. One empty rule: everything is.
+    let nothing = translated(&policy("p", "", WEB));
+    let rules = http_rbac(&service_chain(&nothing, 80, "http"))[0]
+        .rules
+        .clone()
+        .unwrap();
+    let never = &rules.policies["ns[default]-policy[p]-rule[0]"];
+    assert!(format!("{never:?}").contains("NotRule") && format!("{never:?}").contains("NotId"));
+    let everything = translated(&policy("p", "", &format!("{WEB}, rules: [{{}}]")));
+    let rules = http_rbac(&service_chain(&everything, 80, "http"))[0]
+        .rules
+        .clone()
+        .unwrap();
+    let always = &rules.policies["ns[default]-policy[p]-rule[0]"];
+    assert!(!format!("{always:?}").contains("Not") && format!("{always:?}").contains("Any(true)"));
+}
+
+#[test]
+fn dry_run_is_told_and_not_enforced() {
+    let meta = ", annotations: {istio.io/dry-run: 'true'}";
+    let found = translated(&policy(
+        "p",
+        meta,
+        &format!("{WEB}, action: DENY, rules: [{{}}]"),
+    ));
+    let filters = http_rbac(&service_chain(&found, 80, "http"));
+    assert_eq!(filters.len(), 1);
+    assert!(filters[0].rules.is_none());
+    assert_eq!(filters[0].shadow_rules_stat_prefix, "istio_dry_run_deny_");
+    assert_eq!(
+        filters[0].shadow_rules.as_ref().unwrap().action(),
+        rbac::rbac::Action::Deny
+    );
+}
+
+#[test]
+fn policies_without_effect_are_named() {
+    let found = translated(
+        &(policy("selector", "", "selector: {matchLabels: {app: a}}")
+            + &policy("typo", "", &WEB.replace("name: web", "name: wep"))),
+    );
+    let named: Vec<_> = found
+        .problems
+        .iter()
+        .map(|p| (p.severity, p.resource.as_str()))
+        .collect();
+    assert_eq!(
+        named,
+        [
+            (Severity::Ignored, "AuthorizationPolicy default/selector"),
+            (Severity::Ignored, "AuthorizationPolicy default/typo")
+        ]
+    );
+}
+
+fn names(routes: &[route::Route]) -> Vec<&str> {
+    routes.iter().map(|route| route.name.as_str()).collect()
+}
+
+#[test]
+fn route_precedence_holds_across_routes() {
+    let younger = ", creationTimestamp: '2026-02-01T00:00:00Z'";
+    let older = ", creationTimestamp: '2026-01-01T00:00:00Z'";
+    let to = "backendRefs: [{name: web, port: 80}]";
+    let found = translated(
+        &(http_route(
+            "a",
+            younger,
+            "",
+            &format!(
+                "{{name: a-short, matches: [{{path: {{value: /x}}}}], {to}}}, {{name: a-exact, matches: [{{path: {{type: Exact, value: /x}}}}], {to}}}, {{name: a-all, {to}}}"
+            ),
+        ) + &http_route(
+            "b",
+            older,
+            "",
+            &format!(
+                "{{name: b-long, matches: [{{path: {{value: /x/y}}}}], {to}}}, {{name: b-header, matches: [{{path: {{value: /x}}, headers: [{{name: h, value: v}}]}}], {to}}}, {{name: b-regex, matches: [{{path: {{type: RegularExpression, value: '/.*'}}}}], {to}}}, {{name: b-method, matches: [{{path: {{value: /x}}, method: GET}}], {to}}}"
+            ),
+        )),
+    );
+    let routes = routes(&service_chain(&found, 80, "http"));
+    // What stands behind a route for everything can't be reached and is left out, as istiod does.
+    assert_eq!(
+        names(&routes),
+        [
+            "a-exact", "b-long", "b-method", "b-header", "a-short", "a-all"
+        ]
+    );
+}
+
+#[test]
+fn a_route_for_one_port_is_for_no_other() {
+    let found = translated(&http_route(
+        "r",
+        "",
+        ", port: 82",
+        "{name: only, backendRefs: [{name: web, port: 80}]}",
+    ));
+    assert_eq!(
+        names(&routes(&service_chain(&found, 80, "http"))),
+        ["default"]
+    );
+    assert_eq!(names(&routes(&service_chain(&found, 82, "http"))), ["only"]);
+    let found = translated(&http_route(
+        "r",
+        "",
+        ", sectionName: any",
+        "{name: only, backendRefs: [{name: web, port: 80}]}",
+    ));
+    assert_eq!(
+        names(&routes(&service_chain(&found, 80, "http"))),
+        ["default"]
+    );
+    assert_eq!(names(&routes(&service_chain(&found, 82, "http"))), ["only"]);
+}
+
+#[test]
+fn a_filter_that_is_not_honoured_must_not_be_passed_by() {
+    for rule in [
+        "{filters: [{type: ExtensionRef, extensionRef: {group: a, kind: b, name: c}}], backendRefs: [{name: web, port: 80}]}",
+        "{backendRefs: [{name: web, port: 80, filters: [{type: URLRewrite, urlRewrite: {hostname: a.test}}]}]}",
+    ] {
+        let found = translated(&http_route("r", "", "", rule));
+        let routes = routes(&service_chain(&found, 80, "http"));
+        let Some(route::route::Action::DirectResponse(answer)) = &routes[0].action else {
+            panic!("{:?}", routes[0])
+        };
+        assert_eq!(answer.status, 500);
+        assert_eq!(found.problems[0].severity, Severity::FailClosed);
+        assert!(
+            found.problems[0].field.starts_with("spec.rules[0]."),
+            "{}",
+            found.problems[0]
+        );
+    }
+}
+
+#[test]
+fn backends() {
+    let found = translated(&http_route(
+        "r",
+        "",
+        ", port: 80",
+        "{name: tcp, matches: [{path: {value: /a}}], backendRefs: [{name: db, port: 5432}]},
+         {name: kind, matches: [{path: {value: /bb}}], backendRefs: [{group: example.com, kind: Bucket, name: b}]},
+         {name: none, matches: [{path: {value: /ccc}}]},
+         {name: zero, matches: [{path: {value: /dddd}}], backendRefs: [{name: web, port: 80, weight: 0}]}",
+    ));
+    let routes = routes(&service_chain(&found, 80, "http"));
+    assert_eq!(names(&routes), ["zero", "none", "kind", "tcp"]);
+    let target = |route: &route::Route| match &route.action {
+        Some(route::route::Action::DirectResponse(answer)) => answer.status.to_string(),
+        Some(route::route::Action::Route(action)) => match &action.cluster_specifier {
+            Some(route::route_action::ClusterSpecifier::Cluster(name)) => name.clone(),
+            other => format!("{other:?}"),
+        },
+        other => format!("{other:?}"),
+    };
+    let targets: Vec<String> = routes.iter().map(target).collect();
+    assert_eq!(
+        targets,
+        [
+            "500",
+            "500",
+            "UnknownService",
+            "inbound-vip|5432|tcp|db.default.svc.cluster.local"
+        ]
+    );
+}
+
+#[test]
+fn equal_manifests_give_equal_bytes() {
+    let text = policy(
+        "p",
+        "",
+        &format!(
+            "{GATEWAY}, rules: [{{to: [{{operation: {{methods: [GET]}}}}]}}, {{}}, {{when: [{{key: source.ip, values: [10.0.0.0/8]}}]}}]"
+        ),
+    );
+    let first = translated(&text);
+    for _ in 0..5 {
+        let update = difference(&first.resources, &translated(&text).resources);
+        assert!(update.added.is_empty() && update.removed.is_empty());
+    }
+}

@@ -1,0 +1,154 @@
+//! `envoy.filters.http.rbac`: lets a request pass, or answers 403 `RBAC: access denied`.
+//!
+//! Shadow rules (Istio's dry run) decide nothing; what they would have said becomes dynamic metadata
+//! under `envoy.filters.http.rbac`, for logs and spans. `LOG` rules set `envoy.common.access_log_hint`.
+
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
+use http::StatusCode;
+
+use crate::connection::BindKey;
+use crate::http::{FilterContext, HttpFilter};
+use crate::local_reply::LocalReply;
+use crate::rbac::engine::{Action, BoundEngine, Engine};
+use crate::rejected::Refusal;
+use crate::response_flags::ResponseFlags;
+use crate::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
+use crate::stream_info::StreamInfo;
+
+pub(super) const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
+pub(super) const PER_ROUTE: &str =
+    "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
+const NAMESPACE: &str = "envoy.filters.http.rbac";
+
+/// The rules of a filter, or of a route instead of it.
+pub(crate) struct Rules {
+    enforced: Option<Bindable>,
+    shadow: Option<Bindable>,
+    shadow_prefix: Box<str>,
+}
+
+struct Bindable {
+    engine: Engine,
+    key: BindKey,
+}
+
+impl Bindable {
+    fn new(engine: Engine) -> Bindable {
+        Bindable {
+            engine,
+            key: BindKey::unique(),
+        }
+    }
+
+    fn bound(&self, stream: &StreamInfo) -> Arc<BoundEngine> {
+        let connection = &stream.connection;
+        connection.bound(self.key, || self.engine.bind(connection))
+    }
+}
+
+impl Rules {
+    fn from_proto(proto: &Rbac) -> Result<Rules, Refusal> {
+        if proto.matcher.is_some() {
+            return Err(Refusal::unsupported("matcher"));
+        }
+        if proto.shadow_matcher.is_some() {
+            return Err(Refusal::unsupported("shadow_matcher"));
+        }
+        let engine = |rules: &Option<_>, field: &str| {
+            rules
+                .as_ref()
+                .map(|rules| Engine::from_proto(rules).map(Bindable::new))
+                .transpose()
+                .map_err(|e: Refusal| e.within(field))
+        };
+        Ok(Rules {
+            enforced: engine(&proto.rules, "rules")?,
+            shadow: engine(&proto.shadow_rules, "shadow_rules")?,
+            shadow_prefix: proto.shadow_rules_stat_prefix.as_str().into(),
+        })
+    }
+
+    /// `None`: the request may pass.
+    fn check(&self, request: &HttpRequest) -> Option<LocalReply> {
+        let stream = &request.stream;
+        if let Some(shadow) = &self.shadow {
+            let decision = shadow.bound(stream).decide(&request.http, stream);
+            let mut state = stream.state();
+            let prefix = &self.shadow_prefix;
+            if let Some(policy) = &decision.policy {
+                let key = format!("{prefix}shadow_effective_policy_id");
+                state.metadata.set(NAMESPACE, &key, policy.as_ref().into());
+            }
+            let verdict = if decision.allowed { "allowed" } else { "denied" };
+            state
+                .metadata
+                .set(NAMESPACE, &format!("{prefix}shadow_engine_result"), verdict.into());
+        }
+        let engine = self.enforced.as_ref()?.bound(stream);
+        let decision = engine.decide(&request.http, stream);
+        if engine.action() == Action::Log {
+            let logged = decision.policy.is_some();
+            stream
+                .state()
+                .metadata
+                .set("envoy.common", "access_log_hint", logged.into());
+        }
+        if decision.allowed {
+            return None;
+        }
+        Some(
+            LocalReply::new(StatusCode::FORBIDDEN, "RBAC: access denied", decision.details())
+                .with_flags(ResponseFlags::default()),
+        )
+    }
+}
+
+pub(super) fn build(proto: Rbac, context: &FilterContext<'_>) -> Result<HttpFilter, Refusal> {
+    Ok(HttpFilter::layer(RbacLayer {
+        rules: Arc::new(Rules::from_proto(&proto)?),
+        position: context.position,
+    }))
+}
+
+/// Rules of a route replace the filter's; a route without rules switches it off.
+pub(super) fn build_per_route(proto: RbacPerRoute) -> Result<Rules, Refusal> {
+    Rules::from_proto(&proto.rbac.unwrap_or_default()).map_err(|e| e.within("rbac"))
+}
+
+struct RbacLayer {
+    rules: Arc<Rules>,
+    position: usize,
+}
+
+impl tower::Layer<HttpService> for RbacLayer {
+    type Service = HttpService;
+
+    fn layer(&self, inner: HttpService) -> HttpService {
+        HttpService::new(RbacFilter {
+            rules: self.rules.clone(),
+            position: self.position,
+            inner,
+        })
+    }
+}
+
+struct RbacFilter {
+    rules: Arc<Rules>,
+    position: usize,
+    inner: HttpService,
+}
+
+impl HttpCall for RbacFilter {
+    fn call(&self, mut request: HttpRequest) -> ResponseFuture {
+        let of_route = request.per_route::<Rules>(self.position);
+        let rules = of_route.as_deref().unwrap_or(&self.rules);
+        match rules.check(&request) {
+            None => self.inner.call(request),
+            Some(reply) => {
+                ResponseFuture::ready(reply.respond(&request.stream, request.http.headers()))
+            }
+        }
+    }
+}

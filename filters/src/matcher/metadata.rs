@@ -1,0 +1,42 @@
+//! `MetadataMatcher`: a value at a path of a filter's metadata.
+
+use envoy_types::pb::envoy::r#type::matcher::v3::{
+    MetadataMatcher as MetadataMatcherProto, metadata_matcher::path_segment::Segment,
+};
+
+use crate::dynamic_metadata::Metadata;
+use crate::matcher::value::ValueMatcher;
+use crate::rejected::Refusal;
+
+/// Compares one value of metadata.
+#[derive(Clone, Debug)]
+pub struct MetadataMatcher {
+    filter: Box<str>,
+    path: Box<[String]>,
+    value: ValueMatcher,
+    invert: bool,
+}
+
+impl MetadataMatcher {
+    pub fn from_proto(proto: &MetadataMatcherProto) -> Result<MetadataMatcher, Refusal> {
+        let path = proto
+            .path
+            .iter()
+            .map(|segment| match &segment.segment {
+                Some(Segment::Key(key)) => Ok(key.clone()),
+                None => Err(Refusal::missing("path.segment")),
+            })
+            .collect::<Result<_, _>>()?;
+        let value = proto.value.as_ref().ok_or_else(|| Refusal::missing("value"))?;
+        Ok(MetadataMatcher {
+            filter: proto.filter.as_str().into(),
+            path,
+            value: ValueMatcher::from_proto(value).map_err(|e| e.within("value"))?,
+            invert: proto.invert,
+        })
+    }
+
+    pub fn matches(&self, metadata: &Metadata) -> bool {
+        self.value.matches(metadata.get(&self.filter, &self.path)) != self.invert
+    }
+}

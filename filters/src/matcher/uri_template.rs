@@ -1,0 +1,99 @@
+//! `UriTemplateMatchConfig`: Istio's paths with `{*}` and `{**}`, which it sends as `*` and `**`.
+//!
+//! `*` is one segment that isn't empty, `**` any number of characters and segments, `{name}` one segment
+//! (Envoy's `envoy.path.match.uri_template`). Compiled to one regular expression.
+
+use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
+use envoy_types::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
+use prost::Message;
+
+use crate::matcher::regex;
+use crate::rejected::Refusal;
+
+const TYPE_URL: &str =
+    "type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig";
+
+/// One segment: the characters of RFC 3986's `pchar` (which has `*`).
+const SEGMENT: &str = r"[a-zA-Z0-9\-._~%!$&'()*+,;=:@]+";
+const TEXT: &str = r"[a-zA-Z0-9\-._~%!$&'()*+,;=:@/]*";
+
+/// Compares a path with a template.
+#[derive(Clone, Debug)]
+pub struct UriTemplateMatcher(::regex::Regex);
+
+impl UriTemplateMatcher {
+    pub fn from_extension(proto: &TypedExtensionConfig) -> Result<UriTemplateMatcher, Refusal> {
+        let any = proto.typed_config.as_ref().ok_or_else(|| Refusal::missing("typed_config"))?;
+        if any.type_url != TYPE_URL {
+            return Err(Refusal::new("typed_config", format!("unknown type {}", any.type_url)));
+        }
+        let config = UriTemplateMatchConfig::decode(any.value.as_slice())
+            .map_err(|error| Refusal::new("typed_config", error.to_string()))?;
+        UriTemplateMatcher::new(&config.path_template).map_err(|e| e.within("path_template"))
+    }
+
+    pub fn new(template: &str) -> Result<UriTemplateMatcher, Refusal> {
+        let invalid = |why: &str| Refusal::new("", format!("{template:?} {why}"));
+        let path = template.strip_prefix('/').ok_or_else(|| invalid("does not begin with /"))?;
+        let mut pattern = String::new();
+        for segment in path.split('/') {
+            pattern.push('/');
+            pattern.push_str(&compile_segment(segment).ok_or_else(|| invalid("is no valid template"))?);
+        }
+        Ok(UriTemplateMatcher(regex::full_match(&pattern)?))
+    }
+
+    /// `path` has no query.
+    pub fn matches(&self, path: &str) -> bool {
+        self.0.is_match(path)
+    }
+}
+
+fn compile_segment(segment: &str) -> Option<String> {
+    let mut pattern = String::new();
+    let mut rest = segment;
+    while let Some(c) = rest.chars().next() {
+        if let Some(after) = rest.strip_prefix("**") {
+            pattern.push_str(TEXT);
+            rest = after;
+        } else if let Some(after) = rest.strip_prefix('*') {
+            pattern.push_str(SEGMENT);
+            rest = after;
+        } else if let Some(after) = rest.strip_prefix('{') {
+            let (name, after) = after.split_once('}')?;
+            let variable = name.split_once('=').map_or("*", |(_, value)| value);
+            pattern.push_str(match variable {
+                "**" => TEXT,
+                "*" => SEGMENT,
+                _ => return None,
+            });
+            rest = after;
+        } else if c == '}' {
+            return None;
+        } else {
+            pattern.push_str(&::regex::escape(c.encode_utf8(&mut [0; 4])));
+            rest = rest.get(c.len_utf8()..)?;
+        }
+    }
+    Some(pattern)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_segment_or_any_number() {
+        let one = UriTemplateMatcher::new("/api/*/get").unwrap();
+        assert!(one.matches("/api/v1/get") && one.matches("/api/*/get"));
+        assert!(!one.matches("/api/v1/x/get") && !one.matches("/api//get"));
+        let many = UriTemplateMatcher::new("/api/**").unwrap();
+        assert!(many.matches("/api/") && many.matches("/api/a/b"));
+        assert!(!many.matches("/ap"));
+        let mixed = UriTemplateMatcher::new("/a.b/{x}/c").unwrap();
+        assert!(mixed.matches("/a.b/1/c") && !mixed.matches("/aXb/1/c"));
+        assert!(UriTemplateMatcher::new("api").is_err());
+        assert!(UriTemplateMatcher::new("/{a").is_err());
+    }
+}

@@ -1,0 +1,105 @@
+//! `ValueMatcher`: compares a structured value of metadata.
+
+use envoy_types::pb::envoy::r#type::matcher::v3::{
+    ListMatcher, ValueMatcher as ValueMatcherProto, double_matcher, list_matcher,
+    value_matcher::MatchPattern,
+};
+use serde_json::Value;
+
+use crate::matcher::string::StringMatcher;
+use crate::rejected::Refusal;
+
+/// Compares one value.
+#[derive(Clone, Debug)]
+pub enum ValueMatcher {
+    Null,
+    Exact(f64),
+    /// Start (inclusive) and end (exclusive).
+    Range(f64, f64),
+    Text(StringMatcher),
+    Bool(bool),
+    Present(bool),
+    /// One element of a list.
+    OneOf(Box<ValueMatcher>),
+    Or(Box<[ValueMatcher]>),
+}
+
+/// A matcher nested deeper than this is refused.
+const MAX_DEPTH: usize = 16;
+
+impl ValueMatcher {
+    pub fn from_proto(proto: &ValueMatcherProto) -> Result<ValueMatcher, Refusal> {
+        ValueMatcher::at_depth(proto, 0)
+    }
+
+    fn at_depth(proto: &ValueMatcherProto, depth: usize) -> Result<ValueMatcher, Refusal> {
+        if depth > MAX_DEPTH {
+            return Err(Refusal::new("value", "is nested too deeply"));
+        }
+        Ok(match &proto.match_pattern {
+            None => return Err(Refusal::missing("match_pattern")),
+            Some(MatchPattern::NullMatch(_)) => ValueMatcher::Null,
+            Some(MatchPattern::BoolMatch(b)) => ValueMatcher::Bool(*b),
+            Some(MatchPattern::PresentMatch(p)) => ValueMatcher::Present(*p),
+            Some(MatchPattern::StringMatch(m)) => {
+                ValueMatcher::Text(StringMatcher::from_proto(m).map_err(|e| e.within("string_match"))?)
+            }
+            Some(MatchPattern::DoubleMatch(m)) => match &m.match_pattern {
+                Some(double_matcher::MatchPattern::Exact(d)) => ValueMatcher::Exact(*d),
+                Some(double_matcher::MatchPattern::Range(r)) => ValueMatcher::Range(r.start, r.end),
+                None => return Err(Refusal::missing("double_match.match_pattern")),
+            },
+            Some(MatchPattern::ListMatch(m)) => {
+                let ListMatcher { match_pattern } = &**m;
+                match match_pattern {
+                    Some(list_matcher::MatchPattern::OneOf(inner)) => {
+                        ValueMatcher::OneOf(Box::new(ValueMatcher::at_depth(inner, depth + 1)?))
+                    }
+                    None => return Err(Refusal::missing("list_match.match_pattern")),
+                }
+            }
+            Some(MatchPattern::OrMatch(m)) => ValueMatcher::Or(
+                m.value_matchers
+                    .iter()
+                    .map(|inner| ValueMatcher::at_depth(inner, depth + 1))
+                    .collect::<Result<_, _>>()?,
+            ),
+        })
+    }
+
+    /// `None`: there is no such value.
+    pub fn matches(&self, value: Option<&Value>) -> bool {
+        match (self, value) {
+            (ValueMatcher::Present(wanted), value) => value.is_some() == *wanted,
+            (ValueMatcher::Or(any), value) => any.iter().any(|m| m.matches(value)),
+            (ValueMatcher::Null, Some(Value::Null)) => true,
+            (ValueMatcher::Bool(b), Some(Value::Bool(v))) => b == v,
+            (ValueMatcher::Exact(d), Some(Value::Number(n))) => n.as_f64() == Some(*d),
+            (ValueMatcher::Range(start, end), Some(Value::Number(n))) => {
+                n.as_f64().is_some_and(|n| (*start..*end).contains(&n))
+            }
+            (ValueMatcher::Text(m), Some(Value::String(s))) => m.matches(s),
+            (ValueMatcher::OneOf(m), Some(Value::Array(list))) => {
+                list.iter().any(|value| m.matches(Some(value)))
+            }
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn claims_match_as_text_or_in_a_list() {
+        let text = || ValueMatcher::Text(StringMatcher::exact("admin"));
+        let matcher = ValueMatcher::Or(Box::new([ValueMatcher::OneOf(Box::new(text())), text()]));
+        assert!(matcher.matches(Some(&json!("admin"))));
+        assert!(matcher.matches(Some(&json!(["user", "admin"]))));
+        assert!(!matcher.matches(Some(&json!(["user"]))));
+        assert!(!matcher.matches(None));
+    }
+}

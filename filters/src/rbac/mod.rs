@@ -1,0 +1,10 @@
+//! Role-based access control: what Istio's AuthorizationPolicy becomes.
+//!
+//! Work is split in two. What depends on the connection (identity, addresses, ports) is decided once per
+//! connection by [`engine::Engine::bind`], which drops the policies that can't match on it any more;
+//! [`engine::BoundEngine::decide`] tests what is left against each request.
+
+pub mod condition;
+pub mod engine;
+mod permission;
+mod principal;

@@ -1,0 +1,89 @@
+//! `Permission`: what may be done, as a condition.
+
+use envoy_types::pb::envoy::config::rbac::v3::{Permission, permission::Rule};
+use envoy_types::pb::envoy::r#type::matcher::v3::{PathMatcher, path_matcher};
+
+use crate::matcher::cidr;
+use crate::matcher::header::HeaderMatcher;
+use crate::matcher::metadata::MetadataMatcher;
+use crate::matcher::string::StringMatcher;
+use crate::matcher::uri_template::UriTemplateMatcher;
+use crate::rbac::condition::{Condition, ConnectionTest, RequestTest};
+use crate::rejected::Refusal;
+
+/// Conditions nested deeper than this are refused.
+pub(crate) const MAX_DEPTH: usize = 64;
+
+pub(crate) fn condition(permission: &Permission, depth: usize) -> Result<Condition, Refusal> {
+    if depth > MAX_DEPTH {
+        return Err(Refusal::new("rule", "is nested too deeply"));
+    }
+    let rule = permission.rule.as_ref().ok_or_else(|| Refusal::missing("rule"))?;
+    Ok(match rule {
+        Rule::Any(any) => Condition::Constant(*any),
+        Rule::AndRules(set) => Condition::All(list(&set.rules, depth, "and_rules")?),
+        Rule::OrRules(set) => Condition::Any(list(&set.rules, depth, "or_rules")?),
+        Rule::NotRule(inner) => Condition::Not(Box::new(
+            condition(inner, depth + 1).map_err(|e| e.within("not_rule"))?,
+        )),
+        Rule::Header(m) => request(RequestTest::Header(
+            HeaderMatcher::from_proto(m).map_err(|e| e.within("header"))?,
+        )),
+        Rule::UrlPath(m) => request(RequestTest::Path(url_path(m)?)),
+        Rule::UriTemplate(m) => request(RequestTest::UriTemplate(
+            UriTemplateMatcher::from_extension(m).map_err(|e| e.within("uri_template"))?,
+        )),
+        Rule::Metadata(m) => request(RequestTest::Metadata(
+            MetadataMatcher::from_proto(m).map_err(|e| e.within("metadata"))?,
+        )),
+        Rule::DestinationIp(range) => Condition::Connection(ConnectionTest::DestinationIp(
+            cidr::from_proto(range).map_err(|e| e.within("destination_ip"))?,
+        )),
+        Rule::DestinationPort(port) => {
+            Condition::Connection(ConnectionTest::DestinationPort(*port, port.saturating_add(1)))
+        }
+        Rule::DestinationPortRange(range) => {
+            let bound = |value: i32| {
+                u32::try_from(value)
+                    .map_err(|_| Refusal::new("destination_port_range", "is negative"))
+            };
+            Condition::Connection(ConnectionTest::DestinationPort(
+                bound(range.start)?,
+                bound(range.end)?,
+            ))
+        }
+        Rule::RequestedServerName(m) => Condition::Connection(ConnectionTest::RequestedServerName(
+            StringMatcher::from_proto(m).map_err(|e| e.within("requested_server_name"))?,
+        )),
+        Rule::SourcedMetadata(_) => return Err(Refusal::unsupported("sourced_metadata")),
+        Rule::Matcher(m) => {
+            return Err(Refusal::unsupported(format!("matcher {}", m.name)));
+        }
+    })
+}
+
+pub(crate) fn request(test: RequestTest) -> Condition {
+    Condition::Request(std::sync::Arc::new(test))
+}
+
+pub(crate) fn url_path(proto: &PathMatcher) -> Result<StringMatcher, Refusal> {
+    match &proto.rule {
+        Some(path_matcher::Rule::Path(m)) => {
+            StringMatcher::from_proto(m).map_err(|e| e.within("url_path.path"))
+        }
+        None => Err(Refusal::missing("url_path.rule")),
+    }
+}
+
+fn list(rules: &[Permission], depth: usize, field: &str) -> Result<Vec<Condition>, Refusal> {
+    if rules.is_empty() {
+        return Err(Refusal::missing(format!("{field}.rules")));
+    }
+    rules
+        .iter()
+        .enumerate()
+        .map(|(i, rule)| {
+            condition(rule, depth + 1).map_err(|e| e.within(format!("{field}.rules[{i}]")))
+        })
+        .collect()
+}

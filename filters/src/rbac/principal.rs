@@ -1,0 +1,74 @@
+//! `Principal`: who may do it, as a condition.
+
+use envoy_types::pb::envoy::config::rbac::v3::{Principal, principal::Identifier};
+use envoy_types::pb::envoy::r#type::matcher::v3::filter_state_matcher;
+
+use crate::matcher::cidr;
+use crate::matcher::header::HeaderMatcher;
+use crate::matcher::metadata::MetadataMatcher;
+use crate::matcher::string::StringMatcher;
+use crate::rbac::condition::{Condition, ConnectionTest, RequestTest};
+use crate::rbac::permission::{MAX_DEPTH, request, url_path};
+use crate::rejected::Refusal;
+
+pub(crate) fn condition(principal: &Principal, depth: usize) -> Result<Condition, Refusal> {
+    if depth > MAX_DEPTH {
+        return Err(Refusal::new("identifier", "is nested too deeply"));
+    }
+    let identifier = principal
+        .identifier
+        .as_ref()
+        .ok_or_else(|| Refusal::missing("identifier"))?;
+    Ok(match identifier {
+        Identifier::Any(any) => Condition::Constant(*any),
+        Identifier::AndIds(set) => Condition::All(list(&set.ids, depth, "and_ids")?),
+        Identifier::OrIds(set) => Condition::Any(list(&set.ids, depth, "or_ids")?),
+        Identifier::NotId(inner) => Condition::Not(Box::new(
+            condition(inner, depth + 1).map_err(|e| e.within("not_id"))?,
+        )),
+        Identifier::Authenticated(authenticated) => {
+            let name = authenticated
+                .principal_name
+                .as_ref()
+                .map(|m| StringMatcher::from_proto(m).map_err(|e| e.within("authenticated")))
+                .transpose()?;
+            Condition::Connection(ConnectionTest::Authenticated(name))
+        }
+        Identifier::SourceIp(range) | Identifier::DirectRemoteIp(range) => {
+            Condition::Connection(ConnectionTest::SourceIp(
+                cidr::from_proto(range).map_err(|e| e.within("direct_remote_ip"))?,
+            ))
+        }
+        Identifier::RemoteIp(range) => request(RequestTest::RemoteIp(
+            cidr::from_proto(range).map_err(|e| e.within("remote_ip"))?,
+        )),
+        Identifier::Header(m) => request(RequestTest::Header(
+            HeaderMatcher::from_proto(m).map_err(|e| e.within("header"))?,
+        )),
+        Identifier::UrlPath(m) => request(RequestTest::Path(url_path(m)?)),
+        Identifier::Metadata(m) => request(RequestTest::Metadata(
+            MetadataMatcher::from_proto(m).map_err(|e| e.within("metadata"))?,
+        )),
+        Identifier::FilterState(m) => {
+            let Some(filter_state_matcher::Matcher::StringMatch(value)) = &m.matcher else {
+                return Err(Refusal::unsupported("filter_state.matcher"));
+            };
+            Condition::Connection(ConnectionTest::FilterState {
+                key: m.key.as_str().into(),
+                value: StringMatcher::from_proto(value).map_err(|e| e.within("filter_state"))?,
+            })
+        }
+        Identifier::SourcedMetadata(_) => return Err(Refusal::unsupported("sourced_metadata")),
+        Identifier::Custom(m) => return Err(Refusal::unsupported(format!("custom {}", m.name))),
+    })
+}
+
+fn list(ids: &[Principal], depth: usize, field: &str) -> Result<Vec<Condition>, Refusal> {
+    if ids.is_empty() {
+        return Err(Refusal::missing(format!("{field}.ids")));
+    }
+    ids.iter()
+        .enumerate()
+        .map(|(i, id)| condition(id, depth + 1).map_err(|e| e.within(format!("{field}.ids[{i}]"))))
+        .collect()
+}

@@ -1,0 +1,464 @@
+//! The client's side: a connection to another workload's HBONE port, and tunnels on it.
+//!
+//! A tunnel is handed out after the server's 200. Before that, not a byte of the stream that is to go through it has
+//! left, so trying again never repeats anything.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::uri::{Authority, Uri};
+use http::{HeaderMap, Method, Request, StatusCode};
+use parking_lot::Mutex;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::http2::{Http2Options, KeepAlive};
+use crate::identity::Identity;
+use crate::reset::{Reset, reset_of};
+use crate::socket::SocketOptions;
+use crate::stream::{TunnelStream, io_error};
+use crate::tls::{ALPN_H2, Tls, peer_identity};
+use crate::tls_failure::TlsFailure;
+use crate::wire::{ReadAhead, Wire};
+
+/// Settings of the client's side.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// For TCP, TLS and HTTP/2 handshake together.
+    pub connect_timeout: Duration,
+    /// From CONNECT to its answer.
+    pub response_timeout: Duration,
+    /// The address that connections come from.
+    pub source: Option<IpAddr>,
+    pub http2: Http2Options,
+    pub socket: SocketOptions,
+}
+
+impl Default for ClientOptions {
+    fn default() -> ClientOptions {
+        ClientOptions {
+            connect_timeout: Duration::from_secs(10),
+            response_timeout: Duration::from_secs(20),
+            source: None,
+            http2: Http2Options::default(),
+            socket: SocketOptions::default(),
+        }
+    }
+}
+
+/// Why there is no tunnel. Shared, since several may have waited for the same connection.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("no certificate of our own yet")]
+    NoCertificate,
+    #[error("connecting to {hop}: {error}")]
+    Tcp { hop: SocketAddr, error: Arc<io::Error> },
+    #[error("TLS with {hop}: {error}")]
+    Tls { hop: SocketAddr, error: Arc<TlsFailure> },
+    /// HTTP/2 failed, or the server reset the CONNECT.
+    #[error("HTTP/2 with {hop}: {error}")]
+    Handshake { hop: SocketAddr, error: Arc<io::Error> },
+    #[error("{hop} answered {status} to CONNECT")]
+    Rejected { hop: SocketAddr, status: StatusCode },
+    #[error("{hop}: no {phase} within {timeout:?}")]
+    Timeout { hop: SocketAddr, phase: &'static str, timeout: Duration },
+    /// Too many callers wait already.
+    #[error("too many wait for a connection to {hop}")]
+    Overflow { hop: SocketAddr },
+    /// The caller's fault.
+    #[error("{0:?} can't be the authority of a CONNECT")]
+    Authority(Box<str>),
+}
+
+impl ConnectError {
+    /// Whether another attempt, here or at another host, may help. It's always safe: nothing of the tunnelled stream has
+    /// left yet. It's useless where the server has answered no, or the fault is ours.
+    pub fn retry_safe(&self) -> bool {
+        match self {
+            ConnectError::NoCertificate | ConnectError::Authority(_) => false,
+            ConnectError::Rejected { status, .. } => status.is_server_error(),
+            _ => true,
+        }
+    }
+
+    /// Whether the server refused the stream without looking at it (REFUSED_STREAM).
+    pub(crate) fn refused(&self) -> bool {
+        match self {
+            ConnectError::Handshake { error, .. } => reset_of(error.as_ref()) == Some(Reset::Refused),
+            _ => false,
+        }
+    }
+
+    /// A short name for metric labels and access logs; the set is fixed.
+    pub fn label(&self) -> &'static str {
+        match self {
+            ConnectError::NoCertificate => "no_certificate",
+            ConnectError::Tcp { .. } => "tcp",
+            ConnectError::Tls { error, .. } => error.label(),
+            ConnectError::Handshake { .. } => "http2",
+            ConnectError::Rejected { .. } => "rejected",
+            ConnectError::Timeout { .. } => "timeout",
+            ConnectError::Overflow { .. } => "overflow",
+            ConnectError::Authority(_) => "authority",
+        }
+    }
+}
+
+type ClientIo = Wire<TlsStream<ReadAhead<TcpStream>>>;
+
+/// Told when a connection has room for one more stream, or has nothing left to do.
+pub(crate) trait ConnectionOwner: Send + Sync {
+    /// A stream has ended, and others are waiting.
+    fn freed(&self);
+    /// The connection has ended, or has been idle for `idle_timeout`. Whether it may be closed.
+    fn retire(&self, connection: &ClientConnection) -> bool;
+}
+
+/// A connection to a server, on which tunnels can be opened. Clones share it; it closes when the last clone and the
+/// last tunnel are gone.
+#[derive(Clone)]
+pub struct ClientConnection {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    hop: SocketAddr,
+    peer: Identity,
+    local_addr: SocketAddr,
+    generation: u64,
+    response_timeout: Duration,
+    /// Cloned for each stream, under a lock held for that alone.
+    send: Mutex<SendRequest<Bytes>>,
+    active: AtomicUsize,
+    retired: AtomicBool,
+    /// The latest time that a stream ended.
+    last_used: Mutex<Instant>,
+    owner: Option<Weak<dyn ConnectionOwner>>,
+}
+
+/// A place for one stream on a connection.
+pub(crate) struct Lease {
+    connection: ClientConnection,
+}
+
+impl Lease {
+    pub(crate) fn peer(&self) -> &Identity {
+        &self.connection.shared.peer
+    }
+
+    pub(crate) fn connection(&self) -> &ClientConnection {
+        &self.connection
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let shared = &self.connection.shared;
+        *shared.last_used.lock() = Instant::now();
+        shared.active.fetch_sub(1, Ordering::AcqRel);
+        if let Some(owner) = shared.owner.as_ref().and_then(Weak::upgrade) {
+            owner.freed();
+        }
+    }
+}
+
+/// What the pool adds to a connection.
+pub(crate) struct Owned {
+    pub(crate) owner: Weak<dyn ConnectionOwner>,
+    pub(crate) idle_timeout: Duration,
+}
+
+/// Opens a connection of its own, outside of any pool: for tools, tests and load generators.
+pub async fn connect(tls: &Tls, hop: SocketAddr, options: &ClientOptions) -> Result<ClientConnection, ConnectError> {
+    connect_owned(tls, hop, options, None).await
+}
+
+/// Opens a tunnel on a connection of its own.
+pub async fn connect_once(
+    tls: &Tls,
+    hop: SocketAddr,
+    authority: &str,
+    headers: HeaderMap,
+    options: &ClientOptions,
+) -> Result<TunnelStream, ConnectError> {
+    connect(tls, hop, options).await?.open(authority, headers).await
+}
+
+pub(crate) async fn connect_owned(
+    tls: &Tls,
+    hop: SocketAddr,
+    options: &ClientOptions,
+    owned: Option<Owned>,
+) -> Result<ClientConnection, ConnectError> {
+    let timeout = options.connect_timeout;
+    match tokio::time::timeout(timeout, Box::pin(handshake(tls, hop, options, owned))).await {
+        Ok(result) => result,
+        Err(_) => Err(ConnectError::Timeout { hop, phase: "connection", timeout }),
+    }
+}
+
+async fn handshake(
+    tls: &Tls,
+    hop: SocketAddr,
+    options: &ClientOptions,
+    owned: Option<Owned>,
+) -> Result<ClientConnection, ConnectError> {
+    let configs = tls.configs();
+    let active = configs.active.as_ref().ok_or(ConnectError::NoCertificate)?;
+    let tcp = options
+        .socket
+        .connect(hop, options.source)
+        .await
+        .map_err(|error| ConnectError::Tcp { hop, error: Arc::new(error) })?;
+    let local_addr = tcp.local_addr().map_err(|error| ConnectError::Tcp { hop, error: Arc::new(error) })?;
+
+    let failed = |error: TlsFailure| ConnectError::Tls { hop, error: Arc::new(error) };
+    // The name is neither sent (SNI is off) nor verified.
+    let name = ServerName::IpAddress(hop.ip().into());
+    let stream = TlsConnector::from(active.client.clone())
+        .connect(name, ReadAhead::new(tcp))
+        .await
+        .map_err(|error| failed(TlsFailure::from_io(error)))?;
+    let session = stream.get_ref().1;
+    if session.alpn_protocol() != Some(ALPN_H2) {
+        return Err(failed(TlsFailure::Alpn));
+    }
+    let peer = peer_identity(session.peer_certificates()).map_err(|error| failed(error.into()))?;
+
+    let wire = Wire::new(stream);
+    // Preface, SETTINGS and the first CONNECT leave together, at the end of the connection task's first turn.
+    wire.defer();
+    let (send, mut connection) = options
+        .http2
+        .client()
+        .handshake::<_, Bytes>(wire.clone())
+        .await
+        .map_err(|error| ConnectError::Handshake { hop, error: Arc::new(io_error(error)) })?;
+    let keepalive = KeepAlive::new(&options.http2, connection.ping_pong());
+    let (owner, idle_timeout) = match owned {
+        Some(owned) => (Some(owned.owner), Some(owned.idle_timeout)),
+        None => (None, None),
+    };
+    let shared = Arc::new(Shared {
+        hop,
+        peer,
+        local_addr,
+        generation: configs.generation,
+        response_timeout: options.response_timeout,
+        send: Mutex::new(send),
+        active: AtomicUsize::new(0),
+        retired: AtomicBool::new(false),
+        last_used: Mutex::new(Instant::now()),
+        owner,
+    });
+    let idle = idle_timeout.map(|timeout| Idle { timeout, timer: Box::pin(tokio::time::sleep(timeout)) });
+    let driver = Driver { connection, wire, keepalive, idle, shared: Arc::downgrade(&shared) };
+    tokio::spawn(driver.run());
+    Ok(ClientConnection { shared })
+}
+
+impl ClientConnection {
+    /// Opens a tunnel to `authority`.
+    pub async fn open(&self, authority: &str, headers: HeaderMap) -> Result<TunnelStream, ConnectError> {
+        self.open_leased(self.lease(), authority, &headers).await
+    }
+
+    /// The server's identity, from its certificate.
+    pub fn peer(&self) -> &Identity {
+        &self.shared.peer
+    }
+
+    /// Our end of the TCP connection.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.shared.local_addr
+    }
+
+    /// [`Tls::generation`] at the time of the handshake.
+    pub fn certificate_generation(&self) -> u64 {
+        self.shared.generation
+    }
+
+    /// Tunnels that are open or being opened.
+    pub fn active_streams(&self) -> usize {
+        self.shared.active.load(Ordering::Acquire)
+    }
+
+    /// The server's SETTINGS_MAX_CONCURRENT_STREAMS, as far as it's known.
+    pub fn max_streams(&self) -> usize {
+        self.shared.send.lock().current_max_send_streams()
+    }
+
+    /// Whether streams can still be opened: no GOAWAY, no failure.
+    pub fn is_usable(&self) -> bool {
+        if self.shared.retired.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        let usable = !matches!(self.shared.send.lock().poll_ready(&mut cx), Poll::Ready(Err(_)));
+        if !usable {
+            self.retire();
+        }
+        usable
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.shared.retired.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn retire(&self) {
+        self.shared.retired.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_same(&self, other: &ClientConnection) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Takes a place, whatever the limits: they are the pool's matter.
+    pub(crate) fn lease(&self) -> Lease {
+        self.shared.active.fetch_add(1, Ordering::AcqRel);
+        Lease { connection: self.clone() }
+    }
+
+    pub(crate) async fn open_leased(
+        &self,
+        lease: Lease,
+        authority: &str,
+        headers: &HeaderMap,
+    ) -> Result<TunnelStream, ConnectError> {
+        let hop = self.shared.hop;
+        let request = request(authority, headers)?;
+        let failed = |error| ConnectError::Handshake { hop, error: Arc::new(io_error(error)) };
+        // A handle of our own: its pending stream is ours alone.
+        let mut send = self.shared.send.lock().clone();
+        let timeout = self.shared.response_timeout;
+        let exchange = async {
+            let (response, send) = send.send_request(request, false).map_err(failed)?;
+            Ok((response.await.map_err(failed)?, send))
+        };
+        let (response, send) = match tokio::time::timeout(timeout, exchange).await {
+            Ok(result) => result?,
+            Err(_) => return Err(ConnectError::Timeout { hop, phase: "answer to CONNECT", timeout }),
+        };
+        let (head, recv) = response.into_parts();
+        if head.status != StatusCode::OK {
+            return Err(ConnectError::Rejected { hop, status: head.status });
+        }
+        Ok(TunnelStream::new(send, recv).with_lease(lease, head.headers))
+    }
+}
+
+fn request(authority: &str, headers: &HeaderMap) -> Result<Request<()>, ConnectError> {
+    let invalid = || ConnectError::Authority(authority.chars().take(256).collect());
+    let authority: Authority = authority.parse().map_err(|_| invalid())?;
+    let mut parts = http::uri::Parts::default();
+    parts.authority = Some(authority);
+    let mut request = Request::new(());
+    *request.method_mut() = Method::CONNECT;
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| invalid())?;
+    *request.headers_mut() = headers.clone();
+    Ok(request)
+}
+
+struct Idle {
+    timeout: Duration,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// The connection's task: TLS and framing.
+struct Driver {
+    connection: h2::client::Connection<ClientIo, Bytes>,
+    wire: ClientIo,
+    keepalive: Option<KeepAlive>,
+    idle: Option<Idle>,
+    /// Weak: when pool and streams have let go of the connection, h2 ends it.
+    shared: Weak<Shared>,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        let result = poll_fn(|cx| self.poll(cx)).await;
+        if let Err(error) = result {
+            tracing::debug!(%error, "HBONE connection ended");
+        }
+        if let Some(shared) = self.shared.upgrade() {
+            let connection = ClientConnection { shared };
+            connection.retire();
+            if let Some(owner) = connection.shared.owner.as_ref().and_then(Weak::upgrade) {
+                owner.retire(&connection);
+            }
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(keepalive) = &mut self.keepalive
+            && keepalive.poll_dead(cx, || self.wire.take_received()).is_ready()
+        {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "no answer to PING")));
+        }
+        self.poll_idle(cx);
+        if let Poll::Ready(result) = Pin::new(&mut self.connection).poll(cx) {
+            return Poll::Ready(result.map_err(io_error));
+        }
+        match self.wire.poll_drain(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Pending,
+        }
+    }
+
+    fn poll_idle(&mut self, cx: &mut Context<'_>) {
+        let Some(idle) = &mut self.idle else {
+            return;
+        };
+        while idle.timer.as_mut().poll(cx).is_ready() {
+            let Some(shared) = self.shared.upgrade() else {
+                self.idle = None;
+                return;
+            };
+            let since = if shared.active.load(Ordering::Acquire) > 0 { Instant::now() } else { *shared.last_used.lock() };
+            let due = since + idle.timeout;
+            let owner = shared.owner.as_ref().and_then(Weak::upgrade);
+            if due <= Instant::now() && owner.is_some_and(|owner| owner.retire(&ClientConnection { shared })) {
+                // The pool has let go of it; when our own handle goes, h2 says GOAWAY and ends.
+                self.idle = None;
+                return;
+            }
+            idle.timer.as_mut().reset(due.max(Instant::now() + Duration::from_millis(100)));
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connect_has_an_authority_and_nothing_else() {
+        let request = request("[2001:db8::1]:80", &HeaderMap::new()).unwrap();
+        assert_eq!(request.uri().authority().unwrap(), "[2001:db8::1]:80");
+        assert_eq!((request.uri().scheme(), request.uri().path_and_query()), (None, None));
+        assert!(matches!(super::request("a b", &HeaderMap::new()), Err(ConnectError::Authority(_))));
+    }
+
+    #[test]
+    fn retries_are_for_what_may_pass() {
+        let hop = "192.0.2.1:15008".parse().unwrap();
+        let rejected = |status| ConnectError::Rejected { hop, status };
+        assert!(rejected(StatusCode::SERVICE_UNAVAILABLE).retry_safe());
+        assert!(!rejected(StatusCode::UNAUTHORIZED).retry_safe());
+        assert!(!ConnectError::NoCertificate.retry_safe());
+        let error = Arc::new(io::Error::from(io::ErrorKind::ConnectionRefused));
+        assert!(ConnectError::Tcp { hop, error }.retry_safe());
+    }
+}

@@ -1,0 +1,329 @@
+//! Tunnels between a client and a server over real sockets.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use support::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use waypoint_hbone::client::{self, ClientOptions, ConnectError};
+use waypoint_hbone::copy::{Copied, Socket, copy};
+use waypoint_hbone::dev_ca::DevCa;
+use waypoint_hbone::http2::Http2Options;
+use waypoint_hbone::server::{ConnectionEnd, ServerOptions};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_come_back_both_ways_of_reading() {
+    let ca = DevCa::ephemeral().unwrap();
+    let server = Server::echo(tls(&ca, "server"), ServerOptions::default()).await;
+    let options = ClientOptions::default();
+    let connection = client::connect(&tls(&ca, "client"), server.address, &options).await.unwrap();
+    assert_eq!(connection.peer(), &identity("server"));
+
+    let mut stream = connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap();
+    assert_eq!(stream.server_identity(), Some(&identity("server")));
+    stream.send_all(Bytes::from_static(b"one ")).await.unwrap();
+    stream.write_all(b"two").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut all = String::new();
+    within(stream.read_to_string(&mut all)).await.unwrap();
+    assert_eq!(all, "one two");
+
+    // Far more than any window, both ways at once.
+    let sent: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let expected = Bytes::from(sent);
+    let (mut read, mut write) =
+        tokio::io::split(connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap());
+    let outgoing = expected.clone();
+    let writer = tokio::spawn(async move {
+        write.write_all(&outgoing).await.unwrap();
+        write.shutdown().await.unwrap();
+    });
+    let mut received = Vec::new();
+    within(read.read_to_end(&mut received)).await.unwrap();
+    writer.await.unwrap();
+    assert!(received == expected);
+}
+
+#[tokio::test]
+async fn either_side_may_end_first() {
+    let ca = DevCa::ephemeral().unwrap();
+    let (server, mut streams) = Server::manual(tls(&ca, "server"), ServerOptions::default()).await;
+    let options = ClientOptions::default();
+    let connection = client::connect(&tls(&ca, "client"), server.address, &options).await.unwrap();
+
+    let mut client = connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap();
+    let mut server_side = streams.recv().await.unwrap();
+    client.finish().unwrap();
+    assert!(within(server_side.data()).await.is_none());
+    server_side.send_all(Bytes::from_static(b"still here")).await.unwrap();
+    server_side.finish().unwrap();
+    let mut all = String::new();
+    within(client.read_to_string(&mut all)).await.unwrap();
+    assert_eq!(all, "still here");
+    assert!(client.is_end());
+
+    let mut client = connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap();
+    let mut server_side = streams.recv().await.unwrap();
+    server_side.finish().unwrap();
+    assert!(within(client.data()).await.is_none());
+    client.write_all(b"me too").await.unwrap();
+    client.shutdown().await.unwrap();
+    all.clear();
+    within(server_side.read_to_string(&mut all)).await.unwrap();
+    assert_eq!(all, "me too");
+}
+
+#[tokio::test]
+async fn a_stalled_reader_stops_the_writer_and_nobody_else() {
+    let ca = DevCa::ephemeral().unwrap();
+    let http2 = Http2Options { stream_window: 128 * 1024, ..Http2Options::default() };
+    let options = ServerOptions { http2, ..ServerOptions::default() };
+    let (server, mut streams) = Server::manual(tls(&ca, "server"), options).await;
+    let options = ClientOptions::default();
+    let limit = 128 * 1024 + options.http2.max_send_buffer + 64 * 1024;
+    let connection = client::connect(&tls(&ca, "client"), server.address, &options).await.unwrap();
+    let mut client = connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap();
+    let mut stalled = streams.recv().await.unwrap();
+
+    let written = Arc::new(AtomicUsize::new(0));
+    let count = written.clone();
+    let total = 4 * 1024 * 1024;
+    let writer = tokio::spawn(async move {
+        for _ in 0..total / 1024 {
+            client.write_all(&[7; 1024]).await.unwrap();
+            count.fetch_add(1024, Ordering::SeqCst);
+        }
+        client.shutdown().await.unwrap();
+        client
+    });
+    // Reading without releasing is stalling as well.
+    let mut read = within(stalled.data()).await.unwrap().unwrap().len();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let stopped_at = written.load(Ordering::SeqCst);
+    assert!((128 * 1024..=limit).contains(&stopped_at), "{stopped_at}");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(written.load(Ordering::SeqCst), stopped_at);
+
+    // Another stream of the same connection goes on.
+    let mut other = connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap();
+    other.write_all(b"hello").await.unwrap();
+    let mut served = streams.recv().await.unwrap();
+    assert_eq!(within(served.data()).await.unwrap().unwrap(), "hello");
+
+    stalled.release(read);
+    while let Some(bytes) = within(stalled.data()).await {
+        let n = bytes.unwrap().len();
+        stalled.release(n);
+        read += n;
+    }
+    assert_eq!(read, total);
+    drop(within(writer).await.unwrap());
+}
+
+#[tokio::test]
+async fn thousands_of_tiny_frames_do_not_end_the_connection() {
+    let ca = DevCa::ephemeral().unwrap();
+    let (server, mut streams) = Server::manual(tls(&ca, "server"), ServerOptions::default()).await;
+    let connection =
+        client::connect(&tls(&ca, "client"), server.address, &ClientOptions::default()).await.unwrap();
+    let mut client = connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap();
+    let mut slow = streams.recv().await.unwrap();
+    for _ in 0..20_000 {
+        client.write_all(b"x").await.unwrap();
+    }
+    client.shutdown().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut all = Vec::new();
+    within(slow.read_to_end(&mut all)).await.unwrap();
+    assert_eq!(all.len(), 20_000);
+}
+
+#[tokio::test]
+async fn a_reset_is_seen_as_one() {
+    let ca = DevCa::ephemeral().unwrap();
+    let (server, mut streams) = Server::manual(tls(&ca, "server"), ServerOptions::default()).await;
+    let connection =
+        client::connect(&tls(&ca, "client"), server.address, &ClientOptions::default()).await.unwrap();
+
+    // Dropped without an end, while the client reads.
+    let mut client = connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap();
+    let mut server_side = streams.recv().await.unwrap();
+    server_side.send_all(Bytes::from_static(b"half")).await.unwrap();
+    assert_eq!(within(client.data()).await.unwrap().unwrap(), "half");
+    drop(server_side);
+    let error = within(client.data()).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    let error = client.write_all(b"more").await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+
+    // The client has ended its direction and only waits.
+    let mut client = connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap();
+    let mut server_side = streams.recv().await.unwrap();
+    client.finish().unwrap();
+    assert!(within(server_side.data()).await.is_none());
+    client.cancel();
+    let error = within(std::future::poll_fn(|cx| server_side.poll_reset(cx))).await;
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_killed_connection_fails_its_streams() {
+    let ca = DevCa::ephemeral().unwrap();
+    let (server, mut streams) = Server::manual(tls(&ca, "server"), ServerOptions::default()).await;
+    // A proxy between them that can be killed.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let upstream = server.address;
+    let proxy = tokio::spawn(async move {
+        let (mut near, _) = listener.accept().await.unwrap();
+        let mut far = tokio::net::TcpStream::connect(upstream).await.unwrap();
+        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+    });
+    let connection = client::connect(&tls(&ca, "client"), address, &ClientOptions::default()).await.unwrap();
+    let mut client = connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap();
+    let mut server_side = streams.recv().await.unwrap();
+    proxy.abort();
+    assert!(within(client.data()).await.unwrap().is_err());
+    assert!(within(server_side.data()).await.unwrap().is_err());
+    eventually("the connection is known to be dead", || !connection.is_usable()).await;
+}
+
+#[tokio::test]
+async fn draining_lets_streams_finish() {
+    let ca = DevCa::ephemeral().unwrap();
+    let mut server = Server::echo(tls(&ca, "server"), ServerOptions::default()).await;
+    let connection =
+        client::connect(&tls(&ca, "client"), server.address, &ClientOptions::default()).await.unwrap();
+    let mut stream = connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap();
+    server.drain();
+    eventually("GOAWAY", || !connection.is_usable()).await;
+    assert!(connection.open("10.0.0.1:80", HeaderMap::new()).await.is_err());
+    stream.write_all(b"unhurried").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut all = String::new();
+    within(stream.read_to_string(&mut all)).await.unwrap();
+    assert_eq!(all, "unhurried");
+    drop(stream);
+    let end = server.ended().await;
+    assert!(matches!(end, ConnectionEnd::Closed), "{end:?}");
+}
+
+#[tokio::test]
+async fn rejections_carry_status_and_headers_arrive() {
+    let ca = DevCa::ephemeral().unwrap();
+    let server = Server::start(tls(&ca, "server"), ServerOptions::default(), |request| {
+        if request.authority() == "10.0.0.1:80" && request.headers()["baggage"] == "k=v" {
+            let mut headers = HeaderMap::new();
+            headers.insert("baggage", HeaderValue::from_static("answer"));
+            tokio::spawn(echo(request.accept(headers).unwrap()));
+        } else {
+            request.reject(StatusCode::NOT_FOUND, HeaderMap::new());
+        }
+    })
+    .await;
+    let connection =
+        client::connect(&tls(&ca, "client"), server.address, &ClientOptions::default()).await.unwrap();
+    let mut headers = HeaderMap::new();
+    headers.insert("baggage", HeaderValue::from_static("k=v"));
+    let stream = connection.open("10.0.0.1:80", headers.clone()).await.unwrap();
+    assert_eq!(stream.response_headers().unwrap()["baggage"], "answer");
+    let error = connection.open("10.0.0.1:81", headers).await.unwrap_err();
+    let not_found = StatusCode::NOT_FOUND;
+    assert!(matches!(error, ConnectError::Rejected { status, .. } if status == not_found), "{error}");
+    drop(stream);
+    eventually("places are given back", || connection.active_streams() == 0).await;
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_noticed() {
+    let ca = DevCa::ephemeral().unwrap();
+    let http2 = Http2Options {
+        keepalive_interval: Some(Duration::from_millis(50)),
+        keepalive_timeout: Duration::from_millis(200),
+        ..Http2Options::default()
+    };
+    let options = ServerOptions { http2: http2.clone(), ..ServerOptions::default() };
+    let mut server = Server::echo(tls(&ca, "server"), options).await;
+    // A proxy that stops carrying bytes without closing anything.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let upstream = server.address;
+    let (freeze, frozen) = tokio::sync::oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let (mut near, _) = listener.accept().await.unwrap();
+        let mut far = tokio::net::TcpStream::connect(upstream).await.unwrap();
+        tokio::select! {
+            _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+            _ = frozen => std::future::pending().await,
+        }
+    });
+    let options = ClientOptions { http2, ..ClientOptions::default() };
+    let connection = client::connect(&tls(&ca, "client"), address, &options).await.unwrap();
+    let mut stream = connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap();
+    // PINGs are answered: an idle tunnel lives on.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    stream.write_all(b"alive").await.unwrap();
+    assert_eq!(within(stream.data()).await.unwrap().unwrap(), "alive");
+    freeze.send(()).unwrap();
+    assert!(within(stream.data()).await.unwrap().is_err());
+    assert!(matches!(server.ended().await, ConnectionEnd::Silent));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tunnels_and_sockets_are_joined() {
+    let ca = DevCa::ephemeral().unwrap();
+    let backend = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let backend_address = backend.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut tcp, _) = backend.accept().await.unwrap();
+        let (mut read, mut write) = tcp.split();
+        tokio::io::copy(&mut read, &mut write).await.unwrap();
+        write.shutdown().await.unwrap();
+    });
+    // last: tunnel → socket; middle: tunnel → tunnel.
+    let last = Server::start(tls(&ca, "last"), ServerOptions::default(), move |request| {
+        let mut tunnel = request.accept(HeaderMap::new()).unwrap();
+        tokio::spawn(async move {
+            let mut socket = Socket::new(tokio::net::TcpStream::connect(backend_address).await.unwrap());
+            copy(&mut tunnel, &mut socket, &Copied::default(), None).await.unwrap();
+        });
+    })
+    .await;
+    let (middle_tls, hop) = (tls(&ca, "middle"), last.address);
+    let copied = Arc::new(Copied::default());
+    let count = copied.clone();
+    let middle = Server::start(tls(&ca, "middle"), ServerOptions::default(), move |request| {
+        let mut near = request.accept(HeaderMap::new()).unwrap();
+        let (tls, count) = (middle_tls.clone(), count.clone());
+        tokio::spawn(async move {
+            let options = ClientOptions::default();
+            let mut far = client::connect_once(&tls, hop, "10.0.0.1:80", HeaderMap::new(), &options).await.unwrap();
+            copy(&mut near, &mut far, &count, None).await.unwrap();
+        });
+    })
+    .await;
+    let options = ClientOptions::default();
+    let stream =
+        client::connect_once(&tls(&ca, "client"), middle.address, "10.0.0.1:80", HeaderMap::new(), &options)
+            .await
+            .unwrap();
+    let (mut read, mut write) = tokio::io::split(stream);
+    let sent = vec![42; 5_000_000];
+    let expected = sent.clone();
+    tokio::spawn(async move {
+        write.write_all(&sent).await.unwrap();
+        write.shutdown().await.unwrap();
+    });
+    let mut received = Vec::new();
+    within(read.read_to_end(&mut received)).await.unwrap();
+    assert!(received == expected);
+    assert_eq!(copied.forward.load(Ordering::Relaxed), 5_000_000);
+    assert_eq!(copied.backward.load(Ordering::Relaxed), 5_000_000);
+}
