@@ -4,12 +4,15 @@
 //! filter's configuration, its conversion from proto and its behaviour. Nothing here opens a socket:
 //! the outside is reached only through [`host::Host`].
 
+pub mod access_log;
 pub mod body;
 pub mod connection;
 pub mod dynamic_metadata;
 pub mod filter_state;
+mod filter_state_value;
 pub mod format;
 pub mod host;
+mod istio_stats;
 pub mod http;
 pub mod local_reply;
 pub mod matcher;
@@ -24,3 +27,4 @@ pub mod response_flags;
 pub mod route;
 pub mod service;
 pub mod stream_info;
+pub mod typed_struct;

@@ -17,6 +17,10 @@ pub struct Peer {
     pub canonical_name: Arc<str>,
     /// `latest` where the workload has no revision label.
     pub canonical_revision: Arc<str>,
+    /// The `app` label, else the canonical name.
+    pub app: Arc<str>,
+    /// The `version` label, else the canonical revision.
+    pub version: Arc<str>,
     pub cluster: Arc<str>,
     /// `deployment`, `cronjob`, `pod` or `job`.
     pub workload_type: Arc<str>,
@@ -31,18 +35,40 @@ impl Peer {
         let mut next = || parts.next().map(Arc::<str>::from);
         let (workload, namespace, canonical_name, revision, cluster) =
             (next()?, next()?, next()?, next()?, next()?);
+        let revision = if revision.is_empty() {
+            "latest".into()
+        } else {
+            revision
+        };
         Some(Peer {
             name: workload.clone(),
             workload,
             namespace,
+            app: canonical_name.clone(),
             canonical_name,
-            canonical_revision: if revision.is_empty() {
-                "latest".into()
-            } else {
-                revision
-            },
+            version: revision.clone(),
+            canonical_revision: revision,
             cluster,
             ..Peer::default()
+        })
+    }
+}
+
+impl Peer {
+    /// A field by the name that Istio's formats use.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        Some(match name {
+            "workload" => &self.workload,
+            "name" => &self.name,
+            "namespace" => &self.namespace,
+            "service" => &self.canonical_name,
+            "revision" => &self.canonical_revision,
+            "app" => &self.app,
+            "version" => &self.version,
+            "cluster" => &self.cluster,
+            "type" => &self.workload_type,
+            "identity" => &self.principal,
+            _ => return None,
         })
     }
 }

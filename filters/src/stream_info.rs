@@ -132,7 +132,7 @@ impl Capture {
 }
 
 /// The upstream connection that served a stream; shared by all streams of that connection.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct UpstreamInfo {
     pub cluster: Arc<str>,
     /// `istio.services[0]` of the cluster's metadata.

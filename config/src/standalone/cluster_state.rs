@@ -170,7 +170,11 @@ impl ClusterState {
         };
         match target_ref::of_unknown(manifest) {
             // With a selector, or with nothing: ztunnel's and sidecars' business.
-            Ok(targets) if targets.is_empty() => {}
+            Ok(targets) if targets.is_empty() => {
+                let reason = "without targetRefs a waypoint doesn't enforce it";
+                self.problems
+                    .push(manifest.problem(Severity::Ignored, "spec", reason));
+            }
             Ok(_) if severity == Severity::Ignored => {
                 self.problems
                     .push(manifest.problem(severity, "", "this kind is not honoured"));
@@ -365,7 +369,7 @@ mod tests {
             "security.istio.io",
             "{selector: {}}",
         );
-        assert_eq!((found.closures.len(), found.problems.len()), (0, 0));
+        assert_eq!((found.closures.len(), found.problems.len()), (0, 1));
         let found = guard("VirtualService", "networking.istio.io", "{}");
         assert_eq!(found.problems[0].severity, Severity::Ignored);
     }

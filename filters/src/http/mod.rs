@@ -2,17 +2,30 @@
 //!
 //! What isn't listed is refused by name while the listener is compiled.
 
+mod fault;
+mod grpc_stats;
+mod istio_stats;
+mod peer_metadata;
 mod rbac;
+mod set_filter_state;
 
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::google::protobuf::Any;
+use prost::Message;
 
 use crate::host::Host;
+use crate::proto::STATS_PLUGIN_CONFIG;
 use crate::recorder::Recorder;
 use crate::rejected::Refusal;
 use crate::route::PerRouteConfig;
 use crate::service::HttpLayer;
+use crate::typed_struct;
+
+/// The type that ends a chain; `config` puts the router's service there.
+pub const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
 
 /// A filter that was built from its configuration.
 pub struct HttpFilter {
@@ -64,11 +77,24 @@ pub struct FilterContext<'a> {
 ///
 /// # Errors
 /// A filter that isn't built into this binary, or whose configuration is invalid.
-pub fn build(config: &Any, _context: &FilterContext<'_>) -> Result<HttpFilter, Refusal> {
-    Err(Refusal::new(
-        "typed_config",
-        format!("unknown HTTP filter type {}", config.type_url),
-    ))
+pub fn build(config: &Any, context: &FilterContext<'_>) -> Result<HttpFilter, Refusal> {
+    if let Some((type_url, value)) = typed_struct::unwrap(config)? {
+        return match type_url.as_str() {
+            peer_metadata::TYPE_URL => peer_metadata::build(&value, context),
+            _ => Err(unknown(&type_url)),
+        };
+    }
+    match config.type_url.as_str() {
+        rbac::TYPE_URL => rbac::build(decode(config)?, context),
+        set_filter_state::TYPE_URL => set_filter_state::build(&decode(config)?),
+        grpc_stats::TYPE_URL => Ok(grpc_stats::build(&decode(config)?)),
+        fault::TYPE_URL => fault::build(&decode(config)?),
+        // The filter's own message has no fields; policies come with routes.
+        CORS => Ok(HttpFilter::inert()),
+        STATS_PLUGIN_CONFIG => istio_stats::build(decode(config)?, context.host),
+        ROUTER => router(&decode(config)?),
+        other => Err(unknown(other)),
+    }
 }
 
 /// Builds one `typed_per_filter_config` entry; `filter` is the configuration of the filter it is for.
@@ -76,9 +102,36 @@ pub fn build(config: &Any, _context: &FilterContext<'_>) -> Result<HttpFilter, R
 /// # Errors
 /// As [`build`].
 pub fn build_per_route(filter: &Any, config: &Any) -> Result<PerRouteConfig, Refusal> {
-    let _ = filter;
-    Err(Refusal::new(
-        "typed_per_filter_config",
-        format!("unknown per-route type {}", config.type_url),
-    ))
+    match (filter.type_url.as_str(), config.type_url.as_str()) {
+        (rbac::TYPE_URL, rbac::PER_ROUTE) => Ok(Arc::new(rbac::build_per_route(decode(config)?)?)),
+        (fault::TYPE_URL, fault::TYPE_URL) => {
+            fault::empty(&decode(config)?)?;
+            Ok(Arc::new(()))
+        }
+        (_, other) => Err(unknown(other)),
+    }
+}
+
+fn router(proto: &Router) -> Result<HttpFilter, Refusal> {
+    if !proto.upstream_log.is_empty() {
+        return Err(Refusal::unsupported("upstream_log"));
+    }
+    if !proto.upstream_http_filters.is_empty() {
+        return Err(Refusal::unsupported("upstream_http_filters"));
+    }
+    if !proto.strict_check_headers.is_empty() {
+        return Err(Refusal::unsupported("strict_check_headers"));
+    }
+    if proto.suppress_envoy_headers {
+        return Err(Refusal::unsupported("suppress_envoy_headers"));
+    }
+    Ok(HttpFilter::inert())
+}
+
+fn unknown(type_url: &str) -> Refusal {
+    Refusal::new("typed_config", format!("filter type {type_url} is not built in"))
+}
+
+pub(crate) fn decode<M: Message + Default>(any: &Any) -> Result<M, Refusal> {
+    M::decode(any.value.as_slice()).map_err(|error| Refusal::new("typed_config", error.to_string()))
 }

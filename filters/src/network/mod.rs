@@ -1,7 +1,9 @@
 //! The registry of network (TCP) filters. The terminal filters (`tcp_proxy`, the connection manager)
 //! are not here: `config` compiles them, `proxy` runs them.
 
+mod metadata_exchange;
 mod rbac;
+mod set_filter_state;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -9,9 +11,13 @@ use std::sync::Arc;
 use envoy_types::pb::google::protobuf::Any;
 
 use crate::host::Host;
+use crate::http::decode;
+use crate::istio_stats;
+use crate::proto::STATS_PLUGIN_CONFIG;
 use crate::recorder::Recorder;
 use crate::rejected::Refusal;
 use crate::stream_info::StreamInfo;
+use crate::typed_struct;
 
 /// What a network filter says of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,14 +30,6 @@ pub enum Verdict {
 /// A network filter: looks at a connection when it is new, and again when its chain has changed.
 pub trait NetworkFilter: Send + Sync + 'static {
     fn on_connection(&self, stream: &StreamInfo) -> Verdict;
-
-    /// Changes the connection's filter state before anything reads it.
-    fn prepare(
-        &self,
-        _connection: &crate::connection::Connection,
-        _filter_state: &mut crate::filter_state::FilterState,
-    ) {
-    }
 }
 
 /// A filter that was built from its configuration.
@@ -45,9 +43,23 @@ pub struct BuiltNetworkFilter {
 ///
 /// # Errors
 /// A filter that isn't built into this binary, or whose configuration is invalid.
-pub fn build(name: &str, config: &Any, _host: &Arc<dyn Host>) -> Result<BuiltNetworkFilter, Refusal> {
-    Err(Refusal::new(
-        "typed_config",
-        format!("unknown network filter {name} ({})", config.type_url),
-    ))
+pub fn build(name: &str, config: &Any, host: &Arc<dyn Host>) -> Result<BuiltNetworkFilter, Refusal> {
+    let unknown = |type_url: &str| {
+        Refusal::new("typed_config", format!("filter {name} ({type_url}) is not built in"))
+    };
+    if let Some((type_url, value)) = typed_struct::unwrap(config)? {
+        return match type_url.as_str() {
+            metadata_exchange::TYPE_URL => metadata_exchange::build(&value),
+            other => Err(unknown(other)),
+        };
+    }
+    match config.type_url.as_str() {
+        rbac::TYPE_URL => rbac::build(&decode(config)?),
+        set_filter_state::TYPE_URL => set_filter_state::build(&decode(config)?),
+        STATS_PLUGIN_CONFIG => Ok(BuiltNetworkFilter {
+            filter: None,
+            recorder: Some(istio_stats::recorder(decode(config)?, host)?),
+        }),
+        other => Err(unknown(other)),
+    }
 }

@@ -265,10 +265,25 @@ pub fn treatment(group: &str, version: &str, kind: &str) -> Result<Treatment, St
             "{kind} of version {version:?} is not served, only {served}"
         ));
     }
+    // The API server knows all kinds of its own groups: there a kind of the mesh is a misspelt group.
+    let own = !group.contains('.') || group.ends_with(".k8s.io") || group.ends_with(".istio.io");
+    if let Some(row) = KINDS
+        .iter()
+        .find(|row| row.1 == kind && MESH_GROUPS.contains(&row.0))
+        && own
+        && !MESH_GROUPS.contains(&group)
+    {
+        return Err(format!(
+            "group {group:?} has no kind {kind}, is {:?} meant?",
+            row.0
+        ));
+    }
     Ok(match group {
         // Whatever it is, it guards something.
         "security.istio.io" => Treatment::Closes,
-        group if MESH_GROUPS.contains(&group) => Treatment::Reported,
+        group if MESH_GROUPS.contains(&group) || group.ends_with(".istio.io") => {
+            Treatment::Reported
+        }
         _ => Treatment::Unrelated,
     })
 }

@@ -199,3 +199,84 @@ pub(super) fn cors_policy(cors: &Cors) -> CorsPolicy {
         ..CorsPolicy::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_of_redirects() {
+        let port = |scheme: Option<&str>, port: Option<u16>, own: u16| {
+            let redirect = Redirect {
+                scheme: scheme.map(str::to_owned),
+                port,
+                ..Redirect::default()
+            };
+            redirect_action(&redirect, own).port_redirect
+        };
+        // Without a scheme the request's own port stays; a scheme's usual port is not written out.
+        assert_eq!(port(None, None, 9080), 9080);
+        assert_eq!(port(None, None, 80), 0);
+        assert_eq!(port(Some("https"), None, 9080), 0);
+        assert_eq!(port(Some("https"), Some(443), 9080), 0);
+        assert_eq!(port(Some("http"), Some(443), 9080), 443);
+        assert_eq!(port(None, Some(80), 9080), 0);
+    }
+
+    #[test]
+    fn mirrored_shares() {
+        use crate::standalone::kinds::http_route::BackendObject;
+        use crate::standalone::kinds::http_route_filter::Fraction;
+        let share = |percent, fraction| {
+            let backend_ref = BackendObject {
+                group: String::new(),
+                kind: "Service".to_owned(),
+                name: "a".to_owned(),
+                namespace: None,
+                port: Some(80),
+            };
+            let mirror = Mirror {
+                backend_ref,
+                percent,
+                fraction,
+            };
+            let policy = mirror_policy(&mirror, "c".to_owned())?;
+            policy
+                .runtime_fraction?
+                .default_value
+                .map(|share| share.numerator)
+        };
+        assert_eq!(share(None, None), Some(100));
+        assert_eq!(share(Some(25), None), Some(250_000));
+        assert_eq!(
+            share(
+                None,
+                Some(Fraction {
+                    numerator: 1,
+                    denominator: 3
+                })
+            ),
+            Some(333_333)
+        );
+        assert_eq!(share(Some(0), None), None);
+    }
+
+    #[test]
+    fn the_host_header_is_a_rewrite() {
+        let header = |name: &str| Header {
+            name: name.to_owned(),
+            value: "v".to_owned(),
+        };
+        let modifier = HeaderModifier {
+            set: vec![header("x"), header("Host")],
+            add: vec![header("y")],
+            remove: Vec::new(),
+        };
+        let names: Vec<_> = headers_to_add(&modifier)
+            .into_iter()
+            .filter_map(|option| Some(option.header?.key))
+            .collect();
+        assert_eq!(names, ["x", "y"]);
+        assert_eq!(host_header(&modifier), Some("v"));
+    }
+}

@@ -444,3 +444,55 @@ fn list_or(found: matcher::ValueMatcher) -> matcher::ValueMatcher {
         },
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aliases_stand_for_the_meshs_own_domain_only() {
+        let domains = ["new.test".to_owned(), "old.test".to_owned()];
+        let all = |value: &str| principals_of_aliases(value, &domains);
+        let both = ["new.test/ns/a/sa/b", "old.test/ns/a/sa/b"];
+        assert_eq!(all("old.test/ns/a/sa/b"), both);
+        assert_eq!(all("cluster.local/ns/a/sa/b"), both);
+        for kept in [
+            "other.test/ns/a/sa/b",
+            "*/ns/a/sa/b",
+            "old.test/ns/*",
+            "*",
+            "*/sa/b",
+        ] {
+            assert_eq!(all(kept), [kept]);
+        }
+        assert_eq!(all("*.test/ns/a/sa/b"), ["*.test/ns/a/sa/b"; 2]);
+    }
+
+    #[test]
+    fn request_principals_are_cut_at_the_last_slash() {
+        let exact = |text: &str| pattern(MatchPattern::Exact(text.to_owned()), false);
+        let prefix = |text: &str| pattern(MatchPattern::Prefix(text.to_owned()), false);
+        let suffix = |text: &str| pattern(MatchPattern::Suffix(text.to_owned()), false);
+        let any = || regex(".+".to_owned());
+        for (value, expected) in [
+            (
+                "https://issuer/x/sub",
+                (exact("https://issuer/x"), exact("sub")),
+            ),
+            ("issuer/*", (exact("issuer"), any())),
+            ("issuer/su*", (exact("issuer"), prefix("su"))),
+            ("*/sub", (any(), exact("sub"))),
+            ("*.test/sub", (suffix(".test"), exact("sub"))),
+            ("*", (any(), any())),
+            ("iss*", (prefix("iss"), any())),
+            ("*sub", (any(), suffix("sub"))),
+        ] {
+            assert_eq!(request_principal(value), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn literals_are_quoted() {
+        assert_eq!(quote("a.b*c-d"), r"a\.b\*c-d");
+    }
+}

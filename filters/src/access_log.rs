@@ -1,0 +1,182 @@
+//! Access logs: which streams are written, and how. The file sink is the one that istiod sends by default.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Instant;
+
+use envoy_types::pb::envoy::config::accesslog::v3::{
+    AccessLog as AccessLogProto, AccessLogFilter, ComparisonFilter, access_log,
+    access_log_filter::FilterSpecifier, comparison_filter::Op,
+};
+use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{
+    FileAccessLog, file_access_log::AccessLogFormat,
+};
+use prost::Message;
+
+use crate::format::substitution::{Json, Substitution};
+use crate::format::{Format, FormatContext};
+use crate::host::{Host, LogSink};
+use crate::recorder::Recorder;
+use crate::rejected::Refusal;
+use crate::response_flags::ResponseFlags;
+use crate::stream_info::{Capture, StreamInfo, StreamState};
+
+const FILE: &str = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog";
+
+/// Envoy's own default format.
+const DEFAULT_FORMAT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\"\n";
+
+/// Writes a line for each stream that its filter lets through.
+pub struct AccessLog {
+    filter: Option<Filter>,
+    format: Substitution,
+    sink: Arc<dyn LogSink>,
+}
+
+#[derive(Debug)]
+enum Filter {
+    StatusCode(Op, u32),
+    Duration(Op, u32),
+    /// Any of these flags; empty: any flag at all.
+    Flags(ResponseFlags),
+    And(Box<[Filter]>),
+    Or(Box<[Filter]>),
+    Always,
+}
+
+impl AccessLog {
+    pub fn from_proto(proto: &AccessLogProto, host: &dyn Host) -> Result<AccessLog, Refusal> {
+        let Some(access_log::ConfigType::TypedConfig(any)) = &proto.config_type else {
+            return Err(Refusal::missing("typed_config"));
+        };
+        if any.type_url != FILE {
+            return Err(Refusal::new(
+                "typed_config",
+                format!("unknown access log type {}", any.type_url),
+            ));
+        }
+        let file = FileAccessLog::decode(any.value.as_slice())
+            .map_err(|error| Refusal::new("typed_config", error.to_string()))?;
+        let format = match &file.access_log_format {
+            None => Substitution::Text(Format::parse(DEFAULT_FORMAT)?),
+            Some(AccessLogFormat::Format(text)) => Substitution::Text(Format::parse(text)?),
+            Some(AccessLogFormat::LogFormat(format)) => Substitution::from_proto(format)?,
+            Some(AccessLogFormat::JsonFormat(json) | AccessLogFormat::TypedJsonFormat(json)) => {
+                Substitution::Json(Json::from_struct(json)?)
+            }
+        };
+        Ok(AccessLog {
+            filter: proto.filter.as_ref().map(|f| filter(f, 0)).transpose()?,
+            format,
+            sink: host.log_sink(&file.path),
+        })
+    }
+}
+
+fn filter(proto: &AccessLogFilter, depth: usize) -> Result<Filter, Refusal> {
+    if depth > 8 {
+        return Err(Refusal::new("filter", "is nested too deeply"));
+    }
+    let list = |filters: &[AccessLogFilter]| {
+        filters.iter().map(|f| filter(f, depth + 1)).collect::<Result<Box<[_]>, _>>()
+    };
+    let specifier = proto
+        .filter_specifier
+        .as_ref()
+        .ok_or_else(|| Refusal::missing("filter.filter_specifier"))?;
+    Ok(match specifier {
+        FilterSpecifier::StatusCodeFilter(f) => {
+            let (op, value) = comparison(f.comparison.as_ref())?;
+            Filter::StatusCode(op, value)
+        }
+        FilterSpecifier::DurationFilter(f) => {
+            let (op, value) = comparison(f.comparison.as_ref())?;
+            Filter::Duration(op, value)
+        }
+        FilterSpecifier::ResponseFlagFilter(f) => {
+            let mut flags = ResponseFlags::default();
+            for name in &f.flags {
+                flags.insert(ResponseFlags::from_short_name(name).ok_or_else(|| {
+                    Refusal::new("filter.response_flag_filter", format!("unknown flag {name}"))
+                })?);
+            }
+            Filter::Flags(flags)
+        }
+        FilterSpecifier::AndFilter(f) => Filter::And(list(&f.filters)?),
+        FilterSpecifier::OrFilter(f) => Filter::Or(list(&f.filters)?),
+        // Nothing is a health check here: no filter marks one.
+        FilterSpecifier::NotHealthCheckFilter(_) => Filter::Always,
+        FilterSpecifier::ExtensionFilter(f) => {
+            return Err(Refusal::unsupported(format!("filter.extension_filter {}", f.name)));
+        }
+        _ => return Err(Refusal::unsupported("filter")),
+    })
+}
+
+fn comparison(proto: Option<&ComparisonFilter>) -> Result<(Op, u32), Refusal> {
+    let proto = proto.ok_or_else(|| Refusal::missing("filter.comparison"))?;
+    let op = Op::try_from(proto.op)
+        .map_err(|_| Refusal::new("filter.comparison.op", format!("unknown value {}", proto.op)))?;
+    Ok((op, proto.value.as_ref().map_or(0, |v| v.default_value)))
+}
+
+fn compare(op: Op, left: u64, right: u32) -> bool {
+    let right = u64::from(right);
+    match op {
+        Op::Eq => left == right,
+        Op::Ge => left >= right,
+        Op::Le => left <= right,
+        Op::Ne => left != right,
+    }
+}
+
+impl Filter {
+    fn passes(&self, stream: &StreamInfo, state: &StreamState, end: Instant) -> bool {
+        match self {
+            Filter::StatusCode(op, code) => {
+                compare(*op, u64::from(state.response.code.unwrap_or(0)), *code)
+            }
+            Filter::Duration(op, limit) => {
+                let millis = end.saturating_duration_since(stream.start).as_millis();
+                compare(*op, u64::try_from(millis).unwrap_or(u64::MAX), *limit)
+            }
+            Filter::Flags(flags) if flags.is_empty() => !state.flags.is_empty(),
+            Filter::Flags(flags) => state.flags.intersects(*flags),
+            Filter::And(all) => all.iter().all(|f| f.passes(stream, state, end)),
+            Filter::Or(any) => any.iter().any(|f| f.passes(stream, state, end)),
+            Filter::Always => true,
+        }
+    }
+}
+
+thread_local! {
+    /// A line is put together here, so that writing one allocates nothing.
+    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Recorder for AccessLog {
+    fn capture(&self) -> Capture {
+        self.format.capture()
+    }
+
+    fn record(&self, stream: &StreamInfo, end: Instant) {
+        let state = stream.state();
+        if let Some(filter) = &self.filter
+            && !filter.passes(stream, &state, end)
+        {
+            return;
+        }
+        let context = FormatContext {
+            stream,
+            state: &state,
+            request: None,
+            response: None,
+            end,
+        };
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            self.format.write(&context, line);
+            self.sink.write(line);
+        });
+    }
+}

@@ -1,0 +1,257 @@
+//! Format strings: `%OPERATORS%` compiled once, evaluated per stream (Envoy's substitution formatter).
+//!
+//! An operator that isn't known is refused by name while configuration is compiled. What has no value
+//! prints as `-`.
+
+mod operator;
+pub mod substitution;
+mod time_format;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::format::operator::Operator;
+use crate::rejected::Refusal;
+use crate::stream_info::{Capture, RequestHead, StreamInfo, StreamState};
+
+/// A compiled format string.
+#[derive(Clone, Debug)]
+pub struct Format(Box<[Piece]>);
+
+#[derive(Clone, Debug)]
+enum Piece {
+    Literal(Box<str>),
+    Value { operator: Operator, max_length: Option<usize> },
+}
+
+/// What an evaluation looks at.
+pub struct FormatContext<'a> {
+    pub stream: &'a StreamInfo,
+    pub state: &'a StreamState,
+    /// The live request, where there is one; the captured head otherwise.
+    pub request: Option<RequestView<'a>>,
+    /// The live response's headers; the captured ones otherwise.
+    pub response: Option<&'a HeaderMap>,
+    /// When the stream ended, for durations.
+    pub end: std::time::Instant,
+}
+
+/// The head of a live request.
+#[derive(Clone, Copy)]
+pub struct RequestView<'a> {
+    pub method: &'a http::Method,
+    pub uri: &'a http::Uri,
+    pub headers: &'a HeaderMap,
+}
+
+impl FormatContext<'_> {
+    fn captured(&self) -> &RequestHead {
+        &self.state.request
+    }
+
+    fn request_header(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        match &self.request {
+            Some(request) => request.headers.get(name),
+            None => find(&self.captured().headers, name),
+        }
+    }
+
+    fn response_header(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        match self.response {
+            Some(headers) => headers.get(name),
+            None => find(&self.state.response.headers, name),
+        }
+    }
+}
+
+fn find<'a>(headers: &'a [(HeaderName, HeaderValue)], name: &HeaderName) -> Option<&'a HeaderValue> {
+    headers.iter().find(|(n, _)| n == name).map(|(_, v)| v)
+}
+
+/// The value of one operator alone, typed for JSON.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FormatValue {
+    Missing,
+    Number(i64),
+    Text(Vec<u8>),
+}
+
+impl Format {
+    /// # Errors
+    /// An operator that isn't known, or an unbalanced `%`.
+    pub fn parse(text: &str) -> Result<Format, Refusal> {
+        let mut pieces = Vec::new();
+        let mut literal = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find('%') {
+            literal.push_str(rest.get(..at).unwrap_or_default());
+            rest = rest.get(at + 1..).unwrap_or_default();
+            if let Some(after) = rest.strip_prefix('%') {
+                literal.push('%');
+                rest = after;
+                continue;
+            }
+            let length = operator_length(rest)
+                .ok_or_else(|| Refusal::new("format", format!("{text:?} has a % that is not closed")))?;
+            if !literal.is_empty() {
+                pieces.push(Piece::Literal(std::mem::take(&mut literal).into()));
+            }
+            let (operator, max_length) = operator::parse(rest.get(..length).unwrap_or_default())?;
+            pieces.push(Piece::Value { operator, max_length });
+            rest = rest.get(length + 1..).unwrap_or_default();
+        }
+        literal.push_str(rest);
+        if !literal.is_empty() {
+            pieces.push(Piece::Literal(literal.into()));
+        }
+        Ok(Format(pieces.into()))
+    }
+
+    /// Appends the text to `out`.
+    pub fn write(&self, context: &FormatContext<'_>, out: &mut Vec<u8>) {
+        for piece in &self.0 {
+            match piece {
+                Piece::Literal(text) => out.extend_from_slice(text.as_bytes()),
+                Piece::Value { operator, max_length } => {
+                    let start = out.len();
+                    if !operator.write(context, out) {
+                        out.push(b'-');
+                    }
+                    if let Some(max) = max_length {
+                        out.truncate(start + max.min(&(out.len() - start)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The value where the format is one operator; its text otherwise.
+    pub fn value(&self, context: &FormatContext<'_>) -> FormatValue {
+        let mut out = Vec::new();
+        match &*self.0 {
+            [Piece::Value { operator, max_length: None }] => {
+                if !operator.write(context, &mut out) {
+                    return FormatValue::Missing;
+                }
+                if operator.is_number()
+                    && let Some(number) = std::str::from_utf8(&out).ok().and_then(|s| s.parse().ok())
+                {
+                    return FormatValue::Number(number);
+                }
+            }
+            _ => self.write(context, &mut out),
+        }
+        FormatValue::Text(out)
+    }
+
+    /// Which parts of heads the format needs.
+    pub fn capture(&self) -> Capture {
+        let mut capture = Capture::default();
+        for piece in &self.0 {
+            if let Piece::Value { operator, .. } = piece {
+                operator.capture(&mut capture);
+            }
+        }
+        capture
+    }
+
+    /// The text of a format without operators.
+    pub fn literal(&self) -> Option<&str> {
+        match &*self.0 {
+            [] => Some(""),
+            [Piece::Literal(text)] => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// Bytes up to the closing `%`; one inside parentheses (a time format) doesn't close.
+fn operator_length(text: &str) -> Option<usize> {
+    let mut depth = 0usize;
+    for (at, c) in text.char_indices() {
+        match c {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            '%' if depth == 0 => return Some(at),
+            _ => {}
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::{Duration, Instant, SystemTime};
+
+    use super::*;
+    use crate::connection::Connection;
+    use crate::filter_state::{FilterValue, Sharing};
+    use crate::stream_info::Protocol;
+
+    /// Istio's default log line, without START_TIME.
+    const ISTIO: &str = "\"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% \"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%\n";
+
+    fn stream() -> std::sync::Arc<StreamInfo> {
+        let start = Instant::now();
+        let mut connection = Connection::new(([10, 0, 0, 9], 999).into(), ([10, 96, 0, 1], 80).into(), start);
+        connection.filter_state.set(&"io.istio.peer_principal".into(), FilterValue::String("spiffe://td/ns/a/sa/b".into()), Sharing::None);
+        StreamInfo::new(connection.into(), Protocol::Http11, start, SystemTime::UNIX_EPOCH + Duration::from_millis(1_500))
+    }
+
+    fn print(text: &str) -> String {
+        let stream = stream();
+        {
+            let mut state = stream.state();
+            state.request.method = Some(http::Method::GET);
+            state.request.path = Some(http::uri::PathAndQuery::from_static("/a?b"));
+            state.request.authority = Some(HeaderValue::from_static("reviews:9080"));
+            state.response.code = Some(200);
+            state.response_code_details = Some("via_upstream".into());
+        }
+        let state = stream.state();
+        let context = FormatContext {
+            stream: &stream,
+            state: &state,
+            request: None,
+            response: None,
+            end: stream.start + Duration::from_millis(7),
+        };
+        let mut out = Vec::new();
+        Format::parse(text).unwrap().write(&context, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn istios_default_line() {
+        assert_eq!(
+            print(ISTIO),
+            "\"GET /a?b HTTP/1.1\" 200 - via_upstream - \"-\" 0 0 7 - \"-\" \"-\" \"-\" \"reviews:9080\" \"-\" - - 10.96.0.1:80 10.0.0.9:999 - -\n"
+        );
+    }
+
+    #[test]
+    fn operators_with_arguments() {
+        assert_eq!(print("100%% %REQ(:METHOD):2%"), "100% GE");
+        assert_eq!(print("%START_TIME%"), "1970-01-01T00:00:01.500Z");
+        assert_eq!(print("%START_TIME(%Y/%m/%d %H:%M:%S.%3f)%"), "1970/01/01 00:00:01.500");
+        assert_eq!(print("%FILTER_STATE(io.istio.peer_principal:PLAIN)%"), "spiffe://td/ns/a/sa/b");
+        assert_eq!(print("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"), "10.0.0.9");
+        assert_eq!(print("%REQ_WITHOUT_QUERY(:PATH)%"), "/a");
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        assert_eq!(Format::parse("%NOPE%").unwrap_err().to_string(), "format: unknown operator %NOPE%");
+        assert!(Format::parse("%REQ(:METHOD)").is_err());
+        assert!(Format::parse("50%").is_err());
+    }
+
+    #[test]
+    fn captures_what_it_prints() {
+        let capture = Format::parse(ISTIO).unwrap().capture();
+        assert!(capture.request_line);
+        assert_eq!(capture.request_headers.len(), 3);
+        assert_eq!(capture.response_headers.len(), 1);
+        assert_eq!(Format::parse("%DURATION%").unwrap().capture(), Capture::default());
+    }
+}

@@ -1,0 +1,69 @@
+//! `envoy.filters.http.set_filter_state`: objects in filter state from each request's head.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use envoy_types::pb::envoy::extensions::filters::http::set_filter_state::v3::Config;
+
+use crate::filter_state_value::FilterStateValue;
+use crate::format::{FormatContext, RequestView};
+use crate::http::HttpFilter;
+use crate::rejected::Refusal;
+use crate::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
+
+pub(super) const TYPE_URL: &str =
+    "type.googleapis.com/envoy.extensions.filters.http.set_filter_state.v3.Config";
+
+pub(super) fn build(proto: &Config) -> Result<HttpFilter, Refusal> {
+    let values: Arc<[FilterStateValue]> = proto
+        .on_request_headers
+        .iter()
+        .enumerate()
+        .map(|(i, value)| {
+            FilterStateValue::from_proto(value)
+                .map_err(|e| e.within(format!("on_request_headers[{i}]")))
+        })
+        .collect::<Result<_, _>>()?;
+    let clear_route = proto.clear_route_cache;
+    Ok(HttpFilter::layer(tower::layer::layer_fn(move |inner| {
+        HttpService::new(SetFilterState {
+            values: values.clone(),
+            clear_route,
+            inner,
+        })
+    })))
+}
+
+struct SetFilterState {
+    values: Arc<[FilterStateValue]>,
+    clear_route: bool,
+    inner: HttpService,
+}
+
+impl HttpCall for SetFilterState {
+    fn call(&self, mut request: HttpRequest) -> ResponseFuture {
+        {
+            let mut state = request.stream.state();
+            for value in self.values.iter() {
+                let object = value.evaluate(&FormatContext {
+                    stream: &request.stream,
+                    state: &state,
+                    request: Some(RequestView {
+                        method: request.http.method(),
+                        uri: request.http.uri(),
+                        headers: request.http.headers(),
+                    }),
+                    response: None,
+                    end: Instant::now(),
+                });
+                if let Some(object) = object {
+                    value.set(object, &mut state.filter_state);
+                }
+            }
+        }
+        if self.clear_route {
+            request.clear_route();
+        }
+        self.inner.call(request)
+    }
+}

@@ -1,0 +1,325 @@
+//! `istio.stats`: Istio's standard metrics with `reporter="waypoint"`.
+//!
+//! Handles are looked up by their labels once per connection and outcome (upstream, code, flags), and
+//! kept with the connection: a request on a warm connection adds to atomics.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::connection::BindKey;
+use crate::host::Host;
+use crate::metrics::{Counter, CounterFamily, Histogram, HistogramFamily};
+use crate::peer::Peer;
+use crate::proto::{StatsPluginConfig, StatsReporter};
+use crate::recorder::Recorder;
+use crate::rejected::Refusal;
+use crate::response_flags::ResponseFlags;
+use crate::stream_info::{DestinationService, Protocol, StreamInfo, StreamState, UpstreamInfo};
+
+/// In the order in which Istio documents them.
+const HTTP_LABELS: &[&str] = &[
+    "reporter", "source_workload", "source_canonical_service", "source_canonical_revision",
+    "source_workload_namespace", "source_principal", "source_app", "source_version", "source_cluster",
+    "destination_workload", "destination_workload_namespace", "destination_principal", "destination_app",
+    "destination_version", "destination_service", "destination_canonical_service",
+    "destination_canonical_revision", "destination_service_name", "destination_service_namespace",
+    "destination_cluster", "request_protocol", "response_flags", "connection_security_policy",
+    "response_code", "grpc_response_status",
+];
+/// TCP series have neither code nor gRPC status.
+const TCP_LABELS: &[&str] = HTTP_LABELS.split_at(HTTP_LABELS.len() - 2).0;
+
+/// Outcomes kept per connection; past it the list starts again.
+const MAX_OUTCOMES: usize = 64;
+
+struct Families {
+    requests: Option<Arc<CounterFamily>>,
+    duration: Option<Arc<HistogramFamily>>,
+    request_bytes: Option<Arc<HistogramFamily>>,
+    response_bytes: Option<Arc<HistogramFamily>>,
+    request_messages: Option<Arc<CounterFamily>>,
+    response_messages: Option<Arc<CounterFamily>>,
+    opened: Option<Arc<CounterFamily>>,
+    closed: Option<Arc<CounterFamily>>,
+    received: Option<Arc<CounterFamily>>,
+    sent: Option<Arc<CounterFamily>>,
+}
+
+struct IstioStats {
+    families: Families,
+    key: BindKey,
+}
+
+/// Builds the recorder.
+///
+/// # Errors
+/// Overrides that need an expression language, which isn't built.
+pub(crate) fn recorder(
+    config: StatsPluginConfig,
+    host: &Arc<dyn Host>,
+) -> Result<Arc<dyn Recorder>, Refusal> {
+    if config.reporter != i32::from(StatsReporter::ServerGateway) {
+        return Err(Refusal::unsupported("reporter"));
+    }
+    let mut dropped: Vec<String> = Vec::new();
+    for (i, metric) in config.metrics.into_iter().enumerate() {
+        let field = |name: &str| Refusal::unsupported(format!("metrics[{i}].{name}"));
+        if !metric.dimensions.is_empty() {
+            return Err(field("dimensions"));
+        }
+        if !metric.tags_to_remove.is_empty() {
+            return Err(field("tags_to_remove"));
+        }
+        if !metric.r#match.is_empty() {
+            return Err(field("match"));
+        }
+        if metric.drop {
+            dropped.push(metric.name);
+        }
+    }
+    let metrics = host.metrics();
+    let counters = |short: &str, name, help, labels| {
+        (!dropped.iter().any(|d| d == short)).then(|| metrics.counters(name, help, labels))
+    };
+    let histograms = |short: &str, name, help| {
+        (!dropped.iter().any(|d| d == short)).then(|| metrics.histograms(name, help, HTTP_LABELS))
+    };
+    Ok(Arc::new(IstioStats {
+        families: Families {
+            requests: counters("requests_total", "istio_requests_total", "Requests.", HTTP_LABELS),
+            duration: histograms("request_duration_milliseconds", "istio_request_duration_milliseconds", "Duration of requests in milliseconds."),
+            request_bytes: histograms("request_bytes", "istio_request_bytes", "Size of request bodies."),
+            response_bytes: histograms("response_bytes", "istio_response_bytes", "Size of response bodies."),
+            request_messages: counters("request_messages_total", "istio_request_messages_total", "gRPC messages from clients.", HTTP_LABELS),
+            response_messages: counters("response_messages_total", "istio_response_messages_total", "gRPC messages to clients.", HTTP_LABELS),
+            opened: counters("tcp_connections_opened_total", "istio_tcp_connections_opened_total", "TCP connections opened.", TCP_LABELS),
+            closed: counters("tcp_connections_closed_total", "istio_tcp_connections_closed_total", "TCP connections closed.", TCP_LABELS),
+            received: counters("tcp_received_bytes_total", "istio_tcp_received_bytes_total", "TCP bytes from clients.", TCP_LABELS),
+            sent: counters("tcp_sent_bytes_total", "istio_tcp_sent_bytes_total", "TCP bytes to clients.", TCP_LABELS),
+        },
+        key: BindKey::unique(),
+    }))
+}
+
+/// What decides on the labels, within one connection.
+#[derive(Clone, PartialEq)]
+struct Outcome {
+    upstream: Option<Arc<UpstreamInfo>>,
+    service: Option<Arc<DestinationService>>,
+    code: Option<u16>,
+    flags: ResponseFlags,
+    grpc: Option<Option<u32>>,
+}
+
+impl Outcome {
+    fn is(&self, other: &Outcome) -> bool {
+        let same_upstream = match (&self.upstream, &other.upstream) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || (a.host == b.host && a.cluster == b.cluster),
+            _ => false,
+        };
+        let same_service = match (&self.service, &other.service) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a == b,
+            _ => false,
+        };
+        same_upstream
+            && same_service
+            && (self.code, self.flags, self.grpc) == (other.code, other.flags, other.grpc)
+    }
+}
+
+/// A connection's handles, by outcome.
+#[derive(Default)]
+struct Handles {
+    http: Mutex<Vec<(Outcome, Arc<HttpHandles>)>>,
+    tcp: Mutex<Option<Arc<TcpHandles>>>,
+    /// TCP bytes reported already.
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+struct HttpHandles {
+    requests: Option<Counter>,
+    duration: Option<Histogram>,
+    request_bytes: Option<Histogram>,
+    response_bytes: Option<Histogram>,
+    request_messages: Option<Counter>,
+    response_messages: Option<Counter>,
+}
+
+struct TcpHandles {
+    closed: Option<Counter>,
+    received: Option<Counter>,
+    sent: Option<Counter>,
+}
+
+impl IstioStats {
+    fn record_http(&self, stream: &StreamInfo, handles: &Handles, end: Instant) {
+        let state = stream.state();
+        let outcome = Outcome {
+            upstream: state.upstream.clone(),
+            service: state.service.clone(),
+            code: state.response.code,
+            flags: state.flags,
+            grpc: state.grpc.as_ref().map(|grpc| grpc.status),
+        };
+        let series = self.http_handles(stream, &state, handles, outcome);
+        if let Some(requests) = &series.requests {
+            requests.add(1);
+        }
+        if let Some(duration) = &series.duration {
+            duration.observe(end.saturating_duration_since(stream.start).as_secs_f64() * 1000.0);
+        }
+        if let Some(bytes) = &series.request_bytes {
+            bytes.observe(stream.bytes_received() as f64);
+        }
+        if let Some(bytes) = &series.response_bytes {
+            bytes.observe(stream.bytes_sent() as f64);
+        }
+        if let Some(grpc) = &state.grpc {
+            if let Some(messages) = &series.request_messages {
+                messages.add(grpc.request_messages);
+            }
+            if let Some(messages) = &series.response_messages {
+                messages.add(grpc.response_messages);
+            }
+        }
+    }
+
+    fn http_handles(
+        &self,
+        stream: &StreamInfo,
+        state: &StreamState,
+        handles: &Handles,
+        outcome: Outcome,
+    ) -> Arc<HttpHandles> {
+        let mut known = handles.http.lock();
+        if let Some((_, found)) = known.iter().find(|(known, _)| known.is(&outcome)) {
+            return found.clone();
+        }
+        let labels = labels(stream, state, true);
+        let grpc = state.grpc.is_some();
+        let f = &self.families;
+        let counter = |family: &Option<Arc<CounterFamily>>| family.as_ref().map(|f| f.with(&labels));
+        let histogram = |family: &Option<Arc<HistogramFamily>>| family.as_ref().map(|f| f.with(&labels));
+        let made = Arc::new(HttpHandles {
+            requests: counter(&f.requests),
+            duration: histogram(&f.duration),
+            request_bytes: histogram(&f.request_bytes),
+            response_bytes: histogram(&f.response_bytes),
+            request_messages: grpc.then(|| counter(&f.request_messages)).flatten(),
+            response_messages: grpc.then(|| counter(&f.response_messages)).flatten(),
+        });
+        if known.len() >= MAX_OUTCOMES {
+            known.clear();
+        }
+        known.push((outcome, made.clone()));
+        made
+    }
+
+    fn tcp_handles(&self, stream: &StreamInfo, handles: &Handles) -> Arc<TcpHandles> {
+        let mut known = handles.tcp.lock();
+        if let Some(found) = &*known {
+            return found.clone();
+        }
+        let labels = labels(stream, &stream.state(), false);
+        let counter = |family: &Option<Arc<CounterFamily>>| family.as_ref().map(|f| f.with(&labels));
+        if let Some(opened) = counter(&self.families.opened) {
+            opened.add(1);
+        }
+        let made = Arc::new(TcpHandles {
+            closed: counter(&self.families.closed),
+            received: counter(&self.families.received),
+            sent: counter(&self.families.sent),
+        });
+        *known = Some(made.clone());
+        made
+    }
+
+    fn report_tcp(&self, stream: &StreamInfo, handles: &Handles) -> Arc<TcpHandles> {
+        let series = self.tcp_handles(stream, handles);
+        for (counter, now, reported) in [
+            (&series.received, stream.bytes_received(), &handles.received),
+            (&series.sent, stream.bytes_sent(), &handles.sent),
+        ] {
+            let before = reported.swap(now, Ordering::Relaxed);
+            if let Some(counter) = counter {
+                counter.add(now.saturating_sub(before));
+            }
+        }
+        series
+    }
+}
+
+impl Recorder for IstioStats {
+    fn progress(&self, stream: &StreamInfo) {
+        let handles = stream.connection.bound(self.key, Handles::default);
+        self.report_tcp(stream, &handles);
+    }
+
+    fn record(&self, stream: &StreamInfo, end: Instant) {
+        let handles = stream.connection.bound(self.key, Handles::default);
+        if stream.protocol == Protocol::Tcp {
+            let series = self.report_tcp(stream, &handles);
+            if let Some(closed) = &series.closed {
+                closed.add(1);
+            }
+        } else {
+            self.record_http(stream, &handles, end);
+        }
+    }
+}
+
+/// The label values of a stream, in the order of the label names.
+fn labels(stream: &StreamInfo, state: &StreamState, http: bool) -> Vec<Arc<str>> {
+    let unknown: Arc<str> = "unknown".into();
+    let connection = &stream.connection;
+    let nobody = Peer::default();
+    let source = connection.downstream_peer.as_deref().unwrap_or(&nobody);
+    let upstream = state.upstream.as_deref();
+    let destination = upstream.and_then(|u| u.peer.as_deref()).unwrap_or(&nobody);
+    let nowhere = DestinationService::default();
+    let service = state.service.as_deref().unwrap_or(&nowhere);
+    let known = |value: &Arc<str>| if value.is_empty() { unknown.clone() } else { value.clone() };
+    let principal = |identity: Option<&str>| identity.map_or(unknown.clone(), Into::into);
+    let peer = connection.peer.as_ref();
+    let mut labels: Vec<Arc<str>> = vec![
+        "waypoint".into(),
+        known(&source.workload),
+        known(&source.canonical_name),
+        known(&source.canonical_revision),
+        known(&source.namespace),
+        principal(peer.map(|p| p.as_str())),
+        known(&source.app),
+        known(&source.version),
+        known(&source.cluster),
+        known(&destination.workload),
+        known(&destination.namespace),
+        principal(upstream.and_then(|u| u.principal.as_deref())),
+        known(&destination.app),
+        known(&destination.version),
+        known(&service.host),
+        known(&destination.canonical_name),
+        known(&destination.canonical_revision),
+        known(&service.name),
+        known(&service.namespace),
+        known(&destination.cluster),
+        match (http, &state.grpc) {
+            (false, _) => "tcp".into(),
+            (true, Some(_)) => "grpc".into(),
+            (true, None) => "http".into(),
+        },
+        state.flags.to_short().as_ref().into(),
+        if peer.is_some() { "mutual_tls".into() } else { "none".into() },
+    ];
+    if http {
+        labels.push(state.response.code.unwrap_or(0).to_string().into());
+        let status = state.grpc.as_ref().and_then(|grpc| grpc.status);
+        labels.push(status.map_or("".into(), |status| status.to_string().into()));
+    }
+    labels
+}
