@@ -68,7 +68,10 @@ impl FromStr for Authority {
             return Ok(Authority::Address((IpAddr::V4(ip), port).into()));
         }
         check_host(host)?;
-        Ok(Authority::Host { host: host.into(), port })
+        Ok(Authority::Host {
+            host: host.into(),
+            port,
+        })
     }
 }
 
@@ -95,7 +98,9 @@ fn check_host(host: &str) -> Result<(), AuthorityError> {
             && label.len() <= MAX_LABEL_LEN
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
     let last = host.rsplit('.').next().unwrap_or_default();
     let numeric_end = last.bytes().all(|b| b.is_ascii_digit());
@@ -122,11 +127,20 @@ mod tests {
     #[test]
     fn the_three_forms() {
         let parse = |text: &str| text.parse::<Authority>().unwrap();
-        assert_eq!(parse("10.0.0.1:9080"), Authority::Address("10.0.0.1:9080".parse().unwrap()));
-        assert_eq!(parse("[2001:db8::1]:80"), Authority::Address("[2001:db8::1]:80".parse().unwrap()));
+        assert_eq!(
+            parse("10.0.0.1:9080"),
+            Authority::Address("10.0.0.1:9080".parse().unwrap())
+        );
+        assert_eq!(
+            parse("[2001:db8::1]:80"),
+            Authority::Address("[2001:db8::1]:80".parse().unwrap())
+        );
         assert_eq!(
             parse("reviews.default.svc.cluster.local:65535"),
-            Authority::Host { host: "reviews.default.svc.cluster.local".into(), port: 65535 }
+            Authority::Host {
+                host: "reviews.default.svc.cluster.local".into(),
+                port: 65535
+            }
         );
         for text in ["10.0.0.1:9080", "[2001:db8::1]:80", "a_b-c.d:1"] {
             assert_eq!(parse(text).to_string(), text);
@@ -167,7 +181,13 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Authority>(), Err(error), "{text:?}");
         }
-        assert_eq!(format!("{}:80", "a".repeat(64)).parse::<Authority>(), Err(Host));
-        assert_eq!(format!("{}a:80", "a.".repeat(127)).parse::<Authority>(), Err(Host));
+        assert_eq!(
+            format!("{}:80", "a".repeat(64)).parse::<Authority>(),
+            Err(Host)
+        );
+        assert_eq!(
+            format!("{}a:80", "a.".repeat(127)).parse::<Authority>(),
+            Err(Host)
+        );
     }
 }

@@ -53,11 +53,17 @@ pub struct WorkloadCertificate {
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
     #[error("{}: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{part}: not PEM: {reason}")]
     Pem { part: &'static str, reason: String },
     #[error("{part}: no {what} in it")]
-    Missing { part: &'static str, what: &'static str },
+    Missing {
+        part: &'static str,
+        what: &'static str,
+    },
     #[error("{part}: more than {limit} certificates")]
     TooMany { part: &'static str, limit: usize },
     #[error("private key: {0}")]
@@ -87,16 +93,27 @@ pub enum LeafError {
 
 impl WorkloadCertificate {
     /// Reads PEM texts: the chain (leaf first), its private key (PKCS#8, PKCS#1 or SEC1) and the trusted roots.
-    pub fn from_pem(chain: &[u8], key: &[u8], roots: &[u8]) -> Result<WorkloadCertificate, CertificateError> {
+    pub fn from_pem(
+        chain: &[u8],
+        key: &[u8],
+        roots: &[u8],
+    ) -> Result<WorkloadCertificate, CertificateError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let chain = certificates(chain, "certificate chain", MAX_CHAIN)?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
-            rustls::pki_types::pem::Error::NoItemsFound => {
-                CertificateError::Missing { part: "private key", what: "key" }
-            }
-            error => CertificateError::Pem { part: "private key", reason: error.to_string() },
+            rustls::pki_types::pem::Error::NoItemsFound => CertificateError::Missing {
+                part: "private key",
+                what: "key",
+            },
+            error => CertificateError::Pem {
+                part: "private key",
+                reason: error.to_string(),
+            },
         })?;
-        let leaf = chain.first().ok_or(CertificateError::Missing { part: "certificate chain", what: "certificate" })?;
+        let leaf = chain.first().ok_or(CertificateError::Missing {
+            part: "certificate chain",
+            what: "certificate",
+        })?;
         let leaf = Leaf::parse(leaf)?;
         let key = CertifiedKey::from_der(chain, key, &provider).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => CertificateError::KeyMismatch,
@@ -104,10 +121,11 @@ impl WorkloadCertificate {
         })?;
         let roots = Arc::new(parse_roots(roots)?);
         let tls = |error: &dyn fmt::Display| CertificateError::Tls(error.to_string());
-        let client_chain = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
-            .clear_root_hint_subjects()
-            .build()
-            .map_err(|error| tls(&error))?;
+        let client_chain =
+            WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+                .clear_root_hint_subjects()
+                .build()
+                .map_err(|error| tls(&error))?;
         let versions = &[&rustls::version::TLS13];
         Ok(WorkloadCertificate {
             identity: leaf.identity,
@@ -180,7 +198,8 @@ pub(crate) struct Leaf {
 
 impl Leaf {
     pub(crate) fn parse(der: &CertificateDer<'_>) -> Result<Leaf, LeafError> {
-        let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| LeafError::Encoding)?;
+        let (rest, certificate) =
+            X509Certificate::from_der(der).map_err(|_| LeafError::Encoding)?;
         if !rest.is_empty() {
             return Err(LeafError::Encoding);
         }
@@ -189,13 +208,18 @@ impl Leaf {
             identity: uri_identity(&certificate)?,
             not_before: system_time(validity.not_before),
             not_after: system_time(validity.not_after),
-            serial: certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
+            serial: certificate
+                .raw_serial()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
         })
     }
 
     /// Only the identity, for a peer's certificate whose validity others check.
     pub(crate) fn identity(der: &CertificateDer<'_>) -> Result<Identity, LeafError> {
-        let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| LeafError::Encoding)?;
+        let (rest, certificate) =
+            X509Certificate::from_der(der).map_err(|_| LeafError::Encoding)?;
         if !rest.is_empty() {
             return Err(LeafError::Encoding);
         }
@@ -221,7 +245,10 @@ fn uri_identity(certificate: &X509Certificate<'_>) -> Result<Identity, LeafError
     if more > 0 {
         return Err(LeafError::ManyUris(more + 1));
     }
-    uri.parse().map_err(|error| LeafError::Identity { uri: uri.chars().take(256).collect(), error })
+    uri.parse().map_err(|error| LeafError::Identity {
+        uri: uri.chars().take(256).collect(),
+        error,
+    })
 }
 
 fn certificates(
@@ -231,25 +258,36 @@ fn certificates(
 ) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     let mut certificates = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate =
-            certificate.map_err(|error| CertificateError::Pem { part, reason: error.to_string() })?;
+        let certificate = certificate.map_err(|error| CertificateError::Pem {
+            part,
+            reason: error.to_string(),
+        })?;
         if certificates.len() == limit {
             return Err(CertificateError::TooMany { part, limit });
         }
         certificates.push(certificate);
     }
     if certificates.is_empty() {
-        return Err(CertificateError::Missing { part, what: "certificate" });
+        return Err(CertificateError::Missing {
+            part,
+            what: "certificate",
+        });
     }
     Ok(certificates)
 }
 
 fn parse_roots(pem: &[u8]) -> Result<RootCertStore, CertificateError> {
     let mut roots = RootCertStore::empty();
-    for (index, certificate) in certificates(pem, "root certificates", MAX_ROOTS)?.into_iter().enumerate() {
+    for (index, certificate) in certificates(pem, "root certificates", MAX_ROOTS)?
+        .into_iter()
+        .enumerate()
+    {
         roots
             .add(certificate)
-            .map_err(|error| CertificateError::Root { index, reason: error.to_string() })?;
+            .map_err(|error| CertificateError::Root {
+                index,
+                reason: error.to_string(),
+            })?;
     }
     Ok(roots)
 }
@@ -257,7 +295,9 @@ fn parse_roots(pem: &[u8]) -> Result<RootCertStore, CertificateError> {
 /// Certificates may claim any year; what lies before 1970 is clamped.
 fn system_time(time: ASN1Time) -> SystemTime {
     let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
-    UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(UNIX_EPOCH)
+    UNIX_EPOCH
+        .checked_add(Duration::from_secs(seconds))
+        .unwrap_or(UNIX_EPOCH)
 }
 
 #[cfg(test)]
@@ -285,7 +325,10 @@ mod tests {
 
     #[test]
     fn one_uri_san_is_the_identity() {
-        let names = vec![uri("spiffe://td/ns/a/sa/b"), SanType::DnsName("istiod.svc".try_into().unwrap())];
+        let names = vec![
+            uri("spiffe://td/ns/a/sa/b"),
+            SanType::DnsName("istiod.svc".try_into().unwrap()),
+        ];
         let certificate = read(names).unwrap();
         assert_eq!(certificate.identity().as_str(), "spiffe://td/ns/a/sa/b");
         assert!(certificate.valid_at(SystemTime::now()));
@@ -300,20 +343,33 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(leaf_error(vec![]), LeafError::NoUri);
-        assert_eq!(leaf_error(vec![SanType::DnsName("a.b".try_into().unwrap())]), LeafError::NoUri);
         assert_eq!(
-            leaf_error(vec![uri("spiffe://td/ns/a/sa/b"), uri("spiffe://td/ns/a/sa/c")]),
+            leaf_error(vec![SanType::DnsName("a.b".try_into().unwrap())]),
+            LeafError::NoUri
+        );
+        assert_eq!(
+            leaf_error(vec![
+                uri("spiffe://td/ns/a/sa/b"),
+                uri("spiffe://td/ns/a/sa/c")
+            ]),
             LeafError::ManyUris(2)
         );
-        assert!(matches!(leaf_error(vec![uri("https://a/b")]), LeafError::Identity { .. }));
+        assert!(matches!(
+            leaf_error(vec![uri("https://a/b")]),
+            LeafError::Identity { .. }
+        ));
     }
 
     #[test]
     fn a_key_of_another_certificate_is_refused() {
         let (chain, _) = self_signed(vec![uri("spiffe://td/a")]);
         let (_, key) = self_signed(vec![uri("spiffe://td/a")]);
-        let error = WorkloadCertificate::from_pem(chain.as_bytes(), key.as_bytes(), chain.as_bytes());
-        assert!(matches!(error, Err(CertificateError::KeyMismatch)), "{error:?}");
+        let error =
+            WorkloadCertificate::from_pem(chain.as_bytes(), key.as_bytes(), chain.as_bytes());
+        assert!(
+            matches!(error, Err(CertificateError::KeyMismatch)),
+            "{error:?}"
+        );
     }
 
     #[test]
@@ -321,15 +377,32 @@ mod tests {
         let (chain, key) = self_signed(vec![uri("spiffe://td/a")]);
         let (chain, key) = (chain.as_bytes(), key.as_bytes());
         let text = |chain: &[u8], key: &[u8], roots: &[u8]| {
-            WorkloadCertificate::from_pem(chain, key, roots).unwrap_err().to_string()
+            WorkloadCertificate::from_pem(chain, key, roots)
+                .unwrap_err()
+                .to_string()
         };
-        assert_eq!(text(b"", key, chain), "certificate chain: no certificate in it");
+        assert_eq!(
+            text(b"", key, chain),
+            "certificate chain: no certificate in it"
+        );
         assert_eq!(text(chain, b"", chain), "private key: no key in it");
-        assert_eq!(text(chain, key, b"junk"), "root certificates: no certificate in it");
-        assert!(text(b"-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n", key, chain).contains("PEM"));
+        assert_eq!(
+            text(chain, key, b"junk"),
+            "root certificates: no certificate in it"
+        );
+        assert!(
+            text(
+                b"-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n",
+                key,
+                chain
+            )
+            .contains("PEM")
+        );
         let not_a_root = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         assert!(text(chain, key, not_a_root).starts_with("root certificate 0"));
-        let missing = WorkloadCertificate::load(Path::new("/nonexistent")).unwrap_err().to_string();
+        let missing = WorkloadCertificate::load(Path::new("/nonexistent"))
+            .unwrap_err()
+            .to_string();
         assert!(missing.contains("cert-chain.pem"), "{missing}");
     }
 }

@@ -63,16 +63,29 @@ pub enum ConnectError {
     #[error("no certificate of our own yet")]
     NoCertificate,
     #[error("connecting to {hop}: {error}")]
-    Tcp { hop: SocketAddr, error: Arc<io::Error> },
+    Tcp {
+        hop: SocketAddr,
+        error: Arc<io::Error>,
+    },
     #[error("TLS with {hop}: {error}")]
-    Tls { hop: SocketAddr, error: Arc<TlsFailure> },
+    Tls {
+        hop: SocketAddr,
+        error: Arc<TlsFailure>,
+    },
     /// HTTP/2 failed, or the server reset the CONNECT.
     #[error("HTTP/2 with {hop}: {error}")]
-    Handshake { hop: SocketAddr, error: Arc<io::Error> },
+    Handshake {
+        hop: SocketAddr,
+        error: Arc<io::Error>,
+    },
     #[error("{hop} answered {status} to CONNECT")]
     Rejected { hop: SocketAddr, status: StatusCode },
     #[error("{hop}: no {phase} within {timeout:?}")]
-    Timeout { hop: SocketAddr, phase: &'static str, timeout: Duration },
+    Timeout {
+        hop: SocketAddr,
+        phase: &'static str,
+        timeout: Duration,
+    },
     /// Too many callers wait already.
     #[error("too many wait for a connection to {hop}")]
     Overflow { hop: SocketAddr },
@@ -95,7 +108,9 @@ impl ConnectError {
     /// Whether the server refused the stream without looking at it (REFUSED_STREAM).
     pub(crate) fn refused(&self) -> bool {
         match self {
-            ConnectError::Handshake { error, .. } => reset_of(error.as_ref()) == Some(Reset::Refused),
+            ConnectError::Handshake { error, .. } => {
+                reset_of(error.as_ref()) == Some(Reset::Refused)
+            }
             _ => false,
         }
     }
@@ -180,7 +195,11 @@ pub(crate) struct Owned {
 }
 
 /// Opens a connection of its own, outside of any pool: for tools, tests and load generators.
-pub async fn connect(tls: &Tls, hop: SocketAddr, options: &ClientOptions) -> Result<ClientConnection, ConnectError> {
+pub async fn connect(
+    tls: &Tls,
+    hop: SocketAddr,
+    options: &ClientOptions,
+) -> Result<ClientConnection, ConnectError> {
     connect_owned(tls, hop, options, None).await
 }
 
@@ -192,7 +211,10 @@ pub async fn connect_once(
     headers: HeaderMap,
     options: &ClientOptions,
 ) -> Result<TunnelStream, ConnectError> {
-    connect(tls, hop, options).await?.open(authority, headers).await
+    connect(tls, hop, options)
+        .await?
+        .open(authority, headers)
+        .await
 }
 
 pub(crate) async fn connect_owned(
@@ -204,7 +226,11 @@ pub(crate) async fn connect_owned(
     let timeout = options.connect_timeout;
     match tokio::time::timeout(timeout, Box::pin(handshake(tls, hop, options, owned))).await {
         Ok(result) => result,
-        Err(_) => Err(ConnectError::Timeout { hop, phase: "connection", timeout }),
+        Err(_) => Err(ConnectError::Timeout {
+            hop,
+            phase: "connection",
+            timeout,
+        }),
     }
 }
 
@@ -220,10 +246,19 @@ async fn handshake(
         .socket
         .connect(hop, options.source)
         .await
-        .map_err(|error| ConnectError::Tcp { hop, error: Arc::new(error) })?;
-    let local_addr = tcp.local_addr().map_err(|error| ConnectError::Tcp { hop, error: Arc::new(error) })?;
+        .map_err(|error| ConnectError::Tcp {
+            hop,
+            error: Arc::new(error),
+        })?;
+    let local_addr = tcp.local_addr().map_err(|error| ConnectError::Tcp {
+        hop,
+        error: Arc::new(error),
+    })?;
 
-    let failed = |error: TlsFailure| ConnectError::Tls { hop, error: Arc::new(error) };
+    let failed = |error: TlsFailure| ConnectError::Tls {
+        hop,
+        error: Arc::new(error),
+    };
     // The name is neither sent (SNI is off) nor verified.
     let name = ServerName::IpAddress(hop.ip().into());
     let stream = TlsConnector::from(active.client.clone())
@@ -244,7 +279,10 @@ async fn handshake(
         .client()
         .handshake::<_, Bytes>(wire.clone())
         .await
-        .map_err(|error| ConnectError::Handshake { hop, error: Arc::new(io_error(error)) })?;
+        .map_err(|error| ConnectError::Handshake {
+            hop,
+            error: Arc::new(io_error(error)),
+        })?;
     let keepalive = KeepAlive::new(&options.http2, connection.ping_pong());
     let (owner, idle_timeout) = match owned {
         Some(owned) => (Some(owned.owner), Some(owned.idle_timeout)),
@@ -262,15 +300,28 @@ async fn handshake(
         last_used: Mutex::new(Instant::now()),
         owner,
     });
-    let idle = idle_timeout.map(|timeout| Idle { timeout, timer: Box::pin(tokio::time::sleep(timeout)) });
-    let driver = Driver { connection, wire, keepalive, idle, shared: Arc::downgrade(&shared) };
+    let idle = idle_timeout.map(|timeout| Idle {
+        timeout,
+        timer: Box::pin(tokio::time::sleep(timeout)),
+    });
+    let driver = Driver {
+        connection,
+        wire,
+        keepalive,
+        idle,
+        shared: Arc::downgrade(&shared),
+    };
     tokio::spawn(driver.run());
     Ok(ClientConnection { shared })
 }
 
 impl ClientConnection {
     /// Opens a tunnel to `authority`.
-    pub async fn open(&self, authority: &str, headers: HeaderMap) -> Result<TunnelStream, ConnectError> {
+    pub async fn open(
+        &self,
+        authority: &str,
+        headers: HeaderMap,
+    ) -> Result<TunnelStream, ConnectError> {
         self.open_leased(self.lease(), authority, &headers).await
     }
 
@@ -305,7 +356,10 @@ impl ClientConnection {
             return false;
         }
         let mut cx = Context::from_waker(Waker::noop());
-        let usable = !matches!(self.shared.send.lock().poll_ready(&mut cx), Poll::Ready(Err(_)));
+        let usable = !matches!(
+            self.shared.send.lock().poll_ready(&mut cx),
+            Poll::Ready(Err(_))
+        );
         if !usable {
             self.retire();
         }
@@ -327,7 +381,9 @@ impl ClientConnection {
     /// Takes a place, whatever the limits: they are the pool's matter.
     pub(crate) fn lease(&self) -> Lease {
         self.shared.active.fetch_add(1, Ordering::AcqRel);
-        Lease { connection: self.clone() }
+        Lease {
+            connection: self.clone(),
+        }
     }
 
     pub(crate) async fn open_leased(
@@ -338,7 +394,10 @@ impl ClientConnection {
     ) -> Result<TunnelStream, ConnectError> {
         let hop = self.shared.hop;
         let request = request(authority, headers)?;
-        let failed = |error| ConnectError::Handshake { hop, error: Arc::new(io_error(error)) };
+        let failed = |error| ConnectError::Handshake {
+            hop,
+            error: Arc::new(io_error(error)),
+        };
         // A handle of our own: its pending stream is ours alone.
         let mut send = self.shared.send.lock().clone();
         let timeout = self.shared.response_timeout;
@@ -348,11 +407,20 @@ impl ClientConnection {
         };
         let (response, send) = match tokio::time::timeout(timeout, exchange).await {
             Ok(result) => result?,
-            Err(_) => return Err(ConnectError::Timeout { hop, phase: "answer to CONNECT", timeout }),
+            Err(_) => {
+                return Err(ConnectError::Timeout {
+                    hop,
+                    phase: "answer to CONNECT",
+                    timeout,
+                });
+            }
         };
         let (head, recv) = response.into_parts();
         if head.status != StatusCode::OK {
-            return Err(ConnectError::Rejected { hop, status: head.status });
+            return Err(ConnectError::Rejected {
+                hop,
+                status: head.status,
+            });
         }
         Ok(TunnelStream::new(send, recv).with_lease(lease, head.headers))
     }
@@ -402,9 +470,14 @@ impl Driver {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(keepalive) = &mut self.keepalive
-            && keepalive.poll_dead(cx, || self.wire.take_received()).is_ready()
+            && keepalive
+                .poll_dead(cx, || self.wire.take_received())
+                .is_ready()
         {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "no answer to PING")));
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "no answer to PING",
+            )));
         }
         self.poll_idle(cx);
         if let Poll::Ready(result) = Pin::new(&mut self.connection).poll(cx) {
@@ -425,15 +498,23 @@ impl Driver {
                 self.idle = None;
                 return;
             };
-            let since = if shared.active.load(Ordering::Acquire) > 0 { Instant::now() } else { *shared.last_used.lock() };
+            let since = if shared.active.load(Ordering::Acquire) > 0 {
+                Instant::now()
+            } else {
+                *shared.last_used.lock()
+            };
             let due = since + idle.timeout;
             let owner = shared.owner.as_ref().and_then(Weak::upgrade);
-            if due <= Instant::now() && owner.is_some_and(|owner| owner.retire(&ClientConnection { shared })) {
+            if due <= Instant::now()
+                && owner.is_some_and(|owner| owner.retire(&ClientConnection { shared }))
+            {
                 // The pool has let go of it; when our own handle goes, h2 says GOAWAY and ends.
                 self.idle = None;
                 return;
             }
-            idle.timer.as_mut().reset(due.max(Instant::now() + Duration::from_millis(100)));
+            idle.timer
+                .as_mut()
+                .reset(due.max(Instant::now() + Duration::from_millis(100)));
         }
     }
 }
@@ -447,8 +528,14 @@ mod tests {
     fn a_connect_has_an_authority_and_nothing_else() {
         let request = request("[2001:db8::1]:80", &HeaderMap::new()).unwrap();
         assert_eq!(request.uri().authority().unwrap(), "[2001:db8::1]:80");
-        assert_eq!((request.uri().scheme(), request.uri().path_and_query()), (None, None));
-        assert!(matches!(super::request("a b", &HeaderMap::new()), Err(ConnectError::Authority(_))));
+        assert_eq!(
+            (request.uri().scheme(), request.uri().path_and_query()),
+            (None, None)
+        );
+        assert!(matches!(
+            super::request("a b", &HeaderMap::new()),
+            Err(ConnectError::Authority(_))
+        ));
     }
 
     #[test]

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
 use time::OffsetDateTime;
 
@@ -61,7 +61,10 @@ impl DevCa {
         let now = SystemTime::now();
         let params = ca_params(now - CLOCK_SKEW, now + CA_LIFETIME);
         let root_pem = params.self_signed(&key).map_err(issue)?.pem();
-        Ok(DevCa { issuer: Issuer::new(params, key), root_pem })
+        Ok(DevCa {
+            issuer: Issuer::new(params, key),
+            root_pem,
+        })
     }
 
     /// Opens the CA in a folder; makes folder, key (mode 0600) and root if neither key nor root is there.
@@ -82,27 +85,46 @@ impl DevCa {
 
     fn open(dir: &Path, root_path: &Path, key_path: &Path) -> Result<DevCa, DevCaError> {
         let read = |path: &Path| {
-            fs::read_to_string(path).map_err(|source| DevCaError::File { path: path.to_owned(), source })
+            fs::read_to_string(path).map_err(|source| DevCaError::File {
+                path: path.to_owned(),
+                source,
+            })
         };
         let root_pem = read(root_path)?;
-        let key = KeyPair::from_pem(&read(key_path)?)
-            .map_err(|error| DevCaError::Key { path: key_path.to_owned(), reason: error.to_string() })?;
+        let key = KeyPair::from_pem(&read(key_path)?).map_err(|error| DevCaError::Key {
+            path: key_path.to_owned(),
+            reason: error.to_string(),
+        })?;
         let now = SystemTime::now();
-        let ca = DevCa { issuer: Issuer::new(ca_params(now, now), key), root_pem };
-        ca.check().map_err(|reason| DevCaError::Foreign { dir: dir.to_owned(), reason })?;
+        let ca = DevCa {
+            issuer: Issuer::new(ca_params(now, now), key),
+            root_pem,
+        };
+        ca.check().map_err(|reason| DevCaError::Foreign {
+            dir: dir.to_owned(),
+            reason,
+        })?;
         Ok(ca)
     }
 
     /// Issues a certificate to nobody and verifies it against the root.
     fn check(&self) -> Result<(), String> {
-        let probe = "spiffe://dev.invalid/probe".parse::<Identity>().map_err(|error| error.to_string())?;
-        let minted = self.mint(&probe, Duration::from_secs(60)).map_err(|error| error.to_string())?;
+        let probe = "spiffe://dev.invalid/probe"
+            .parse::<Identity>()
+            .map_err(|error| error.to_string())?;
+        let minted = self
+            .mint(&probe, Duration::from_secs(60))
+            .map_err(|error| error.to_string())?;
         let certificate = minted.workload().map_err(|error| error.to_string())?;
         crate::tls::verify_own_chain(&certificate).map_err(|error| error.to_string())
     }
 
     /// Issues a certificate that is valid from now (less two minutes) for `ttl`.
-    pub fn mint(&self, identity: &Identity, ttl: Duration) -> Result<MintedCertificate, DevCaError> {
+    pub fn mint(
+        &self,
+        identity: &Identity,
+        ttl: Duration,
+    ) -> Result<MintedCertificate, DevCaError> {
         let now = SystemTime::now();
         self.mint_between(identity, now - CLOCK_SKEW, now + ttl)
     }
@@ -121,8 +143,10 @@ impl DevCa {
         params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names = vec![SanType::URI(identity.as_str().try_into().map_err(issue)?)];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.issuer).map_err(issue)?;
         Ok(MintedCertificate {
@@ -151,7 +175,11 @@ impl MintedCertificate {
 
     /// The certificate, ready for use.
     pub fn workload(&self) -> Result<WorkloadCertificate, CertificateError> {
-        WorkloadCertificate::from_pem(self.chain_pem.as_bytes(), self.key_pem.as_bytes(), self.root_pem.as_bytes())
+        WorkloadCertificate::from_pem(
+            self.chain_pem.as_bytes(),
+            self.key_pem.as_bytes(),
+            self.root_pem.as_bytes(),
+        )
     }
 
     pub fn chain_pem(&self) -> &str {
@@ -172,7 +200,9 @@ fn ca_params(not_before: SystemTime, not_after: SystemTime) -> CertificateParams
     params.not_before = OffsetDateTime::from(not_before);
     params.not_after = OffsetDateTime::from(not_after);
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::OrganizationName, "waypoint development CA");
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, "waypoint development CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
@@ -187,7 +217,10 @@ fn create_dir(dir: &Path) -> Result<(), DevCaError> {
         .recursive(true)
         .mode(0o755)
         .create(dir)
-        .map_err(|source| DevCaError::File { path: dir.to_owned(), source })
+        .map_err(|source| DevCaError::File {
+            path: dir.to_owned(),
+            source,
+        })
 }
 
 fn write_file(path: &Path, text: &str, mode: u32) -> Result<(), DevCaError> {
@@ -200,12 +233,19 @@ fn write_file(path: &Path, text: &str, mode: u32) -> Result<(), DevCaError> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&new)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&new, path)
     };
-    replace().map_err(|source| DevCaError::File { path: path.to_owned(), source })
+    replace().map_err(|source| DevCaError::File {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -220,7 +260,8 @@ mod tests {
 
     impl Folder {
         fn new(name: &str) -> Folder {
-            let path = std::env::temp_dir().join(format!("waypoint-dev-ca-{}-{name}", std::process::id()));
+            let path =
+                std::env::temp_dir().join(format!("waypoint-dev-ca-{}-{name}", std::process::id()));
             let _ = fs::remove_dir_all(&path);
             Folder(path)
         }
@@ -261,8 +302,14 @@ mod tests {
         DevCa::open_or_create(&folder.0).unwrap();
         let other = DevCa::ephemeral().unwrap();
         fs::write(folder.0.join("root-cert.pem"), other.root_pem()).unwrap();
-        assert!(matches!(DevCa::open_or_create(&folder.0), Err(DevCaError::Foreign { .. })));
+        assert!(matches!(
+            DevCa::open_or_create(&folder.0),
+            Err(DevCaError::Foreign { .. })
+        ));
         fs::remove_file(folder.0.join("root-cert.pem")).unwrap();
-        assert!(matches!(DevCa::open_or_create(&folder.0), Err(DevCaError::Half(_))));
+        assert!(matches!(
+            DevCa::open_or_create(&folder.0),
+            Err(DevCaError::Half(_))
+        ));
     }
 }

@@ -61,7 +61,11 @@ macro_rules! apply {
     ($options:expr, $builder:expr) => {{
         let options: &Http2Options = $options;
         $builder
-            .initial_window_size(options.stream_window.max(2 * crate::stream::RELEASE_STEP as u32))
+            .initial_window_size(
+                options
+                    .stream_window
+                    .max(2 * crate::stream::RELEASE_STEP as u32),
+            )
             .initial_connection_window_size(options.connection_window.max(options.stream_window))
             .max_frame_size(options.max_frame_size.clamp(16 * 1024, (1 << 24) - 1))
             .max_send_buffer_size(options.max_send_buffer)
@@ -111,7 +115,11 @@ impl KeepAlive {
 
     /// Ready when the peer is taken for dead. `received` says whether anything has arrived since it was last asked; bytes
     /// are as good a sign of life as an answer.
-    pub(crate) fn poll_dead(&mut self, cx: &mut Context<'_>, received: impl Fn() -> bool) -> Poll<()> {
+    pub(crate) fn poll_dead(
+        &mut self,
+        cx: &mut Context<'_>,
+        received: impl Fn() -> bool,
+    ) -> Poll<()> {
         let Some(ping) = &mut self.ping else {
             return Poll::Pending;
         };
@@ -128,7 +136,11 @@ impl KeepAlive {
         }
         while self.timer.as_mut().poll(cx).is_ready() {
             if received() {
-                let pause = if self.waiting { self.timeout } else { self.interval };
+                let pause = if self.waiting {
+                    self.timeout
+                } else {
+                    self.interval
+                };
                 self.timer.as_mut().reset(Instant::now() + pause);
                 continue;
             }

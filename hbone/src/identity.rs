@@ -45,14 +45,22 @@ pub enum IdentityError {
 
 impl Identity {
     /// The identity in Istio's form, `spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}`.
-    pub fn istio(trust_domain: &str, namespace: &str, service_account: &str) -> Result<Identity, IdentityError> {
+    pub fn istio(
+        trust_domain: &str,
+        namespace: &str,
+        service_account: &str,
+    ) -> Result<Identity, IdentityError> {
         let identity: Identity =
             format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}").parse()?;
         // A slash inside a part would still parse, but as another identity.
         let whole = identity.namespace() == Some(namespace)
             && identity.service_account() == Some(service_account)
             && identity.trust_domain() == trust_domain;
-        if whole { Ok(identity) } else { Err(IdentityError::PathCharacter('/')) }
+        if whole {
+            Ok(identity)
+        } else {
+            Err(IdentityError::PathCharacter('/'))
+        }
     }
 
     /// The whole SPIFFE ID, `spiffe://` included.
@@ -168,19 +176,36 @@ mod tests {
 
     #[test]
     fn parts_of_an_istio_identity() {
-        let id: Identity = "spiffe://cluster.local/ns/default/sa/bookinfo-reviews".parse().unwrap();
+        let id: Identity = "spiffe://cluster.local/ns/default/sa/bookinfo-reviews"
+            .parse()
+            .unwrap();
         assert_eq!(id.trust_domain(), "cluster.local");
         assert_eq!(id.namespace(), Some("default"));
         assert_eq!(id.service_account(), Some("bookinfo-reviews"));
-        assert_eq!(id, Identity::istio("cluster.local", "default", "bookinfo-reviews").unwrap());
-        assert_eq!(id.to_string(), "spiffe://cluster.local/ns/default/sa/bookinfo-reviews");
+        assert_eq!(
+            id,
+            Identity::istio("cluster.local", "default", "bookinfo-reviews").unwrap()
+        );
+        assert_eq!(
+            id.to_string(),
+            "spiffe://cluster.local/ns/default/sa/bookinfo-reviews"
+        );
     }
 
     #[test]
     fn other_paths_are_identities_without_namespace() {
-        for text in ["spiffe://td/a", "spiffe://td/ns/x", "spiffe://td/ns/a/b/sa/c", "spiffe://td/ns/a/sa/b/c"] {
+        for text in [
+            "spiffe://td/a",
+            "spiffe://td/ns/x",
+            "spiffe://td/ns/a/b/sa/c",
+            "spiffe://td/ns/a/sa/b/c",
+        ] {
             let id: Identity = text.parse().unwrap();
-            assert_eq!((id.namespace(), id.service_account()), (None, None), "{text}");
+            assert_eq!(
+                (id.namespace(), id.service_account()),
+                (None, None),
+                "{text}"
+            );
         }
     }
 
@@ -218,9 +243,15 @@ mod tests {
     fn lengths_are_bounded() {
         let longest = format!("spiffe://td/{}", "a".repeat(2048 - 12));
         assert!(longest.parse::<Identity>().is_ok());
-        assert_eq!(format!("{longest}a").parse::<Identity>(), Err(IdentityError::TooLong(2049)));
+        assert_eq!(
+            format!("{longest}a").parse::<Identity>(),
+            Err(IdentityError::TooLong(2049))
+        );
         let domain = "d".repeat(256);
-        assert_eq!(format!("spiffe://{domain}/a").parse::<Identity>(), Err(IdentityError::TrustDomainTooLong));
+        assert_eq!(
+            format!("spiffe://{domain}/a").parse::<Identity>(),
+            Err(IdentityError::TrustDomainTooLong)
+        );
     }
 
     #[test]

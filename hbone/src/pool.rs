@@ -104,8 +104,15 @@ impl TunnelPool {
             http2: options.http2.clone(),
             socket: options.socket.clone(),
         };
-        let inner = Inner { tls, options, client, hops: ArcSwap::default() };
-        TunnelPool { inner: Arc::new(inner) }
+        let inner = Inner {
+            tls,
+            options,
+            client,
+            hops: ArcSwap::default(),
+        };
+        TunnelPool {
+            inner: Arc::new(inner),
+        }
     }
 
     /// Opens a tunnel to `authority` through the HBONE port at `hop`.
@@ -121,7 +128,9 @@ impl TunnelPool {
             let connection = lease.connection().clone();
             match connection.open_leased(lease, authority, &headers).await {
                 // The connection ended, or the server allows fewer streams than we knew.
-                Err(error) if retries < STALE_RETRIES && (error.refused() || !connection.is_usable()) => {
+                Err(error)
+                    if retries < STALE_RETRIES && (error.refused() || !connection.is_usable()) =>
+                {
                     tracing::debug!(%error, "HBONE connection took no more tunnels; trying another");
                     retries += 1;
                 }
@@ -132,14 +141,22 @@ impl TunnelPool {
 
     /// Connections that are open, over all hops.
     pub fn connections(&self) -> usize {
-        self.inner.hops.load().values().map(|hop| hop.state.lock().connections.len()).sum()
+        self.inner
+            .hops
+            .load()
+            .values()
+            .map(|hop| hop.state.lock().connections.len())
+            .sum()
     }
 
     async fn lease(&self, address: SocketAddr) -> Result<Lease, ConnectError> {
         let timeout = self.inner.options.connect_timeout;
         let deadline = Instant::now() + timeout;
         loop {
-            let hop = self.inner.hop(HopKey { address, generation: self.inner.tls.generation() });
+            let hop = self.inner.hop(HopKey {
+                address,
+                generation: self.inner.tls.generation(),
+            });
             let lease = match hop.acquire(&self.inner)? {
                 Acquired::Lease(lease) => lease,
                 Acquired::Closed => {
@@ -150,7 +167,11 @@ impl TunnelPool {
                     Waited::Served(result) => result?,
                     Waited::Closed => continue,
                     Waited::TimedOut => {
-                        return Err(ConnectError::Timeout { hop: address, phase: "free connection", timeout });
+                        return Err(ConnectError::Timeout {
+                            hop: address,
+                            phase: "free connection",
+                            timeout,
+                        });
                     }
                 },
             };
@@ -271,7 +292,10 @@ impl HopState {
     }
 
     fn limit(&self, options: &PoolOptions) -> usize {
-        options.max_streams_per_connection.min(self.server_limit.unwrap_or(usize::MAX)).max(1)
+        options
+            .max_streams_per_connection
+            .min(self.server_limit.unwrap_or(usize::MAX))
+            .max(1)
     }
 
     /// Takes those that can be served out of the queue. The caller gives them their places after unlocking.
@@ -309,7 +333,9 @@ impl Hop {
         if state.waiters.len() >= MAX_WAITERS {
             state.waiters.retain(|waiter| !waiter.is_closed());
             if state.waiters.len() >= MAX_WAITERS {
-                return Err(ConnectError::Overflow { hop: self.key.address });
+                return Err(ConnectError::Overflow {
+                    hop: self.key.address,
+                });
             }
         }
         let (waiter, place) = oneshot::channel();
@@ -328,7 +354,11 @@ impl Hop {
         }
         let allowed = connection.max_streams();
         let mut state = self.state.lock();
-        let Some(pooled) = state.connections.iter_mut().find(|pooled| pooled.connection.is_same(connection)) else {
+        let Some(pooled) = state
+            .connections
+            .iter_mut()
+            .find(|pooled| pooled.connection.is_same(connection))
+        else {
             return true;
         };
         if allowed < pooled.limit {
@@ -362,7 +392,9 @@ impl Hop {
 
     fn dial_beside_slow(&self, pool: &Arc<Inner>) {
         let mut state = self.state.lock();
-        let due = state.last_dial.is_none_or(|last| last.elapsed() >= pool.options.slow_dial);
+        let due = state
+            .last_dial
+            .is_none_or(|last| last.elapsed() >= pool.options.slow_dial);
         if due && state.dials < MAX_SLOW_DIALS {
             self.dial(&mut state, pool);
         }
@@ -381,7 +413,10 @@ impl Hop {
         let pool = pool.clone();
         tokio::spawn(async move {
             let owner: Weak<dyn ConnectionOwner> = hop.own.clone();
-            let owned = Owned { owner, idle_timeout: pool.options.idle_timeout };
+            let owned = Owned {
+                owner,
+                idle_timeout: pool.options.idle_timeout,
+            };
             let result = connect_owned(&pool.tls, hop.key.address, &pool.client, Some(owned)).await;
             hop.dialled(result, &pool);
         });
@@ -424,7 +459,10 @@ impl Hop {
     fn forget(&self, connection: &ClientConnection) {
         let forgotten: Vec<Pooled> = {
             let mut state = self.state.lock();
-            state.connections.extract_if(.., |pooled| pooled.connection.is_same(connection)).collect()
+            state
+                .connections
+                .extract_if(.., |pooled| pooled.connection.is_same(connection))
+                .collect()
         };
         drop(forgotten);
         self.clean_up();
@@ -434,7 +472,8 @@ impl Hop {
     fn clean_up(&self) {
         let empty = {
             let mut state = self.state.lock();
-            let empty = state.connections.is_empty() && state.waiters.is_empty() && state.dials == 0;
+            let empty =
+                state.connections.is_empty() && state.waiters.is_empty() && state.dials == 0;
             state.closed |= empty;
             empty
         };
@@ -449,7 +488,10 @@ impl Hop {
             let mut state = self.state.lock();
             state.closed = true;
             self.waiting.store(0, Ordering::Release);
-            (std::mem::take(&mut state.connections), std::mem::take(&mut state.waiters))
+            (
+                std::mem::take(&mut state.connections),
+                std::mem::take(&mut state.waiters),
+            )
         };
         drop((connections, waiters));
     }

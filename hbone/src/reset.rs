@@ -25,7 +25,9 @@ pub fn reset_of(error: &(dyn Error + 'static)) -> Option<Reset> {
             });
         }
         // An `io::Error` shows the cause of what it wraps as its own cause, and not what it wraps.
-        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let wrapped = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
         current = match wrapped {
             Some(wrapped) => Some(wrapped),
             None => error.source(),

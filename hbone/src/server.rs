@@ -108,7 +108,11 @@ pub struct ServerConnection {
 }
 
 /// Makes an HBONE connection of a TCP connection: TLS 1.3 with verified identities, then HTTP/2.
-pub async fn accept(tcp: TcpStream, tls: &Tls, options: &ServerOptions) -> Result<ServerConnection, AcceptError> {
+pub async fn accept(
+    tcp: TcpStream,
+    tls: &Tls,
+    options: &ServerOptions,
+) -> Result<ServerConnection, AcceptError> {
     let handshake = Box::pin(handshake(tcp, tls, options));
     match tokio::time::timeout(options.handshake_timeout, handshake).await {
         Ok(result) => result,
@@ -116,7 +120,11 @@ pub async fn accept(tcp: TcpStream, tls: &Tls, options: &ServerOptions) -> Resul
     }
 }
 
-async fn handshake(tcp: TcpStream, tls: &Tls, options: &ServerOptions) -> Result<ServerConnection, AcceptError> {
+async fn handshake(
+    tcp: TcpStream,
+    tls: &Tls,
+    options: &ServerOptions,
+) -> Result<ServerConnection, AcceptError> {
     let configs = tls.configs();
     let active = configs.active.as_ref().ok_or(AcceptError::NotReady)?;
     let peer_addr = tcp.peer_addr().map_err(AcceptError::Socket)?;
@@ -176,15 +184,23 @@ impl ServerConnection {
         .await
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, on_request: &mut impl FnMut(TunnelRequest)) -> Poll<ConnectionEnd> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        on_request: &mut impl FnMut(TunnelRequest),
+    ) -> Poll<ConnectionEnd> {
         if let Some(keepalive) = &mut self.keepalive
-            && keepalive.poll_dead(cx, || self.wire.take_received()).is_ready()
+            && keepalive
+                .poll_dead(cx, || self.wire.take_received())
+                .is_ready()
         {
             return Poll::Ready(ConnectionEnd::Silent);
         }
         loop {
             match self.connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => on_request(TunnelRequest { request, respond }),
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    on_request(TunnelRequest { request, respond })
+                }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(ended(error)),
                 Poll::Ready(None) => return Poll::Ready(ConnectionEnd::Closed),
                 Poll::Pending => break,
@@ -218,17 +234,28 @@ impl TunnelRequest {
 
     /// Whether this is a plain CONNECT (RFC 9113 §8.5), not an extended one (RFC 8441).
     pub fn is_connect(&self) -> bool {
-        self.request.method() == Method::CONNECT && self.request.extensions().get::<h2::ext::Protocol>().is_none()
+        self.request.method() == Method::CONNECT
+            && self
+                .request
+                .extensions()
+                .get::<h2::ext::Protocol>()
+                .is_none()
     }
 
     /// `:authority` as it came; empty if there was none. Parse it: [`crate::authority::Authority`].
     pub fn authority(&self) -> &str {
-        self.request.uri().authority().map_or("", |authority| authority.as_str())
+        self.request
+            .uri()
+            .authority()
+            .map_or("", |authority| authority.as_str())
     }
 
     /// `:path` with query as it came; empty for a CONNECT.
     pub fn path(&self) -> &str {
-        self.request.uri().path_and_query().map_or("", |path| path.as_str())
+        self.request
+            .uri()
+            .path_and_query()
+            .map_or("", |path| path.as_str())
     }
 
     pub fn headers(&self) -> &HeaderMap {
@@ -243,7 +270,10 @@ impl TunnelRequest {
     /// Answers 200 with these headers and opens the tunnel. The error says that the peer has given up meanwhile.
     pub fn accept(mut self, headers: HeaderMap) -> io::Result<TunnelStream> {
         let response = response(StatusCode::OK, headers);
-        let send = self.respond.send_response(response, false).map_err(io_error)?;
+        let send = self
+            .respond
+            .send_response(response, false)
+            .map_err(io_error)?;
         Ok(TunnelStream::new(send, self.request.into_body()))
     }
 

@@ -17,7 +17,9 @@ pub struct SocketOptions {
 
 impl Default for SocketOptions {
     fn default() -> SocketOptions {
-        SocketOptions { user_timeout: Some(Duration::from_secs(30)) }
+        SocketOptions {
+            user_timeout: Some(Duration::from_secs(30)),
+        }
     }
 }
 
@@ -30,8 +32,16 @@ impl SocketOptions {
     }
 
     /// Connects, from `source` if there is one.
-    pub(crate) async fn connect(&self, to: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
-        let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    pub(crate) async fn connect(
+        &self,
+        to: SocketAddr,
+        source: Option<IpAddr>,
+    ) -> io::Result<TcpStream> {
+        let socket = if to.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
         if let Some(source) = source {
             socket.bind(SocketAddr::new(source, 0))?;
         }

@@ -153,7 +153,9 @@ impl TunnelStream {
             return Ok(());
         }
         self.finished = true;
-        self.send.send_data(Bytes::new(), true).map_err(|error| self.send_error(error))
+        self.send
+            .send_data(Bytes::new(), true)
+            .map_err(|error| self.send_error(error))
     }
 
     /// Resets the stream with CANCEL: both directions end at once, and unsent bytes are lost.
@@ -163,7 +165,9 @@ impl TunnelStream {
 
     /// Ready when the peer has reset the stream, or the connection is gone.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        self.send.poll_reset(cx).map(|result| io_error(result.map_or_else(|error| error, h2::Error::from)))
+        self.send
+            .poll_reset(cx)
+            .map(|result| io_error(result.map_or_else(|error| error, h2::Error::from)))
     }
 
     /// Whether the peer ended its direction and all of it was read.
@@ -202,7 +206,9 @@ impl TunnelStream {
     }
 
     fn send_frame(&mut self, bytes: Bytes) -> io::Result<()> {
-        self.send.send_data(bytes, false).map_err(|error| self.send_error(error))
+        self.send
+            .send_data(bytes, false)
+            .map_err(|error| self.send_error(error))
     }
 
     /// h2 answers a call on a stream that the peer has reset with "inactive stream"; the reason is more telling.
@@ -215,7 +221,8 @@ impl TunnelStream {
     }
 
     fn closed_error(&mut self) -> io::Error {
-        self.reset_reason().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())
+        self.reset_reason()
+            .unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())
     }
 
     fn reset_reason(&mut self) -> Option<io::Error> {
@@ -226,8 +233,16 @@ impl TunnelStream {
         }
     }
 
-    fn poll_write_slices(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let wanted = slices.iter().map(|slice| slice.len()).sum::<usize>().min(MAX_WRITE);
+    fn poll_write_slices(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wanted = slices
+            .iter()
+            .map(|slice| slice.len())
+            .sum::<usize>()
+            .min(MAX_WRITE);
         if wanted == 0 {
             return Poll::Ready(Ok(0));
         }
@@ -246,13 +261,19 @@ impl TunnelStream {
 /// source; a failed connection keeps the kind of its failure.
 pub(crate) fn io_error(error: h2::Error) -> io::Error {
     if error.is_io() {
-        return error.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
+        return error
+            .into_io()
+            .unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
     }
     io::Error::new(io::ErrorKind::ConnectionReset, error)
 }
 
 impl AsyncRead for TunnelStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
@@ -272,7 +293,11 @@ impl AsyncRead for TunnelStream {
 }
 
 impl AsyncWrite for TunnelStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.get_mut().poll_write_slices(cx, &[IoSlice::new(buf)])
     }
 
@@ -315,7 +340,11 @@ mod tests {
     /// A thousand tunnels shall not cost more than they need.
     #[test]
     fn a_stream_is_small() {
-        assert!(size_of::<TunnelStream>() <= 192, "{}", size_of::<TunnelStream>());
+        assert!(
+            size_of::<TunnelStream>() <= 192,
+            "{}",
+            size_of::<TunnelStream>()
+        );
     }
 
     #[test]

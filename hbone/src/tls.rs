@@ -18,8 +18,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate};
 use rustls::sign::SingleCertAndKey;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError,
+    RootCertStore, ServerConfig, SignatureScheme,
 };
 
 use crate::certificate::{Leaf, LeafError, WorkloadCertificate};
@@ -37,17 +37,25 @@ pub struct TrustDomains {
 
 impl TrustDomains {
     /// A set of trust domains; each name is checked.
-    pub fn new<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Result<TrustDomains, IdentityError> {
+    pub fn new<S: AsRef<str>>(
+        names: impl IntoIterator<Item = S>,
+    ) -> Result<TrustDomains, IdentityError> {
         let names = names
             .into_iter()
             .map(|name| check_trust_domain(name.as_ref()).map(|()| Box::from(name.as_ref())))
             .collect::<Result<BTreeSet<Box<str>>, _>>()?;
-        Ok(TrustDomains { names: Arc::new(names) })
+        Ok(TrustDomains {
+            names: Arc::new(names),
+        })
     }
 
     /// Whether a peer of this trust domain is accepted by a workload whose own trust domain is `own`.
     pub fn accepts(&self, trust_domain: &str, own: &str) -> bool {
-        if self.names.is_empty() { trust_domain == own } else { self.names.contains(trust_domain) }
+        if self.names.is_empty() {
+            trust_domain == own
+        } else {
+            self.names.contains(trust_domain)
+        }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &str> {
@@ -93,7 +101,12 @@ impl Tls {
     /// Without a certificate, no connection can be made or accepted until one is set.
     pub fn new(certificate: Option<WorkloadCertificate>, trust_domains: TrustDomains) -> Tls {
         let configs = TlsConfigs::new(certificate.map(Arc::new), trust_domains, 0);
-        Tls { shared: Arc::new(Shared { current: ArcSwap::from_pointee(configs), writer: Mutex::new(()) }) }
+        Tls {
+            shared: Arc::new(Shared {
+                current: ArcSwap::from_pointee(configs),
+                writer: Mutex::new(()),
+            }),
+        }
     }
 
     /// New connections use this certificate and its roots.
@@ -107,7 +120,10 @@ impl Tls {
         self.change(|current| (current.certificate(), trust_domains));
     }
 
-    fn change(&self, next: impl FnOnce(&TlsConfigs) -> (Option<Arc<WorkloadCertificate>>, TrustDomains)) {
+    fn change(
+        &self,
+        next: impl FnOnce(&TlsConfigs) -> (Option<Arc<WorkloadCertificate>>, TrustDomains),
+    ) {
         let _writer = self.shared.writer.lock();
         let current = self.shared.current.load();
         let (certificate, trust_domains) = next(&current);
@@ -151,7 +167,11 @@ impl fmt::Debug for Tls {
 }
 
 impl TlsConfigs {
-    fn new(certificate: Option<Arc<WorkloadCertificate>>, trust_domains: TrustDomains, generation: u64) -> TlsConfigs {
+    fn new(
+        certificate: Option<Arc<WorkloadCertificate>>,
+        trust_domains: TrustDomains,
+        generation: u64,
+    ) -> TlsConfigs {
         let active = certificate.map(|certificate| {
             let verifier = Arc::new(SpiffeVerifier {
                 own_trust_domain: certificate.identity().trust_domain().into(),
@@ -166,11 +186,17 @@ impl TlsConfigs {
                 certificate,
             }
         });
-        TlsConfigs { generation, active, trust_domains }
+        TlsConfigs {
+            generation,
+            active,
+            trust_domains,
+        }
     }
 
     fn certificate(&self) -> Option<Arc<WorkloadCertificate>> {
-        self.active.as_ref().map(|active| active.certificate.clone())
+        self.active
+            .as_ref()
+            .map(|active| active.certificate.clone())
     }
 }
 
@@ -179,7 +205,9 @@ fn server_config(certificate: &WorkloadCertificate, verifier: Arc<SpiffeVerifier
         .server_builder
         .clone()
         .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certificate.key.as_ref().clone())));
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(
+            certificate.key.as_ref().clone(),
+        )));
     config.alpn_protocols = vec![ALPN_H2.to_vec()];
     // A resumed session would not be checked against roots and trust domains of today.
     config.send_tls13_tickets = 0;
@@ -193,7 +221,9 @@ fn client_config(certificate: &WorkloadCertificate, verifier: Arc<SpiffeVerifier
         .clone()
         .dangerous()
         .with_custom_certificate_verifier(verifier)
-        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certificate.key.as_ref().clone())));
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(
+            certificate.key.as_ref().clone(),
+        )));
     config.alpn_protocols = vec![ALPN_H2.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_sni = false;
@@ -213,7 +243,10 @@ impl SpiffeVerifier {
     fn check_identity(&self, leaf: &CertificateDer<'_>) -> Result<(), rustls::Error> {
         let refuse = |error: PeerError| CertificateError::Other(OtherError(Arc::new(error)));
         let identity = Leaf::identity(leaf).map_err(|error| refuse(error.into()))?;
-        if !self.trust_domains.accepts(identity.trust_domain(), &self.own_trust_domain) {
+        if !self
+            .trust_domains
+            .accepts(identity.trust_domain(), &self.own_trust_domain)
+        {
             return Err(refuse(PeerError::ForeignTrustDomain(identity)).into());
         }
         Ok(())
@@ -222,7 +255,9 @@ impl SpiffeVerifier {
 
 impl fmt::Debug for SpiffeVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SpiffeVerifier").field("trust_domains", &self.trust_domains).finish_non_exhaustive()
+        f.debug_struct("SpiffeVerifier")
+            .field("trust_domains", &self.trust_domains)
+            .finish_non_exhaustive()
     }
 }
 
@@ -238,7 +273,9 @@ impl ClientCertVerifier for SpiffeVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self.client_chain.verify_client_cert(leaf, intermediates, now)?;
+        let verified = self
+            .client_chain
+            .verify_client_cert(leaf, intermediates, now)?;
         self.check_identity(leaf)?;
         Ok(verified)
     }
@@ -264,7 +301,9 @@ impl ClientCertVerifier for SpiffeVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -318,13 +357,18 @@ pub(crate) fn verify_own_chain(certificate: &WorkloadCertificate) -> Result<(), 
         .cert
         .split_first()
         .ok_or(rustls::Error::NoCertificatesPresented)?;
-    certificate.client_chain.verify_client_cert(leaf, intermediates, UnixTime::now()).map(|_| ())
+    certificate
+        .client_chain
+        .verify_client_cert(leaf, intermediates, UnixTime::now())
+        .map(|_| ())
 }
 
 /// What the handshake failed on, in words for a log: rustls wraps our own reasons.
 pub(crate) fn peer_error(error: &rustls::Error) -> Option<&PeerError> {
     match error {
-        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => inner.downcast_ref(),
+        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => {
+            inner.downcast_ref()
+        }
         _ => None,
     }
 }
@@ -345,7 +389,10 @@ mod tests {
 
     fn certificate(ca: &DevCa, trust_domain: &str) -> WorkloadCertificate {
         let identity = Identity::istio(trust_domain, "ns", "sa").unwrap();
-        ca.mint(&identity, Duration::from_secs(600)).unwrap().workload().unwrap()
+        ca.mint(&identity, Duration::from_secs(600))
+            .unwrap()
+            .workload()
+            .unwrap()
     }
 
     #[test]
@@ -358,8 +405,14 @@ mod tests {
         assert_eq!((other.generation(), other.ready()), (1, true));
         other.set_trust_domains(TrustDomains::new(["td", "other"]).unwrap());
         assert_eq!(tls.generation(), 2);
-        assert_eq!(tls.certificate().unwrap().identity().as_str(), "spiffe://td/ns/ns/sa/sa");
-        assert_eq!(tls.trust_domains().iter().collect::<Vec<_>>(), ["other", "td"]);
+        assert_eq!(
+            tls.certificate().unwrap().identity().as_str(),
+            "spiffe://td/ns/ns/sa/sa"
+        );
+        assert_eq!(
+            tls.trust_domains().iter().collect::<Vec<_>>(),
+            ["other", "td"]
+        );
     }
 
     #[test]
@@ -385,8 +438,12 @@ mod tests {
         let verdicts = |peer: &WorkloadCertificate| {
             let (leaf, rest) = peer.key.cert.split_first().unwrap();
             let name = ServerName::try_from("ignored").unwrap();
-            let server = verifier.verify_server_cert(leaf, rest, &name, &[], UnixTime::now()).map(|_| ());
-            let client = verifier.verify_client_cert(leaf, rest, UnixTime::now()).map(|_| ());
+            let server = verifier
+                .verify_server_cert(leaf, rest, &name, &[], UnixTime::now())
+                .map(|_| ());
+            let client = verifier
+                .verify_client_cert(leaf, rest, UnixTime::now())
+                .map(|_| ());
             [client, server]
         };
         for verdict in verdicts(&own) {
@@ -394,19 +451,33 @@ mod tests {
         }
         for verdict in verdicts(&certificate(&ca, "foreign")) {
             let error = verdict.unwrap_err();
-            assert!(matches!(peer_error(&error), Some(PeerError::ForeignTrustDomain(_))), "{error:?}");
+            assert!(
+                matches!(peer_error(&error), Some(PeerError::ForeignTrustDomain(_))),
+                "{error:?}"
+            );
         }
         for verdict in verdicts(&certificate(&stranger, "td")) {
             let error = verdict.unwrap_err();
-            assert!(matches!(error, rustls::Error::InvalidCertificate(_)), "{error:?}");
+            assert!(
+                matches!(error, rustls::Error::InvalidCertificate(_)),
+                "{error:?}"
+            );
         }
         let past = SystemTime::now() - Duration::from_secs(7200);
         let identity = Identity::istio("td", "ns", "sa").unwrap();
-        let expired = ca.mint_between(&identity, past, past + Duration::from_secs(60)).unwrap();
+        let expired = ca
+            .mint_between(&identity, past, past + Duration::from_secs(60))
+            .unwrap();
         for verdict in verdicts(&expired.workload().unwrap()) {
             let error = verdict.unwrap_err();
             use rustls::Error::InvalidCertificate;
-            assert!(matches!(error, InvalidCertificate(CertificateError::ExpiredContext { .. })), "{error:?}");
+            assert!(
+                matches!(
+                    error,
+                    InvalidCertificate(CertificateError::ExpiredContext { .. })
+                ),
+                "{error:?}"
+            );
         }
     }
 }

@@ -33,7 +33,10 @@ pub enum TlsFailure {
 
 impl TlsFailure {
     pub(crate) fn from_io(error: io::Error) -> TlsFailure {
-        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        match error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        {
             Some(tls) => TlsFailure::from_rustls(tls),
             None => TlsFailure::Io(error),
         }
@@ -50,12 +53,16 @@ impl TlsFailure {
                 Certificate::Expired
                 | Certificate::ExpiredContext { .. }
                 | Certificate::NotValidYet
-                | Certificate::NotValidYetContext { .. } => TlsFailure::PeerCertificateTime(reason.to_string()),
+                | Certificate::NotValidYetContext { .. } => {
+                    TlsFailure::PeerCertificateTime(reason.to_string())
+                }
                 Certificate::UnknownIssuer => TlsFailure::UnknownIssuer,
                 other => TlsFailure::PeerCertificate(other.to_string()),
             },
             Error::NoApplicationProtocol
-            | Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol) => TlsFailure::Alpn,
+            | Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol) => {
+                TlsFailure::Alpn
+            }
             Error::PeerIncompatible(reason) => TlsFailure::Incompatible(format!("{reason:?}")),
             Error::InvalidMessage(_) => TlsFailure::NotTls,
             Error::AlertReceived(alert) => TlsFailure::Refused(format!("{alert:?}")),

@@ -40,7 +40,9 @@ struct Shared<T> {
 
 impl<T> Clone for Wire<T> {
     fn clone(&self) -> Wire<T> {
-        Wire { shared: self.shared.clone() }
+        Wire {
+            shared: self.shared.clone(),
+        }
     }
 }
 
@@ -55,7 +57,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Wire<T> {
             unflushed: false,
             received: false,
         };
-        Wire { shared: Arc::new(Mutex::new(shared)) }
+        Wire {
+            shared: Arc::new(Mutex::new(shared)),
+        }
     }
 
     /// From now on a flush does nothing: whoever drives the connection calls [`Wire::poll_drain`] after each turn.
@@ -109,7 +113,11 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let length: usize = slices.iter().map(|slice| slice.len()).sum();
         if self.buffered().len() + length > WRITE_BUFFER {
             ready!(self.poll_write_buffer(cx))?;
@@ -126,7 +134,11 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let mut shared = self.shared.lock();
         ready!(Pin::new(&mut shared.io).poll_read(cx, buf))?;
         shared.received = true;
@@ -135,7 +147,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<T> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.shared.lock().poll_write(cx, &[IoSlice::new(buf)])
     }
 
@@ -153,7 +169,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<T> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut shared = self.shared.lock();
-        if shared.deferred { Poll::Ready(Ok(())) } else { shared.poll_drain(cx) }
+        if shared.deferred {
+            Poll::Ready(Ok(()))
+        } else {
+            shared.poll_drain(cx)
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -172,12 +192,20 @@ pub(crate) struct ReadAhead<T> {
 
 impl<T> ReadAhead<T> {
     pub(crate) fn new(io: T) -> ReadAhead<T> {
-        ReadAhead { io, buffer: Vec::new(), start: 0 }
+        ReadAhead {
+            io,
+            buffer: Vec::new(),
+            start: 0,
+        }
     }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for ReadAhead<T> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.start >= this.buffer.len() {
             this.buffer.clear();
@@ -194,7 +222,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for ReadAhead<T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for ReadAhead<T> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
     }
 
@@ -235,13 +267,21 @@ mod tests {
     }
 
     impl AsyncRead for Counting {
-        fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
             Pin::new(&mut self.get_mut().io).poll_read(cx, buf)
         }
     }
 
     impl AsyncWrite for Counting {
-        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
             let this = self.get_mut();
             let n = ready!(Pin::new(&mut this.io).poll_write(cx, buf))?;
             this.writes.lock().push(n);
@@ -257,10 +297,23 @@ mod tests {
         }
     }
 
-    fn wire(capacity: usize) -> (Wire<Counting>, tokio::io::DuplexStream, Arc<Mutex<Vec<usize>>>) {
+    fn wire(
+        capacity: usize,
+    ) -> (
+        Wire<Counting>,
+        tokio::io::DuplexStream,
+        Arc<Mutex<Vec<usize>>>,
+    ) {
         let (near, far) = duplex(capacity);
         let writes = Arc::new(Mutex::new(Vec::new()));
-        (Wire::new(Counting { io: near, writes: writes.clone() }), far, writes)
+        (
+            Wire::new(Counting {
+                io: near,
+                writes: writes.clone(),
+            }),
+            far,
+            writes,
+        )
     }
 
     #[tokio::test]

@@ -27,7 +27,11 @@ async fn open_many(pool: &TunnelPool, server: &Server, n: usize) -> Vec<TunnelSt
     let tasks: Vec<_> = (0..n)
         .map(|_| {
             let pool = pool.clone();
-            tokio::spawn(async move { within(pool.connect(address, TO, HeaderMap::new())).await.unwrap() })
+            tokio::spawn(async move {
+                within(pool.connect(address, TO, HeaderMap::new()))
+                    .await
+                    .unwrap()
+            })
         })
         .collect();
     let mut streams = Vec::new();
@@ -41,7 +45,10 @@ async fn open_many(pool: &TunnelPool, server: &Server, n: usize) -> Vec<TunnelSt
 async fn tunnels_share_connections_up_to_the_limit() {
     let ca = DevCa::ephemeral().unwrap();
     let server = Server::echo(tls(&ca, "server"), ServerOptions::default()).await;
-    let options = PoolOptions { max_streams_per_connection: 10, ..PoolOptions::default() };
+    let options = PoolOptions {
+        max_streams_per_connection: 10,
+        ..PoolOptions::default()
+    };
     let pool = TunnelPool::new(tls(&ca, "client"), options);
     // All at once: dials are shared.
     let mut streams = open_many(&pool, &server, 35).await;
@@ -59,7 +66,10 @@ async fn tunnels_share_connections_up_to_the_limit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_servers_limit_is_respected() {
     let ca = DevCa::ephemeral().unwrap();
-    let options = ServerOptions { max_concurrent_streams: 2, ..ServerOptions::default() };
+    let options = ServerOptions {
+        max_concurrent_streams: 2,
+        ..ServerOptions::default()
+    };
     let server = Server::echo(tls(&ca, "server"), options).await;
     let pool = TunnelPool::new(tls(&ca, "client"), PoolOptions::default());
     let mut streams = Vec::new();
@@ -152,7 +162,10 @@ async fn a_dead_idle_connection_costs_nothing() {
 async fn idle_connections_are_closed_and_busy_ones_are_not() {
     let ca = DevCa::ephemeral().unwrap();
     let mut server = Server::echo(tls(&ca, "server"), ServerOptions::default()).await;
-    let options = PoolOptions { idle_timeout: Duration::from_millis(200), ..PoolOptions::default() };
+    let options = PoolOptions {
+        idle_timeout: Duration::from_millis(200),
+        ..PoolOptions::default()
+    };
     let pool = TunnelPool::new(tls(&ca, "client"), options);
     let stream = open(&pool, &server).await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -167,19 +180,34 @@ async fn idle_connections_are_closed_and_busy_ones_are_not() {
 #[tokio::test]
 async fn failures_say_what_failed() {
     let ca = DevCa::ephemeral().unwrap();
-    let options = PoolOptions { connect_timeout: Duration::from_millis(500), ..PoolOptions::default() };
+    let options = PoolOptions {
+        connect_timeout: Duration::from_millis(500),
+        ..PoolOptions::default()
+    };
     let pool = TunnelPool::new(tls(&ca, "client"), options);
 
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = closed.local_addr().unwrap();
     drop(closed);
-    let error = pool.connect(address, TO, HeaderMap::new()).await.unwrap_err();
-    assert!(matches!(error, ConnectError::Tcp { .. }) && error.retry_safe(), "{error}");
+    let error = pool
+        .connect(address, TO, HeaderMap::new())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, ConnectError::Tcp { .. }) && error.retry_safe(),
+        "{error}"
+    );
 
     let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = mute.local_addr().unwrap();
-    let error = pool.connect(address, TO, HeaderMap::new()).await.unwrap_err();
-    assert!(matches!(error, ConnectError::Timeout { .. }) && error.retry_safe(), "{error}");
+    let error = pool
+        .connect(address, TO, HeaderMap::new())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, ConnectError::Timeout { .. }) && error.retry_safe(),
+        "{error}"
+    );
 
     let stranger = DevCa::ephemeral().unwrap();
     let server = Server::echo(tls(&stranger, "server"), ServerOptions::default()).await;
@@ -193,10 +221,14 @@ async fn failures_say_what_failed() {
     .await;
     let error = open(&pool, &server).await.unwrap_err();
     let forbidden = StatusCode::FORBIDDEN;
-    assert!(matches!(error, ConnectError::Rejected { status, .. } if status == forbidden), "{error}");
+    assert!(
+        matches!(error, ConnectError::Rejected { status, .. } if status == forbidden),
+        "{error}"
+    );
     assert!(!error.retry_safe());
     assert!(matches!(
-        pool.connect(server.address, "no authority", HeaderMap::new()).await,
+        pool.connect(server.address, "no authority", HeaderMap::new())
+            .await,
         Err(ConnectError::Authority(_))
     ));
 }
@@ -224,7 +256,10 @@ async fn a_slow_dial_holds_up_nobody() {
             });
         }
     });
-    let options = PoolOptions { slow_dial: Duration::from_millis(100), ..PoolOptions::default() };
+    let options = PoolOptions {
+        slow_dial: Duration::from_millis(100),
+        ..PoolOptions::default()
+    };
     let pool = TunnelPool::new(tls(&ca, "client"), options);
     let start = Instant::now();
     let tasks: Vec<_> = (0..20)
@@ -237,7 +272,11 @@ async fn a_slow_dial_holds_up_nobody() {
     for task in tasks {
         streams.push(within(task).await.unwrap());
     }
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        start.elapsed()
+    );
     assert_eq!(count.load(Ordering::SeqCst), 2);
 }
 
@@ -245,14 +284,20 @@ async fn a_slow_dial_holds_up_nobody() {
 async fn cancelled_callers_leave_nothing_behind() {
     let ca = DevCa::ephemeral().unwrap();
     let server = Server::echo(tls(&ca, "server"), ServerOptions::default()).await;
-    let options = PoolOptions { max_streams_per_connection: 4, max_connections_per_hop: 2, ..PoolOptions::default() };
+    let options = PoolOptions {
+        max_streams_per_connection: 4,
+        max_connections_per_hop: 2,
+        ..PoolOptions::default()
+    };
     let pool = TunnelPool::new(tls(&ca, "client"), options);
     for round in 0..200_u64 {
         let address = server.address;
         let tasks: Vec<_> = (0..12)
             .map(|_| {
                 let pool = pool.clone();
-                tokio::spawn(async move { pool.connect(address, TO, HeaderMap::new()).await.map(drop) })
+                tokio::spawn(
+                    async move { pool.connect(address, TO, HeaderMap::new()).await.map(drop) },
+                )
             })
             .collect();
         tokio::time::sleep(Duration::from_micros(round * 7 % 900)).await;

@@ -23,10 +23,15 @@ async fn bytes_come_back_both_ways_of_reading() {
     let ca = DevCa::ephemeral().unwrap();
     let server = Server::echo(tls(&ca, "server"), ServerOptions::default()).await;
     let options = ClientOptions::default();
-    let connection = client::connect(&tls(&ca, "client"), server.address, &options).await.unwrap();
+    let connection = client::connect(&tls(&ca, "client"), server.address, &options)
+        .await
+        .unwrap();
     assert_eq!(connection.peer(), &identity("server"));
 
-    let mut stream = connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap();
+    let mut stream = connection
+        .open("10.0.0.1:80", HeaderMap::new())
+        .await
+        .unwrap();
     assert_eq!(stream.server_identity(), Some(&identity("server")));
     stream.send_all(Bytes::from_static(b"one ")).await.unwrap();
     stream.write_all(b"two").await.unwrap();
@@ -38,8 +43,12 @@ async fn bytes_come_back_both_ways_of_reading() {
     // Far more than any window, both ways at once.
     let sent: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
     let expected = Bytes::from(sent);
-    let (mut read, mut write) =
-        tokio::io::split(connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap());
+    let (mut read, mut write) = tokio::io::split(
+        connection
+            .open("10.0.0.1:80", HeaderMap::new())
+            .await
+            .unwrap(),
+    );
     let outgoing = expected.clone();
     let writer = tokio::spawn(async move {
         write.write_all(&outgoing).await.unwrap();
@@ -56,20 +65,31 @@ async fn either_side_may_end_first() {
     let ca = DevCa::ephemeral().unwrap();
     let (server, mut streams) = Server::manual(tls(&ca, "server"), ServerOptions::default()).await;
     let options = ClientOptions::default();
-    let connection = client::connect(&tls(&ca, "client"), server.address, &options).await.unwrap();
+    let connection = client::connect(&tls(&ca, "client"), server.address, &options)
+        .await
+        .unwrap();
 
-    let mut client = connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap();
+    let mut client = connection
+        .open("10.0.0.1:80", HeaderMap::new())
+        .await
+        .unwrap();
     let mut server_side = streams.recv().await.unwrap();
     client.finish().unwrap();
     assert!(within(server_side.data()).await.is_none());
-    server_side.send_all(Bytes::from_static(b"still here")).await.unwrap();
+    server_side
+        .send_all(Bytes::from_static(b"still here"))
+        .await
+        .unwrap();
     server_side.finish().unwrap();
     let mut all = String::new();
     within(client.read_to_string(&mut all)).await.unwrap();
     assert_eq!(all, "still here");
     assert!(client.is_end());
 
-    let mut client = connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap();
+    let mut client = connection
+        .open("10.0.0.1:80", HeaderMap::new())
+        .await
+        .unwrap();
     let mut server_side = streams.recv().await.unwrap();
     server_side.finish().unwrap();
     assert!(within(client.data()).await.is_none());
@@ -83,13 +103,24 @@ async fn either_side_may_end_first() {
 #[tokio::test]
 async fn a_stalled_reader_stops_the_writer_and_nobody_else() {
     let ca = DevCa::ephemeral().unwrap();
-    let http2 = Http2Options { stream_window: 128 * 1024, ..Http2Options::default() };
-    let options = ServerOptions { http2, ..ServerOptions::default() };
+    let http2 = Http2Options {
+        stream_window: 128 * 1024,
+        ..Http2Options::default()
+    };
+    let options = ServerOptions {
+        http2,
+        ..ServerOptions::default()
+    };
     let (server, mut streams) = Server::manual(tls(&ca, "server"), options).await;
     let options = ClientOptions::default();
     let limit = 128 * 1024 + options.http2.max_send_buffer + 64 * 1024;
-    let connection = client::connect(&tls(&ca, "client"), server.address, &options).await.unwrap();
-    let mut client = connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap();
+    let connection = client::connect(&tls(&ca, "client"), server.address, &options)
+        .await
+        .unwrap();
+    let mut client = connection
+        .open("10.0.0.1:80", HeaderMap::new())
+        .await
+        .unwrap();
     let mut stalled = streams.recv().await.unwrap();
 
     let written = Arc::new(AtomicUsize::new(0));
@@ -112,7 +143,10 @@ async fn a_stalled_reader_stops_the_writer_and_nobody_else() {
     assert_eq!(written.load(Ordering::SeqCst), stopped_at);
 
     // Another stream of the same connection goes on.
-    let mut other = connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap();
+    let mut other = connection
+        .open("10.0.0.1:80", HeaderMap::new())
+        .await
+        .unwrap();
     other.write_all(b"hello").await.unwrap();
     let mut served = streams.recv().await.unwrap();
     assert_eq!(within(served.data()).await.unwrap().unwrap(), "hello");
@@ -131,9 +165,17 @@ async fn a_stalled_reader_stops_the_writer_and_nobody_else() {
 async fn thousands_of_tiny_frames_do_not_end_the_connection() {
     let ca = DevCa::ephemeral().unwrap();
     let (server, mut streams) = Server::manual(tls(&ca, "server"), ServerOptions::default()).await;
-    let connection =
-        client::connect(&tls(&ca, "client"), server.address, &ClientOptions::default()).await.unwrap();
-    let mut client = connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap();
+    let connection = client::connect(
+        &tls(&ca, "client"),
+        server.address,
+        &ClientOptions::default(),
+    )
+    .await
+    .unwrap();
+    let mut client = connection
+        .open("10.0.0.1:80", HeaderMap::new())
+        .await
+        .unwrap();
     let mut slow = streams.recv().await.unwrap();
     for _ in 0..20_000 {
         client.write_all(b"x").await.unwrap();
@@ -149,13 +191,24 @@ async fn thousands_of_tiny_frames_do_not_end_the_connection() {
 async fn a_reset_is_seen_as_one() {
     let ca = DevCa::ephemeral().unwrap();
     let (server, mut streams) = Server::manual(tls(&ca, "server"), ServerOptions::default()).await;
-    let connection =
-        client::connect(&tls(&ca, "client"), server.address, &ClientOptions::default()).await.unwrap();
+    let connection = client::connect(
+        &tls(&ca, "client"),
+        server.address,
+        &ClientOptions::default(),
+    )
+    .await
+    .unwrap();
 
     // Dropped without an end, while the client reads.
-    let mut client = connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap();
+    let mut client = connection
+        .open("10.0.0.1:80", HeaderMap::new())
+        .await
+        .unwrap();
     let mut server_side = streams.recv().await.unwrap();
-    server_side.send_all(Bytes::from_static(b"half")).await.unwrap();
+    server_side
+        .send_all(Bytes::from_static(b"half"))
+        .await
+        .unwrap();
     assert_eq!(within(client.data()).await.unwrap().unwrap(), "half");
     drop(server_side);
     let error = within(client.data()).await.unwrap().unwrap_err();
@@ -164,7 +217,10 @@ async fn a_reset_is_seen_as_one() {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 
     // The client has ended its direction and only waits.
-    let mut client = connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap();
+    let mut client = connection
+        .open("10.0.0.1:80", HeaderMap::new())
+        .await
+        .unwrap();
     let mut server_side = streams.recv().await.unwrap();
     client.finish().unwrap();
     assert!(within(server_side.data()).await.is_none());
@@ -186,25 +242,46 @@ async fn a_killed_connection_fails_its_streams() {
         let mut far = tokio::net::TcpStream::connect(upstream).await.unwrap();
         let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
     });
-    let connection = client::connect(&tls(&ca, "client"), address, &ClientOptions::default()).await.unwrap();
-    let mut client = connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap();
+    let connection = client::connect(&tls(&ca, "client"), address, &ClientOptions::default())
+        .await
+        .unwrap();
+    let mut client = connection
+        .open("10.0.0.1:80", HeaderMap::new())
+        .await
+        .unwrap();
     let mut server_side = streams.recv().await.unwrap();
     proxy.abort();
     assert!(within(client.data()).await.unwrap().is_err());
     assert!(within(server_side.data()).await.unwrap().is_err());
-    eventually("the connection is known to be dead", || !connection.is_usable()).await;
+    eventually("the connection is known to be dead", || {
+        !connection.is_usable()
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn draining_lets_streams_finish() {
     let ca = DevCa::ephemeral().unwrap();
     let mut server = Server::echo(tls(&ca, "server"), ServerOptions::default()).await;
-    let connection =
-        client::connect(&tls(&ca, "client"), server.address, &ClientOptions::default()).await.unwrap();
-    let mut stream = connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap();
+    let connection = client::connect(
+        &tls(&ca, "client"),
+        server.address,
+        &ClientOptions::default(),
+    )
+    .await
+    .unwrap();
+    let mut stream = connection
+        .open("10.0.0.1:80", HeaderMap::new())
+        .await
+        .unwrap();
     server.drain();
     eventually("GOAWAY", || !connection.is_usable()).await;
-    assert!(connection.open("10.0.0.1:80", HeaderMap::new()).await.is_err());
+    assert!(
+        connection
+            .open("10.0.0.1:80", HeaderMap::new())
+            .await
+            .is_err()
+    );
     stream.write_all(b"unhurried").await.unwrap();
     stream.shutdown().await.unwrap();
     let mut all = String::new();
@@ -228,15 +305,26 @@ async fn rejections_carry_status_and_headers_arrive() {
         }
     })
     .await;
-    let connection =
-        client::connect(&tls(&ca, "client"), server.address, &ClientOptions::default()).await.unwrap();
+    let connection = client::connect(
+        &tls(&ca, "client"),
+        server.address,
+        &ClientOptions::default(),
+    )
+    .await
+    .unwrap();
     let mut headers = HeaderMap::new();
     headers.insert("baggage", HeaderValue::from_static("k=v"));
-    let stream = connection.open("10.0.0.1:80", headers.clone()).await.unwrap();
+    let stream = connection
+        .open("10.0.0.1:80", headers.clone())
+        .await
+        .unwrap();
     assert_eq!(stream.response_headers().unwrap()["baggage"], "answer");
     let error = connection.open("10.0.0.1:81", headers).await.unwrap_err();
     let not_found = StatusCode::NOT_FOUND;
-    assert!(matches!(error, ConnectError::Rejected { status, .. } if status == not_found), "{error}");
+    assert!(
+        matches!(error, ConnectError::Rejected { status, .. } if status == not_found),
+        "{error}"
+    );
     drop(stream);
     eventually("places are given back", || connection.active_streams() == 0).await;
 }
@@ -249,7 +337,10 @@ async fn a_silent_peer_is_noticed() {
         keepalive_timeout: Duration::from_millis(200),
         ..Http2Options::default()
     };
-    let options = ServerOptions { http2: http2.clone(), ..ServerOptions::default() };
+    let options = ServerOptions {
+        http2: http2.clone(),
+        ..ServerOptions::default()
+    };
     let mut server = Server::echo(tls(&ca, "server"), options).await;
     // A proxy that stops carrying bytes without closing anything.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -264,9 +355,17 @@ async fn a_silent_peer_is_noticed() {
             _ = frozen => std::future::pending().await,
         }
     });
-    let options = ClientOptions { http2, ..ClientOptions::default() };
-    let connection = client::connect(&tls(&ca, "client"), address, &options).await.unwrap();
-    let mut stream = connection.open("10.0.0.1:80", HeaderMap::new()).await.unwrap();
+    let options = ClientOptions {
+        http2,
+        ..ClientOptions::default()
+    };
+    let connection = client::connect(&tls(&ca, "client"), address, &options)
+        .await
+        .unwrap();
+    let mut stream = connection
+        .open("10.0.0.1:80", HeaderMap::new())
+        .await
+        .unwrap();
     // PINGs are answered: an idle tunnel lives on.
     tokio::time::sleep(Duration::from_millis(500)).await;
     stream.write_all(b"alive").await.unwrap();
@@ -291,29 +390,47 @@ async fn tunnels_and_sockets_are_joined() {
     let last = Server::start(tls(&ca, "last"), ServerOptions::default(), move |request| {
         let mut tunnel = request.accept(HeaderMap::new()).unwrap();
         tokio::spawn(async move {
-            let mut socket = Socket::new(tokio::net::TcpStream::connect(backend_address).await.unwrap());
-            copy(&mut tunnel, &mut socket, &Copied::default(), None).await.unwrap();
+            let mut socket = Socket::new(
+                tokio::net::TcpStream::connect(backend_address)
+                    .await
+                    .unwrap(),
+            );
+            copy(&mut tunnel, &mut socket, &Copied::default(), None)
+                .await
+                .unwrap();
         });
     })
     .await;
     let (middle_tls, hop) = (tls(&ca, "middle"), last.address);
     let copied = Arc::new(Copied::default());
     let count = copied.clone();
-    let middle = Server::start(tls(&ca, "middle"), ServerOptions::default(), move |request| {
-        let mut near = request.accept(HeaderMap::new()).unwrap();
-        let (tls, count) = (middle_tls.clone(), count.clone());
-        tokio::spawn(async move {
-            let options = ClientOptions::default();
-            let mut far = client::connect_once(&tls, hop, "10.0.0.1:80", HeaderMap::new(), &options).await.unwrap();
-            copy(&mut near, &mut far, &count, None).await.unwrap();
-        });
-    })
+    let middle = Server::start(
+        tls(&ca, "middle"),
+        ServerOptions::default(),
+        move |request| {
+            let mut near = request.accept(HeaderMap::new()).unwrap();
+            let (tls, count) = (middle_tls.clone(), count.clone());
+            tokio::spawn(async move {
+                let options = ClientOptions::default();
+                let mut far =
+                    client::connect_once(&tls, hop, "10.0.0.1:80", HeaderMap::new(), &options)
+                        .await
+                        .unwrap();
+                copy(&mut near, &mut far, &count, None).await.unwrap();
+            });
+        },
+    )
     .await;
     let options = ClientOptions::default();
-    let stream =
-        client::connect_once(&tls(&ca, "client"), middle.address, "10.0.0.1:80", HeaderMap::new(), &options)
-            .await
-            .unwrap();
+    let stream = client::connect_once(
+        &tls(&ca, "client"),
+        middle.address,
+        "10.0.0.1:80",
+        HeaderMap::new(),
+        &options,
+    )
+    .await
+    .unwrap();
     let (mut read, mut write) = tokio::io::split(stream);
     let sent = vec![42; 5_000_000];
     let expected = sent.clone();

@@ -4,13 +4,25 @@
 //! load and its connection pools.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 
+use envoy_types::pb::envoy::config::core::v3::{
+    EnvoyInternalAddress, SocketAddress, address, envoy_internal_address::AddressNameSpecifier,
+    socket_address::PortSpecifier,
+};
+use envoy_types::pb::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, Endpoint as EndpointProto, LbEndpoint, lb_endpoint,
+};
 use waypoint_filters::dynamic_metadata::Metadata;
 use waypoint_filters::peer::Peer;
+use waypoint_filters::rejected::Refusal;
+
+/// The listener behind which HBONE tunnels begin.
+pub(crate) const CONNECT_ORIGINATE: &str = "connect_originate";
 
 /// The endpoints of a cluster, by priority.
 #[derive(Debug, Default)]
@@ -128,5 +140,150 @@ impl fmt::Debug for EndpointState {
         f.debug_struct("EndpointState")
             .field("active", &self.active)
             .finish_non_exhaustive()
+    }
+}
+
+/// Where ztunnels take tunnels.
+const HBONE_PORT: u16 = 15008;
+const ORIGINAL_DST: &str = "envoy.filters.listener.original_dst";
+/// More endpoints than this in one assignment are refused.
+const MAX_ENDPOINTS: usize = 100_000;
+
+impl EndpointSet {
+    /// `previous` gives endpoints that stay what lives with them; `peer` finds the workload at an address.
+    pub(crate) fn from_proto(
+        proto: &ClusterLoadAssignment,
+        previous: &EndpointSet,
+        peer: &dyn Fn(IpAddr) -> Option<Arc<Peer>>,
+    ) -> Result<EndpointSet, Refusal> {
+        if !proto.named_endpoints.is_empty() {
+            return Err(Refusal::unsupported("named_endpoints"));
+        }
+        if proto.policy.as_ref().is_some_and(|policy| !policy.drop_overloads.is_empty()) {
+            return Err(Refusal::unsupported("policy.drop_overloads"));
+        }
+        let total: usize = proto.endpoints.iter().map(|l| l.lb_endpoints.len()).sum();
+        if total > MAX_ENDPOINTS {
+            return Err(Refusal::new("endpoints", format!("{total} are more than {MAX_ENDPOINTS}")));
+        }
+        let kept: HashMap<(SocketAddr, Transport), &Arc<EndpointState>> = previous
+            .iter()
+            .map(|e| ((e.address, e.transport), &e.state))
+            .collect();
+        let mut priorities: Vec<Vec<Locality>> = Vec::new();
+        for (i, locality) in proto.endpoints.iter().enumerate() {
+            let priority = usize::try_from(locality.priority).unwrap_or(usize::MAX);
+            if priority > 128 {
+                return Err(Refusal::new(format!("endpoints[{i}].priority"), "is above 128"));
+            }
+            if priorities.len() <= priority {
+                priorities.resize_with(priority + 1, Vec::new);
+            }
+            let place = locality.locality.clone().unwrap_or_default();
+            let endpoints = locality
+                .lb_endpoints
+                .iter()
+                .enumerate()
+                .map(|(j, endpoint)| {
+                    let endpoint = Endpoint::from_proto(endpoint, &kept, peer);
+                    endpoint.map_err(|e| e.within(format!("endpoints[{i}].lb_endpoints[{j}]")))
+                })
+                .collect::<Result<_, _>>()?;
+            if let Some(localities) = priorities.get_mut(priority) {
+                localities.push(Locality {
+                    region: place.region.into(),
+                    zone: place.zone.into(),
+                    sub_zone: place.sub_zone.into(),
+                    weight: locality.load_balancing_weight.as_ref().map(|w| w.value),
+                    endpoints,
+                });
+            }
+        }
+        Ok(EndpointSet::new(priorities))
+    }
+}
+
+impl Endpoint {
+    fn from_proto(
+        proto: &LbEndpoint,
+        kept: &HashMap<(SocketAddr, Transport), &Arc<EndpointState>>,
+        peer: &dyn Fn(IpAddr) -> Option<Arc<Peer>>,
+    ) -> Result<Arc<Endpoint>, Refusal> {
+        let Some(lb_endpoint::HostIdentifier::Endpoint(endpoint)) = &proto.host_identifier else {
+            return Err(Refusal::missing("endpoint"));
+        };
+        let metadata = Metadata::from_proto(proto.metadata.as_ref());
+        if metadata.get("envoy.transport_socket_match", &["tlsMode"]) == Some(&"istio".into())
+            && metadata.get("envoy.transport_socket_match", &["tunnel"]).is_none()
+            && !matches!(address_of(endpoint), Some(address::Address::EnvoyInternalAddress(_)))
+        {
+            return Err(Refusal::unsupported("metadata tlsMode istio (a sidecar's mutual TLS)"));
+        }
+        let (address, transport) = reach(endpoint, &metadata)?;
+        let state = kept.get(&(address, transport)).map(|state| (*state).clone());
+        let told = metadata.get("istio", &["workload"]).and_then(|v| v.as_str());
+        let peer = peer(address.ip())
+            .or_else(|| told.and_then(Peer::from_endpoint_metadata).map(Arc::new));
+        Ok(Arc::new(Endpoint {
+            address,
+            transport,
+            // 0 unknown and 1 healthy may be used; 3 draining and the others get nothing new.
+            healthy: matches!(proto.health_status, 0 | 1),
+            weight: proto.load_balancing_weight.as_ref().map_or(1, |w| w.value),
+            metadata,
+            peer,
+            state: state.unwrap_or_default(),
+        }))
+    }
+}
+
+fn address_of(endpoint: &EndpointProto) -> Option<&address::Address> {
+    endpoint.address.as_ref()?.address.as_ref()
+}
+
+/// The listener that an internal address names.
+pub(crate) fn internal_listener(address: &EnvoyInternalAddress) -> Option<&str> {
+    match address.address_name_specifier.as_ref()? {
+        AddressNameSpecifier::ServerListenerName(name) => Some(name),
+    }
+}
+
+fn reach(endpoint: &EndpointProto, metadata: &Metadata) -> Result<(SocketAddr, Transport), Refusal> {
+    match address_of(endpoint) {
+        None => Err(Refusal::missing("endpoint.address")),
+        Some(address::Address::Pipe(_)) => Err(Refusal::unsupported("endpoint.address.pipe")),
+        Some(address::Address::SocketAddress(socket)) => {
+            Ok((socket_address(socket)?, Transport::Plain))
+        }
+        Some(address::Address::EnvoyInternalAddress(internal)) => {
+            if internal_listener(internal) != Some(CONNECT_ORIGINATE) {
+                return Err(Refusal::unsupported("endpoint.address.envoy_internal_address"));
+            }
+            let text = |key: &str| metadata.get(ORIGINAL_DST, &[key]).and_then(|v| v.as_str());
+            let local: SocketAddr = text("local")
+                .unwrap_or(&internal.endpoint_id)
+                .parse()
+                .map_err(|_| Refusal::new("metadata", "original_dst.local is no address"))?;
+            let hop = match text("waypoint").map(str::parse::<SocketAddr>) {
+                Some(Ok(waypoint)) => SocketAddr::new(waypoint.ip(), HBONE_PORT),
+                Some(Err(_)) => {
+                    return Err(Refusal::new("metadata", "original_dst.waypoint is no address"));
+                }
+                None => SocketAddr::new(local.ip(), HBONE_PORT),
+            };
+            Ok((local, Transport::Hbone { hop }))
+        }
+    }
+}
+
+fn socket_address(proto: &SocketAddress) -> Result<SocketAddr, Refusal> {
+    let ip: IpAddr = proto.address.parse().map_err(|_| {
+        Refusal::new("endpoint.address", format!("{:?} is no IP address", proto.address))
+    })?;
+    match &proto.port_specifier {
+        Some(PortSpecifier::PortValue(port)) => u16::try_from(*port)
+            .map(|port| SocketAddr::new(ip, port))
+            .map_err(|_| Refusal::new("endpoint.address.port_value", "is no port")),
+        _ => Err(Refusal::missing("endpoint.address.port_value")),
     }
 }

@@ -1,17 +1,34 @@
-//! `filter_chain_matcher`: from destination address, port and protocol to the name of a filter chain.
+//! `filter_chain_matcher`: from destination address, port and protocol to a filter chain.
 //!
 //! istiod sends xDS unified matchers; this is the subset of inputs that it uses, as typed trees. The same
-//! range may stand several times (services without an address are all `0.0.0.0/32`): the first whose
-//! port map knows the port wins.
+//! range may stand several times (services without an address are all `0.0.0.0/32`): ranges are tried
+//! longest prefix first, then in order, and the first that leads to a chain wins.
 
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use envoy_types::pb::xds::core::v3::TypedExtensionConfig;
+use envoy_types::pb::xds::r#type::matcher::v3::{
+    Matcher, matcher::MatcherType, matcher::OnMatch, matcher::matcher_tree::TreeType,
+    matcher::on_match,
+};
+use ipnet::IpNet;
+use prost::Message;
+use waypoint_filters::rejected::Refusal;
+
 use crate::model::chain::ChainSlot;
+use crate::model::ip_matcher::IpMatcher;
+
+const INPUTS: &str = "type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.";
+const IP_MATCHER: &str = "type.googleapis.com/xds.type.matcher.v3.IPMatcher";
+const STRING_VALUE: &str = "type.googleapis.com/google.protobuf.StringValue";
+const MAX_DEPTH: usize = 16;
 
 /// What is known about a connection before its chain is chosen.
 #[derive(Clone, Copy, Debug)]
 pub struct ChainInput<'a> {
-    pub destination: std::net::SocketAddr,
+    pub destination: SocketAddr,
     /// `io.istio.connect_authority`.
     pub authority: &'a str,
     /// `None`: not sniffed (yet).
@@ -34,4 +51,211 @@ pub enum ChainChoice {
     /// The answer depends on the first bytes, which have to be looked at.
     NeedsProtocol,
     None,
+}
+
+/// A compiled matcher.
+pub struct FilterChainMatcher(Node);
+
+enum Node {
+    Chain(Arc<ChainSlot>),
+    Tree { tree: Tree, no_match: Option<Box<Node>> },
+}
+
+enum Tree {
+    /// Single addresses, which nearly all are, and longer ranges, longest prefix first.
+    Ip { hosts: HashMap<IpAddr, Vec<Arc<Node>>>, ranges: Vec<(IpNet, Arc<Node>)> },
+    Port(HashMap<u16, Node>),
+    Protocol(Vec<(ApplicationProtocol, Node)>),
+    Authority(HashMap<String, Node>),
+}
+
+/// The chain with this name, if the listener has it.
+pub(crate) type ChainByName<'a> = dyn Fn(&str) -> Option<Arc<ChainSlot>> + 'a;
+
+impl FilterChainMatcher {
+    pub(crate) fn from_proto(
+        proto: &Matcher,
+        chains: &ChainByName<'_>,
+    ) -> Result<FilterChainMatcher, Refusal> {
+        matcher(proto, chains, 0).map(FilterChainMatcher)
+    }
+
+    pub fn lookup(&self, input: ChainInput<'_>) -> ChainChoice {
+        self.0.lookup(&input)
+    }
+}
+
+impl Node {
+    fn lookup(&self, input: &ChainInput<'_>) -> ChainChoice {
+        let Node::Tree { tree, no_match } = self else {
+            let Node::Chain(slot) = self else { return ChainChoice::None };
+            return ChainChoice::Chain(slot.clone());
+        };
+        match tree.lookup(input) {
+            ChainChoice::None => match no_match {
+                Some(node) => node.lookup(input),
+                None => ChainChoice::None,
+            },
+            found => found,
+        }
+    }
+}
+
+impl Tree {
+    fn lookup(&self, input: &ChainInput<'_>) -> ChainChoice {
+        match self {
+            Tree::Port(ports) => child(ports.get(&input.destination.port()), input),
+            Tree::Authority(names) => child(names.get(input.authority), input),
+            Tree::Protocol(protocols) => match input.protocol {
+                None => ChainChoice::NeedsProtocol,
+                Some(protocol) => {
+                    child(protocols.iter().find(|(p, _)| *p == protocol).map(|(_, n)| n), input)
+                }
+            },
+            Tree::Ip { hosts, ranges } => {
+                let address = input.destination.ip().to_canonical();
+                let exact = hosts.get(&address).into_iter().flatten();
+                let wider = ranges.iter().filter(|(net, _)| net.contains(&address)).map(|(_, n)| n);
+                for node in exact.chain(wider) {
+                    match node.lookup(input) {
+                        ChainChoice::None => {}
+                        found => return found,
+                    }
+                }
+                ChainChoice::None
+            }
+        }
+    }
+}
+
+fn child(node: Option<&Node>, input: &ChainInput<'_>) -> ChainChoice {
+    node.map_or(ChainChoice::None, |node| node.lookup(input))
+}
+
+fn matcher(proto: &Matcher, chains: &ChainByName<'_>, depth: usize) -> Result<Node, Refusal> {
+    if depth > MAX_DEPTH {
+        return Err(Refusal::new("matcher", "is nested too deeply"));
+    }
+    let tree = match &proto.matcher_type {
+        Some(MatcherType::MatcherTree(tree)) => tree,
+        Some(MatcherType::MatcherList(_)) => return Err(Refusal::unsupported("matcher_list")),
+        None => return Err(Refusal::missing("matcher_type")),
+    };
+    let input = extension(tree.input.as_ref(), "input")?;
+    let kind = input.type_url.strip_prefix(INPUTS).unwrap_or(&input.type_url);
+    let entries = |tree: &Option<TreeType>| match tree {
+        Some(TreeType::ExactMatchMap(map)) => Ok(map.map.clone()),
+        _ => Err(Refusal::unsupported("tree_type")),
+    };
+    let tree = match kind {
+        "DestinationIPInput" => ip_tree(tree.tree_type.as_ref(), chains, depth)?,
+        "DestinationPortInput" => {
+            let mut ports = HashMap::new();
+            for (port, then) in entries(&tree.tree_type)? {
+                let number = port.parse().map_err(|_| Refusal::new("map", format!("{port:?} is no port")))?;
+                ports.insert(number, on_match(Some(&then), chains, depth)?);
+            }
+            Tree::Port(ports)
+        }
+        "ApplicationProtocolInput" => {
+            let mut protocols = Vec::new();
+            for (name, then) in entries(&tree.tree_type)? {
+                // The quotes are part of Envoy's value.
+                let protocol = match name.as_str() {
+                    "'http/1.0'" => ApplicationProtocol::Http10,
+                    "'http/1.1'" => ApplicationProtocol::Http11,
+                    "'h2c'" => ApplicationProtocol::H2c,
+                    _ => return Err(Refusal::unsupported(format!("application protocol {name}"))),
+                };
+                protocols.push((protocol, on_match(Some(&then), chains, depth)?));
+            }
+            Tree::Protocol(protocols)
+        }
+        "FilterStateInput" if tree.input.as_ref().is_some_and(|i| i.name == "authority-filter-state") => {
+            let mut names = HashMap::new();
+            for (name, then) in entries(&tree.tree_type)? {
+                names.insert(name, on_match(Some(&then), chains, depth)?);
+            }
+            Tree::Authority(names)
+        }
+        other => return Err(Refusal::unsupported(format!("input {other}"))),
+    };
+    let no_match = match &proto.on_no_match {
+        None => None,
+        Some(then) => Some(Box::new(on_match(Some(then), chains, depth)?)),
+    };
+    Ok(Node::Tree { tree, no_match })
+}
+
+fn ip_tree(
+    tree: Option<&TreeType>,
+    chains: &ChainByName<'_>,
+    depth: usize,
+) -> Result<Tree, Refusal> {
+    let Some(TreeType::CustomMatch(custom)) = tree else {
+        return Err(Refusal::unsupported("tree_type"));
+    };
+    let any = extension(Some(custom), "custom_match")?;
+    if any.type_url != IP_MATCHER {
+        return Err(Refusal::unsupported(format!("custom_match {}", any.type_url)));
+    }
+    let proto = IpMatcher::decode(any.value.as_slice())
+        .map_err(|error| Refusal::new("custom_match", error.to_string()))?;
+    let mut hosts: HashMap<IpAddr, Vec<Arc<Node>>> = HashMap::new();
+    let mut ranges = Vec::new();
+    for (i, range) in proto.range_matchers.iter().enumerate() {
+        let field = |e: Refusal| e.within(format!("range_matchers[{i}]"));
+        let node = Arc::new(on_match(range.on_match.as_ref(), chains, depth).map_err(field)?);
+        for cidr in &range.ranges {
+            let net = cidr_range(&cidr.address_prefix, cidr.prefix_len.as_ref().map(|l| l.value))
+                .map_err(field)?;
+            if net.prefix_len() == net.max_prefix_len() {
+                hosts.entry(net.addr()).or_default().push(node.clone());
+            } else {
+                ranges.push((net, node.clone()));
+            }
+        }
+    }
+    ranges.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
+    Ok(Tree::Ip { hosts, ranges })
+}
+
+fn cidr_range(prefix: &str, length: Option<u32>) -> Result<IpNet, Refusal> {
+    let address: Option<IpAddr> = prefix.parse().ok();
+    address
+        .zip(u8::try_from(length.unwrap_or(0)).ok())
+        .and_then(|(address, length)| IpNet::new(address, length).ok())
+        .map(|net| net.trunc())
+        .ok_or_else(|| Refusal::new("ranges", format!("{prefix}/{length:?} is no range")))
+}
+
+fn on_match(
+    proto: Option<&OnMatch>,
+    chains: &ChainByName<'_>,
+    depth: usize,
+) -> Result<Node, Refusal> {
+    match proto.and_then(|p| p.on_match.as_ref()) {
+        None => Err(Refusal::missing("on_match")),
+        Some(on_match::OnMatch::Matcher(inner)) => matcher(inner, chains, depth + 1),
+        Some(on_match::OnMatch::Action(action)) => {
+            let any = extension(Some(action), "action")?;
+            if any.type_url != STRING_VALUE {
+                return Err(Refusal::unsupported(format!("action {}", any.type_url)));
+            }
+            let name = String::decode(any.value.as_slice())
+                .map_err(|error| Refusal::new("action", error.to_string()))?;
+            let slot = chains(&name)
+                .ok_or_else(|| Refusal::new("action", format!("there is no filter chain {name:?}")))?;
+            Ok(Node::Chain(slot))
+        }
+    }
+}
+
+fn extension<'a>(
+    proto: Option<&'a TypedExtensionConfig>,
+    field: &str,
+) -> Result<&'a envoy_types::pb::google::protobuf::Any, Refusal> {
+    proto
+        .and_then(|p| p.typed_config.as_ref())
+        .ok_or_else(|| Refusal::missing(format!("{field}.typed_config")))
 }

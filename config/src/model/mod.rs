@@ -6,10 +6,17 @@
 pub mod chain;
 pub mod cluster;
 pub mod connection_manager;
+pub(crate) mod duration;
 pub mod endpoint;
 pub mod filter_chain_matcher;
+pub mod forward;
+pub mod header_changes;
+pub(crate) mod ip_matcher;
+pub mod listener;
+pub mod path_rewrite;
 pub mod retry_policy;
 pub mod route;
 pub mod route_match;
 pub mod snapshot;
 pub mod tcp_proxy;
+pub(crate) mod transport_socket;

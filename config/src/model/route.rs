@@ -1,15 +1,25 @@
 //! Route configurations: virtual hosts with their routes, and what a route does with a request.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::{HeaderValue, StatusCode};
+use envoy_types::pb::envoy::config::route::v3::{
+    DirectResponseAction, Route as RouteProto, RouteConfiguration as RouteConfigurationProto,
+    VirtualHost as VirtualHostProto, route,
+};
+use envoy_types::pb::google::protobuf::Any;
+use http::{StatusCode, header};
 use waypoint_filters::body::Body;
-use waypoint_filters::route::{RouteInfo, RouteResolver, SelectedRoute};
+use waypoint_filters::dynamic_metadata::Metadata;
+use waypoint_filters::rejected::Refusal;
+use waypoint_filters::route::{PerRouteConfig, RouteInfo, RouteResolver, SelectedRoute};
 use waypoint_filters::stream_info::StreamInfo;
 
+use crate::honoured::nothing_left;
 use crate::model::cluster::ClusterSlot;
-use crate::model::retry_policy::RetryPolicy;
+use crate::model::forward::Forward;
+use crate::model::header_changes::HeaderChanges;
+use crate::model::path_rewrite::Redirect;
 use crate::model::route_match::RouteMatch;
 
 /// A compiled `RouteConfiguration`.
@@ -46,92 +56,6 @@ pub enum RouteAction {
     DirectResponse { status: StatusCode, body: bytes::Bytes },
 }
 
-/// Sends the request to a cluster.
-pub struct Forward {
-    pub destinations: Destinations,
-    /// The answer where the cluster does not exist: 503, or 500 from Gateway API routes.
-    pub cluster_not_found: StatusCode,
-    /// `None`: no limit (istiod writes `0s`).
-    pub timeout: Option<Duration>,
-    pub idle_timeout: Option<Duration>,
-    pub retry: Option<Arc<RetryPolicy>>,
-    pub path_rewrite: Option<PathRewrite>,
-    pub host_rewrite: Option<HeaderValue>,
-    pub append_x_forwarded_host: bool,
-}
-
-/// One cluster, or several by weight.
-pub enum Destinations {
-    Single(Arc<ClusterSlot>),
-    /// Weights add up to `total`, which is more than 0.
-    Weighted { total: u32, clusters: Box<[WeightedCluster]> },
-}
-
-pub struct WeightedCluster {
-    pub weight: u32,
-    pub cluster: Arc<ClusterSlot>,
-    pub request_headers: HeaderChanges,
-    pub response_headers: HeaderChanges,
-    pub host_rewrite: Option<HeaderValue>,
-}
-
-/// How the path changes on its way up; the query stays.
-pub enum PathRewrite {
-    /// Replaces what the route's prefix matched.
-    Prefix(Box<str>),
-    /// RE2 substitution: every match of `pattern` in the path.
-    Regex { pattern: regex::Regex, substitution: Box<str> },
-}
-
-/// An answer that sends the client elsewhere.
-pub struct Redirect {
-    pub scheme: Option<Box<str>>,
-    pub host: Option<Box<str>>,
-    pub port: Option<u16>,
-    pub path: Option<RedirectPath>,
-    pub status: StatusCode,
-    pub strip_query: bool,
-}
-
-pub enum RedirectPath {
-    Full(Box<str>),
-    Prefix(Box<str>),
-}
-
-/// Changes to a head. Additions may hold `%OPERATORS%`.
-#[derive(Default)]
-pub struct HeaderChanges {
-    pub remove: Box<[http::HeaderName]>,
-    pub add: Box<[HeaderAddition]>,
-}
-
-impl HeaderChanges {
-    pub fn is_empty(&self) -> bool {
-        self.remove.is_empty() && self.add.is_empty()
-    }
-}
-
-pub struct HeaderAddition {
-    pub name: http::HeaderName,
-    pub value: HeaderFormat,
-    pub action: AppendAction,
-    pub keep_empty: bool,
-}
-
-/// A header's value: fixed, or made for each request.
-pub enum HeaderFormat {
-    Literal(HeaderValue),
-    Format(waypoint_filters::format::Format),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AppendAction {
-    AppendIfExistsOrAdd,
-    AddIfAbsent,
-    OverwriteIfExistsOrAdd,
-    OverwriteIfExists,
-}
-
 impl SelectedRoute for Route {
     fn info(&self) -> &RouteInfo {
         &self.info
@@ -155,4 +79,214 @@ impl RouteResolver for RouteConfiguration {
     fn has_per_filter(&self, position: usize) -> bool {
         self.per_filter.get(position).copied().unwrap_or(false)
     }
+}
+
+/// What routes are compiled with.
+pub(crate) struct RouteContext<'a> {
+    /// The slot of the cluster with this name, whether there is one or not.
+    pub(crate) slot: &'a dyn Fn(&str) -> Arc<ClusterSlot>,
+    /// The chain's HTTP filters: name and configuration, by position.
+    pub(crate) filters: &'a [(String, Any)],
+    /// Bytes of a direct response's body.
+    pub(crate) max_direct_response: u32,
+}
+
+/// Envoy's default.
+const MAX_DIRECT_RESPONSE: u32 = 4096;
+
+impl RouteConfiguration {
+    pub(crate) fn from_proto(
+        proto: &RouteConfigurationProto,
+        context: RouteContext<'_>,
+    ) -> Result<RouteConfiguration, Refusal> {
+        nothing_left(&RouteConfigurationProto {
+            name: String::new(),
+            virtual_hosts: Vec::new(),
+            // Missing clusters are answered for, whatever this says.
+            validate_clusters: None,
+            max_direct_response_body_size_bytes: None,
+            ..proto.clone()
+        })?;
+        let max = proto.max_direct_response_body_size_bytes.as_ref();
+        let context = RouteContext {
+            max_direct_response: max.map_or(MAX_DIRECT_RESPONSE, |m| m.value),
+            ..context
+        };
+        let virtual_hosts: Box<[VirtualHost]> = proto
+            .virtual_hosts
+            .iter()
+            .enumerate()
+            .map(|(i, host)| {
+                VirtualHost::from_proto(host, &context)
+                    .map_err(|e| e.within(format!("virtual_hosts[{i}]")))
+            })
+            .collect::<Result<_, _>>()?;
+        let per_filter = (0..context.filters.len())
+            .map(|position| {
+                let mut routes = virtual_hosts.iter().flat_map(|host| &host.routes);
+                routes.any(|r| r.info.per_filter.get(position).is_some_and(Option::is_some))
+            })
+            .collect();
+        Ok(RouteConfiguration {
+            name: proto.name.as_str().into(),
+            virtual_hosts,
+            per_filter,
+        })
+    }
+
+    /// The virtual host for the request's authority: exact, longest suffix wildcard, longest prefix
+    /// wildcard, `*`.
+    pub fn virtual_host(&self, request: &http::Request<Body>) -> Option<&VirtualHost> {
+        if let [only] = &*self.virtual_hosts
+            && only.domains.iter().any(|domain| &**domain == "*")
+        {
+            return Some(only);
+        }
+        let host = request.headers().get(header::HOST)?.to_str().ok()?.to_ascii_lowercase();
+        let ranked = self.virtual_hosts.iter().flat_map(|virtual_host| {
+            let rank = |domain: &str| rank(domain, &host);
+            virtual_host.domains.iter().filter_map(move |d| Some((rank(d)?, virtual_host)))
+        });
+        ranked.max_by_key(|(rank, _)| *rank).map(|(_, virtual_host)| virtual_host)
+    }
+}
+
+/// How well a domain matches; `None`: not at all.
+fn rank(domain: &str, host: &str) -> Option<(u8, usize)> {
+    if domain == "*" {
+        return Some((0, 0));
+    }
+    if let Some(suffix) = domain.strip_prefix('*') {
+        return (host.ends_with(suffix) && host.len() > suffix.len()).then_some((2, suffix.len()));
+    }
+    if let Some(prefix) = domain.strip_suffix('*') {
+        return (host.starts_with(prefix) && host.len() > prefix.len()).then_some((1, prefix.len()));
+    }
+    (domain == host).then_some((3, 0))
+}
+
+impl VirtualHost {
+    fn from_proto(proto: &VirtualHostProto, context: &RouteContext<'_>) -> Result<VirtualHost, Refusal> {
+        nothing_left(&VirtualHostProto {
+            name: String::new(),
+            domains: Vec::new(),
+            routes: Vec::new(),
+            ..proto.clone()
+        })?;
+        let routes = proto
+            .routes
+            .iter()
+            .enumerate()
+            .map(|(i, route)| {
+                let route = Route::from_proto(route, context);
+                route.map(Arc::new).map_err(|e| e.within(format!("routes[{i}]")))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(VirtualHost {
+            name: proto.name.as_str().into(),
+            domains: proto.domains.iter().map(|d| d.to_ascii_lowercase().into()).collect(),
+            routes,
+        })
+    }
+}
+
+impl Route {
+    fn from_proto(proto: &RouteProto, context: &RouteContext<'_>) -> Result<Route, Refusal> {
+        nothing_left(&RouteProto {
+            name: String::new(),
+            r#match: None,
+            metadata: None,
+            // The span's name: tracing is parsed and inert.
+            decorator: None,
+            typed_per_filter_config: HashMap::new(),
+            request_headers_to_add: Vec::new(),
+            request_headers_to_remove: Vec::new(),
+            response_headers_to_add: Vec::new(),
+            response_headers_to_remove: Vec::new(),
+            // Names Envoy's own counters.
+            stat_prefix: String::new(),
+            action: None,
+            ..proto.clone()
+        })?;
+        let matcher = proto.r#match.as_ref().ok_or_else(|| Refusal::missing("match"))?;
+        let action = match &proto.action {
+            None => return Err(Refusal::missing("action")),
+            Some(route::Action::Route(action)) => RouteAction::Forward(Box::new(
+                Forward::from_proto(action, context).map_err(|e| e.within("route"))?,
+            )),
+            Some(route::Action::Redirect(action)) => RouteAction::Redirect(Box::new(
+                Redirect::from_proto(action).map_err(|e| e.within("redirect"))?,
+            )),
+            Some(route::Action::DirectResponse(action)) => {
+                direct_response(action, context).map_err(|e| e.within("direct_response"))?
+            }
+            Some(route::Action::FilterAction(_) | route::Action::NonForwardingAction(_)) => {
+                return Err(Refusal::unsupported("action"));
+            }
+        };
+        Ok(Route {
+            info: RouteInfo {
+                name: proto.name.as_str().into(),
+                metadata: Metadata::from_proto(proto.metadata.as_ref()),
+                per_filter: per_filter(&proto.typed_per_filter_config, context)?,
+            },
+            matcher: RouteMatch::from_proto(matcher).map_err(|e| e.within("match"))?,
+            action,
+            request_headers: HeaderChanges::from_proto(
+                &proto.request_headers_to_add,
+                &proto.request_headers_to_remove,
+            )
+            .map_err(|e| e.within("request_headers_to_add"))?,
+            response_headers: HeaderChanges::from_proto(
+                &proto.response_headers_to_add,
+                &proto.response_headers_to_remove,
+            )
+            .map_err(|e| e.within("response_headers_to_add"))?,
+            operation: proto.decorator.as_ref().map(|d| d.operation.as_str().into()),
+        })
+    }
+}
+
+fn per_filter(
+    configs: &HashMap<String, Any>,
+    context: &RouteContext<'_>,
+) -> Result<Box<[Option<PerRouteConfig>]>, Refusal> {
+    let mut built: Vec<Option<PerRouteConfig>> = Vec::new();
+    for (name, config) in configs {
+        let field = |e: Refusal| e.within(format!("typed_per_filter_config[{name:?}]"));
+        let found = context.filters.iter().enumerate().find(|(_, (filter, _))| filter == name);
+        let Some((position, (_, filter))) = found else {
+            return Err(field(Refusal::new("", "no such filter in the chain")));
+        };
+        built.resize_with(context.filters.len(), || None);
+        let config = waypoint_filters::http::build_per_route(filter, config).map_err(field)?;
+        if let Some(place) = built.get_mut(position) {
+            *place = Some(config);
+        }
+    }
+    Ok(built.into())
+}
+
+fn direct_response(
+    proto: &DirectResponseAction,
+    context: &RouteContext<'_>,
+) -> Result<RouteAction, Refusal> {
+    use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
+    if proto.body_format.is_some() {
+        return Err(Refusal::unsupported("body_format"));
+    }
+    let status = u16::try_from(proto.status)
+        .ok()
+        .and_then(|status| StatusCode::from_u16(status).ok())
+        .ok_or_else(|| Refusal::new("status", format!("{} is no status", proto.status)))?;
+    let body = match proto.body.as_ref().and_then(|body| body.specifier.as_ref()) {
+        None => bytes::Bytes::new(),
+        Some(Specifier::InlineString(text)) => text.clone().into(),
+        Some(Specifier::InlineBytes(bytes)) => bytes.clone().into(),
+        Some(_) => return Err(Refusal::unsupported("body")),
+    };
+    if body.len() > context.max_direct_response as usize {
+        return Err(Refusal::new("body", format!("is larger than {} bytes", context.max_direct_response)));
+    }
+    Ok(RouteAction::DirectResponse { status, body })
 }

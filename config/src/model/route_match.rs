@@ -1,1 +1,159 @@
-//! Route matches: path, headers, query parameters, method, metadata.
+//! Route matches: path, headers, query parameters, metadata.
+
+use envoy_types::pb::envoy::config::route::v3::{
+    RouteMatch as RouteMatchProto, route_match::PathSpecifier,
+};
+use http::{Method, Request};
+use waypoint_filters::body::Body;
+use waypoint_filters::matcher::header::HeaderMatcher;
+use waypoint_filters::matcher::metadata::MetadataMatcher;
+use waypoint_filters::matcher::query::QueryParameterMatcher;
+use waypoint_filters::matcher::regex;
+use waypoint_filters::rejected::Refusal;
+use waypoint_filters::stream_info::StreamInfo;
+
+use crate::honoured::nothing_left;
+
+/// When a route is taken. All parts must match.
+#[derive(Debug)]
+pub struct RouteMatch {
+    path: PathMatch,
+    case_sensitive: bool,
+    headers: Box<[HeaderMatcher]>,
+    query: Box<[QueryParameterMatcher]>,
+    metadata: Box<[MetadataMatcher]>,
+}
+
+#[derive(Debug)]
+enum PathMatch {
+    Prefix(Box<str>),
+    /// A prefix that ends where a segment does.
+    Segments(Box<str>),
+    Exact(Box<str>),
+    Regex(::regex::Regex),
+    Connect,
+}
+
+impl RouteMatch {
+    pub(crate) fn from_proto(proto: &RouteMatchProto) -> Result<RouteMatch, Refusal> {
+        nothing_left(&RouteMatchProto {
+            case_sensitive: None,
+            headers: Vec::new(),
+            query_parameters: Vec::new(),
+            dynamic_metadata: Vec::new(),
+            path_specifier: None,
+            ..proto.clone()
+        })?;
+        let case_sensitive = proto.case_sensitive.as_ref().is_none_or(|c| c.value);
+        let text = |s: &str| -> Box<str> {
+            if case_sensitive {
+                s.into()
+            } else {
+                s.to_ascii_lowercase().into()
+            }
+        };
+        let path = match &proto.path_specifier {
+            None => return Err(Refusal::missing("path_specifier")),
+            Some(PathSpecifier::Prefix(s)) => PathMatch::Prefix(text(s)),
+            Some(PathSpecifier::PathSeparatedPrefix(s)) => PathMatch::Segments(text(s)),
+            Some(PathSpecifier::Path(s)) => PathMatch::Exact(text(s)),
+            Some(PathSpecifier::SafeRegex(r)) => {
+                PathMatch::Regex(regex::from_proto(r).map_err(|e| e.within("safe_regex"))?)
+            }
+            Some(PathSpecifier::ConnectMatcher(_)) => PathMatch::Connect,
+            Some(PathSpecifier::PathMatchPolicy(_)) => {
+                return Err(Refusal::unsupported("path_match_policy"));
+            }
+        };
+        Ok(RouteMatch {
+            path,
+            case_sensitive,
+            headers: list(&proto.headers, "headers", HeaderMatcher::from_proto)?,
+            query: list(&proto.query_parameters, "query_parameters", QueryParameterMatcher::from_proto)?,
+            metadata: list(&proto.dynamic_metadata, "dynamic_metadata", MetadataMatcher::from_proto)?,
+        })
+    }
+
+    pub fn matches(&self, request: &Request<Body>, stream: &StreamInfo) -> bool {
+        self.matches_path(request)
+            && self.headers.iter().all(|m| m.matches(request))
+            && self.query.iter().all(|m| m.matches(request.uri().query()))
+            && (self.metadata.is_empty() || {
+                let metadata = stream.state().metadata.clone();
+                self.metadata.iter().all(|m| m.matches(&metadata))
+            })
+    }
+
+    fn matches_path(&self, request: &Request<Body>) -> bool {
+        if let PathMatch::Connect = self.path {
+            return request.method() == Method::CONNECT;
+        }
+        let path = request.uri().path();
+        if self.case_sensitive {
+            return self.path.matches(path);
+        }
+        self.path.matches(&path.to_ascii_lowercase())
+    }
+
+    /// What the route matched by prefix, for rewrites.
+    pub fn prefix(&self) -> Option<&str> {
+        match &self.path {
+            PathMatch::Prefix(s) | PathMatch::Segments(s) | PathMatch::Exact(s) => Some(s),
+            _ => None,
+        }
+    }
+}
+
+impl PathMatch {
+    fn matches(&self, path: &str) -> bool {
+        match self {
+            PathMatch::Prefix(prefix) => path.starts_with(&**prefix),
+            PathMatch::Segments(prefix) => path
+                .strip_prefix(&**prefix)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+            PathMatch::Exact(exact) => path == &**exact,
+            PathMatch::Regex(regex) => regex.is_match(path),
+            PathMatch::Connect => false,
+        }
+    }
+}
+
+fn list<P, T>(
+    protos: &[P],
+    field: &str,
+    convert: impl Fn(&P) -> Result<T, Refusal>,
+) -> Result<Box<[T]>, Refusal> {
+    protos
+        .iter()
+        .enumerate()
+        .map(|(i, proto)| convert(proto).map_err(|e| e.within(format!("{field}[{i}]"))))
+        .collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn path_matches(specifier: PathSpecifier, insensitive: bool, uri: &str) -> bool {
+        let matcher = RouteMatch::from_proto(&RouteMatchProto {
+            path_specifier: Some(specifier),
+            case_sensitive: insensitive.then(Default::default),
+            ..RouteMatchProto::default()
+        });
+        let request = Request::builder().uri(uri).body(Body::empty()).unwrap();
+        matcher.unwrap().matches_path(&request)
+    }
+
+    #[test]
+    fn paths_without_their_query() {
+        let segments = || PathSpecifier::PathSeparatedPrefix("/api".into());
+        assert!(path_matches(segments(), false, "/api"));
+        assert!(path_matches(segments(), false, "/api/v1?x"));
+        assert!(!path_matches(segments(), false, "/apis"));
+        assert!(path_matches(PathSpecifier::Prefix("/ap".into()), false, "/apis"));
+        assert!(path_matches(PathSpecifier::Path("/a".into()), false, "/a?b=c"));
+        assert!(!path_matches(PathSpecifier::Path("/a".into()), false, "/A"));
+        assert!(path_matches(PathSpecifier::Path("/a".into()), true, "/A"));
+    }
+}

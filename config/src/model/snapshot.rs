@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use crate::model::chain::ChainSlot;
 use crate::model::connection_manager::HttpConnectionManager;
-use crate::model::filter_chain_matcher::FilterChainMatcher;
+use crate::model::filter_chain_matcher::{
+    ApplicationProtocol, ChainChoice, ChainInput, FilterChainMatcher,
+};
+use crate::model::listener::Inspection;
 
 /// Everything that the data path looks up by address.
 pub struct Snapshot {
     pub connect_terminate: Arc<ConnectTerminate>,
     pub main: Arc<MainListener>,
-    /// The `connect_originate` path: what is asked of HBONE hops.
-    pub connect_originate: ConnectOriginate,
 }
 
 /// `connect_terminate`: the HBONE server.
@@ -32,16 +33,21 @@ pub struct ConnectTerminate {
 /// `main_internal`: what runs inside tunnels.
 pub struct MainListener {
     pub matcher: FilterChainMatcher,
+    pub inspection: Inspection,
     pub chains: std::collections::HashMap<Arc<str>, Arc<ChainSlot>>,
     /// Access logs of connections for which there is no chain.
     pub recorders: Box<[Arc<dyn waypoint_filters::recorder::Recorder>]>,
 }
 
-/// `connect_originate`: tunnels to ztunnels.
-#[derive(Clone, Debug)]
-pub struct ConnectOriginate {
-    pub connect_timeout: Duration,
-    pub idle_timeout: Duration,
-    /// Trust domains that a server's identity may have.
-    pub trust_domains: Vec<String>,
+impl MainListener {
+    /// The chain for a connection. Ports that aren't inspected never wait for first bytes.
+    pub fn choose(&self, input: ChainInput<'_>) -> ChainChoice {
+        let protocol = match input.protocol {
+            None if !self.inspection.looks_at(input.destination.port()) => {
+                Some(ApplicationProtocol::Unknown)
+            }
+            protocol => protocol,
+        };
+        self.matcher.lookup(ChainInput { protocol, ..input })
+    }
 }

@@ -3,17 +3,32 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::listener::v3::{Filter, filter};
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
+    TcpProxy as TcpProxyProto, tcp_proxy,
+};
+use prost::Message;
+use waypoint_filters::access_log::AccessLog;
 use waypoint_filters::network::NetworkFilter;
 use waypoint_filters::recorder::Recorder;
-use waypoint_filters::stream_info::Capture;
+use waypoint_filters::rejected::Refusal;
 
+use crate::honoured::nothing_left;
 use crate::model::cluster::ClusterSlot;
+use crate::model::connection_manager::ChainContext;
+use crate::model::duration;
+
+const TYPE_URL: &str =
+    "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+/// Envoy's default.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// istio.stats' default.
+const REPORTING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A chain that carries bytes.
 pub struct TcpChain {
     pub filters: Box<[Box<dyn NetworkFilter>]>,
     pub recorders: Box<[Arc<dyn Recorder>]>,
-    pub capture: Capture,
     pub proxy: TcpProxy,
     /// How often open streams report their bytes (`tcp_reporting_duration`).
     pub reporting_interval: Duration,
@@ -27,6 +42,87 @@ pub struct TcpProxy {
     /// `None`: no limit. Envoy's default is one hour.
     pub idle_timeout: Option<Duration>,
     pub max_connect_attempts: u32,
-    pub max_downstream_connection_duration: Option<Duration>,
-    pub hash_source_ip: bool,
+}
+
+impl TcpChain {
+    pub(crate) fn from_proto(
+        filters: &[Filter],
+        context: &ChainContext<'_>,
+    ) -> Result<TcpChain, Refusal> {
+        let Some((last, before)) = filters.split_last() else {
+            return Err(Refusal::missing("filters"));
+        };
+        let mut built = Vec::new();
+        let mut recorders = Vec::new();
+        for network in before {
+            let field = |e: Refusal| e.within(format!("filters[{:?}]", network.name));
+            let config = typed(network).map_err(field)?;
+            let filter = waypoint_filters::network::build(&network.name, config, context.host)
+                .map_err(field)?;
+            built.extend(filter.filter);
+            recorders.extend(filter.recorder);
+        }
+        let field = |e: Refusal| e.within(format!("filters[{:?}]", last.name));
+        let config = typed(last).map_err(field)?;
+        if config.type_url != TYPE_URL {
+            return Err(field(Refusal::unsupported(format!("typed_config {}", config.type_url))));
+        }
+        let proto = TcpProxyProto::decode(config.value.as_slice())
+            .map_err(|error| field(Refusal::new("typed_config", error.to_string())))?;
+        for (i, log) in proto.access_log.iter().enumerate() {
+            let log = AccessLog::from_proto(log, &**context.host)
+                .map_err(|e| field(e.within(format!("access_log[{i}]"))))?;
+            recorders.push(Arc::new(log));
+        }
+        Ok(TcpChain {
+            filters: built.into(),
+            recorders: recorders.into(),
+            proxy: TcpProxy::from_proto(&proto, context).map_err(field)?,
+            reporting_interval: REPORTING_INTERVAL,
+        })
+    }
+}
+
+pub(crate) fn typed(
+    filter: &Filter,
+) -> Result<&envoy_types::pb::google::protobuf::Any, Refusal> {
+    match &filter.config_type {
+        Some(filter::ConfigType::TypedConfig(any)) => Ok(any),
+        Some(filter::ConfigType::ConfigDiscovery(_)) => Err(Refusal::unsupported("config_discovery")),
+        None => Err(Refusal::missing("typed_config")),
+    }
+}
+
+impl TcpProxy {
+    fn from_proto(proto: &TcpProxyProto, context: &ChainContext<'_>) -> Result<TcpProxy, Refusal> {
+        nothing_left(&TcpProxyProto {
+            stat_prefix: String::new(),
+            idle_timeout: None,
+            access_log: Vec::new(),
+            max_connect_attempts: None,
+            cluster_specifier: None,
+            ..proto.clone()
+        })?;
+        let clusters: Box<[_]> = match &proto.cluster_specifier {
+            None => return Err(Refusal::missing("cluster_specifier")),
+            Some(tcp_proxy::ClusterSpecifier::Cluster(name)) => Box::new([(1, (context.slot)(name))]),
+            Some(tcp_proxy::ClusterSpecifier::WeightedClusters(weighted)) => weighted
+                .clusters
+                .iter()
+                .map(|cluster| (cluster.weight, (context.slot)(&cluster.name)))
+                .collect(),
+        };
+        if clusters.iter().all(|(weight, _)| *weight == 0) {
+            return Err(Refusal::new("weighted_clusters", "no cluster has a weight"));
+        }
+        Ok(TcpProxy {
+            stat_prefix: proto.stat_prefix.as_str().into(),
+            clusters,
+            idle_timeout: match duration::optional(&proto.idle_timeout, "idle_timeout")? {
+                None => Some(IDLE_TIMEOUT),
+                limit => limit.filter(|limit| !limit.is_zero()),
+            },
+            max_connect_attempts: proto.max_connect_attempts.as_ref().map_or(1, |n| n.value),
+        })
+    }
 }

@@ -22,11 +22,17 @@ pub fn identity(name: &str) -> Identity {
 }
 
 pub fn certificate(ca: &DevCa, identity: &Identity) -> WorkloadCertificate {
-    ca.mint(identity, Duration::from_secs(3600)).unwrap().workload().unwrap()
+    ca.mint(identity, Duration::from_secs(3600))
+        .unwrap()
+        .workload()
+        .unwrap()
 }
 
 pub fn tls(ca: &DevCa, name: &str) -> Tls {
-    Tls::new(Some(certificate(ca, &identity(name))), TrustDomains::default())
+    Tls::new(
+        Some(certificate(ca, &identity(name))),
+        TrustDomains::default(),
+    )
 }
 
 /// What became of the connections that a server took.
@@ -75,7 +81,13 @@ impl Server {
                 });
             }
         });
-        Server { address, connections, events, drain, task }
+        Server {
+            address,
+            connections,
+            events,
+            drain,
+            task,
+        }
     }
 
     /// Every CONNECT is answered 200, and what comes goes back; anything else gets 405.
@@ -94,7 +106,10 @@ impl Server {
     }
 
     /// Every CONNECT is accepted, and the stream handed out.
-    pub async fn manual(tls: Tls, options: ServerOptions) -> (Server, mpsc::UnboundedReceiver<TunnelStream>) {
+    pub async fn manual(
+        tls: Tls,
+        options: ServerOptions,
+    ) -> (Server, mpsc::UnboundedReceiver<TunnelStream>) {
         let (sender, streams) = mpsc::unbounded_channel();
         let server = Server::start(tls, options, move |request| {
             let _ = sender.send(request.accept(HeaderMap::new()).unwrap());
@@ -145,7 +160,9 @@ pub async fn echo(mut stream: TunnelStream) {
 
 /// Nothing in these tests takes long; a hang shall fail and not hang.
 pub async fn within<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
+    tokio::time::timeout(Duration::from_secs(20), future)
+        .await
+        .expect("in time")
 }
 
 pub async fn eventually(what: &str, condition: impl Fn() -> bool) {

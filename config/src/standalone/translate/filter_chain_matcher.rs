@@ -10,37 +10,9 @@ use ipnet::IpNet;
 use matcher::matcher::matcher_tree::{MatchMap, TreeType};
 use matcher::matcher::on_match::OnMatch as Outcome;
 use matcher::matcher::{MatcherTree, MatcherType, OnMatch};
-use prost::Name;
 
 use super::packed::{any, uint32};
-
-/// `xds.type.matcher.v3.IPMatcher`, which the published crate leaves out.
-#[derive(Clone, PartialEq, prost::Message)]
-struct IpMatcher {
-    #[prost(message, repeated, tag = "1")]
-    range_matchers: Vec<IpRangeMatcher>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct IpRangeMatcher {
-    #[prost(message, repeated, tag = "1")]
-    ranges: Vec<xds::CidrRange>,
-    #[prost(message, optional, tag = "2")]
-    on_match: Option<OnMatch>,
-}
-
-impl Name for IpMatcher {
-    const NAME: &'static str = "IPMatcher";
-    const PACKAGE: &'static str = "xds.type.matcher.v3";
-
-    fn full_name() -> String {
-        "xds.type.matcher.v3.IPMatcher".to_owned()
-    }
-
-    fn type_url() -> String {
-        "type.googleapis.com/xds.type.matcher.v3.IPMatcher".to_owned()
-    }
-}
+use crate::model::ip_matcher::{IpMatcher, IpRangeMatcher};
 
 /// A range of destination addresses.
 #[derive(Clone, Debug, PartialEq)]

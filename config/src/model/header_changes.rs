@@ -1,0 +1,159 @@
+//! Changes that routes make to heads: removals, then additions, whose values may hold `%OPERATORS%`.
+
+use std::time::Instant;
+
+use envoy_types::pb::envoy::config::core::v3::{
+    HeaderValueOption, header_value_option::HeaderAppendAction,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
+use waypoint_filters::body::Body;
+use waypoint_filters::format::{Format, FormatContext, RequestView};
+use waypoint_filters::rejected::Refusal;
+use waypoint_filters::stream_info::StreamInfo;
+
+/// Changes to a head.
+#[derive(Debug, Default)]
+pub struct HeaderChanges {
+    remove: Box<[HeaderName]>,
+    add: Box<[Addition]>,
+}
+
+#[derive(Debug)]
+struct Addition {
+    name: HeaderName,
+    value: Value,
+    action: HeaderAppendAction,
+    keep_empty: bool,
+}
+
+/// A header's value: fixed, or made for each request.
+#[derive(Debug)]
+enum Value {
+    Literal(HeaderValue),
+    Format(Format),
+}
+
+impl HeaderChanges {
+    pub(crate) fn from_proto(
+        add: &[HeaderValueOption],
+        remove: &[String],
+    ) -> Result<HeaderChanges, Refusal> {
+        let remove = remove
+            .iter()
+            .map(|name| header_name(name))
+            .collect::<Result<_, _>>()?;
+        let add = add.iter().map(Addition::from_proto).collect::<Result<_, _>>()?;
+        Ok(HeaderChanges { remove, add })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.add.is_empty()
+    }
+
+    pub fn apply_to_request(&self, request: &mut Request<Body>, stream: &StreamInfo) {
+        for name in &self.remove {
+            request.headers_mut().remove(name);
+        }
+        for addition in &self.add {
+            let view = RequestView {
+                method: request.method(),
+                uri: request.uri(),
+                headers: request.headers(),
+            };
+            if let Some(value) = addition.value(stream, Some(view), None) {
+                addition.apply(request.headers_mut(), value);
+            }
+        }
+    }
+
+    pub fn apply_to_response(&self, headers: &mut HeaderMap, stream: &StreamInfo) {
+        for name in &self.remove {
+            headers.remove(name);
+        }
+        for addition in &self.add {
+            if let Some(value) = addition.value(stream, None, Some(headers)) {
+                addition.apply(headers, value);
+            }
+        }
+    }
+}
+
+impl Addition {
+    fn from_proto(proto: &HeaderValueOption) -> Result<Addition, Refusal> {
+        let header = proto.header.as_ref().ok_or_else(|| Refusal::missing("header"))?;
+        let action = match (&proto.append, HeaderAppendAction::try_from(proto.append_action)) {
+            // The deprecated switch, where it is set.
+            (Some(append), _) if append.value => HeaderAppendAction::AppendIfExistsOrAdd,
+            (Some(_), _) => HeaderAppendAction::OverwriteIfExistsOrAdd,
+            (None, Ok(action)) => action,
+            (None, Err(_)) => return Err(Refusal::new("append_action", "unknown value")),
+        };
+        let format = Format::parse(&header.value).map_err(|e| e.within(&header.key))?;
+        let value = match format.literal() {
+            Some(text) => Value::Literal(HeaderValue::from_str(text).map_err(|_| {
+                Refusal::new(&header.key, format!("{text:?} is not a header value"))
+            })?),
+            None => Value::Format(format),
+        };
+        Ok(Addition {
+            name: header_name(&header.key)?,
+            value,
+            action,
+            keep_empty: proto.keep_empty_value,
+        })
+    }
+
+    fn value(
+        &self,
+        stream: &StreamInfo,
+        request: Option<RequestView<'_>>,
+        response: Option<&HeaderMap>,
+    ) -> Option<HeaderValue> {
+        let value = match &self.value {
+            Value::Literal(value) => value.clone(),
+            Value::Format(format) => {
+                let mut text = Vec::new();
+                let state = stream.state();
+                format.write(
+                    &FormatContext {
+                        stream,
+                        state: &state,
+                        request,
+                        response,
+                        end: Instant::now(),
+                    },
+                    &mut text,
+                );
+                HeaderValue::from_bytes(&text).ok()?
+            }
+        };
+        (self.keep_empty || !value.is_empty()).then_some(value)
+    }
+
+    fn apply(&self, headers: &mut HeaderMap, value: HeaderValue) {
+        match self.action {
+            HeaderAppendAction::AppendIfExistsOrAdd => {
+                headers.append(self.name.clone(), value);
+            }
+            HeaderAppendAction::AddIfAbsent => {
+                headers.entry(self.name.clone()).or_insert(value);
+            }
+            HeaderAppendAction::OverwriteIfExistsOrAdd => {
+                headers.insert(self.name.clone(), value);
+            }
+            HeaderAppendAction::OverwriteIfExists => {
+                if headers.contains_key(&self.name) {
+                    headers.insert(self.name.clone(), value);
+                }
+            }
+        }
+    }
+}
+
+fn header_name(name: &str) -> Result<HeaderName, Refusal> {
+    if name.eq_ignore_ascii_case(":authority") {
+        return Ok(header::HOST);
+    }
+    HeaderName::try_from(name)
+        .map_err(|_| Refusal::new("header.key", format!("{name:?} is not a header name")))
+}
