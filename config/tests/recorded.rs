@@ -65,7 +65,7 @@ fn store() -> Store {
 #[test]
 fn the_walk_through_is_honoured_whole() {
     let mut store = store();
-    assert_eq!(apply(&mut store, "bookinfo-walkthrough"), Vec::<String>::new());
+    assert_eq!(apply(&mut store, "walkthrough"), Vec::<String>::new());
     let snapshot = store.handle().load().unwrap();
     let choose = |destination: &str| {
         let choice = snapshot.main.choose(ChainInput {
@@ -104,10 +104,10 @@ fn pod_addresses_are_told_by_their_first_bytes() {
 #[test]
 fn the_same_update_again_changes_nothing_and_a_chain_keeps_its_slot() {
     let mut store = store();
-    apply(&mut store, "bookinfo-walkthrough");
+    apply(&mut store, "walkthrough");
     let name = "inbound-vip|9080|http|details.default.svc.cluster.local";
     let before = store.handle().load().unwrap().main.chains[name].load();
-    let path = format!("{}/tests/fixtures/bookinfo-walkthrough.pb", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/tests/fixtures/walkthrough.pb", env!("CARGO_MANIFEST_DIR"));
     let added = recorded::read(&std::fs::read(path).unwrap()).unwrap();
     assert!(!store.apply(Update { added, removed: Vec::new() }).changed);
     let after = store.handle().load().unwrap().main.chains[name].load();
