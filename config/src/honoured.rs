@@ -47,6 +47,9 @@ mod tests {
             ..VirtualHost::default()
         };
         let refused = nothing_left(&rest).map_err(|e| e.to_string());
-        assert_eq!(refused, Err("include_request_attempt_count: is not supported".to_owned()));
+        assert_eq!(
+            refused,
+            Err("include_request_attempt_count: is not supported".to_owned())
+        );
     }
 }

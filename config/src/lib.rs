@@ -2,8 +2,8 @@
 
 mod honoured;
 pub mod model;
+pub mod recorded;
 pub mod resource;
 pub mod standalone;
-pub mod recorded;
 pub mod store;
 pub mod workloads;

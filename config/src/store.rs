@@ -99,7 +99,9 @@ impl Store {
 
     /// Trust domains of `connect_terminate`.
     pub fn trust_domains(&self) -> Vec<String> {
-        self.connect_terminate.as_ref().map_or(Vec::new(), |c| c.trust_domains.clone())
+        self.connect_terminate
+            .as_ref()
+            .map_or(Vec::new(), |c| c.trust_domains.clone())
     }
 
     /// Takes an update in one step.
@@ -120,9 +122,16 @@ impl Store {
         for resource in of(ResourceType::Listener) {
             self.apply_listener(resource, &mut outcome);
         }
-        for kind in [ResourceType::Routes, ResourceType::Extension, ResourceType::Secret] {
+        for kind in [
+            ResourceType::Routes,
+            ResourceType::Extension,
+            ResourceType::Secret,
+        ] {
             for resource in of(kind) {
-                let reason = Refusal::new("", format!("{} resources are not supported", kind.type_url()));
+                let reason = Refusal::new(
+                    "",
+                    format!("{} resources are not supported", kind.type_url()),
+                );
                 outcome.rejected.push(reason.of(resource.name));
             }
         }
@@ -162,7 +171,11 @@ impl Store {
         // Endpoints carry their workload; they are made again, and keep their state.
         let bodies: Vec<_> = self.endpoints.drain().collect();
         for (name, body) in bodies {
-            let resource = Resource { kind: ResourceType::Endpoints, name, body };
+            let resource = Resource {
+                kind: ResourceType::Endpoints,
+                name,
+                body,
+            };
             self.apply_endpoints(resource, outcome);
         }
         outcome.changed = true;
@@ -252,7 +265,10 @@ impl Store {
                 Ok(_),
                 "connect_originate" | "inner_connect_originate" | "outer_connect_originate",
             ) => Ok(()),
-            (Ok(_), _) => Err(Refusal::new("name", "no waypoint has a listener of this name")),
+            (Ok(_), _) => Err(Refusal::new(
+                "name",
+                "no waypoint has a listener of this name",
+            )),
         };
         match applied {
             Err(refusal) => outcome.rejected.push(refusal.of(resource.name)),
@@ -265,7 +281,10 @@ impl Store {
 
     fn connect_terminate(&mut self, raw: &RawListener) -> Result<(), Refusal> {
         let slot = |name: &str| self.slot(name);
-        let context = ChainContext { host: &self.host, slot: &slot };
+        let context = ChainContext {
+            host: &self.host,
+            slot: &slot,
+        };
         let compiled = listener::connect_terminate(raw, &context)?;
         self.connect_terminate = Some(Arc::new(compiled));
         Ok(())
@@ -288,7 +307,8 @@ impl Store {
         let by_name = |name: &str| chains.get(name).cloned();
         let matcher = FilterChainMatcher::from_proto(proto, &by_name)
             .map_err(|e| e.within("filter_chain_matcher"))?;
-        self.chains.retain(|name, _| chains.contains_key(name.as_str()));
+        self.chains
+            .retain(|name, _| chains.contains_key(name.as_str()));
         self.main = Some(Arc::new(MainListener {
             matcher,
             inspection,
@@ -307,7 +327,10 @@ impl Store {
         }
         let existing = known.map(|(_, slot)| slot.clone());
         let slot = |name: &str| self.slot(name);
-        let context = ChainContext { host: &self.host, slot: &slot };
+        let context = ChainContext {
+            host: &self.host,
+            slot: &slot,
+        };
         let compiled = listener::chain(body, &context);
         let slot = match compiled {
             Ok(chain) => match existing {
@@ -319,7 +342,9 @@ impl Store {
             },
             Err(refusal) => {
                 let reason = refusal.to_string();
-                outcome.rejected.push(refusal.of(format!("main_internal > {name}")));
+                outcome
+                    .rejected
+                    .push(refusal.of(format!("main_internal > {name}")));
                 match existing {
                     // The last good version stays; the bytes are forgotten, so that they are told of again.
                     Some(slot) => return slot,
@@ -327,7 +352,8 @@ impl Store {
                 }
             }
         };
-        self.chains.insert(name.to_owned(), (body.clone(), slot.clone()));
+        self.chains
+            .insert(name.to_owned(), (body.clone(), slot.clone()));
         slot
     }
 
@@ -342,7 +368,8 @@ impl Store {
             }
             ResourceType::Endpoints => {
                 if self.endpoints.remove(name).is_some() {
-                    self.slot(name).set_endpoints(Arc::new(EndpointSet::default()));
+                    self.slot(name)
+                        .set_endpoints(Arc::new(EndpointSet::default()));
                     return true;
                 }
                 false
@@ -372,7 +399,12 @@ impl Store {
         };
         self.published.store(snapshot);
         // Slots that nothing refers to any more.
-        let kept: HashSet<&str> = self.clusters.keys().chain(self.endpoints.keys()).map(String::as_str).collect();
+        let kept: HashSet<&str> = self
+            .clusters
+            .keys()
+            .chain(self.endpoints.keys())
+            .map(String::as_str)
+            .collect();
         self.slots
             .lock()
             .retain(|name, slot| Arc::strong_count(slot) > 1 || kept.contains(&**name));

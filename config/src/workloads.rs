@@ -31,13 +31,18 @@ impl WorkloadIndex {
 pub(crate) fn add(body: &[u8], index: &mut HashMap<IpAddr, Arc<Peer>>) -> Result<(), Refusal> {
     let workload = Workload::decode(body).map_err(|error| Refusal::new("", error.to_string()))?;
     if index.len() + workload.addresses.len() > MAX_ADDRESSES {
-        return Err(Refusal::new("addresses", format!("more than {MAX_ADDRESSES} in all")));
+        return Err(Refusal::new(
+            "addresses",
+            format!("more than {MAX_ADDRESSES} in all"),
+        ));
     }
     let peer = Arc::new(peer(&workload));
     for bytes in &workload.addresses {
         let address = match bytes.len() {
             4 => <[u8; 4]>::try_from(bytes.as_slice()).map(IpAddr::from).ok(),
-            16 => <[u8; 16]>::try_from(bytes.as_slice()).map(IpAddr::from).ok(),
+            16 => <[u8; 16]>::try_from(bytes.as_slice())
+                .map(IpAddr::from)
+                .ok(),
             _ => None,
         };
         let address = address.ok_or_else(|| Refusal::new("addresses", "is no IP address"))?;

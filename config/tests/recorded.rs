@@ -54,7 +54,10 @@ impl Host for Process {
 fn apply(store: &mut Store, name: &str) -> Vec<String> {
     let path = format!("{}/tests/fixtures/{name}.pb", env!("CARGO_MANIFEST_DIR"));
     let added = recorded::read(&std::fs::read(path).unwrap()).unwrap();
-    let outcome = store.apply(Update { added, removed: Vec::new() });
+    let outcome = store.apply(Update {
+        added,
+        removed: Vec::new(),
+    });
     outcome.rejected.iter().map(ToString::to_string).collect()
 }
 
@@ -107,9 +110,19 @@ fn the_same_update_again_changes_nothing_and_a_chain_keeps_its_slot() {
     apply(&mut store, "walkthrough");
     let name = "inbound-vip|9080|http|details.default.svc.cluster.local";
     let before = store.handle().load().unwrap().main.chains[name].load();
-    let path = format!("{}/tests/fixtures/walkthrough.pb", env!("CARGO_MANIFEST_DIR"));
+    let path = format!(
+        "{}/tests/fixtures/walkthrough.pb",
+        env!("CARGO_MANIFEST_DIR")
+    );
     let added = recorded::read(&std::fs::read(path).unwrap()).unwrap();
-    assert!(!store.apply(Update { added, removed: Vec::new() }).changed);
+    assert!(
+        !store
+            .apply(Update {
+                added,
+                removed: Vec::new()
+            })
+            .changed
+    );
     let after = store.handle().load().unwrap().main.chains[name].load();
     assert!(Arc::ptr_eq(&before, &after));
     assert!(matches!(&*after, FilterChain::Http(_)));

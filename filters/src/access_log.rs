@@ -78,7 +78,10 @@ fn filter(proto: &AccessLogFilter, depth: usize) -> Result<Filter, Refusal> {
         return Err(Refusal::new("filter", "is nested too deeply"));
     }
     let list = |filters: &[AccessLogFilter]| {
-        filters.iter().map(|f| filter(f, depth + 1)).collect::<Result<Box<[_]>, _>>()
+        filters
+            .iter()
+            .map(|f| filter(f, depth + 1))
+            .collect::<Result<Box<[_]>, _>>()
     };
     let specifier = proto
         .filter_specifier
@@ -97,7 +100,10 @@ fn filter(proto: &AccessLogFilter, depth: usize) -> Result<Filter, Refusal> {
             let mut flags = ResponseFlags::default();
             for name in &f.flags {
                 flags.insert(ResponseFlags::from_short_name(name).ok_or_else(|| {
-                    Refusal::new("filter.response_flag_filter", format!("unknown flag {name}"))
+                    Refusal::new(
+                        "filter.response_flag_filter",
+                        format!("unknown flag {name}"),
+                    )
                 })?);
             }
             Filter::Flags(flags)
@@ -107,7 +113,10 @@ fn filter(proto: &AccessLogFilter, depth: usize) -> Result<Filter, Refusal> {
         // Nothing is a health check here: no filter marks one.
         FilterSpecifier::NotHealthCheckFilter(_) => Filter::Always,
         FilterSpecifier::ExtensionFilter(f) => {
-            return Err(Refusal::unsupported(format!("filter.extension_filter {}", f.name)));
+            return Err(Refusal::unsupported(format!(
+                "filter.extension_filter {}",
+                f.name
+            )));
         }
         _ => return Err(Refusal::unsupported("filter")),
     })
@@ -115,8 +124,12 @@ fn filter(proto: &AccessLogFilter, depth: usize) -> Result<Filter, Refusal> {
 
 fn comparison(proto: Option<&ComparisonFilter>) -> Result<(Op, u32), Refusal> {
     let proto = proto.ok_or_else(|| Refusal::missing("filter.comparison"))?;
-    let op = Op::try_from(proto.op)
-        .map_err(|_| Refusal::new("filter.comparison.op", format!("unknown value {}", proto.op)))?;
+    let op = Op::try_from(proto.op).map_err(|_| {
+        Refusal::new(
+            "filter.comparison.op",
+            format!("unknown value {}", proto.op),
+        )
+    })?;
     Ok((op, proto.value.as_ref().map_or(0, |v| v.default_value)))
 }
 

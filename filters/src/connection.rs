@@ -63,7 +63,11 @@ impl Connection {
 
     /// What a filter instance computed for this connection, computed now if it wasn't yet.
     /// The mutex is this connection's own and held for a short list's search only.
-    pub fn bound<T: Send + Sync + 'static>(&self, key: BindKey, bind: impl FnOnce() -> T) -> Arc<T> {
+    pub fn bound<T: Send + Sync + 'static>(
+        &self,
+        key: BindKey,
+        bind: impl FnOnce() -> T,
+    ) -> Arc<T> {
         let found = self.lookup(key);
         if let Some(Ok(bound)) = found.map(Arc::downcast::<T>) {
             return bound;

@@ -25,7 +25,11 @@ impl Metadata {
     }
 
     /// The value at `path` inside `namespace`.
-    pub fn get<'a>(&'a self, namespace: &str, path: &[impl AsRef<str>]) -> Option<&'a serde_json::Value> {
+    pub fn get<'a>(
+        &'a self,
+        namespace: &str,
+        path: &[impl AsRef<str>],
+    ) -> Option<&'a serde_json::Value> {
         let mut value = self.0.as_ref()?.get(namespace)?;
         for key in path {
             value = value.get(key.as_ref())?;

@@ -6,17 +6,23 @@
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::{
-    FilterStateValue as FilterStateValueProto, filter_state_value::{Key, SharedWithUpstream, Value},
+    FilterStateValue as FilterStateValueProto,
+    filter_state_value::{Key, SharedWithUpstream, Value},
 };
 
-use crate::filter_state::{FilterState, FilterValue, ORIGINAL_DST_LOCAL, ORIGINAL_DST_REMOTE, Sharing};
+use crate::filter_state::{
+    FilterState, FilterValue, ORIGINAL_DST_LOCAL, ORIGINAL_DST_REMOTE, Sharing,
+};
 use crate::format::FormatContext;
 use crate::format::substitution::Substitution;
 use crate::rejected::Refusal;
 
 /// Factories of string objects; the hashable ones decide on pooling in Envoy.
-const STRING_FACTORIES: [&str; 3] =
-    ["envoy.string", "istio.hashable_string", "envoy.hashable_string"];
+const STRING_FACTORIES: [&str; 3] = [
+    "envoy.string",
+    "istio.hashable_string",
+    "envoy.hashable_string",
+];
 
 /// A compiled object.
 #[derive(Debug)]

@@ -21,13 +21,31 @@ use crate::stream_info::{DestinationService, Protocol, StreamInfo, StreamState, 
 
 /// In the order in which Istio documents them.
 const HTTP_LABELS: &[&str] = &[
-    "reporter", "source_workload", "source_canonical_service", "source_canonical_revision",
-    "source_workload_namespace", "source_principal", "source_app", "source_version", "source_cluster",
-    "destination_workload", "destination_workload_namespace", "destination_principal", "destination_app",
-    "destination_version", "destination_service", "destination_canonical_service",
-    "destination_canonical_revision", "destination_service_name", "destination_service_namespace",
-    "destination_cluster", "request_protocol", "response_flags", "connection_security_policy",
-    "response_code", "grpc_response_status",
+    "reporter",
+    "source_workload",
+    "source_canonical_service",
+    "source_canonical_revision",
+    "source_workload_namespace",
+    "source_principal",
+    "source_app",
+    "source_version",
+    "source_cluster",
+    "destination_workload",
+    "destination_workload_namespace",
+    "destination_principal",
+    "destination_app",
+    "destination_version",
+    "destination_service",
+    "destination_canonical_service",
+    "destination_canonical_revision",
+    "destination_service_name",
+    "destination_service_namespace",
+    "destination_cluster",
+    "request_protocol",
+    "response_flags",
+    "connection_security_policy",
+    "response_code",
+    "grpc_response_status",
 ];
 /// TCP series have neither code nor gRPC status.
 const TCP_LABELS: &[&str] = HTTP_LABELS.split_at(HTTP_LABELS.len() - 2).0;
@@ -89,16 +107,63 @@ pub(crate) fn recorder(
     };
     Ok(Arc::new(IstioStats {
         families: Families {
-            requests: counters("requests_total", "istio_requests_total", "Requests.", HTTP_LABELS),
-            duration: histograms("request_duration_milliseconds", "istio_request_duration_milliseconds", "Duration of requests in milliseconds."),
-            request_bytes: histograms("request_bytes", "istio_request_bytes", "Size of request bodies."),
-            response_bytes: histograms("response_bytes", "istio_response_bytes", "Size of response bodies."),
-            request_messages: counters("request_messages_total", "istio_request_messages_total", "gRPC messages from clients.", HTTP_LABELS),
-            response_messages: counters("response_messages_total", "istio_response_messages_total", "gRPC messages to clients.", HTTP_LABELS),
-            opened: counters("tcp_connections_opened_total", "istio_tcp_connections_opened_total", "TCP connections opened.", TCP_LABELS),
-            closed: counters("tcp_connections_closed_total", "istio_tcp_connections_closed_total", "TCP connections closed.", TCP_LABELS),
-            received: counters("tcp_received_bytes_total", "istio_tcp_received_bytes_total", "TCP bytes from clients.", TCP_LABELS),
-            sent: counters("tcp_sent_bytes_total", "istio_tcp_sent_bytes_total", "TCP bytes to clients.", TCP_LABELS),
+            requests: counters(
+                "requests_total",
+                "istio_requests_total",
+                "Requests.",
+                HTTP_LABELS,
+            ),
+            duration: histograms(
+                "request_duration_milliseconds",
+                "istio_request_duration_milliseconds",
+                "Duration of requests in milliseconds.",
+            ),
+            request_bytes: histograms(
+                "request_bytes",
+                "istio_request_bytes",
+                "Size of request bodies.",
+            ),
+            response_bytes: histograms(
+                "response_bytes",
+                "istio_response_bytes",
+                "Size of response bodies.",
+            ),
+            request_messages: counters(
+                "request_messages_total",
+                "istio_request_messages_total",
+                "gRPC messages from clients.",
+                HTTP_LABELS,
+            ),
+            response_messages: counters(
+                "response_messages_total",
+                "istio_response_messages_total",
+                "gRPC messages to clients.",
+                HTTP_LABELS,
+            ),
+            opened: counters(
+                "tcp_connections_opened_total",
+                "istio_tcp_connections_opened_total",
+                "TCP connections opened.",
+                TCP_LABELS,
+            ),
+            closed: counters(
+                "tcp_connections_closed_total",
+                "istio_tcp_connections_closed_total",
+                "TCP connections closed.",
+                TCP_LABELS,
+            ),
+            received: counters(
+                "tcp_received_bytes_total",
+                "istio_tcp_received_bytes_total",
+                "TCP bytes from clients.",
+                TCP_LABELS,
+            ),
+            sent: counters(
+                "tcp_sent_bytes_total",
+                "istio_tcp_sent_bytes_total",
+                "TCP bytes to clients.",
+                TCP_LABELS,
+            ),
         },
         key: BindKey::unique(),
     }))
@@ -204,8 +269,10 @@ impl IstioStats {
         let labels = labels(stream, state, true);
         let grpc = state.grpc.is_some();
         let f = &self.families;
-        let counter = |family: &Option<Arc<CounterFamily>>| family.as_ref().map(|f| f.with(&labels));
-        let histogram = |family: &Option<Arc<HistogramFamily>>| family.as_ref().map(|f| f.with(&labels));
+        let counter =
+            |family: &Option<Arc<CounterFamily>>| family.as_ref().map(|f| f.with(&labels));
+        let histogram =
+            |family: &Option<Arc<HistogramFamily>>| family.as_ref().map(|f| f.with(&labels));
         let made = Arc::new(HttpHandles {
             requests: counter(&f.requests),
             duration: histogram(&f.duration),
@@ -227,7 +294,8 @@ impl IstioStats {
             return found.clone();
         }
         let labels = labels(stream, &stream.state(), false);
-        let counter = |family: &Option<Arc<CounterFamily>>| family.as_ref().map(|f| f.with(&labels));
+        let counter =
+            |family: &Option<Arc<CounterFamily>>| family.as_ref().map(|f| f.with(&labels));
         if let Some(opened) = counter(&self.families.opened) {
             opened.add(1);
         }
@@ -284,7 +352,13 @@ fn labels(stream: &StreamInfo, state: &StreamState, http: bool) -> Vec<Arc<str>>
     let destination = upstream.and_then(|u| u.peer.as_deref()).unwrap_or(&nobody);
     let nowhere = DestinationService::default();
     let service = state.service.as_deref().unwrap_or(&nowhere);
-    let known = |value: &Arc<str>| if value.is_empty() { unknown.clone() } else { value.clone() };
+    let known = |value: &Arc<str>| {
+        if value.is_empty() {
+            unknown.clone()
+        } else {
+            value.clone()
+        }
+    };
     let principal = |identity: Option<&str>| identity.map_or(unknown.clone(), Into::into);
     let peer = connection.peer.as_ref();
     let mut labels: Vec<Arc<str>> = vec![
@@ -314,7 +388,11 @@ fn labels(stream: &StreamInfo, state: &StreamState, http: bool) -> Vec<Arc<str>>
             (true, None) => "http".into(),
         },
         state.flags.to_short().as_ref().into(),
-        if peer.is_some() { "mutual_tls".into() } else { "none".into() },
+        if peer.is_some() {
+            "mutual_tls".into()
+        } else {
+            "none".into()
+        },
     ];
     if http {
         labels.push(state.response.code.unwrap_or(0).to_string().into());

@@ -78,7 +78,11 @@ impl fmt::Display for Peer {
         write!(
             f,
             "{};{};{};{};{}",
-            self.workload, self.namespace, self.canonical_name, self.canonical_revision, self.cluster
+            self.workload,
+            self.namespace,
+            self.canonical_name,
+            self.canonical_revision,
+            self.cluster
         )
     }
 }

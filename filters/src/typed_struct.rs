@@ -16,13 +16,20 @@ pub fn unwrap(any: &Any) -> Result<Option<(String, serde_json::Value)>, Refusal>
         return Ok(None);
     }
     // Both have the same two fields.
-    let TypedStruct { type_url, value } = TypedStruct::decode(any.value.as_slice()).map_err(invalid)?;
-    Ok(Some((type_url, value.as_ref().map(struct_to_json).unwrap_or_default())))
+    let TypedStruct { type_url, value } =
+        TypedStruct::decode(any.value.as_slice()).map_err(invalid)?;
+    Ok(Some((
+        type_url,
+        value.as_ref().map(struct_to_json).unwrap_or_default(),
+    )))
 }
 
 /// Refuses every key of `object` that isn't in `known`.
 pub fn only(object: &serde_json::Value, known: &[&str]) -> Result<(), Refusal> {
-    match object.as_object().and_then(|o| o.keys().find(|k| !known.contains(&k.as_str()))) {
+    match object
+        .as_object()
+        .and_then(|o| o.keys().find(|k| !known.contains(&k.as_str())))
+    {
         Some(key) => Err(Refusal::unsupported(key.as_str())),
         None => Ok(()),
     }

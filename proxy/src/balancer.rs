@@ -189,7 +189,9 @@ mod tests {
     fn counter() -> impl FnMut() -> u64 {
         let mut n = 0u64;
         move || {
-            n = n.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            n = n
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             n >> 33
         }
     }
@@ -203,10 +205,17 @@ mod tests {
         let cluster = cluster(LbPolicy::LeastRequest { choice_count: 2 });
         let loaded = (0..1000)
             .filter(|_| {
-                choose(&cluster, &set, &mut random, &[], 0).unwrap().address.port() == 1
+                choose(&cluster, &set, &mut random, &[], 0)
+                    .unwrap()
+                    .address
+                    .port()
+                    == 1
             })
             .count();
-        assert!((150..350).contains(&loaded), "only when drawn twice: {loaded}");
+        assert!(
+            (150..350).contains(&loaded),
+            "only when drawn twice: {loaded}"
+        );
     }
 
     #[test]
@@ -215,7 +224,13 @@ mod tests {
         let mut random = counter();
         let cluster = cluster(LbPolicy::Random);
         for _ in 0..50 {
-            assert_eq!(choose(&cluster, &set1, &mut random, &[], 0).unwrap().address.port(), 2);
+            assert_eq!(
+                choose(&cluster, &set1, &mut random, &[], 0)
+                    .unwrap()
+                    .address
+                    .port(),
+                2
+            );
         }
         let none = set(vec![vec![endpoint(1, false, 1)]]);
         assert!(choose(&cluster, &none, &mut random, &[], 0).is_none());
@@ -229,7 +244,13 @@ mod tests {
         let mut random = counter();
         let cluster = cluster(LbPolicy::Random);
         let spilled = (0..1000)
-            .filter(|_| choose(&cluster, &set, &mut random, &[], 0).unwrap().address.port() == 100)
+            .filter(|_| {
+                choose(&cluster, &set, &mut random, &[], 0)
+                    .unwrap()
+                    .address
+                    .port()
+                    == 100
+            })
             .count();
         assert!((230..370).contains(&spilled), "30 % expected: {spilled}");
     }
@@ -241,7 +262,13 @@ mod tests {
         let cluster = cluster(LbPolicy::RoundRobin);
         let tried = [([10, 0, 0, 1], 1).into()];
         let again = (0..200)
-            .filter(|_| choose(&cluster, &set, &mut random, &tried, 5).unwrap().address.port() == 1)
+            .filter(|_| {
+                choose(&cluster, &set, &mut random, &tried, 5)
+                    .unwrap()
+                    .address
+                    .port()
+                    == 1
+            })
             .count();
         assert!(again < 15, "one in 64: {again}");
     }

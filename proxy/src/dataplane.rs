@@ -8,6 +8,7 @@ use http::{Response, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
 use waypoint_config::store::SnapshotHandle;
 use waypoint_filters::body::Body;
+use waypoint_filters::metrics::{CounterFamily, MetricRegistry};
 use waypoint_filters::peer::Peer;
 use waypoint_filters::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
 use waypoint_hbone::pool::TunnelPool;
@@ -15,7 +16,7 @@ use waypoint_hbone::server::{self, ServerOptions};
 use waypoint_hbone::tls::Tls;
 
 use crate::drain;
-pub use crate::router::PeerLookup;
+pub(crate) use crate::router::PeerLookup;
 use crate::router::Router;
 use crate::tunnel::{self, TunnelConnection, is_link_local};
 use crate::upstream::original_dst::OriginalDestinations;
@@ -28,7 +29,7 @@ const MAX_HANDSHAKES: usize = 1024;
 
 /// The innermost services of filter chains, made before any chain is compiled.
 #[derive(Clone)]
-pub struct Terminals {
+pub(crate) struct Terminals {
     pub router: HttpService,
     pub connect: HttpService,
     upstreams: Arc<Upstreams>,
@@ -38,11 +39,7 @@ pub struct Terminals {
 
 impl Terminals {
     /// `peer` finds the workload at an address.
-    pub fn new(
-        tls: Tls,
-        tunnels: TunnelPool,
-        peer: PeerLookup,
-    ) -> Terminals {
+    pub(crate) fn new(tls: Tls, tunnels: TunnelPool, peer: PeerLookup) -> Terminals {
         let upstreams = Arc::new(Upstreams::new(tunnels, tls));
         let original = Arc::new(OriginalDestinations::default());
         let router = Router::new(upstreams.clone(), original.clone(), peer.clone());
@@ -68,17 +65,18 @@ impl HttpCall for ConnectTerminal {
 }
 
 /// What the data path is made of.
-pub struct DataPlaneOptions {
+pub(crate) struct DataPlaneOptions {
     pub snapshot: SnapshotHandle,
     pub tls: Tls,
     pub terminals: Terminals,
     /// The waypoint's own ports, which no tunnel reaches.
     pub own_ports: Vec<u16>,
     pub server: ServerOptions,
+    pub metrics: Arc<MetricRegistry>,
 }
 
 /// The data path.
-pub struct DataPlane {
+pub(crate) struct DataPlane {
     pub(crate) snapshot: SnapshotHandle,
     pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) original: Arc<OriginalDestinations>,
@@ -87,10 +85,11 @@ pub struct DataPlane {
     own_ports: Vec<u16>,
     server: ServerOptions,
     handshakes: tokio::sync::Semaphore,
+    refused: Arc<CounterFamily>,
 }
 
 impl DataPlane {
-    pub fn new(options: DataPlaneOptions) -> Arc<DataPlane> {
+    pub(crate) fn new(options: DataPlaneOptions) -> Arc<DataPlane> {
         Arc::new(DataPlane {
             snapshot: options.snapshot,
             upstreams: options.terminals.upstreams,
@@ -100,11 +99,16 @@ impl DataPlane {
             own_ports: options.own_ports,
             server: options.server,
             handshakes: tokio::sync::Semaphore::new(MAX_HANDSHAKES),
+            refused: options.metrics.counters(
+                "waypoint_connections_refused_total",
+                "HBONE connections that failed before their first tunnel, by reason.",
+                &["reason"],
+            ),
         })
     }
 
     /// Takes HBONE connections until `drain` is signaled.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, drain: drain::Watch) {
+    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener, drain: drain::Watch) {
         let sweeper = tokio::spawn(self.clone().sweep());
         loop {
             let accepted = tokio::select! {
@@ -130,11 +134,12 @@ impl DataPlane {
     async fn connection(self: Arc<Self>, tcp: TcpStream, source: SocketAddr, drain: drain::Watch) {
         let accepted = {
             let _permit = self.handshakes.acquire().await;
-            server::accept(tcp, &self.tls, &self.server).await
+            server::accept(tcp, &self.tls, &self.server_options()).await
         };
         let connection = match accepted {
             Ok(connection) => connection,
             Err(error) => {
+                self.refused.with(&[error.label().into()]).add(1);
                 tracing::warn!(%source, %error, "HBONE connection refused");
                 return;
             }
@@ -152,6 +157,20 @@ impl DataPlane {
                 tokio::spawn(tunnel::serve(plane, outer, request, drain));
             })
             .await;
+    }
+
+    /// The server's settings as configuration has them now.
+    fn server_options(&self) -> ServerOptions {
+        let mut options = self.server.clone();
+        if let Some(snapshot) = self.snapshot.load() {
+            let listener = &snapshot.connect_terminate;
+            options.max_concurrent_streams = listener.max_concurrent_streams;
+            if let Some((interval, timeout)) = listener.keepalive {
+                options.http2.keepalive_interval = Some(interval);
+                options.http2.keepalive_timeout = timeout;
+            }
+        }
+        options
     }
 
     async fn sweep(self: Arc<Self>) {

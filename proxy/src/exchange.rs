@@ -40,7 +40,8 @@ pub(crate) async fn serve(
         SystemTime::now(),
     );
     let guard = RecordGuard::new(stream.clone(), manager.clone());
-    let mut request = request.map(|incoming| Body::incoming(incoming).metered(&stream, Direction::Request));
+    let mut request =
+        request.map(|incoming| Body::incoming(incoming).metered(&stream, Direction::Request));
 
     // Normalize: one form of the head for policy, routes and upstream.
     let prepared = prepare(&mut request, &manager);

@@ -25,7 +25,11 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const MAX_CONCURRENT_STREAMS: u32 = 1000;
 
 /// Serves the connection to its end. On drain it says goodbye and finishes what runs.
-pub(crate) async fn serve(connection: Arc<HttpConnection>, mut stream: TunnelStream, drain: drain::Watch) {
+pub(crate) async fn serve(
+    connection: Arc<HttpConnection>,
+    mut stream: TunnelStream,
+    drain: drain::Watch,
+) {
     let codec = &connection.first.codec;
     let http2 = match codec.codec {
         Codec::Auto => sniff::is_http2(&mut stream).await,
@@ -80,12 +84,20 @@ async fn serve_http2(connection: &Arc<HttpConnection>, stream: TunnelStream, dra
         .timer(TokioTimer::new())
         .initial_stream_window_size(codec.http2_initial_stream_window.unwrap_or(STREAM_WINDOW))
         .initial_connection_window_size(
-            codec.http2_initial_connection_window.unwrap_or(CONNECTION_WINDOW),
+            codec
+                .http2_initial_connection_window
+                .unwrap_or(CONNECTION_WINDOW),
         )
-        .max_concurrent_streams(codec.http2_max_concurrent_streams.unwrap_or(MAX_CONCURRENT_STREAMS))
+        .max_concurrent_streams(
+            codec
+                .http2_max_concurrent_streams
+                .unwrap_or(MAX_CONCURRENT_STREAMS),
+        )
         .max_header_list_size(codec.max_request_headers_bytes);
     if let Some((interval, timeout)) = codec.http2_keepalive {
-        builder.keep_alive_interval(interval).keep_alive_timeout(timeout);
+        builder
+            .keep_alive_interval(interval)
+            .keep_alive_timeout(timeout);
     }
     let owned = connection.clone();
     let service = service_fn(move |request| answer(owned.clone(), request));

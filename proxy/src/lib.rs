@@ -1,1 +1,30 @@
-//! Placeholder.
+//! The process: sockets, the life of a connection and of a request, upstreams, admin and the command line.
+//!
+//! Start with [`run`] (what is started), then `dataplane` (the HBONE port), `tunnel`, `exchange` and
+//! `router` (a request from its CONNECT to its answer), `tcp` (a stream without HTTP).
+
+mod admin;
+mod balancer;
+mod certificates;
+pub mod cli;
+mod configuration;
+mod connect;
+mod dataplane;
+mod drain;
+mod exchange;
+mod host;
+mod http_connection;
+mod listen;
+mod log_writer;
+mod path_normalization;
+mod readiness;
+mod record;
+mod request_head;
+mod retry;
+mod router;
+pub mod run;
+mod sniff;
+mod tcp;
+mod tunnel;
+mod upgrade;
+mod upstream;

@@ -239,28 +239,45 @@ mod tests {
             merge_slashes: true,
             ..BASE
         };
-        assert_eq!(normalize("//a///b/", merge), Normalized::Path("/a/b/".into()));
+        assert_eq!(
+            normalize("//a///b/", merge),
+            Normalized::Path("/a/b/".into())
+        );
         let decode = PathNormalization {
             escaped_slashes: EscapedSlashes::UnescapeAndForward,
             ..merge
         };
-        assert_eq!(normalize("/a%2F..%5cb", decode), Normalized::Path("/b".into()));
+        assert_eq!(
+            normalize("/a%2F..%5cb", decode),
+            Normalized::Path("/b".into())
+        );
         let reject = PathNormalization {
             escaped_slashes: EscapedSlashes::Reject,
             ..merge
         };
         assert_eq!(normalize("/a%2fb", reject), Normalized::Reject);
-        assert_eq!(normalize("/a%20b", reject), Normalized::Path("/a%20b".into()));
+        assert_eq!(
+            normalize("/a%20b", reject),
+            Normalized::Path("/a%20b".into())
+        );
         let redirect = PathNormalization {
             escaped_slashes: EscapedSlashes::UnescapeAndRedirect,
             ..merge
         };
-        assert_eq!(normalize("/a%2fb", redirect), Normalized::Redirect("/a/b".into()));
+        assert_eq!(
+            normalize("/a%2fb", redirect),
+            Normalized::Redirect("/a/b".into())
+        );
     }
 
     #[test]
     fn normalizing_twice_changes_nothing() {
-        for path in ["/a/..%2f/b", "/%2e/%2E%2e/x", "/a/b/../../..", "/..;/..;a/b"] {
+        for path in [
+            "/a/..%2f/b",
+            "/%2e/%2E%2e/x",
+            "/a/b/../../..",
+            "/..;/..;a/b",
+        ] {
             let once = base(path);
             assert_eq!(base(&once), once, "{path}");
         }

@@ -44,7 +44,9 @@ impl Drop for RecordGuard {
                 state.response_code_details = Some("panic_in_filter_chain".into());
             } else if state.flags.is_empty() {
                 // The client went away before it had the whole answer.
-                state.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+                state
+                    .flags
+                    .insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
                 state
                     .response_code_details
                     .get_or_insert("downstream_remote_disconnect".into());

@@ -316,7 +316,10 @@ mod tests {
     #[test]
     fn tokens_are_found_in_lists() {
         let mut headers = HeaderMap::new();
-        headers.append(header::CONNECTION, HeaderValue::from_static("keep-alive, Upgrade"));
+        headers.append(
+            header::CONNECTION,
+            HeaderValue::from_static("keep-alive, Upgrade"),
+        );
         assert!(lists(&headers, header::CONNECTION, "upgrade"));
         assert!(!lists(&headers, header::CONNECTION, "up"));
     }

@@ -34,7 +34,11 @@ pub(crate) fn on_error(policy: Option<&RetryPolicy>, kind: UpstreamErrorKind) ->
 }
 
 /// Whether this answer is to be thrown away for another attempt.
-pub(crate) fn on_response<B>(policy: Option<&RetryPolicy>, response: &Response<B>, grpc: bool) -> bool {
+pub(crate) fn on_response<B>(
+    policy: Option<&RetryPolicy>,
+    response: &Response<B>,
+    grpc: bool,
+) -> bool {
     let Some(policy) = policy else {
         return false;
     };
@@ -71,7 +75,11 @@ fn grpc_retriable(on: RetryOn, status: u32) -> bool {
 
 /// Whether the policy can ask for another attempt after the request was sent: only then is it worth
 /// keeping. istiod's default policy does so for gRPC, and over HTTP/2 (a refused stream).
-pub(crate) fn may_follow_sending(policy: &RetryPolicy, protocol: UpstreamProtocol, grpc: bool) -> bool {
+pub(crate) fn may_follow_sending(
+    policy: &RetryPolicy,
+    protocol: UpstreamProtocol,
+    grpc: bool,
+) -> bool {
     let on = policy.on;
     on.five_xx
         || on.gateway_error
@@ -107,7 +115,10 @@ impl Backoff {
     /// The pause before the next attempt; `random` is in 0..1.
     pub(crate) fn next(&mut self, random: f64) -> Option<Duration> {
         self.retry = (self.retry + 1).min(16);
-        let ceiling = self.base.saturating_mul((1 << self.retry) - 1).min(self.max);
+        let ceiling = self
+            .base
+            .saturating_mul((1 << self.retry) - 1)
+            .min(self.max);
         let pause = ceiling.mul_f64(random.clamp(0.0, 1.0));
         (!pause.is_zero()).then_some(pause)
     }
@@ -176,7 +187,10 @@ mod tests {
     #[test]
     fn pauses_grow_to_their_cap() {
         let mut backoff = Backoff::new(None);
-        let pauses: Vec<_> = (0..6).filter_map(|_| backoff.next(1.0)).map(|p| p.as_millis()).collect();
+        let pauses: Vec<_> = (0..6)
+            .filter_map(|_| backoff.next(1.0))
+            .map(|p| p.as_millis())
+            .collect();
         assert_eq!(pauses, [25, 75, 175, 250, 250, 250]);
         assert_eq!(Backoff::new(None).next(0.0), None);
     }

@@ -12,8 +12,9 @@ use std::time::Instant;
 use http::{HeaderName, HeaderValue, StatusCode, Uri, header, uri};
 use waypoint_config::model::cluster::{Cluster, ClusterSlot, UpstreamProtocol};
 use waypoint_config::model::endpoint::Endpoint;
+use waypoint_config::model::forward::{Forward, WeightedCluster};
 use waypoint_config::model::retry_policy::RetryPolicy;
-use waypoint_config::model::route::{Forward, Route, RouteAction, WeightedCluster};
+use waypoint_config::model::route::{Route, RouteAction};
 use waypoint_filters::body::Body;
 use waypoint_filters::connection::BindKey;
 use waypoint_filters::local_reply::{LocalReply, is_grpc};
@@ -40,7 +41,7 @@ const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-r
 const MAX_STALE: u32 = 8;
 
 /// Looks up the workload at an address.
-pub type PeerLookup = Arc<dyn Fn(std::net::IpAddr) -> Option<Arc<Peer>> + Send + Sync>;
+pub(crate) type PeerLookup = Arc<dyn Fn(std::net::IpAddr) -> Option<Arc<Peer>> + Send + Sync>;
 
 /// The router; one for the process.
 #[derive(Clone)]
@@ -96,7 +97,11 @@ fn route_of(selected: &Arc<dyn SelectedRoute>) -> Option<&Route> {
 }
 
 /// Redirects and direct responses.
-fn answer(action: &RouteAction, selected: &Arc<dyn SelectedRoute>, request: &HttpRequest) -> Response {
+fn answer(
+    action: &RouteAction,
+    selected: &Arc<dyn SelectedRoute>,
+    request: &HttpRequest,
+) -> Response {
     let mut response = match action {
         RouteAction::DirectResponse { status, body } => {
             request.stream.state().response_code_details = Some("direct_response".into());
@@ -138,7 +143,11 @@ struct Attempting<'a> {
     grpc: bool,
 }
 
-async fn forward(router: Arc<Inner>, request: HttpRequest, selected: Arc<dyn SelectedRoute>) -> Response {
+async fn forward(
+    router: Arc<Inner>,
+    request: HttpRequest,
+    selected: Arc<dyn SelectedRoute>,
+) -> Response {
     let stream = request.stream.clone();
     let mut http = request.http;
     let grpc = is_grpc(http.headers());
@@ -156,6 +165,7 @@ async fn forward(router: Arc<Inner>, request: HttpRequest, selected: Arc<dyn Sel
             .respond_as(&stream, grpc);
     };
     stream.state().service = cluster.service.clone();
+    let timeout = forward.timeout_of(grpc, http.headers());
     change_request(route, forward, weighted, &stream, &mut http);
 
     let attempting = Attempting {
@@ -168,7 +178,6 @@ async fn forward(router: Arc<Inner>, request: HttpRequest, selected: Arc<dyn Sel
     };
     let started = Instant::now();
     let attempts = std::pin::pin!(attempting.run(http));
-    let timeout = forward.timeout_of(grpc, &stream);
     let outcome = match timeout {
         None => attempts.await,
         Some(timeout) => tokio::time::timeout(timeout, attempts)
@@ -181,14 +190,20 @@ async fn forward(router: Arc<Inner>, request: HttpRequest, selected: Arc<dyn Sel
             response
                 .headers_mut()
                 .insert(UPSTREAM_SERVICE_TIME, millis.into());
-            stream.state().response_code_details.get_or_insert("via_upstream".into());
+            stream
+                .state()
+                .response_code_details
+                .get_or_insert("via_upstream".into());
             change_response(route, weighted, &stream, &mut response);
             response
         }
         Err(error) => {
             let retried = stream.state().attempts > 1;
             if retried && error.kind != UpstreamErrorKind::RequestTimeout {
-                stream.state().flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+                stream
+                    .state()
+                    .flags
+                    .insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
             }
             stream.state().upstream_transport_failure_reason =
                 error.reason.as_deref().map(Into::into);
@@ -218,7 +233,13 @@ impl Attempting<'_> {
                 return outcome;
             }
             request = match (outcome, kept) {
-                (Err(UpstreamError { unsent: Some(unsent), .. }), _) => *unsent,
+                (
+                    Err(UpstreamError {
+                        unsent: Some(unsent),
+                        ..
+                    }),
+                    _,
+                ) => *unsent,
                 (_, Some(kept)) => kept,
                 (outcome, None) => return outcome,
             };
@@ -276,15 +297,20 @@ impl Attempting<'_> {
         tried: &mut Vec<SocketAddr>,
     ) -> Result<Response, UpstreamError> {
         let Some(endpoint) = self.endpoint(tried) else {
-            return Err(UpstreamError::new(UpstreamErrorKind::NoHealthyUpstream)
-                .with_unsent(Some(request)));
+            return Err(
+                UpstreamError::new(UpstreamErrorKind::NoHealthyUpstream).with_unsent(Some(request))
+            );
         };
         if self.retry.is_some() {
             tried.push(endpoint.address);
         }
         let active = ActiveRequest::new(&endpoint.state);
         let pools = self.router.upstreams.pools_of(&self.cluster, &endpoint);
-        if request.extensions().get::<crate::request_head::Upgrade>().is_some() {
+        if request
+            .extensions()
+            .get::<crate::request_head::Upgrade>()
+            .is_some()
+        {
             return self.upgrade(request, &endpoint, active).await;
         }
         match self.protocol() {
@@ -310,7 +336,13 @@ impl Attempting<'_> {
             .filter(|policy| policy.previous_hosts)
             .map_or(0, |policy| policy.host_selection_attempts);
         let endpoints = self.slot.endpoints();
-        balancer::choose(&self.cluster, &endpoints, &mut || fastrand::u64(..), tried, attempts)
+        balancer::choose(
+            &self.cluster,
+            &endpoints,
+            &mut || fastrand::u64(..),
+            tried,
+            attempts,
+        )
     }
 
     async fn send_h1(
@@ -324,7 +356,11 @@ impl Attempting<'_> {
         *request.version_mut() = http::Version::HTTP_11;
         let mut stale = 0;
         loop {
-            let connected = self.router.upstreams.h1(&pools, &self.cluster, endpoint).await;
+            let connected = self
+                .router
+                .upstreams
+                .h1(&pools, &self.cluster, endpoint)
+                .await;
             let mut connection = match connected {
                 Ok(connection) => connection,
                 Err(error) => return Err(error.with_unsent(Some(request))),
@@ -345,7 +381,10 @@ impl Attempting<'_> {
                     let body = upstream_body(incoming, lease, without_body).await;
                     return Ok(Response::from_parts(parts, body));
                 }
-                Err(UpstreamError { unsent: Some(unsent), .. }) if pooled && stale < MAX_STALE => {
+                Err(UpstreamError {
+                    unsent: Some(unsent),
+                    ..
+                }) if pooled && stale < MAX_STALE => {
                     stale += 1;
                     request = *unsent;
                 }
@@ -362,11 +401,15 @@ impl Attempting<'_> {
         active: ActiveRequest,
     ) -> Result<Response, UpstreamError> {
         to_http2(&mut request);
-        let (mut connection, stream) =
-            match self.router.upstreams.h2(pools, &self.cluster, endpoint).await {
-                Ok(found) => found,
-                Err(error) => return Err(error.with_unsent(Some(to_http1(request)))),
-            };
+        let (mut connection, stream) = match self
+            .router
+            .upstreams
+            .h2(pools, &self.cluster, endpoint)
+            .await
+        {
+            Ok(found) => found,
+            Err(error) => return Err(error.with_unsent(Some(to_http1(request)))),
+        };
         self.note(&connection.info);
         let response = connection.send(request).await.map_err(|mut error| {
             error.unsent = error.unsent.map(|unsent| Box::new(to_http1(*unsent)));
@@ -389,11 +432,20 @@ impl Attempting<'_> {
         active: ActiveRequest,
     ) -> Result<Response, UpstreamError> {
         let downstream = hyper::upgrade::on(&mut request);
-        let mut connection = self.router.upstreams.h1_unpooled(&self.cluster, endpoint).await?;
+        let mut connection = self
+            .router
+            .upstreams
+            .h1_unpooled(&self.cluster, endpoint)
+            .await?;
         self.note(&connection.info);
         connection.detach_for_upgrade();
         let response = connection.send(request).await?;
-        Ok(upgrade::bridge(response, downstream, self.stream.clone(), active))
+        Ok(upgrade::bridge(
+            response,
+            downstream,
+            self.stream.clone(),
+            active,
+        ))
     }
 
     fn note(&self, upstream: &Arc<UpstreamInfo>) {
@@ -439,7 +491,10 @@ fn change_request(
     stream: &Arc<StreamInfo>,
     request: &mut http::Request<Body>,
 ) {
-    let changes = [weighted.map(|w| &w.request_headers), Some(&route.request_headers)];
+    let changes = [
+        weighted.map(|w| &w.request_headers),
+        Some(&route.request_headers),
+    ];
     for changes in changes.into_iter().flatten().filter(|c| !c.is_empty()) {
         changes.apply_to_request(request, stream);
     }
@@ -467,7 +522,9 @@ fn change_request(
     if let Some(timeout) = forward.timeout
         && let Ok(millis) = u64::try_from(timeout.as_millis())
     {
-        request.headers_mut().insert(EXPECTED_TIMEOUT, millis.into());
+        request
+            .headers_mut()
+            .insert(EXPECTED_TIMEOUT, millis.into());
     }
 }
 
@@ -478,7 +535,10 @@ fn change_response(
     stream: &Arc<StreamInfo>,
     response: &mut Response,
 ) {
-    let changes = [weighted.map(|w| &w.response_headers), Some(&route.response_headers)];
+    let changes = [
+        weighted.map(|w| &w.response_headers),
+        Some(&route.response_headers),
+    ];
     for changes in changes.into_iter().flatten().filter(|c| !c.is_empty()) {
         changes.apply_to_response(response.headers_mut(), stream);
     }

@@ -5,7 +5,9 @@
 //! or that is closed now, ends the stream.
 
 use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use waypoint_config::model::chain::{ChainSlot, FilterChain};
@@ -17,6 +19,7 @@ use waypoint_filters::connection::Connection;
 use waypoint_filters::network::Verdict;
 use waypoint_filters::response_flags::ResponseFlags;
 use waypoint_filters::stream_info::{Protocol, StreamInfo};
+use waypoint_hbone::copy::{Copied, CopyError, Socket, copy};
 use waypoint_hbone::stream::TunnelStream;
 
 use crate::balancer;
@@ -68,6 +71,20 @@ impl TcpRecord {
             recorder.opened(&stream);
         }
         TcpRecord { chain, stream }
+    }
+
+    fn began_with(&self, chain: &FilterChain) -> bool {
+        matches!(chain, FilterChain::Tcp(chain) if Arc::ptr_eq(chain, &self.chain))
+    }
+
+    /// Brings the stream's counters up to what has been copied.
+    fn count(&self, copied: &Copied) {
+        let received = copied.forward.load(Ordering::Relaxed);
+        let sent = copied.backward.load(Ordering::Relaxed);
+        let new_received = received.saturating_sub(self.stream.bytes_received());
+        let new_sent = sent.saturating_sub(self.stream.bytes_sent());
+        self.stream.count(Direction::Request, new_received as usize);
+        self.stream.count(Direction::Response, new_sent as usize);
     }
 
     fn progress(&self) {
@@ -136,8 +153,97 @@ async fn connect(
     Err(last)
 }
 
+/// Carries bytes until both directions have ended, the stream failed, or its chain no longer allows it.
+async fn carry(
+    plane: &DataPlane,
+    slot: &ChainSlot,
+    record: &TcpRecord,
+    mut downstream: TunnelStream,
+    upstream: Dialled,
+) {
+    let copied = Copied::default();
+    let idle = record.chain.proxy.idle_timeout;
+    let ended = match upstream.io {
+        UpstreamIo::Tcp(tcp) => {
+            let mut upstream = Socket::new(tcp);
+            let copying = copy(&mut downstream, &mut upstream, &copied, idle);
+            watch_over(plane, slot, record, &copied, copying).await
+        }
+        UpstreamIo::Tunnel(mut upstream) => {
+            let copying = copy(&mut downstream, &mut *upstream, &copied, idle);
+            watch_over(plane, slot, record, &copied, copying).await
+        }
+    };
+    record.count(&copied);
+    match ended {
+        Ended::Done => {}
+        Ended::Denied(details) => close(&record.stream, details),
+        Ended::Failed(CopyError::Idle(_)) => close(&record.stream, "tcp_proxy_idle_timeout".into()),
+        Ended::Failed(error) => {
+            tracing::debug!(chain = %slot.name, source = %record.stream.connection.source, %error, "TCP stream ended");
+        }
+    }
+}
+
+/// How a stream came to its end.
+enum Ended {
+    Done,
+    Failed(CopyError),
+    Denied(Cow<'static, str>),
+}
+
+async fn watch_over(
+    plane: &DataPlane,
+    slot: &ChainSlot,
+    record: &TcpRecord,
+    copied: &Copied,
+    copying: impl Future<Output = Result<(), CopyError>>,
+) -> Ended {
+    let mut copying = pin!(copying);
+    let mut version = plane.snapshot.version();
+    let interval = record.chain.reporting_interval;
+    let mut report = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
+    let mut current = slot.load();
+    // What changed between the first decision and now is looked at, too.
+    version.mark_changed();
+    loop {
+        tokio::select! {
+            result = &mut copying => return match result {
+                Ok(()) => Ended::Done,
+                Err(error) => Ended::Failed(error),
+            },
+            _ = report.tick() => {
+                record.count(copied);
+                record.progress();
+            }
+            Ok(()) = version.changed() => {
+                let latest = slot.load();
+                if Arc::ptr_eq(&latest, &current) && record.began_with(&latest) {
+                    continue;
+                }
+                match &*latest {
+                    FilterChain::Tcp(chain) => {
+                        if let Verdict::Close(details) = decide(chain, &record.stream) {
+                            return Ended::Denied(details);
+                        }
+                    }
+                    FilterChain::Http(_) => {
+                        return Ended::Denied("the_service's_protocol_has_changed".into());
+                    }
+                    FilterChain::Closed(_) => return Ended::Denied("configuration_refused".into()),
+                }
+                current = latest;
+            }
+        }
+    }
+}
+
 fn choose_cluster(proxy: &TcpProxy, random: u64) -> Option<&Arc<ClusterSlot>> {
-    let total: u64 = proxy.clusters.iter().map(|(weight, _)| u64::from(*weight)).sum();
+    let total: u64 = proxy
+        .clusters
+        .iter()
+        .map(|(weight, _)| u64::from(*weight))
+        .sum();
     let mut point = random % total.max(1);
     proxy
         .clusters

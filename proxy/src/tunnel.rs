@@ -104,7 +104,12 @@ async fn join(
     };
     if !request.is_connect() {
         let flags = ResponseFlags::NO_ROUTE;
-        return Err(refuse(&mut guard, StatusCode::NOT_FOUND, "route_not_found", flags));
+        return Err(refuse(
+            &mut guard,
+            StatusCode::NOT_FOUND,
+            "route_not_found",
+            flags,
+        ));
     }
     let head = HttpRequest::new(head, stream.clone(), manager.routes.clone());
     let Ok(response) = manager.filters.call(head).await;
@@ -117,19 +122,31 @@ async fn join(
     let Some(info) = info.filter(|info| !plane.is_forbidden(info.destination, outer.local_address))
     else {
         let flags = ResponseFlags::NO_ROUTE;
-        return Err(refuse(&mut guard, StatusCode::NOT_FOUND, "filter_chain_not_found", flags));
+        return Err(refuse(
+            &mut guard,
+            StatusCode::NOT_FOUND,
+            "filter_chain_not_found",
+            flags,
+        ));
     };
     let (slot, needs_protocol) = match choose(snapshot, &info, None) {
         ChainChoice::Chain(slot) => (Some(slot), false),
-        ChainChoice::NeedsProtocol => match choose(snapshot, &info, Some(ApplicationProtocol::Unknown)) {
-            ChainChoice::Chain(slot) => (Some(slot), true),
-            _ => (None, true),
-        },
+        ChainChoice::NeedsProtocol => {
+            match choose(snapshot, &info, Some(ApplicationProtocol::Unknown)) {
+                ChainChoice::Chain(slot) => (Some(slot), true),
+                _ => (None, true),
+            }
+        }
         ChainChoice::None => (None, false),
     };
     let Some(slot) = slot else {
         let flags = ResponseFlags::NO_ROUTE;
-        return Err(refuse(&mut guard, StatusCode::NOT_FOUND, "filter_chain_not_found", flags));
+        return Err(refuse(
+            &mut guard,
+            StatusCode::NOT_FOUND,
+            "filter_chain_not_found",
+            flags,
+        ));
     };
     guard.finish(StatusCode::OK);
     Ok((Joined { slot, info }, needs_protocol))
@@ -173,7 +190,10 @@ fn inner_connection(
     start: Instant,
 ) -> Option<Connection> {
     let state = stream.state();
-    let source = state.filter_state.address(ORIGINAL_DST_REMOTE).unwrap_or(outer.source);
+    let source = state
+        .filter_state
+        .address(ORIGINAL_DST_REMOTE)
+        .unwrap_or(outer.source);
     let destination = state.filter_state.address(ORIGINAL_DST_LOCAL)?;
     let mut info = Connection::new(source, destination, start);
     info.peer = Some(outer.peer.clone());
@@ -227,7 +247,13 @@ mod tests {
 
     #[test]
     fn link_local_addresses_are_told_in_every_spelling() {
-        for address in ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "0.0.0.0", "224.0.0.1"] {
+        for address in [
+            "169.254.169.254",
+            "::ffff:169.254.169.254",
+            "fe80::1",
+            "0.0.0.0",
+            "224.0.0.1",
+        ] {
             assert!(is_link_local(address.parse().unwrap()), "{address}");
         }
         for address in ["10.0.0.1", "127.0.0.1", "fd00::1"] {

@@ -11,7 +11,9 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use envoy_types::pb::envoy::config::cluster::v3::{
     CircuitBreakers as CircuitBreakersProto, Cluster as ClusterProto, circuit_breakers, cluster,
 };
-use envoy_types::pb::envoy::config::core::v3::{HttpProtocolOptions as CommonProtocolOptions, address};
+use envoy_types::pb::envoy::config::core::v3::{
+    HttpProtocolOptions as CommonProtocolOptions, address,
+};
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, lb_endpoint};
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
     HttpProtocolOptions, http_protocol_options,
@@ -99,7 +101,9 @@ pub enum Discovery {
 pub enum LbPolicy {
     RoundRobin,
     /// `choice_count` random endpoints are compared (Envoy: 2).
-    LeastRequest { choice_count: u32 },
+    LeastRequest {
+        choice_count: u32,
+    },
     Random,
     /// The discovery type decides.
     ClusterProvided,
@@ -211,11 +215,18 @@ fn discovery(proto: &ClusterProto) -> Result<Discovery, Refusal> {
         }
         DiscoveryType::Static => Discovery::Static,
         DiscoveryType::Eds => {
-            let own = proto.eds_cluster_config.as_ref().map(|c| c.service_name.as_str());
+            let own = proto
+                .eds_cluster_config
+                .as_ref()
+                .map(|c| c.service_name.as_str());
             let name = own.filter(|name| !name.is_empty()).unwrap_or(&proto.name);
-            Discovery::Eds { service_name: name.into() }
+            Discovery::Eds {
+                service_name: name.into(),
+            }
         }
-        DiscoveryType::OriginalDst => Discovery::OriginalDst { port_override: port_override(proto)? },
+        DiscoveryType::OriginalDst => Discovery::OriginalDst {
+            port_override: port_override(proto)?,
+        },
         DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
             return Err(Refusal::unsupported(format!("type {}", kind.as_str_name())));
         }
@@ -224,15 +235,20 @@ fn discovery(proto: &ClusterProto) -> Result<Discovery, Refusal> {
 
 /// `encap`: one endpoint without an address of its own, behind which the tunnels begin.
 fn leads_into_hbone(assignment: Option<&ClusterLoadAssignment>) -> bool {
-    let endpoints = assignment.iter().flat_map(|a| &a.endpoints).flat_map(|l| &l.lb_endpoints);
+    let endpoints = assignment
+        .iter()
+        .flat_map(|a| &a.endpoints)
+        .flat_map(|l| &l.lb_endpoints);
     endpoints.into_iter().any(|endpoint| {
-        let Some(lb_endpoint::HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier else {
+        let Some(lb_endpoint::HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier
+        else {
             return false;
         };
         match endpoint.address.as_ref().and_then(|a| a.address.as_ref()) {
             Some(address::Address::EnvoyInternalAddress(internal)) => {
                 internal.endpoint_id.is_empty()
-                    && crate::model::endpoint::internal_listener(internal) == Some(CONNECT_ORIGINATE)
+                    && crate::model::endpoint::internal_listener(internal)
+                        == Some(CONNECT_ORIGINATE)
             }
             _ => false,
         }
@@ -244,14 +260,21 @@ fn port_override(proto: &ClusterProto) -> Result<Option<u16>, Refusal> {
         return Ok(None);
     };
     if config.use_http_header {
-        return Err(Refusal::unsupported("original_dst_lb_config.use_http_header"));
+        return Err(Refusal::unsupported(
+            "original_dst_lb_config.use_http_header",
+        ));
     }
     config
         .upstream_port_override
         .as_ref()
         .map(|port| u16::try_from(port.value))
         .transpose()
-        .map_err(|_| Refusal::new("original_dst_lb_config.upstream_port_override", "is no port"))
+        .map_err(|_| {
+            Refusal::new(
+                "original_dst_lb_config.upstream_port_override",
+                "is no port",
+            )
+        })
 }
 
 fn lb_policy(proto: &ClusterProto) -> Result<LbPolicy, Refusal> {
@@ -259,8 +282,10 @@ fn lb_policy(proto: &ClusterProto) -> Result<LbPolicy, Refusal> {
         .map_err(|_| Refusal::new("lb_policy", format!("unknown value {}", proto.lb_policy)))?;
     match &proto.lb_config {
         None | Some(cluster::LbConfig::OriginalDstLbConfig(_)) => {}
-        Some(cluster::LbConfig::LeastRequestLbConfig(config)) if config.slow_start_config.is_none() => {}
-        Some(cluster::LbConfig::RoundRobinLbConfig(config)) if config.slow_start_config.is_none() => {}
+        Some(cluster::LbConfig::LeastRequestLbConfig(config))
+            if config.slow_start_config.is_none() => {}
+        Some(cluster::LbConfig::RoundRobinLbConfig(config))
+            if config.slow_start_config.is_none() => {}
         Some(_) => return Err(Refusal::unsupported("lb_config")),
     }
     Ok(match policy {
@@ -269,12 +294,21 @@ fn lb_policy(proto: &ClusterProto) -> Result<LbPolicy, Refusal> {
         cluster::LbPolicy::ClusterProvided => LbPolicy::ClusterProvided,
         cluster::LbPolicy::LeastRequest => {
             let count = match &proto.lb_config {
-                Some(cluster::LbConfig::LeastRequestLbConfig(config)) => config.choice_count.as_ref(),
+                Some(cluster::LbConfig::LeastRequestLbConfig(config)) => {
+                    config.choice_count.as_ref()
+                }
                 _ => None,
             };
-            LbPolicy::LeastRequest { choice_count: count.map_or(2, |c| c.value) }
+            LbPolicy::LeastRequest {
+                choice_count: count.map_or(2, |c| c.value),
+            }
         }
-        other => return Err(Refusal::unsupported(format!("lb_policy {}", other.as_str_name()))),
+        other => {
+            return Err(Refusal::unsupported(format!(
+                "lb_policy {}",
+                other.as_str_name()
+            )));
+        }
     })
 }
 
@@ -314,7 +348,13 @@ fn circuit_breakers(proto: Option<&CircuitBreakersProto>) -> Result<CircuitBreak
 
 fn service(metadata: &Metadata) -> Option<Arc<DestinationService>> {
     let first = metadata.get("istio", &["services"])?.get(0)?;
-    let text = |key: &str| first.get(key).and_then(|v| v.as_str()).unwrap_or_default().into();
+    let text = |key: &str| {
+        first
+            .get(key)
+            .and_then(|v| v.as_str())
+            .unwrap_or_default()
+            .into()
+    };
     Some(Arc::new(DestinationService {
         host: text("host"),
         name: text("name"),
@@ -331,24 +371,35 @@ fn panic_threshold(proto: &ClusterProto) -> Result<f64, Refusal> {
         ..config.clone()
     })
     .map_err(|e| e.within("common_lb_config"))?;
-    Ok(config.healthy_panic_threshold.as_ref().map_or(50.0, |p| p.value))
+    Ok(config
+        .healthy_panic_threshold
+        .as_ref()
+        .map_or(50.0, |p| p.value))
 }
 
 fn tcp_keepalive(proto: &ClusterProto) -> Result<Option<TcpKeepalive>, Refusal> {
     let Some(options) = &proto.upstream_connection_options else {
         return Ok(None);
     };
-    nothing_left(&envoy_types::pb::envoy::config::cluster::v3::UpstreamConnectionOptions {
-        tcp_keepalive: None,
-        ..options.clone()
-    })
+    nothing_left(
+        &envoy_types::pb::envoy::config::cluster::v3::UpstreamConnectionOptions {
+            tcp_keepalive: None,
+            ..options.clone()
+        },
+    )
     .map_err(|e| e.within("upstream_connection_options"))?;
     let seconds = |value: u32| Duration::from_secs(u64::from(value));
-    Ok(options.tcp_keepalive.as_ref().map(|keepalive| TcpKeepalive {
-        probes: keepalive.keepalive_probes.as_ref().map(|v| v.value),
-        time: keepalive.keepalive_time.as_ref().map(|v| seconds(v.value)),
-        interval: keepalive.keepalive_interval.as_ref().map(|v| seconds(v.value)),
-    }))
+    Ok(options
+        .tcp_keepalive
+        .as_ref()
+        .map(|keepalive| TcpKeepalive {
+            probes: keepalive.keepalive_probes.as_ref().map(|v| v.value),
+            time: keepalive.keepalive_time.as_ref().map(|v| seconds(v.value)),
+            interval: keepalive
+                .keepalive_interval
+                .as_ref()
+                .map(|v| seconds(v.value)),
+        }))
 }
 
 struct ProtocolOptions {
@@ -368,17 +419,24 @@ impl ProtocolOptions {
         };
         for (name, any) in &cluster.typed_extension_protocol_options {
             if name != HTTP_PROTOCOL_OPTIONS {
-                return Err(Refusal::unsupported(format!("typed_extension_protocol_options[{name:?}]")));
+                return Err(Refusal::unsupported(format!(
+                    "typed_extension_protocol_options[{name:?}]"
+                )));
             }
-            let proto = HttpProtocolOptions::decode(any.value.as_slice())
-                .map_err(|error| Refusal::new("typed_extension_protocol_options", error.to_string()))?;
-            options.read(&proto).map_err(|e| e.within("typed_extension_protocol_options"))?;
+            let proto = HttpProtocolOptions::decode(any.value.as_slice()).map_err(|error| {
+                Refusal::new("typed_extension_protocol_options", error.to_string())
+            })?;
+            options
+                .read(&proto)
+                .map_err(|e| e.within("typed_extension_protocol_options"))?;
         }
         Ok(options)
     }
 
     fn read(&mut self, proto: &HttpProtocolOptions) -> Result<(), Refusal> {
-        use http_protocol_options::{UpstreamProtocolOptions, explicit_http_config::ProtocolConfig};
+        use http_protocol_options::{
+            UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+        };
         nothing_left(&HttpProtocolOptions {
             common_http_protocol_options: None,
             upstream_protocol_options: None,
@@ -386,14 +444,18 @@ impl ProtocolOptions {
         })?;
         self.protocol = match &proto.upstream_protocol_options {
             None => UpstreamProtocol::Http1,
-            Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(_)) => UpstreamProtocol::Downstream,
-            Some(UpstreamProtocolOptions::ExplicitHttpConfig(config)) => match &config.protocol_config {
-                None | Some(ProtocolConfig::HttpProtocolOptions(_)) => UpstreamProtocol::Http1,
-                Some(ProtocolConfig::Http2ProtocolOptions(_)) => UpstreamProtocol::Http2,
-                Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
-                    return Err(Refusal::unsupported("http3_protocol_options"));
+            Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(_)) => {
+                UpstreamProtocol::Downstream
+            }
+            Some(UpstreamProtocolOptions::ExplicitHttpConfig(config)) => {
+                match &config.protocol_config {
+                    None | Some(ProtocolConfig::HttpProtocolOptions(_)) => UpstreamProtocol::Http1,
+                    Some(ProtocolConfig::Http2ProtocolOptions(_)) => UpstreamProtocol::Http2,
+                    Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
+                        return Err(Refusal::unsupported("http3_protocol_options"));
+                    }
                 }
-            },
+            }
             Some(UpstreamProtocolOptions::AutoConfig(_)) => {
                 return Err(Refusal::unsupported("auto_config"));
             }

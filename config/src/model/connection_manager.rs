@@ -149,7 +149,11 @@ impl HttpConnectionManager {
         for (position, (name, config)) in filters.iter().enumerate().rev() {
             let built = waypoint_filters::http::build(
                 config,
-                &FilterContext { name, position, host: context.host },
+                &FilterContext {
+                    name,
+                    position,
+                    host: context.host,
+                },
             )
             .map_err(|e| e.within(format!("http_filters[{name:?}]")))?;
             if let Some(layer) = built.layer {
@@ -158,17 +162,26 @@ impl HttpConnectionManager {
             recorders.extend(built.recorder);
         }
         let mut capture = Capture::default();
-        recorders.iter().for_each(|recorder| capture.merge(&recorder.capture()));
+        recorders
+            .iter()
+            .for_each(|recorder| capture.merge(&recorder.capture()));
         let routes = match &proto.route_specifier {
             Some(RouteSpecifier::RouteConfig(routes)) => RouteConfiguration::from_proto(
                 routes,
-                RouteContext { slot: context.slot, filters: &filters, max_direct_response: 0 },
+                RouteContext {
+                    slot: context.slot,
+                    filters: &filters,
+                    max_direct_response: 0,
+                },
             )
             .map_err(|e| e.within("route_config"))?,
             Some(_) => return Err(Refusal::unsupported("route_specifier")),
             None => return Err(Refusal::missing("route_specifier")),
         };
-        let common = proto.common_http_protocol_options.clone().unwrap_or_default();
+        let common = proto
+            .common_http_protocol_options
+            .clone()
+            .unwrap_or_default();
         Ok(HttpConnectionManager {
             stat_prefix: proto.stat_prefix.as_str().into(),
             filters: chain,
@@ -267,7 +280,9 @@ fn named_filters(protos: &[HttpFilterProto]) -> Result<Vec<(String, Any)>, Refus
                 return Err(field(Refusal::unsupported("disabled")));
             }
             match &filter.config_type {
-                Some(http_filter::ConfigType::TypedConfig(any)) => Ok((filter.name.clone(), any.clone())),
+                Some(http_filter::ConfigType::TypedConfig(any)) => {
+                    Ok((filter.name.clone(), any.clone()))
+                }
                 Some(http_filter::ConfigType::ConfigDiscovery(_)) => {
                     Err(field(Refusal::unsupported("config_discovery")))
                 }
@@ -277,7 +292,10 @@ fn named_filters(protos: &[HttpFilterProto]) -> Result<Vec<(String, Any)>, Refus
         .collect::<Result<_, _>>()?;
     match filters.last() {
         Some((_, last)) if last.type_url == ROUTER => Ok(filters),
-        _ => Err(Refusal::new("http_filters", "the last filter is not the router")),
+        _ => Err(Refusal::new(
+            "http_filters",
+            "the last filter is not the router",
+        )),
     }
 }
 
@@ -311,12 +329,16 @@ impl CodecOptions {
         let keepalive = match &http2.connection_keepalive {
             None => None,
             Some(settings) => {
-                let interval = duration::limit(&settings.interval, "connection_keepalive.interval")?;
+                let interval =
+                    duration::limit(&settings.interval, "connection_keepalive.interval")?;
                 let timeout = duration::limit(&settings.timeout, "connection_keepalive.timeout")?;
                 interval.zip(timeout)
             }
         };
-        let kb = proto.max_request_headers_kb.as_ref().map_or(MAX_REQUEST_HEADERS_KB, |kb| kb.value);
+        let kb = proto
+            .max_request_headers_kb
+            .as_ref()
+            .map_or(MAX_REQUEST_HEADERS_KB, |kb| kb.value);
         Ok(CodecOptions {
             codec,
             max_request_headers_bytes: kb.saturating_mul(1024),
@@ -341,12 +363,17 @@ impl PathNormalization {
     fn from_proto(proto: &HttpConnectionManagerProto) -> Result<PathNormalization, Refusal> {
         use PathWithEscapedSlashesAction as Action;
         let escaped_slashes = match Action::try_from(proto.path_with_escaped_slashes_action) {
-            Ok(Action::ImplementationSpecificDefault | Action::KeepUnchanged) => EscapedSlashes::Keep,
+            Ok(Action::ImplementationSpecificDefault | Action::KeepUnchanged) => {
+                EscapedSlashes::Keep
+            }
             Ok(Action::RejectRequest) => EscapedSlashes::Reject,
             Ok(Action::UnescapeAndRedirect) => EscapedSlashes::UnescapeAndRedirect,
             Ok(Action::UnescapeAndForward) => EscapedSlashes::UnescapeAndForward,
             Err(_) => {
-                return Err(Refusal::new("path_with_escaped_slashes_action", "unknown value"));
+                return Err(Refusal::new(
+                    "path_with_escaped_slashes_action",
+                    "unknown value",
+                ));
             }
         };
         Ok(PathNormalization {
@@ -374,14 +401,16 @@ fn server_name(proto: &HttpConnectionManagerProto) -> Result<Option<HeaderValue>
 }
 
 fn forward_client_cert(proto: &HttpConnectionManagerProto) -> Result<ForwardClientCert, Refusal> {
-    Ok(match ForwardClientCertDetails::try_from(proto.forward_client_cert_details) {
-        Ok(ForwardClientCertDetails::Sanitize) => ForwardClientCert::Sanitize,
-        Ok(ForwardClientCertDetails::ForwardOnly) => ForwardClientCert::ForwardOnly,
-        Ok(ForwardClientCertDetails::AppendForward) => ForwardClientCert::AppendForward,
-        Ok(ForwardClientCertDetails::SanitizeSet) => ForwardClientCert::SanitizeSet,
-        Ok(ForwardClientCertDetails::AlwaysForwardOnly) => ForwardClientCert::AlwaysForwardOnly,
-        Err(_) => return Err(Refusal::new("forward_client_cert_details", "unknown value")),
-    })
+    Ok(
+        match ForwardClientCertDetails::try_from(proto.forward_client_cert_details) {
+            Ok(ForwardClientCertDetails::Sanitize) => ForwardClientCert::Sanitize,
+            Ok(ForwardClientCertDetails::ForwardOnly) => ForwardClientCert::ForwardOnly,
+            Ok(ForwardClientCertDetails::AppendForward) => ForwardClientCert::AppendForward,
+            Ok(ForwardClientCertDetails::SanitizeSet) => ForwardClientCert::SanitizeSet,
+            Ok(ForwardClientCertDetails::AlwaysForwardOnly) => ForwardClientCert::AlwaysForwardOnly,
+            Err(_) => return Err(Refusal::new("forward_client_cert_details", "unknown value")),
+        },
+    )
 }
 
 fn upgrades(proto: &HttpConnectionManagerProto) -> Result<Box<[Box<str>]>, Refusal> {
@@ -399,12 +428,19 @@ fn upgrades(proto: &HttpConnectionManagerProto) -> Result<Box<[Box<str>]>, Refus
 }
 
 fn underscores(common: &HttpProtocolOptions) -> Result<HeadersWithUnderscores, Refusal> {
-    Ok(match HeadersWithUnderscoresAction::try_from(common.headers_with_underscores_action) {
-        Ok(HeadersWithUnderscoresAction::Allow) => HeadersWithUnderscores::Allow,
-        Ok(HeadersWithUnderscoresAction::RejectRequest) => HeadersWithUnderscores::RejectRequest,
-        Ok(HeadersWithUnderscoresAction::DropHeader) => HeadersWithUnderscores::DropHeader,
-        Err(_) => {
-            return Err(Refusal::new("headers_with_underscores_action", "unknown value"));
-        }
-    })
+    Ok(
+        match HeadersWithUnderscoresAction::try_from(common.headers_with_underscores_action) {
+            Ok(HeadersWithUnderscoresAction::Allow) => HeadersWithUnderscores::Allow,
+            Ok(HeadersWithUnderscoresAction::RejectRequest) => {
+                HeadersWithUnderscores::RejectRequest
+            }
+            Ok(HeadersWithUnderscoresAction::DropHeader) => HeadersWithUnderscores::DropHeader,
+            Err(_) => {
+                return Err(Refusal::new(
+                    "headers_with_underscores_action",
+                    "unknown value",
+                ));
+            }
+        },
+    )
 }

@@ -6,12 +6,18 @@ use envoy_types::pb::google::protobuf::Duration as DurationProto;
 use waypoint_filters::rejected::Refusal;
 
 /// From proto, `None` where it isn't set.
-pub(crate) fn optional(proto: &Option<DurationProto>, field: &str) -> Result<Option<Duration>, Refusal> {
+pub(crate) fn optional(
+    proto: &Option<DurationProto>,
+    field: &str,
+) -> Result<Option<Duration>, Refusal> {
     proto.as_ref().map(|d| from_proto(d, field)).transpose()
 }
 
 /// As [`optional`]; `0s` means that there is no limit.
-pub(crate) fn limit(proto: &Option<DurationProto>, field: &str) -> Result<Option<Duration>, Refusal> {
+pub(crate) fn limit(
+    proto: &Option<DurationProto>,
+    field: &str,
+) -> Result<Option<Duration>, Refusal> {
     Ok(optional(proto, field)?.filter(|d| !d.is_zero()))
 }
 

@@ -159,12 +159,19 @@ impl EndpointSet {
         if !proto.named_endpoints.is_empty() {
             return Err(Refusal::unsupported("named_endpoints"));
         }
-        if proto.policy.as_ref().is_some_and(|policy| !policy.drop_overloads.is_empty()) {
+        if proto
+            .policy
+            .as_ref()
+            .is_some_and(|policy| !policy.drop_overloads.is_empty())
+        {
             return Err(Refusal::unsupported("policy.drop_overloads"));
         }
         let total: usize = proto.endpoints.iter().map(|l| l.lb_endpoints.len()).sum();
         if total > MAX_ENDPOINTS {
-            return Err(Refusal::new("endpoints", format!("{total} are more than {MAX_ENDPOINTS}")));
+            return Err(Refusal::new(
+                "endpoints",
+                format!("{total} are more than {MAX_ENDPOINTS}"),
+            ));
         }
         let kept: HashMap<(SocketAddr, Transport), &Arc<EndpointState>> = previous
             .iter()
@@ -174,7 +181,10 @@ impl EndpointSet {
         for (i, locality) in proto.endpoints.iter().enumerate() {
             let priority = usize::try_from(locality.priority).unwrap_or(usize::MAX);
             if priority > 128 {
-                return Err(Refusal::new(format!("endpoints[{i}].priority"), "is above 128"));
+                return Err(Refusal::new(
+                    format!("endpoints[{i}].priority"),
+                    "is above 128",
+                ));
             }
             if priorities.len() <= priority {
                 priorities.resize_with(priority + 1, Vec::new);
@@ -214,14 +224,25 @@ impl Endpoint {
         };
         let metadata = Metadata::from_proto(proto.metadata.as_ref());
         if metadata.get("envoy.transport_socket_match", &["tlsMode"]) == Some(&"istio".into())
-            && metadata.get("envoy.transport_socket_match", &["tunnel"]).is_none()
-            && !matches!(address_of(endpoint), Some(address::Address::EnvoyInternalAddress(_)))
+            && metadata
+                .get("envoy.transport_socket_match", &["tunnel"])
+                .is_none()
+            && !matches!(
+                address_of(endpoint),
+                Some(address::Address::EnvoyInternalAddress(_))
+            )
         {
-            return Err(Refusal::unsupported("metadata tlsMode istio (a sidecar's mutual TLS)"));
+            return Err(Refusal::unsupported(
+                "metadata tlsMode istio (a sidecar's mutual TLS)",
+            ));
         }
         let (address, transport) = reach(endpoint, &metadata)?;
-        let state = kept.get(&(address, transport)).map(|state| (*state).clone());
-        let told = metadata.get("istio", &["workload"]).and_then(|v| v.as_str());
+        let state = kept
+            .get(&(address, transport))
+            .map(|state| (*state).clone());
+        let told = metadata
+            .get("istio", &["workload"])
+            .and_then(|v| v.as_str());
         let peer = peer(address.ip())
             .or_else(|| told.and_then(Peer::from_endpoint_metadata).map(Arc::new));
         Ok(Arc::new(Endpoint {
@@ -248,7 +269,10 @@ pub(crate) fn internal_listener(address: &EnvoyInternalAddress) -> Option<&str> 
     }
 }
 
-fn reach(endpoint: &EndpointProto, metadata: &Metadata) -> Result<(SocketAddr, Transport), Refusal> {
+fn reach(
+    endpoint: &EndpointProto,
+    metadata: &Metadata,
+) -> Result<(SocketAddr, Transport), Refusal> {
     match address_of(endpoint) {
         None => Err(Refusal::missing("endpoint.address")),
         Some(address::Address::Pipe(_)) => Err(Refusal::unsupported("endpoint.address.pipe")),
@@ -257,7 +281,9 @@ fn reach(endpoint: &EndpointProto, metadata: &Metadata) -> Result<(SocketAddr, T
         }
         Some(address::Address::EnvoyInternalAddress(internal)) => {
             if internal_listener(internal) != Some(CONNECT_ORIGINATE) {
-                return Err(Refusal::unsupported("endpoint.address.envoy_internal_address"));
+                return Err(Refusal::unsupported(
+                    "endpoint.address.envoy_internal_address",
+                ));
             }
             let text = |key: &str| metadata.get(ORIGINAL_DST, &[key]).and_then(|v| v.as_str());
             let local: SocketAddr = text("local")
@@ -267,7 +293,10 @@ fn reach(endpoint: &EndpointProto, metadata: &Metadata) -> Result<(SocketAddr, T
             let hop = match text("waypoint").map(str::parse::<SocketAddr>) {
                 Some(Ok(waypoint)) => SocketAddr::new(waypoint.ip(), HBONE_PORT),
                 Some(Err(_)) => {
-                    return Err(Refusal::new("metadata", "original_dst.waypoint is no address"));
+                    return Err(Refusal::new(
+                        "metadata",
+                        "original_dst.waypoint is no address",
+                    ));
                 }
                 None => SocketAddr::new(local.ip(), HBONE_PORT),
             };
@@ -278,7 +307,10 @@ fn reach(endpoint: &EndpointProto, metadata: &Metadata) -> Result<(SocketAddr, T
 
 fn socket_address(proto: &SocketAddress) -> Result<SocketAddr, Refusal> {
     let ip: IpAddr = proto.address.parse().map_err(|_| {
-        Refusal::new("endpoint.address", format!("{:?} is no IP address", proto.address))
+        Refusal::new(
+            "endpoint.address",
+            format!("{:?} is no IP address", proto.address),
+        )
     })?;
     match &proto.port_specifier {
         Some(PortSpecifier::PortValue(port)) => u16::try_from(*port)

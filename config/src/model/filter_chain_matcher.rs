@@ -58,12 +58,18 @@ pub struct FilterChainMatcher(Node);
 
 enum Node {
     Chain(Arc<ChainSlot>),
-    Tree { tree: Tree, no_match: Option<Box<Node>> },
+    Tree {
+        tree: Tree,
+        no_match: Option<Box<Node>>,
+    },
 }
 
 enum Tree {
     /// Single addresses, which nearly all are, and longer ranges, longest prefix first.
-    Ip { hosts: HashMap<IpAddr, Vec<Arc<Node>>>, ranges: Vec<(IpNet, Arc<Node>)> },
+    Ip {
+        hosts: HashMap<IpAddr, Vec<Arc<Node>>>,
+        ranges: Vec<(IpNet, Arc<Node>)>,
+    },
     Port(HashMap<u16, Node>),
     Protocol(Vec<(ApplicationProtocol, Node)>),
     Authority(HashMap<String, Node>),
@@ -88,7 +94,9 @@ impl FilterChainMatcher {
 impl Node {
     fn lookup(&self, input: &ChainInput<'_>) -> ChainChoice {
         let Node::Tree { tree, no_match } = self else {
-            let Node::Chain(slot) = self else { return ChainChoice::None };
+            let Node::Chain(slot) = self else {
+                return ChainChoice::None;
+            };
             return ChainChoice::Chain(slot.clone());
         };
         match tree.lookup(input) {
@@ -108,14 +116,21 @@ impl Tree {
             Tree::Authority(names) => child(names.get(input.authority), input),
             Tree::Protocol(protocols) => match input.protocol {
                 None => ChainChoice::NeedsProtocol,
-                Some(protocol) => {
-                    child(protocols.iter().find(|(p, _)| *p == protocol).map(|(_, n)| n), input)
-                }
+                Some(protocol) => child(
+                    protocols
+                        .iter()
+                        .find(|(p, _)| *p == protocol)
+                        .map(|(_, n)| n),
+                    input,
+                ),
             },
             Tree::Ip { hosts, ranges } => {
                 let address = input.destination.ip().to_canonical();
                 let exact = hosts.get(&address).into_iter().flatten();
-                let wider = ranges.iter().filter(|(net, _)| net.contains(&address)).map(|(_, n)| n);
+                let wider = ranges
+                    .iter()
+                    .filter(|(net, _)| net.contains(&address))
+                    .map(|(_, n)| n);
                 for node in exact.chain(wider) {
                     match node.lookup(input) {
                         ChainChoice::None => {}
@@ -142,7 +157,10 @@ fn matcher(proto: &Matcher, chains: &ChainByName<'_>, depth: usize) -> Result<No
         None => return Err(Refusal::missing("matcher_type")),
     };
     let input = extension(tree.input.as_ref(), "input")?;
-    let kind = input.type_url.strip_prefix(INPUTS).unwrap_or(&input.type_url);
+    let kind = input
+        .type_url
+        .strip_prefix(INPUTS)
+        .unwrap_or(&input.type_url);
     let entries = |tree: &Option<TreeType>| match tree {
         Some(TreeType::ExactMatchMap(map)) => Ok(map.map.clone()),
         _ => Err(Refusal::unsupported("tree_type")),
@@ -152,7 +170,9 @@ fn matcher(proto: &Matcher, chains: &ChainByName<'_>, depth: usize) -> Result<No
         "DestinationPortInput" => {
             let mut ports = HashMap::new();
             for (port, then) in entries(&tree.tree_type)? {
-                let number = port.parse().map_err(|_| Refusal::new("map", format!("{port:?} is no port")))?;
+                let number = port
+                    .parse()
+                    .map_err(|_| Refusal::new("map", format!("{port:?} is no port")))?;
                 ports.insert(number, on_match(Some(&then), chains, depth)?);
             }
             Tree::Port(ports)
@@ -171,7 +191,12 @@ fn matcher(proto: &Matcher, chains: &ChainByName<'_>, depth: usize) -> Result<No
             }
             Tree::Protocol(protocols)
         }
-        "FilterStateInput" if tree.input.as_ref().is_some_and(|i| i.name == "authority-filter-state") => {
+        "FilterStateInput"
+            if tree
+                .input
+                .as_ref()
+                .is_some_and(|i| i.name == "authority-filter-state") =>
+        {
             let mut names = HashMap::new();
             for (name, then) in entries(&tree.tree_type)? {
                 names.insert(name, on_match(Some(&then), chains, depth)?);
@@ -197,7 +222,10 @@ fn ip_tree(
     };
     let any = extension(Some(custom), "custom_match")?;
     if any.type_url != IP_MATCHER {
-        return Err(Refusal::unsupported(format!("custom_match {}", any.type_url)));
+        return Err(Refusal::unsupported(format!(
+            "custom_match {}",
+            any.type_url
+        )));
     }
     let proto = IpMatcher::decode(any.value.as_slice())
         .map_err(|error| Refusal::new("custom_match", error.to_string()))?;
@@ -207,8 +235,11 @@ fn ip_tree(
         let field = |e: Refusal| e.within(format!("range_matchers[{i}]"));
         let node = Arc::new(on_match(range.on_match.as_ref(), chains, depth).map_err(field)?);
         for cidr in &range.ranges {
-            let net = cidr_range(&cidr.address_prefix, cidr.prefix_len.as_ref().map(|l| l.value))
-                .map_err(field)?;
+            let net = cidr_range(
+                &cidr.address_prefix,
+                cidr.prefix_len.as_ref().map(|l| l.value),
+            )
+            .map_err(field)?;
             if net.prefix_len() == net.max_prefix_len() {
                 hosts.entry(net.addr()).or_default().push(node.clone());
             } else {
@@ -244,8 +275,9 @@ fn on_match(
             }
             let name = String::decode(any.value.as_slice())
                 .map_err(|error| Refusal::new("action", error.to_string()))?;
-            let slot = chains(&name)
-                .ok_or_else(|| Refusal::new("action", format!("there is no filter chain {name:?}")))?;
+            let slot = chains(&name).ok_or_else(|| {
+                Refusal::new("action", format!("there is no filter chain {name:?}"))
+            })?;
             Ok(Node::Chain(slot))
         }
     }

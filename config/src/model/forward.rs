@@ -57,13 +57,16 @@ pub struct WeightedCluster {
     pub host_rewrite: Option<HeaderValue>,
 }
 
-
 impl Destinations {
     /// The cluster for a random number, with what its weight brings along.
     pub fn choose(&self, random: u64) -> (&Arc<ClusterSlot>, Option<&WeightedCluster>) {
         match self {
             Destinations::Single(slot) => (slot, None),
-            Destinations::Weighted { total, clusters, first } => {
+            Destinations::Weighted {
+                total,
+                clusters,
+                first,
+            } => {
                 let mut point = random % u64::from(*total).max(1);
                 for cluster in clusters {
                     if point < u64::from(cluster.weight) {
@@ -99,7 +102,9 @@ impl Forward {
         })?;
         let host_rewrite = match &proto.host_rewrite_specifier {
             None => None,
-            Some(route_action::HostRewriteSpecifier::HostRewriteLiteral(host)) => Some(host_value(host)?),
+            Some(route_action::HostRewriteSpecifier::HostRewriteLiteral(host)) => {
+                Some(host_value(host)?)
+            }
             Some(_) => return Err(Refusal::unsupported("host_rewrite_specifier")),
         };
         let path_rewrite = match (&proto.regex_rewrite, proto.prefix_rewrite.as_str()) {
@@ -113,7 +118,12 @@ impl Forward {
             0 => StatusCode::SERVICE_UNAVAILABLE,
             1 => StatusCode::NOT_FOUND,
             2 => StatusCode::INTERNAL_SERVER_ERROR,
-            _ => return Err(Refusal::new("cluster_not_found_response_code", "unknown value")),
+            _ => {
+                return Err(Refusal::new(
+                    "cluster_not_found_response_code",
+                    "unknown value",
+                ));
+            }
         };
         Ok(Forward {
             destinations: destinations(proto, context)?,
@@ -141,7 +151,9 @@ impl Forward {
         if !grpc || !self.grpc_timeout_header {
             return self.timeout;
         }
-        let own = headers.get(GRPC_TIMEOUT).and_then(|v| grpc_timeout(v.to_str().ok()?));
+        let own = headers
+            .get(GRPC_TIMEOUT)
+            .and_then(|v| grpc_timeout(v.to_str().ok()?));
         own.or(self.timeout)
     }
 }
@@ -165,8 +177,12 @@ fn grpc_timeout(text: &str) -> Option<Duration> {
 }
 
 fn host_value(host: &str) -> Result<HeaderValue, Refusal> {
-    HeaderValue::from_str(host)
-        .map_err(|_| Refusal::new("host_rewrite_literal", format!("{host:?} is no header value")))
+    HeaderValue::from_str(host).map_err(|_| {
+        Refusal::new(
+            "host_rewrite_literal",
+            format!("{host:?} is no header value"),
+        )
+    })
 }
 
 fn destinations(
@@ -197,7 +213,11 @@ fn destinations(
                 .find(|cluster| cluster.weight > 0)
                 .map(|cluster| cluster.cluster.clone())
                 .ok_or_else(|| Refusal::new("weighted_clusters", "no cluster has a weight"))?;
-            Ok(Destinations::Weighted { total, clusters, first })
+            Ok(Destinations::Weighted {
+                total,
+                clusters,
+                first,
+            })
         }
         Some(_) => Err(Refusal::unsupported("cluster_specifier")),
     }
@@ -220,9 +240,9 @@ impl WeightedCluster {
         })?;
         let host_rewrite = match &proto.host_rewrite_specifier {
             None => None,
-            Some(weighted_cluster::cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(host)) => {
-                Some(host_value(host)?)
-            }
+            Some(weighted_cluster::cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(
+                host,
+            )) => Some(host_value(host)?),
         };
         Ok(WeightedCluster {
             weight: proto.weight.as_ref().map_or(0, |w| w.value),

@@ -42,7 +42,10 @@ impl HeaderChanges {
             .iter()
             .map(|name| header_name(name))
             .collect::<Result<_, _>>()?;
-        let add = add.iter().map(Addition::from_proto).collect::<Result<_, _>>()?;
+        let add = add
+            .iter()
+            .map(Addition::from_proto)
+            .collect::<Result<_, _>>()?;
         Ok(HeaderChanges { remove, add })
     }
 
@@ -80,8 +83,14 @@ impl HeaderChanges {
 
 impl Addition {
     fn from_proto(proto: &HeaderValueOption) -> Result<Addition, Refusal> {
-        let header = proto.header.as_ref().ok_or_else(|| Refusal::missing("header"))?;
-        let action = match (&proto.append, HeaderAppendAction::try_from(proto.append_action)) {
+        let header = proto
+            .header
+            .as_ref()
+            .ok_or_else(|| Refusal::missing("header"))?;
+        let action = match (
+            &proto.append,
+            HeaderAppendAction::try_from(proto.append_action),
+        ) {
             // The deprecated switch, where it is set.
             (Some(append), _) if append.value => HeaderAppendAction::AppendIfExistsOrAdd,
             (Some(_), _) => HeaderAppendAction::OverwriteIfExistsOrAdd,

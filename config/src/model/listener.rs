@@ -28,8 +28,7 @@ use crate::model::snapshot::ConnectTerminate;
 use crate::model::tcp_proxy::{TcpChain, typed};
 use crate::model::transport_socket;
 
-const CONNECTION_MANAGER: &str =
-    "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const CONNECTION_MANAGER: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const TLS: &str =
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
 const LISTENER_FILTERS: &str = "type.googleapis.com/envoy.extensions.filters.listener.";
@@ -66,12 +65,18 @@ impl RawListener {
             let (field, wire_type) = decode_key(&mut cursor).map_err(invalid)?;
             if field == FILTER_CHAINS && wire_type == WireType::LengthDelimited {
                 let mut chain = Bytes::new();
-                prost::encoding::bytes::merge(wire_type, &mut chain, &mut cursor, DecodeContext::default())
-                    .map_err(invalid)?;
+                prost::encoding::bytes::merge(
+                    wire_type,
+                    &mut chain,
+                    &mut cursor,
+                    DecodeContext::default(),
+                )
+                .map_err(invalid)?;
                 let name = ChainName::decode(chain.clone()).map_err(invalid)?.name;
                 chains.push(RawChain { name, body: chain });
             } else {
-                skip_field(wire_type, field, &mut cursor, DecodeContext::default()).map_err(invalid)?;
+                skip_field(wire_type, field, &mut cursor, DecodeContext::default())
+                    .map_err(invalid)?;
                 rest.extend_from_slice(&body[start..body.len() - cursor.len()]);
             }
         }
@@ -100,13 +105,17 @@ impl RawListener {
 }
 
 /// The access logs of the listener itself: connections for which there is no chain.
-pub(crate) fn recorders(listener: &Listener, host: &dyn Host) -> Result<Box<[Arc<dyn Recorder>]>, Refusal> {
+pub(crate) fn recorders(
+    listener: &Listener,
+    host: &dyn Host,
+) -> Result<Box<[Arc<dyn Recorder>]>, Refusal> {
     listener
         .access_log
         .iter()
         .enumerate()
         .map(|(i, log)| {
-            let log = AccessLog::from_proto(log, host).map_err(|e| e.within(format!("access_log[{i}]")))?;
+            let log = AccessLog::from_proto(log, host)
+                .map_err(|e| e.within(format!("access_log[{i}]")))?;
             Ok(Arc::new(log) as Arc<dyn Recorder>)
         })
         .collect()
@@ -114,7 +123,8 @@ pub(crate) fn recorders(listener: &Listener, host: &dyn Host) -> Result<Box<[Arc
 
 /// Compiles one chain of `main_internal`.
 pub(crate) fn chain(body: &Bytes, context: &ChainContext<'_>) -> Result<FilterChain, Refusal> {
-    let proto = FilterChainProto::decode(body.clone()).map_err(|error| Refusal::new("", error.to_string()))?;
+    let proto = FilterChainProto::decode(body.clone())
+        .map_err(|error| Refusal::new("", error.to_string()))?;
     nothing_left(&FilterChainProto {
         name: String::new(),
         filters: Vec::new(),
@@ -133,12 +143,16 @@ pub(crate) fn chain(body: &Bytes, context: &ChainContext<'_>) -> Result<FilterCh
                 if !filter.name.starts_with("connect_authority") {
                     return Err(field(Refusal::unsupported("a network filter before HTTP")));
                 }
-                waypoint_filters::network::build(&filter.name, typed(filter)?, context.host).map_err(field)?;
+                waypoint_filters::network::build(&filter.name, typed(filter)?, context.host)
+                    .map_err(field)?;
             }
             let manager = manager(&proto, count - 1, context, Terminal::Router)?;
             Ok(FilterChain::Http(Arc::new(manager)))
         }
-        _ => Ok(FilterChain::Tcp(Arc::new(TcpChain::from_proto(&proto.filters, context)?))),
+        _ => Ok(FilterChain::Tcp(Arc::new(TcpChain::from_proto(
+            &proto.filters,
+            context,
+        )?))),
     }
 }
 
@@ -148,7 +162,10 @@ fn manager(
     context: &ChainContext<'_>,
     terminal: Terminal,
 ) -> Result<HttpConnectionManager, Refusal> {
-    let filter = proto.filters.get(index).ok_or_else(|| Refusal::missing("filters"))?;
+    let filter = proto
+        .filters
+        .get(index)
+        .ok_or_else(|| Refusal::missing("filters"))?;
     let any = typed(filter)?;
     if any.type_url != CONNECTION_MANAGER {
         return Err(Refusal::unsupported(format!("filters[{:?}]", filter.name)));
@@ -178,7 +195,9 @@ pub(crate) fn connect_terminate(
     })
     .map_err(field)?;
     if proto.filters.len() != 1 {
-        return Err(field(Refusal::unsupported("filters beside the connection manager")));
+        return Err(field(Refusal::unsupported(
+            "filters beside the connection manager",
+        )));
     }
     let socket = proto
         .transport_socket
@@ -186,11 +205,18 @@ pub(crate) fn connect_terminate(
         .ok_or_else(|| field(Refusal::missing("transport_socket")))?;
     let any = transport_socket::typed(socket).map_err(field)?;
     if any.type_url != TLS {
-        return Err(field(Refusal::unsupported(format!("transport_socket {}", any.type_url))));
+        return Err(field(Refusal::unsupported(format!(
+            "transport_socket {}",
+            any.type_url
+        ))));
     }
     let tls = DownstreamTlsContext::decode(any.value.as_slice())
         .map_err(|error| field(Refusal::new("transport_socket", error.to_string())))?;
-    if !tls.require_client_certificate.as_ref().is_some_and(|r| r.value) {
+    if !tls
+        .require_client_certificate
+        .as_ref()
+        .is_some_and(|r| r.value)
+    {
         return Err(field(Refusal::new(
             "transport_socket.require_client_certificate",
             "HBONE without a client certificate is not served",
@@ -240,7 +266,11 @@ impl Inspection {
 
     /// Whether streams to this port are looked at.
     pub fn looks_at(&self, port: u16) -> bool {
-        self.1 && !self.0.iter().any(|(start, end)| (*start..*end).contains(&port))
+        self.1
+            && !self
+                .0
+                .iter()
+                .any(|(start, end)| (*start..*end).contains(&port))
     }
 }
 
@@ -250,15 +280,18 @@ fn disabled_ports(
 ) -> Result<(), Refusal> {
     match &predicate.rule {
         Some(Rule::DestinationPortRange(range)) => {
-            let port = |value: i32| u16::try_from(value).map_err(|_| Refusal::new("destination_port_range", "is no port"));
+            let port = |value: i32| {
+                u16::try_from(value)
+                    .map_err(|_| Refusal::new("destination_port_range", "is no port"))
+            };
             ports.push((port(range.start)?, port(range.end.min(65535))?));
             Ok(())
         }
-        Some(Rule::OrMatch(set)) => set.rules.iter().try_for_each(|rule| disabled_ports(rule, ports)),
+        Some(Rule::OrMatch(set)) => set
+            .rules
+            .iter()
+            .try_for_each(|rule| disabled_ports(rule, ports)),
         Some(_) => Err(Refusal::unsupported("rule")),
         None => Err(Refusal::missing("rule")),
     }
 }
-
-/// Envoy's default for the connect timeout of `connect_originate`.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,9 +1,9 @@
 //! Rewrites and redirects of paths: a matched prefix, the whole path, or RE2 substitutions.
 
+use ::regex::Regex;
 use envoy_types::pb::envoy::config::route::v3::{RedirectAction, redirect_action};
 use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 use http::{Request, StatusCode, Uri, header};
-use ::regex::Regex;
 use waypoint_filters::body::Body;
 use waypoint_filters::matcher::regex;
 use waypoint_filters::rejected::Refusal;
@@ -14,12 +14,18 @@ pub enum PathRewrite {
     /// Replaces what the route's prefix matched.
     Prefix(Box<str>),
     /// Every match of `pattern` in the path.
-    Regex { pattern: Regex, substitution: Box<str> },
+    Regex {
+        pattern: Regex,
+        substitution: Box<str>,
+    },
 }
 
 impl PathRewrite {
     pub(crate) fn regex(proto: &RegexMatchAndSubstitute) -> Result<PathRewrite, Refusal> {
-        let pattern = proto.pattern.as_ref().ok_or_else(|| Refusal::missing("pattern"))?;
+        let pattern = proto
+            .pattern
+            .as_ref()
+            .ok_or_else(|| Refusal::missing("pattern"))?;
         Ok(PathRewrite::Regex {
             pattern: regex::search(&pattern.regex)?,
             substitution: re2_substitution(&proto.substitution).into(),
@@ -30,9 +36,12 @@ impl PathRewrite {
     pub fn apply(&self, uri: &Uri, matched: Option<&str>) -> Option<Uri> {
         let path = match self {
             PathRewrite::Prefix(replacement) => replace_prefix(uri.path(), matched?, replacement)?,
-            PathRewrite::Regex { pattern, substitution } => {
-                pattern.replace_all(uri.path(), &**substitution).into_owned()
-            }
+            PathRewrite::Regex {
+                pattern,
+                substitution,
+            } => pattern
+                .replace_all(uri.path(), &**substitution)
+                .into_owned(),
         };
         target(path, uri.query())
     }
@@ -99,9 +108,9 @@ impl Redirect {
         let path = match &proto.path_rewrite_specifier {
             None => None,
             Some(PathRewriteSpecifier::PathRedirect(path)) => text(path).map(RedirectPath::Full),
-            Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => {
-                Some(RedirectPath::Rewrite(PathRewrite::Prefix(prefix.as_str().into())))
-            }
+            Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => Some(RedirectPath::Rewrite(
+                PathRewrite::Prefix(prefix.as_str().into()),
+            )),
             Some(PathRewriteSpecifier::RegexRewrite(rewrite)) => {
                 Some(RedirectPath::Rewrite(PathRewrite::regex(rewrite)?))
             }
@@ -149,7 +158,11 @@ impl Redirect {
             (Some(own), None) => own.to_owned(),
             (None, None) => {
                 // Envoy drops a port that is the old scheme's default when the scheme changes.
-                let default = if self.scheme.is_some() { host.strip_suffix(":80") } else { None };
+                let default = if self.scheme.is_some() {
+                    host.strip_suffix(":80")
+                } else {
+                    None
+                };
                 default.unwrap_or(host).to_owned()
             }
             (own, Some(port)) => {
@@ -192,7 +205,10 @@ mod tests {
     use super::*;
 
     fn rewritten(rewrite: &PathRewrite, uri: &str, matched: &str) -> String {
-        rewrite.apply(&uri.parse().unwrap(), Some(matched)).unwrap().to_string()
+        rewrite
+            .apply(&uri.parse().unwrap(), Some(matched))
+            .unwrap()
+            .to_string()
     }
 
     #[test]
@@ -200,7 +216,10 @@ mod tests {
         let prefix = PathRewrite::Prefix("/v2".into());
         assert_eq!(rewritten(&prefix, "/api/a?x=1", "/api"), "/v2/a?x=1");
         let to_root = PathRewrite::regex(&RegexMatchAndSubstitute {
-            pattern: Some(RegexMatcher { regex: "^/api(/?)(.*)".into(), ..RegexMatcher::default() }),
+            pattern: Some(RegexMatcher {
+                regex: "^/api(/?)(.*)".into(),
+                ..RegexMatcher::default()
+            }),
             substitution: "/\\2".into(),
         })
         .unwrap();
@@ -216,15 +235,31 @@ mod tests {
                 .header("host", "reviews:9080")
                 .body(Body::empty())
                 .unwrap();
-            Redirect::from_proto(&proto).unwrap().location(&request, Some("/a"))
+            Redirect::from_proto(&proto)
+                .unwrap()
+                .location(&request, Some("/a"))
         };
         let base = RedirectAction::default;
         assert_eq!(redirect(base()), "http://reviews:9080/a?q=1");
-        assert_eq!(redirect(RedirectAction { host_redirect: "x.io".into(), ..base() }), "http://x.io/a?q=1");
-        assert_eq!(redirect(RedirectAction { port_redirect: 8443, ..base() }), "http://reviews:8443/a?q=1");
         assert_eq!(
             redirect(RedirectAction {
-                path_rewrite_specifier: Some(redirect_action::PathRewriteSpecifier::PathRedirect("/b".into())),
+                host_redirect: "x.io".into(),
+                ..base()
+            }),
+            "http://x.io/a?q=1"
+        );
+        assert_eq!(
+            redirect(RedirectAction {
+                port_redirect: 8443,
+                ..base()
+            }),
+            "http://reviews:8443/a?q=1"
+        );
+        assert_eq!(
+            redirect(RedirectAction {
+                path_rewrite_specifier: Some(redirect_action::PathRewriteSpecifier::PathRedirect(
+                    "/b".into()
+                )),
                 ..base()
             }),
             "http://reviews:9080/b?q=1"

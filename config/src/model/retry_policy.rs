@@ -61,7 +61,10 @@ impl RetryPolicy {
         let mut previous_hosts = false;
         for predicate in &proto.retry_host_predicate {
             if predicate.name != PREVIOUS_HOSTS {
-                return Err(Refusal::unsupported(format!("retry_host_predicate {}", predicate.name)));
+                return Err(Refusal::unsupported(format!(
+                    "retry_host_predicate {}",
+                    predicate.name
+                )));
             }
             previous_hosts = true;
         }
@@ -128,7 +131,8 @@ mod tests {
     #[test]
     fn istiods_default_policy() {
         let policy = RetryPolicy::from_proto(&RetryPolicyProto {
-            retry_on: "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes".into(),
+            retry_on: "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
+                .into(),
             host_selection_retry_max_attempts: 5,
             ..RetryPolicyProto::default()
         });

@@ -53,7 +53,10 @@ pub struct Route {
 pub enum RouteAction {
     Forward(Box<Forward>),
     Redirect(Box<Redirect>),
-    DirectResponse { status: StatusCode, body: bytes::Bytes },
+    DirectResponse {
+        status: StatusCode,
+        body: bytes::Bytes,
+    },
 }
 
 impl SelectedRoute for Route {
@@ -142,12 +145,22 @@ impl RouteConfiguration {
         {
             return Some(only);
         }
-        let host = request.headers().get(header::HOST)?.to_str().ok()?.to_ascii_lowercase();
+        let host = request
+            .headers()
+            .get(header::HOST)?
+            .to_str()
+            .ok()?
+            .to_ascii_lowercase();
         let ranked = self.virtual_hosts.iter().flat_map(|virtual_host| {
             let rank = |domain: &str| rank(domain, &host);
-            virtual_host.domains.iter().filter_map(move |d| Some((rank(d)?, virtual_host)))
+            virtual_host
+                .domains
+                .iter()
+                .filter_map(move |d| Some((rank(d)?, virtual_host)))
         });
-        ranked.max_by_key(|(rank, _)| *rank).map(|(_, virtual_host)| virtual_host)
+        ranked
+            .max_by_key(|(rank, _)| *rank)
+            .map(|(_, virtual_host)| virtual_host)
     }
 }
 
@@ -160,13 +173,17 @@ fn rank(domain: &str, host: &str) -> Option<(u8, usize)> {
         return (host.ends_with(suffix) && host.len() > suffix.len()).then_some((2, suffix.len()));
     }
     if let Some(prefix) = domain.strip_suffix('*') {
-        return (host.starts_with(prefix) && host.len() > prefix.len()).then_some((1, prefix.len()));
+        return (host.starts_with(prefix) && host.len() > prefix.len())
+            .then_some((1, prefix.len()));
     }
     (domain == host).then_some((3, 0))
 }
 
 impl VirtualHost {
-    fn from_proto(proto: &VirtualHostProto, context: &RouteContext<'_>) -> Result<VirtualHost, Refusal> {
+    fn from_proto(
+        proto: &VirtualHostProto,
+        context: &RouteContext<'_>,
+    ) -> Result<VirtualHost, Refusal> {
         nothing_left(&VirtualHostProto {
             name: String::new(),
             domains: Vec::new(),
@@ -179,12 +196,18 @@ impl VirtualHost {
             .enumerate()
             .map(|(i, route)| {
                 let route = Route::from_proto(route, context);
-                route.map(Arc::new).map_err(|e| e.within(format!("routes[{i}]")))
+                route
+                    .map(Arc::new)
+                    .map_err(|e| e.within(format!("routes[{i}]")))
             })
             .collect::<Result<_, _>>()?;
         Ok(VirtualHost {
             name: proto.name.as_str().into(),
-            domains: proto.domains.iter().map(|d| d.to_ascii_lowercase().into()).collect(),
+            domains: proto
+                .domains
+                .iter()
+                .map(|d| d.to_ascii_lowercase().into())
+                .collect(),
             routes,
         })
     }
@@ -208,7 +231,10 @@ impl Route {
             action: None,
             ..proto.clone()
         })?;
-        let matcher = proto.r#match.as_ref().ok_or_else(|| Refusal::missing("match"))?;
+        let matcher = proto
+            .r#match
+            .as_ref()
+            .ok_or_else(|| Refusal::missing("match"))?;
         let action = match &proto.action {
             None => return Err(Refusal::missing("action")),
             Some(route::Action::Route(action)) => RouteAction::Forward(Box::new(
@@ -242,7 +268,10 @@ impl Route {
                 &proto.response_headers_to_remove,
             )
             .map_err(|e| e.within("response_headers_to_add"))?,
-            operation: proto.decorator.as_ref().map(|d| d.operation.as_str().into()),
+            operation: proto
+                .decorator
+                .as_ref()
+                .map(|d| d.operation.as_str().into()),
         })
     }
 }
@@ -254,7 +283,11 @@ fn per_filter(
     let mut built: Vec<Option<PerRouteConfig>> = Vec::new();
     for (name, config) in configs {
         let field = |e: Refusal| e.within(format!("typed_per_filter_config[{name:?}]"));
-        let found = context.filters.iter().enumerate().find(|(_, (filter, _))| filter == name);
+        let found = context
+            .filters
+            .iter()
+            .enumerate()
+            .find(|(_, (filter, _))| filter == name);
         let Some((position, (_, filter))) = found else {
             return Err(field(Refusal::new("", "no such filter in the chain")));
         };
@@ -286,7 +319,10 @@ fn direct_response(
         Some(_) => return Err(Refusal::unsupported("body")),
     };
     if body.len() > context.max_direct_response as usize {
-        return Err(Refusal::new("body", format!("is larger than {} bytes", context.max_direct_response)));
+        return Err(Refusal::new(
+            "body",
+            format!("is larger than {} bytes", context.max_direct_response),
+        ));
     }
     Ok(RouteAction::DirectResponse { status, body })
 }

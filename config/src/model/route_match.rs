@@ -69,8 +69,16 @@ impl RouteMatch {
             path,
             case_sensitive,
             headers: list(&proto.headers, "headers", HeaderMatcher::from_proto)?,
-            query: list(&proto.query_parameters, "query_parameters", QueryParameterMatcher::from_proto)?,
-            metadata: list(&proto.dynamic_metadata, "dynamic_metadata", MetadataMatcher::from_proto)?,
+            query: list(
+                &proto.query_parameters,
+                "query_parameters",
+                QueryParameterMatcher::from_proto,
+            )?,
+            metadata: list(
+                &proto.dynamic_metadata,
+                "dynamic_metadata",
+                MetadataMatcher::from_proto,
+            )?,
         })
     }
 
@@ -151,8 +159,16 @@ mod tests {
         assert!(path_matches(segments(), false, "/api"));
         assert!(path_matches(segments(), false, "/api/v1?x"));
         assert!(!path_matches(segments(), false, "/apis"));
-        assert!(path_matches(PathSpecifier::Prefix("/ap".into()), false, "/apis"));
-        assert!(path_matches(PathSpecifier::Path("/a".into()), false, "/a?b=c"));
+        assert!(path_matches(
+            PathSpecifier::Prefix("/ap".into()),
+            false,
+            "/apis"
+        ));
+        assert!(path_matches(
+            PathSpecifier::Path("/a".into()),
+            false,
+            "/a?b=c"
+        ));
         assert!(!path_matches(PathSpecifier::Path("/a".into()), false, "/A"));
         assert!(path_matches(PathSpecifier::Path("/a".into()), true, "/A"));
     }

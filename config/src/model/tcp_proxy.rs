@@ -18,8 +18,7 @@ use crate::model::cluster::ClusterSlot;
 use crate::model::connection_manager::ChainContext;
 use crate::model::duration;
 
-const TYPE_URL: &str =
-    "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 /// Envoy's default.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// istio.stats' default.
@@ -65,7 +64,10 @@ impl TcpChain {
         let field = |e: Refusal| e.within(format!("filters[{:?}]", last.name));
         let config = typed(last).map_err(field)?;
         if config.type_url != TYPE_URL {
-            return Err(field(Refusal::unsupported(format!("typed_config {}", config.type_url))));
+            return Err(field(Refusal::unsupported(format!(
+                "typed_config {}",
+                config.type_url
+            ))));
         }
         let proto = TcpProxyProto::decode(config.value.as_slice())
             .map_err(|error| field(Refusal::new("typed_config", error.to_string())))?;
@@ -83,12 +85,12 @@ impl TcpChain {
     }
 }
 
-pub(crate) fn typed(
-    filter: &Filter,
-) -> Result<&envoy_types::pb::google::protobuf::Any, Refusal> {
+pub(crate) fn typed(filter: &Filter) -> Result<&envoy_types::pb::google::protobuf::Any, Refusal> {
     match &filter.config_type {
         Some(filter::ConfigType::TypedConfig(any)) => Ok(any),
-        Some(filter::ConfigType::ConfigDiscovery(_)) => Err(Refusal::unsupported("config_discovery")),
+        Some(filter::ConfigType::ConfigDiscovery(_)) => {
+            Err(Refusal::unsupported("config_discovery"))
+        }
         None => Err(Refusal::missing("typed_config")),
     }
 }
@@ -105,7 +107,9 @@ impl TcpProxy {
         })?;
         let clusters: Box<[_]> = match &proto.cluster_specifier {
             None => return Err(Refusal::missing("cluster_specifier")),
-            Some(tcp_proxy::ClusterSpecifier::Cluster(name)) => Box::new([(1, (context.slot)(name))]),
+            Some(tcp_proxy::ClusterSpecifier::Cluster(name)) => {
+                Box::new([(1, (context.slot)(name))])
+            }
             Some(tcp_proxy::ClusterSpecifier::WeightedClusters(weighted)) => weighted
                 .clusters
                 .iter()

@@ -15,14 +15,16 @@ use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 use waypoint_filters::rejected::Refusal;
 
-const INTERNAL_UPSTREAM: &str =
-    "type.googleapis.com/envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport";
+const INTERNAL_UPSTREAM: &str = "type.googleapis.com/envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport";
 const RAW_BUFFER: &str =
     "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
 
 /// Clusters of the HBONE machinery itself: their TLS is HBONE's.
-const INFRASTRUCTURE: [&str; 3] =
-    ["connect_originate", "inner_connect_originate", "outer_connect_originate"];
+const INFRASTRUCTURE: [&str; 3] = [
+    "connect_originate",
+    "inner_connect_originate",
+    "outer_connect_originate",
+];
 
 /// Refuses a cluster whose endpoints are to be reached in a way that isn't built.
 pub(crate) fn check(cluster: &ClusterProto) -> Result<(), Refusal> {
@@ -35,7 +37,10 @@ pub(crate) fn check(cluster: &ClusterProto) -> Result<(), Refusal> {
     for candidate in &cluster.transport_socket_matches {
         // Chosen by endpoints with `tlsMode: istio` only, which are refused where they appear.
         let is_sidecar = candidate.name == "tlsMode-istio"
-            && candidate.r#match.as_ref().is_some_and(|m| !m.fields.is_empty());
+            && candidate
+                .r#match
+                .as_ref()
+                .is_some_and(|m| !m.fields.is_empty());
         if let (false, Some(socket)) = (is_sidecar, &candidate.transport_socket) {
             check_socket(socket)
                 .map_err(|e| e.within(format!("transport_socket_matches[{}]", candidate.name)))?;
@@ -79,13 +84,15 @@ pub(crate) fn trust_domains(context: Option<&CommonTlsContext>) -> Vec<String> {
         .iter()
         .flat_map(|context| &context.match_typed_subject_alt_names);
     let mut domains: Vec<String> = names
-        .filter_map(|name| match name.matcher.as_ref()?.match_pattern.as_ref()? {
-            MatchPattern::Prefix(prefix) => {
-                let domain = prefix.strip_prefix("spiffe://")?.split('/').next()?;
-                Some(domain.to_owned())
-            }
-            _ => None,
-        })
+        .filter_map(
+            |name| match name.matcher.as_ref()?.match_pattern.as_ref()? {
+                MatchPattern::Prefix(prefix) => {
+                    let domain = prefix.strip_prefix("spiffe://")?.split('/').next()?;
+                    Some(domain.to_owned())
+                }
+                _ => None,
+            },
+        )
         .collect();
     domains.sort();
     domains.dedup();

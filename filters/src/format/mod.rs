@@ -20,7 +20,10 @@ pub struct Format(Box<[Piece]>);
 #[derive(Clone, Debug)]
 enum Piece {
     Literal(Box<str>),
-    Value { operator: Operator, max_length: Option<usize> },
+    Value {
+        operator: Operator,
+        max_length: Option<usize>,
+    },
 }
 
 /// What an evaluation looks at.
@@ -63,7 +66,10 @@ impl FormatContext<'_> {
     }
 }
 
-fn find<'a>(headers: &'a [(HeaderName, HeaderValue)], name: &HeaderName) -> Option<&'a HeaderValue> {
+fn find<'a>(
+    headers: &'a [(HeaderName, HeaderValue)],
+    name: &HeaderName,
+) -> Option<&'a HeaderValue> {
     headers.iter().find(|(n, _)| n == name).map(|(_, v)| v)
 }
 
@@ -90,13 +96,17 @@ impl Format {
                 rest = after;
                 continue;
             }
-            let length = operator_length(rest)
-                .ok_or_else(|| Refusal::new("format", format!("{text:?} has a % that is not closed")))?;
+            let length = operator_length(rest).ok_or_else(|| {
+                Refusal::new("format", format!("{text:?} has a % that is not closed"))
+            })?;
             if !literal.is_empty() {
                 pieces.push(Piece::Literal(std::mem::take(&mut literal).into()));
             }
             let (operator, max_length) = operator::parse(rest.get(..length).unwrap_or_default())?;
-            pieces.push(Piece::Value { operator, max_length });
+            pieces.push(Piece::Value {
+                operator,
+                max_length,
+            });
             rest = rest.get(length + 1..).unwrap_or_default();
         }
         literal.push_str(rest);
@@ -111,7 +121,10 @@ impl Format {
         for piece in &self.0 {
             match piece {
                 Piece::Literal(text) => out.extend_from_slice(text.as_bytes()),
-                Piece::Value { operator, max_length } => {
+                Piece::Value {
+                    operator,
+                    max_length,
+                } => {
                     let start = out.len();
                     if !operator.write(context, out) {
                         out.push(b'-');
@@ -128,12 +141,18 @@ impl Format {
     pub fn value(&self, context: &FormatContext<'_>) -> FormatValue {
         let mut out = Vec::new();
         match &*self.0 {
-            [Piece::Value { operator, max_length: None }] => {
+            [
+                Piece::Value {
+                    operator,
+                    max_length: None,
+                },
+            ] => {
                 if !operator.write(context, &mut out) {
                     return FormatValue::Missing;
                 }
                 if operator.is_number()
-                    && let Some(number) = std::str::from_utf8(&out).ok().and_then(|s| s.parse().ok())
+                    && let Some(number) =
+                        std::str::from_utf8(&out).ok().and_then(|s| s.parse().ok())
                 {
                     return FormatValue::Number(number);
                 }
@@ -193,9 +212,22 @@ mod tests {
 
     fn stream() -> std::sync::Arc<StreamInfo> {
         let start = Instant::now();
-        let mut connection = Connection::new(([10, 0, 0, 9], 999).into(), ([10, 96, 0, 1], 80).into(), start);
-        connection.filter_state.set(&"io.istio.peer_principal".into(), FilterValue::String("spiffe://td/ns/a/sa/b".into()), Sharing::None);
-        StreamInfo::new(connection.into(), Protocol::Http11, start, SystemTime::UNIX_EPOCH + Duration::from_millis(1_500))
+        let mut connection = Connection::new(
+            ([10, 0, 0, 9], 999).into(),
+            ([10, 96, 0, 1], 80).into(),
+            start,
+        );
+        connection.filter_state.set(
+            &"io.istio.peer_principal".into(),
+            FilterValue::String("spiffe://td/ns/a/sa/b".into()),
+            Sharing::None,
+        );
+        StreamInfo::new(
+            connection.into(),
+            Protocol::Http11,
+            start,
+            SystemTime::UNIX_EPOCH + Duration::from_millis(1_500),
+        )
     }
 
     fn print(text: &str) -> String {
@@ -233,15 +265,27 @@ mod tests {
     fn operators_with_arguments() {
         assert_eq!(print("100%% %REQ(:METHOD):2%"), "100% GE");
         assert_eq!(print("%START_TIME%"), "1970-01-01T00:00:01.500Z");
-        assert_eq!(print("%START_TIME(%Y/%m/%d %H:%M:%S.%3f)%"), "1970/01/01 00:00:01.500");
-        assert_eq!(print("%FILTER_STATE(io.istio.peer_principal:PLAIN)%"), "spiffe://td/ns/a/sa/b");
-        assert_eq!(print("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"), "10.0.0.9");
+        assert_eq!(
+            print("%START_TIME(%Y/%m/%d %H:%M:%S.%3f)%"),
+            "1970/01/01 00:00:01.500"
+        );
+        assert_eq!(
+            print("%FILTER_STATE(io.istio.peer_principal:PLAIN)%"),
+            "spiffe://td/ns/a/sa/b"
+        );
+        assert_eq!(
+            print("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
+            "10.0.0.9"
+        );
         assert_eq!(print("%REQ_WITHOUT_QUERY(:PATH)%"), "/a");
     }
 
     #[test]
     fn what_is_not_known_is_refused() {
-        assert_eq!(Format::parse("%NOPE%").unwrap_err().to_string(), "format: unknown operator %NOPE%");
+        assert_eq!(
+            Format::parse("%NOPE%").unwrap_err().to_string(),
+            "format: unknown operator %NOPE%"
+        );
         assert!(Format::parse("%REQ(:METHOD)").is_err());
         assert!(Format::parse("50%").is_err());
     }
@@ -252,6 +296,9 @@ mod tests {
         assert!(capture.request_line);
         assert_eq!(capture.request_headers.len(), 3);
         assert_eq!(capture.response_headers.len(), 1);
-        assert_eq!(Format::parse("%DURATION%").unwrap().capture(), Capture::default());
+        assert_eq!(
+            Format::parse("%DURATION%").unwrap().capture(),
+            Capture::default()
+        );
     }
 }

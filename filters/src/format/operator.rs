@@ -13,7 +13,11 @@ use crate::stream_info::Capture;
 
 #[derive(Clone, Debug)]
 pub(super) enum Operator {
-    Request { main: RequestField, alternative: Option<RequestField>, without_query: bool },
+    Request {
+        main: RequestField,
+        alternative: Option<RequestField>,
+        without_query: bool,
+    },
     Response(HeaderName),
     StartTime(TimeFormat),
     Protocol,
@@ -27,18 +31,29 @@ pub(super) enum Operator {
     BytesSent,
     Duration,
     ResponseDuration,
-    UpstreamHost { port: bool },
+    UpstreamHost {
+        port: bool,
+    },
     UpstreamCluster,
-    UpstreamLocalAddress { port: bool },
+    UpstreamLocalAddress {
+        port: bool,
+    },
     UpstreamRequestAttemptCount,
-    DownstreamLocalAddress { port: bool },
-    DownstreamRemoteAddress { port: bool },
+    DownstreamLocalAddress {
+        port: bool,
+    },
+    DownstreamRemoteAddress {
+        port: bool,
+    },
     DownstreamLocalPort,
     DownstreamPeerUriSan,
     DownstreamLocalUriSan,
     RequestedServerName,
     RouteName,
-    FilterState { key: Box<str>, field: Option<Box<str>> },
+    FilterState {
+        key: Box<str>,
+        field: Option<Box<str>>,
+    },
     DynamicMetadata(Box<[String]>),
     RouteMetadata(Box<[String]>),
     GrpcStatus,
@@ -68,9 +83,16 @@ pub(super) fn parse(text: &str) -> Result<(Operator, Option<usize>), Refusal> {
             None => (text, None, ""),
         },
         Some(open) => {
-            let close = text.rfind(')').filter(|close| *close > open).ok_or_else(unknown)?;
+            let close = text
+                .rfind(')')
+                .filter(|close| *close > open)
+                .ok_or_else(unknown)?;
             let rest = text.get(close + 1..).unwrap_or_default();
-            (&text[..open], text.get(open + 1..close), rest.strip_prefix(':').unwrap_or(rest))
+            (
+                &text[..open],
+                text.get(open + 1..close),
+                rest.strip_prefix(':').unwrap_or(rest),
+            )
         }
     };
     let max_length = match rest {
@@ -160,11 +182,16 @@ fn plain(name: &str) -> Option<Operator> {
         "ROUTE_NAME" => Operator::RouteName,
         "GRPC_STATUS" | "GRPC_STATUS_NUMBER" => Operator::GrpcStatus,
         "HOSTNAME" => Operator::Fixed(hostname()),
-        "DOWNSTREAM_TLS_VERSION" | "DOWNSTREAM_TLS_CIPHER" | "DOWNSTREAM_PEER_SUBJECT"
-        | "DOWNSTREAM_PEER_ISSUER" | "DOWNSTREAM_TLS_SESSION_ID" | "UPSTREAM_TLS_VERSION"
-        | "TRACE_ID" | "VIRTUAL_CLUSTER_NAME" | "REQUEST_DURATION" | "RESPONSE_TX_DURATION" => {
-            Operator::Never
-        }
+        "DOWNSTREAM_TLS_VERSION"
+        | "DOWNSTREAM_TLS_CIPHER"
+        | "DOWNSTREAM_PEER_SUBJECT"
+        | "DOWNSTREAM_PEER_ISSUER"
+        | "DOWNSTREAM_TLS_SESSION_ID"
+        | "UPSTREAM_TLS_VERSION"
+        | "TRACE_ID"
+        | "VIRTUAL_CLUSTER_NAME"
+        | "REQUEST_DURATION"
+        | "RESPONSE_TX_DURATION" => Operator::Never,
         _ => return None,
     })
 }
@@ -211,7 +238,9 @@ impl Operator {
 
     pub(super) fn capture(&self, capture: &mut Capture) {
         match self {
-            Operator::Request { main, alternative, .. } => {
+            Operator::Request {
+                main, alternative, ..
+            } => {
                 for field in std::iter::once(main).chain(alternative) {
                     match field {
                         RequestField::Header(name) => {
@@ -235,18 +264,25 @@ impl Operator {
         let (stream, state) = (context.stream, context.state);
         let connection = &stream.connection;
         match self {
-            Operator::Request { main, alternative, without_query } => {
+            Operator::Request {
+                main,
+                alternative,
+                without_query,
+            } => {
                 let start = out.len();
                 let found = main.write(context, out)
-                    || alternative.as_ref().is_some_and(|field| field.write(context, out));
-                if *without_query
-                    && let Some(query) = out[start..].iter().position(|b| *b == b'?')
+                    || alternative
+                        .as_ref()
+                        .is_some_and(|field| field.write(context, out));
+                if *without_query && let Some(query) = out[start..].iter().position(|b| *b == b'?')
                 {
                     out.truncate(start + query);
                 }
                 found
             }
-            Operator::Response(name) => text(out, context.response_header(name).map(|v| v.as_bytes())),
+            Operator::Response(name) => {
+                text(out, context.response_header(name).map(|v| v.as_bytes()))
+            }
             Operator::StartTime(format) => {
                 format.write(stream.start_time, out);
                 true
@@ -268,10 +304,16 @@ impl Operator {
             }
             Operator::BytesReceived => number(out, stream.bytes_received()),
             Operator::BytesSent => number(out, stream.bytes_sent()),
-            Operator::Duration => millis(out, Some(context.end.saturating_duration_since(stream.start))),
+            Operator::Duration => millis(
+                out,
+                Some(context.end.saturating_duration_since(stream.start)),
+            ),
             Operator::ResponseDuration => {
                 let first = state.response.first_byte;
-                millis(out, first.map(|at| at.saturating_duration_since(stream.start)))
+                millis(
+                    out,
+                    first.map(|at| at.saturating_duration_since(stream.start)),
+                )
             }
             Operator::UpstreamHost { port } => {
                 address(out, state.upstream.as_ref().map(|u| u.host), *port)
@@ -281,17 +323,27 @@ impl Operator {
                 address(out, state.upstream.as_ref().and_then(|u| u.local), *port)
             }
             Operator::UpstreamRequestAttemptCount => number(out, u64::from(state.attempts)),
-            Operator::DownstreamLocalAddress { port } => address(out, Some(connection.destination), *port),
-            Operator::DownstreamRemoteAddress { port } => address(out, Some(connection.source), *port),
+            Operator::DownstreamLocalAddress { port } => {
+                address(out, Some(connection.destination), *port)
+            }
+            Operator::DownstreamRemoteAddress { port } => {
+                address(out, Some(connection.source), *port)
+            }
             Operator::DownstreamLocalPort => number(out, u64::from(connection.destination.port())),
-            Operator::DownstreamPeerUriSan => text(out, connection.peer.as_ref().map(|p| p.as_str())),
-            Operator::DownstreamLocalUriSan => text(out, connection.local.as_ref().map(|p| p.as_str())),
+            Operator::DownstreamPeerUriSan => {
+                text(out, connection.peer.as_ref().map(|p| p.as_str()))
+            }
+            Operator::DownstreamLocalUriSan => {
+                text(out, connection.local.as_ref().map(|p| p.as_str()))
+            }
             Operator::RequestedServerName => text(out, connection.requested_server_name.as_deref()),
             Operator::RouteName => {
                 let name = state.route.as_ref().map(|route| route.info().name.clone());
                 text(out, name.filter(|name| !name.is_empty()).as_deref())
             }
-            Operator::FilterState { key, field } => filter_state(context, key, field.as_deref(), out),
+            Operator::FilterState { key, field } => {
+                filter_state(context, key, field.as_deref(), out)
+            }
             Operator::DynamicMetadata(path) => match path.split_first() {
                 Some((namespace, path)) => json(out, state.metadata.get(namespace, path)),
                 None => false,
@@ -317,9 +369,12 @@ impl RequestField {
         let captured = context.captured();
         let live = context.request;
         match self {
-            RequestField::Method => {
-                text(out, live.map(|r| r.method).or(captured.method.as_ref()).map(|m| m.as_str()))
-            }
+            RequestField::Method => text(
+                out,
+                live.map(|r| r.method)
+                    .or(captured.method.as_ref())
+                    .map(|m| m.as_str()),
+            ),
             RequestField::Path => {
                 let live = live.and_then(|r| r.uri.path_and_query());
                 text(out, live.or(captured.path.as_ref()).map(|p| p.as_str()))
@@ -327,7 +382,10 @@ impl RequestField {
             RequestField::OriginalPath => text(out, captured.original_path.as_deref()),
             RequestField::Authority => {
                 let live = live.and_then(|r| r.headers.get(http::header::HOST));
-                text(out, live.or(captured.authority.as_ref()).map(|v| v.as_bytes()))
+                text(
+                    out,
+                    live.or(captured.authority.as_ref()).map(|v| v.as_bytes()),
+                )
             }
             RequestField::Scheme => text(out, Some("http")),
             RequestField::Header(name) => {

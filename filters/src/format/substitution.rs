@@ -32,7 +32,10 @@ impl Substitution {
     pub fn from_proto(proto: &SubstitutionFormatString) -> Result<Substitution, Refusal> {
         for formatter in &proto.formatters {
             if formatter.name != REQ_WITHOUT_QUERY {
-                return Err(Refusal::unsupported(format!("formatters[{}]", formatter.name)));
+                return Err(Refusal::unsupported(format!(
+                    "formatters[{}]",
+                    formatter.name
+                )));
             }
         }
         match &proto.format {

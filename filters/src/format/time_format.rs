@@ -44,9 +44,8 @@ impl TimeFormat {
                 parts.push(Part::Literal(std::mem::take(&mut literal).into()));
             }
             parts.push(match specifier {
-                'Y' | 'm' | 'd' | 'H' | 'M' | 'S' | 's' | 'b' | 'a' | 'e' | 'y' | 'j' | 'T' | 'F' | 'z' | 'Z' => {
-                    Part::Field(specifier)
-                }
+                'Y' | 'm' | 'd' | 'H' | 'M' | 'S' | 's' | 'b' | 'a' | 'e' | 'y' | 'j' | 'T'
+                | 'F' | 'z' | 'Z' => Part::Field(specifier),
                 'f' => Part::Fraction(9),
                 '1'..='9' if chars.peek() == Some(&'f') => {
                     chars.next();

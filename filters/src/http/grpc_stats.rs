@@ -22,7 +22,9 @@ pub(super) const TYPE_URL: &str =
 
 /// All settings only shape Envoy's own counters, which nothing here exposes.
 pub(super) fn build(_proto: &FilterConfig) -> HttpFilter {
-    HttpFilter::layer(tower::layer::layer_fn(|inner| HttpService::new(GrpcStats(inner))))
+    HttpFilter::layer(tower::layer::layer_fn(|inner| {
+        HttpService::new(GrpcStats(inner))
+    }))
 }
 
 struct GrpcStats(HttpService);
@@ -53,7 +55,9 @@ impl HttpCall for GrpcStats {
 }
 
 fn note_status(stream: &StreamInfo, headers: &HeaderMap) {
-    let status = headers.get("grpc-status").and_then(|v| v.to_str().ok()?.parse().ok());
+    let status = headers
+        .get("grpc-status")
+        .and_then(|v| v.to_str().ok()?.parse().ok());
     if let (Some(status), Some(grpc)) = (status, stream.state().grpc.as_mut()) {
         grpc.status = Some(status);
     }
@@ -97,7 +101,9 @@ impl http_body::Body for CountedBody {
                         Direction::Response => grpc.response_messages += begun,
                     }
                 }
-            } else if let (Direction::Response, Some(trailers)) = (this.direction, frame.trailers_ref()) {
+            } else if let (Direction::Response, Some(trailers)) =
+                (this.direction, frame.trailers_ref())
+            {
                 note_status(&this.stream, trailers);
             }
         }
@@ -152,10 +158,18 @@ mod tests {
 
     #[test]
     fn messages_are_counted_however_they_are_cut() {
-        let wire = [&[0, 0, 0, 0, 2, 9, 9][..], &[0, 0, 0, 0, 0], &[0, 0, 0, 0, 1, 7]].concat();
+        let wire = [
+            &[0, 0, 0, 0, 2, 9, 9][..],
+            &[0, 0, 0, 0, 0],
+            &[0, 0, 0, 0, 1, 7],
+        ]
+        .concat();
         for size in 1..wire.len() {
             let mut messages = Messages::default();
-            let count: u64 = wire.chunks(size).map(|c| messages.feed(Bytes::copy_from_slice(c))).sum();
+            let count: u64 = wire
+                .chunks(size)
+                .map(|c| messages.feed(Bytes::copy_from_slice(c)))
+                .sum();
             assert_eq!(count, 3, "chunks of {size}");
         }
     }

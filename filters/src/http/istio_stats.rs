@@ -8,7 +8,10 @@ use crate::istio_stats::recorder;
 use crate::proto::StatsPluginConfig;
 use crate::rejected::Refusal;
 
-pub(super) fn build(config: StatsPluginConfig, host: &Arc<dyn Host>) -> Result<HttpFilter, Refusal> {
+pub(super) fn build(
+    config: StatsPluginConfig,
+    host: &Arc<dyn Host>,
+) -> Result<HttpFilter, Refusal> {
     Ok(HttpFilter {
         layer: None,
         recorder: Some(recorder(config, host)?),

@@ -129,7 +129,10 @@ fn router(proto: &Router) -> Result<HttpFilter, Refusal> {
 }
 
 fn unknown(type_url: &str) -> Refusal {
-    Refusal::new("typed_config", format!("filter type {type_url} is not built in"))
+    Refusal::new(
+        "typed_config",
+        format!("filter type {type_url} is not built in"),
+    )
 }
 
 pub(crate) fn decode<M: Message + Default>(any: &Any) -> Result<M, Refusal> {

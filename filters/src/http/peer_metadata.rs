@@ -18,7 +18,14 @@ pub(super) fn build(
     config: &serde_json::Value,
     context: &FilterContext<'_>,
 ) -> Result<HttpFilter, Refusal> {
-    typed_struct::only(config, &["downstream_discovery", "upstream_discovery", "shared_with_upstream"])?;
+    typed_struct::only(
+        config,
+        &[
+            "downstream_discovery",
+            "upstream_discovery",
+            "shared_with_upstream",
+        ],
+    )?;
     let downstream = discovers(config, "downstream_discovery")?;
     discovers(config, "upstream_discovery")?;
     if !downstream {
@@ -64,7 +71,9 @@ impl HttpCall for DownstreamPeer {
         let source = request.stream.connection.source.ip();
         if let Some(peer) = self.host.workload(source) {
             let mut state = request.stream.state();
-            state.filter_state.set(&self.key, FilterValue::Peer(peer), self.sharing);
+            state
+                .filter_state
+                .set(&self.key, FilterValue::Peer(peer), self.sharing);
         }
         self.inner.call(request)
     }

@@ -81,10 +81,16 @@ impl Rules {
                 let key = format!("{prefix}shadow_effective_policy_id");
                 state.metadata.set(NAMESPACE, &key, policy.as_ref().into());
             }
-            let verdict = if decision.allowed { "allowed" } else { "denied" };
-            state
-                .metadata
-                .set(NAMESPACE, &format!("{prefix}shadow_engine_result"), verdict.into());
+            let verdict = if decision.allowed {
+                "allowed"
+            } else {
+                "denied"
+            };
+            state.metadata.set(
+                NAMESPACE,
+                &format!("{prefix}shadow_engine_result"),
+                verdict.into(),
+            );
         }
         let engine = self.enforced.as_ref()?.bound(stream);
         let decision = engine.decide(&request.http, stream);
@@ -99,8 +105,12 @@ impl Rules {
             return None;
         }
         Some(
-            LocalReply::new(StatusCode::FORBIDDEN, "RBAC: access denied", decision.details())
-                .with_flags(ResponseFlags::default()),
+            LocalReply::new(
+                StatusCode::FORBIDDEN,
+                "RBAC: access denied",
+                decision.details(),
+            )
+            .with_flags(ResponseFlags::default()),
         )
     }
 }

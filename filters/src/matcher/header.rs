@@ -136,7 +136,12 @@ pub fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [
 mod tests {
     use super::*;
 
-    fn matcher(name: &str, specifier: HeaderMatchSpecifier, invert: bool, empty: bool) -> HeaderMatcher {
+    fn matcher(
+        name: &str,
+        specifier: HeaderMatchSpecifier,
+        invert: bool,
+        empty: bool,
+    ) -> HeaderMatcher {
         HeaderMatcher::from_proto(&HeaderMatcherProto {
             name: name.into(),
             invert_match: invert,
@@ -166,7 +171,10 @@ mod tests {
         assert!(matcher(":authority", exact("reviews:9080"), false, false).matches(&r));
         assert!(matcher("X-Many", exact("1,2"), false, false).matches(&r));
         let range = |start, end| {
-            HeaderMatchSpecifier::RangeMatch(envoy_types::pb::envoy::r#type::v3::Int64Range { start, end })
+            HeaderMatchSpecifier::RangeMatch(envoy_types::pb::envoy::r#type::v3::Int64Range {
+                start,
+                end,
+            })
         };
         assert!(!matcher("x-many", range(0, 9), false, false).matches(&r));
     }

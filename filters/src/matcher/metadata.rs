@@ -27,7 +27,10 @@ impl MetadataMatcher {
                 None => Err(Refusal::missing("path.segment")),
             })
             .collect::<Result<_, _>>()?;
-        let value = proto.value.as_ref().ok_or_else(|| Refusal::missing("value"))?;
+        let value = proto
+            .value
+            .as_ref()
+            .ok_or_else(|| Refusal::missing("value"))?;
         Ok(MetadataMatcher {
             filter: proto.filter.as_str().into(),
             path,

@@ -198,17 +198,39 @@ mod tests {
 
     #[test]
     fn literal_shapes_agree_with_the_regular_expression() {
-        let values = ["", "spiffe://td/ns/default/sa/x", "spiffe://td/ns/defaults/sa/x", "a.b", "axb", "/ns/default/"];
+        let values = [
+            "",
+            "spiffe://td/ns/default/sa/x",
+            "spiffe://td/ns/defaults/sa/x",
+            "a.b",
+            "axb",
+            "/ns/default/",
+        ];
         for pattern in [
-            ".*/ns/default/.*", "a\\.b", "a.b", ".*", ".+", "spiffe://td/.*", ".*/sa/x", "a|b", "",
+            ".*/ns/default/.*",
+            "a\\.b",
+            "a.b",
+            ".*",
+            ".+",
+            "spiffe://td/.*",
+            ".*/sa/x",
+            "a|b",
+            "",
             "spiffe://.+/ns/default/(.+/|)sa/x(/.+)?",
         ] {
             let reference = regex::full_match(pattern).unwrap();
             let matcher = StringMatcher::regex(pattern).unwrap();
             for value in values {
-                assert_eq!(matcher.matches(value), reference.is_match(value), "{pattern} on {value}");
+                assert_eq!(
+                    matcher.matches(value),
+                    reference.is_match(value),
+                    "{pattern} on {value}"
+                );
             }
         }
-        assert!(matches!(StringMatcher::regex(".*/ns/default/.*").unwrap().pattern, Pattern::Contains(_)));
+        assert!(matches!(
+            StringMatcher::regex(".*/ns/default/.*").unwrap().pattern,
+            Pattern::Contains(_)
+        ));
     }
 }

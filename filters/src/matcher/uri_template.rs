@@ -23,9 +23,15 @@ pub struct UriTemplateMatcher(::regex::Regex);
 
 impl UriTemplateMatcher {
     pub fn from_extension(proto: &TypedExtensionConfig) -> Result<UriTemplateMatcher, Refusal> {
-        let any = proto.typed_config.as_ref().ok_or_else(|| Refusal::missing("typed_config"))?;
+        let any = proto
+            .typed_config
+            .as_ref()
+            .ok_or_else(|| Refusal::missing("typed_config"))?;
         if any.type_url != TYPE_URL {
-            return Err(Refusal::new("typed_config", format!("unknown type {}", any.type_url)));
+            return Err(Refusal::new(
+                "typed_config",
+                format!("unknown type {}", any.type_url),
+            ));
         }
         let config = UriTemplateMatchConfig::decode(any.value.as_slice())
             .map_err(|error| Refusal::new("typed_config", error.to_string()))?;
@@ -34,11 +40,15 @@ impl UriTemplateMatcher {
 
     pub fn new(template: &str) -> Result<UriTemplateMatcher, Refusal> {
         let invalid = |why: &str| Refusal::new("", format!("{template:?} {why}"));
-        let path = template.strip_prefix('/').ok_or_else(|| invalid("does not begin with /"))?;
+        let path = template
+            .strip_prefix('/')
+            .ok_or_else(|| invalid("does not begin with /"))?;
         let mut pattern = String::new();
         for segment in path.split('/') {
             pattern.push('/');
-            pattern.push_str(&compile_segment(segment).ok_or_else(|| invalid("is no valid template"))?);
+            pattern.push_str(
+                &compile_segment(segment).ok_or_else(|| invalid("is no valid template"))?,
+            );
         }
         Ok(UriTemplateMatcher(regex::full_match(&pattern)?))
     }

@@ -41,9 +41,9 @@ impl ValueMatcher {
             Some(MatchPattern::NullMatch(_)) => ValueMatcher::Null,
             Some(MatchPattern::BoolMatch(b)) => ValueMatcher::Bool(*b),
             Some(MatchPattern::PresentMatch(p)) => ValueMatcher::Present(*p),
-            Some(MatchPattern::StringMatch(m)) => {
-                ValueMatcher::Text(StringMatcher::from_proto(m).map_err(|e| e.within("string_match"))?)
-            }
+            Some(MatchPattern::StringMatch(m)) => ValueMatcher::Text(
+                StringMatcher::from_proto(m).map_err(|e| e.within("string_match"))?,
+            ),
             Some(MatchPattern::DoubleMatch(m)) => match &m.match_pattern {
                 Some(double_matcher::MatchPattern::Exact(d)) => ValueMatcher::Exact(*d),
                 Some(double_matcher::MatchPattern::Range(r)) => ValueMatcher::Range(r.start, r.end),

@@ -79,7 +79,11 @@ struct Entry<S> {
 }
 
 impl<S: Series> Family<S> {
-    pub(crate) fn new(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Family<S> {
+    pub(crate) fn new(
+        name: &'static str,
+        help: &'static str,
+        labels: &'static [&'static str],
+    ) -> Family<S> {
         let names = labels.iter().map(|label| (*label).to_owned()).collect();
         let desc = Desc::new(name.to_owned(), help.to_owned(), names, HashMap::new());
         Family {
@@ -128,7 +132,9 @@ impl<S: Series> Family<S> {
                 entry.since = Some(now);
                 return true;
             }
-            entry.since.is_some_and(|since| now.saturating_duration_since(since) < idle)
+            entry
+                .since
+                .is_some_and(|since| now.saturating_duration_since(since) < idle)
         });
     }
 
@@ -167,6 +173,11 @@ impl<S: Series> Family<S> {
 
 #[allow(clippy::expect_used)]
 fn fallback_desc() -> Desc {
-    Desc::new("unnamed".to_owned(), "-".to_owned(), Vec::new(), HashMap::new())
-        .expect("a valid name and help")
+    Desc::new(
+        "unnamed".to_owned(),
+        "-".to_owned(),
+        Vec::new(),
+        HashMap::new(),
+    )
+    .expect("a valid name and help")
 }

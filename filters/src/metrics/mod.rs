@@ -44,7 +44,12 @@ impl Default for MetricRegistry {
 
 impl MetricRegistry {
     /// The family of counters with this name, made on first use.
-    pub fn counters(&self, name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Arc<CounterFamily> {
+    pub fn counters(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: &'static [&'static str],
+    ) -> Arc<CounterFamily> {
         let mut families = self.counters.lock();
         families
             .entry(name)
@@ -58,7 +63,12 @@ impl MetricRegistry {
     }
 
     /// The family of histograms with this name, made on first use.
-    pub fn histograms(&self, name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Arc<HistogramFamily> {
+    pub fn histograms(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: &'static [&'static str],
+    ) -> Arc<HistogramFamily> {
         let mut families = self.histograms.lock();
         families
             .entry(name)
@@ -146,12 +156,21 @@ mod tests {
         let counters = registry.counters("requests_total", "Requests.", &["code"]);
         counters.with(&["200".into()]).add(2);
         counters.with(&["200".into()]).add(1);
-        registry.histograms("size_bytes", "Sizes.", &[]).with(&[]).observe(3.0);
+        registry
+            .histograms("size_bytes", "Sizes.", &[])
+            .with(&[])
+            .observe(3.0);
         let text = registry.encode();
-        assert!(text.contains("# TYPE requests_total counter\nrequests_total{code=\"200\"} 3\n"), "{text}");
+        assert!(
+            text.contains("# TYPE requests_total counter\nrequests_total{code=\"200\"} 3\n"),
+            "{text}"
+        );
         assert!(text.contains("size_bytes_bucket{le=\"5\"} 1\n"), "{text}");
         assert!(text.contains("size_bytes_bucket{le=\"1\"} 0\n"), "{text}");
-        assert!(text.contains("size_bytes_sum 3\nsize_bytes_count 1\n"), "{text}");
+        assert!(
+            text.contains("size_bytes_sum 3\nsize_bytes_count 1\n"),
+            "{text}"
+        );
     }
 
     #[test]

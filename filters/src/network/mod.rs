@@ -43,9 +43,16 @@ pub struct BuiltNetworkFilter {
 ///
 /// # Errors
 /// A filter that isn't built into this binary, or whose configuration is invalid.
-pub fn build(name: &str, config: &Any, host: &Arc<dyn Host>) -> Result<BuiltNetworkFilter, Refusal> {
+pub fn build(
+    name: &str,
+    config: &Any,
+    host: &Arc<dyn Host>,
+) -> Result<BuiltNetworkFilter, Refusal> {
     let unknown = |type_url: &str| {
-        Refusal::new("typed_config", format!("filter {name} ({type_url}) is not built in"))
+        Refusal::new(
+            "typed_config",
+            format!("filter {name} ({type_url}) is not built in"),
+        )
     };
     if let Some((type_url, value)) = typed_struct::unwrap(config)? {
         return match type_url.as_str() {

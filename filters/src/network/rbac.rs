@@ -56,10 +56,16 @@ impl NetworkFilter for RbacFilter {
                 let key = format!("{prefix}shadow_effective_policy_id");
                 state.metadata.set(NAMESPACE, &key, policy.as_ref().into());
             }
-            let verdict = if decision.allowed { "allowed" } else { "denied" };
-            state
-                .metadata
-                .set(NAMESPACE, &format!("{prefix}shadow_engine_result"), verdict.into());
+            let verdict = if decision.allowed {
+                "allowed"
+            } else {
+                "denied"
+            };
+            state.metadata.set(
+                NAMESPACE,
+                &format!("{prefix}shadow_engine_result"),
+                verdict.into(),
+            );
         }
         let Some(engine) = &self.enforced else {
             return Verdict::Continue;

@@ -40,7 +40,10 @@ pub(crate) enum ConnectionTest {
     DestinationPort(u32, u32),
     SourceIp(IpNet),
     RequestedServerName(StringMatcher),
-    FilterState { key: Box<str>, value: StringMatcher },
+    FilterState {
+        key: Box<str>,
+        value: StringMatcher,
+    },
     /// `None`: any peer that was authenticated.
     Authenticated(Option<StringMatcher>),
 }
@@ -94,7 +97,9 @@ impl Condition {
     pub(crate) fn needs_metadata(&self) -> bool {
         match self {
             Condition::Constant(_) | Condition::Connection(_) => false,
-            Condition::All(list) | Condition::Any(list) => list.iter().any(Condition::needs_metadata),
+            Condition::All(list) | Condition::Any(list) => {
+                list.iter().any(Condition::needs_metadata)
+            }
             Condition::Not(inner) => inner.needs_metadata(),
             Condition::Request(test) => matches!(**test, RequestTest::Metadata(_)),
         }
@@ -106,7 +111,9 @@ fn fold(conditions: &[Condition], connection: &Connection, decisive: bool) -> Co
     let mut left = Vec::new();
     for condition in conditions {
         match condition.bind(connection) {
-            Condition::Constant(value) if value == decisive => return Condition::Constant(decisive),
+            Condition::Constant(value) if value == decisive => {
+                return Condition::Constant(decisive);
+            }
             Condition::Constant(_) => {}
             bound => left.push(bound),
         }
@@ -127,9 +134,12 @@ impl ConnectionTest {
                 (*start..*end).contains(&u32::from(connection.destination.port()))
             }
             ConnectionTest::SourceIp(net) => cidr::contains(net, connection.source.ip()),
-            ConnectionTest::RequestedServerName(matcher) => {
-                matcher.matches(connection.requested_server_name.as_deref().unwrap_or_default())
-            }
+            ConnectionTest::RequestedServerName(matcher) => matcher.matches(
+                connection
+                    .requested_server_name
+                    .as_deref()
+                    .unwrap_or_default(),
+            ),
             ConnectionTest::FilterState { key, value } => connection
                 .filter_state
                 .get(key)

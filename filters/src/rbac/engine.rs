@@ -57,7 +57,12 @@ impl Engine {
             Ok(rbac::Action::Allow) => Action::Allow,
             Ok(rbac::Action::Deny) => Action::Deny,
             Ok(rbac::Action::Log) => Action::Log,
-            Err(_) => return Err(Refusal::new("action", format!("unknown value {}", proto.action))),
+            Err(_) => {
+                return Err(Refusal::new(
+                    "action",
+                    format!("unknown value {}", proto.action),
+                ));
+            }
         };
         if proto.audit_logging_options.is_some() {
             return Err(Refusal::unsupported("audit_logging_options"));
@@ -116,7 +121,9 @@ fn policy_condition(policy: &PolicyProto) -> Result<Condition, Refusal> {
         .permissions
         .iter()
         .enumerate()
-        .map(|(i, p)| permission::condition(p, 0).map_err(|e| e.within(format!("permissions[{i}]"))))
+        .map(|(i, p)| {
+            permission::condition(p, 0).map_err(|e| e.within(format!("permissions[{i}]")))
+        })
         .collect::<Result<_, _>>()?;
     let principals = policy
         .principals
@@ -175,7 +182,10 @@ impl Decision {
     /// `%RESPONSE_CODE_DETAILS%` of a denied request, as Envoy writes it: no spaces, for a log's columns.
     pub fn details(&self) -> String {
         let name = self.policy.as_deref().unwrap_or("none");
-        format!("rbac_access_denied_matched_policy[{}]", name.replace(' ', "_"))
+        format!(
+            "rbac_access_denied_matched_policy[{}]",
+            name.replace(' ', "_")
+        )
     }
 }
 
@@ -187,7 +197,9 @@ mod tests {
 
     use envoy_types::pb::envoy::config::core::v3::CidrRange;
     use envoy_types::pb::envoy::config::rbac::v3::{Permission, Principal, permission, principal};
-    use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
+    use envoy_types::pb::envoy::config::route::v3::{
+        HeaderMatcher, header_matcher::HeaderMatchSpecifier,
+    };
     use envoy_types::pb::envoy::r#type::matcher::v3::{
         FilterStateMatcher, StringMatcher, filter_state_matcher, string_matcher::MatchPattern,
     };
@@ -198,14 +210,19 @@ mod tests {
     use crate::stream_info::Protocol;
 
     fn text(pattern: MatchPattern) -> StringMatcher {
-        StringMatcher { ignore_case: false, match_pattern: Some(pattern) }
+        StringMatcher {
+            ignore_case: false,
+            match_pattern: Some(pattern),
+        }
     }
 
     fn from(prefix: &str) -> Principal {
         Principal {
             identifier: Some(principal::Identifier::FilterState(FilterStateMatcher {
                 key: PEER_PRINCIPAL.into(),
-                matcher: Some(filter_state_matcher::Matcher::StringMatch(text(MatchPattern::Prefix(prefix.into())))),
+                matcher: Some(filter_state_matcher::Matcher::StringMatch(text(
+                    MatchPattern::Prefix(prefix.into()),
+                ))),
             })),
         }
     }
@@ -214,7 +231,9 @@ mod tests {
         Permission {
             rule: Some(permission::Rule::Header(HeaderMatcher {
                 name: ":method".into(),
-                header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(text(MatchPattern::Exact(name.into())))),
+                header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(text(
+                    MatchPattern::Exact(name.into()),
+                ))),
                 ..HeaderMatcher::default()
             })),
         }
@@ -224,22 +243,47 @@ mod tests {
         let policies: HashMap<_, _> = policies
             .into_iter()
             .map(|(name, permission, principal)| {
-                (name.to_owned(), PolicyProto { permissions: vec![permission], principals: vec![principal], ..PolicyProto::default() })
+                (
+                    name.to_owned(),
+                    PolicyProto {
+                        permissions: vec![permission],
+                        principals: vec![principal],
+                        ..PolicyProto::default()
+                    },
+                )
             })
             .collect();
-        Engine::from_proto(&Rbac { action: action.into(), policies, audit_logging_options: None }).unwrap()
+        Engine::from_proto(&Rbac {
+            action: action.into(),
+            policies,
+            audit_logging_options: None,
+        })
+        .unwrap()
     }
 
     fn connection(identity: Option<&str>) -> Arc<Connection> {
-        let mut connection = Connection::new(([10, 0, 0, 9], 999).into(), ([10, 96, 0, 1], 80).into(), Instant::now());
+        let mut connection = Connection::new(
+            ([10, 0, 0, 9], 999).into(),
+            ([10, 96, 0, 1], 80).into(),
+            Instant::now(),
+        );
         if let Some(identity) = identity {
-            connection.filter_state.set(&PEER_PRINCIPAL.into(), FilterValue::String(identity.into()), Sharing::None);
+            connection.filter_state.set(
+                &PEER_PRINCIPAL.into(),
+                FilterValue::String(identity.into()),
+                Sharing::None,
+            );
         }
         Arc::new(connection)
     }
 
     fn decide(engine: &Engine, connection: &Arc<Connection>, method: &str) -> Decision {
-        let stream = StreamInfo::new(connection.clone(), Protocol::Http11, Instant::now(), SystemTime::now());
+        let stream = StreamInfo::new(
+            connection.clone(),
+            Protocol::Http11,
+            Instant::now(),
+            SystemTime::now(),
+        );
         let request = Request::builder().method(method).uri("/").body(()).unwrap();
         engine.bind(connection).decide(&request, &stream)
     }
@@ -251,15 +295,27 @@ mod tests {
         let deny = engine(rbac::Action::Deny, policies());
         let friend = connection(Some("spiffe://td/ns/default/sa/a"));
         let stranger = connection(Some("spiffe://td/ns/other/sa/a"));
-        assert_eq!(decide(&allow, &friend, "GET"), Decision { allowed: true, policy: Some("viewer".into()) });
+        assert_eq!(
+            decide(&allow, &friend, "GET"),
+            Decision {
+                allowed: true,
+                policy: Some("viewer".into())
+            }
+        );
         let denied = decide(&allow, &friend, "POST");
         assert!(!denied.allowed);
         assert_eq!(denied.details(), "rbac_access_denied_matched_policy[none]");
         assert!(!decide(&allow, &stranger, "GET").allowed);
         assert!(!decide(&deny, &friend, "GET").allowed);
-        assert_eq!(decide(&deny, &friend, "GET").details(), "rbac_access_denied_matched_policy[viewer]");
+        assert_eq!(
+            decide(&deny, &friend, "GET").details(),
+            "rbac_access_denied_matched_policy[viewer]"
+        );
         assert!(decide(&deny, &stranger, "GET").allowed);
-        assert!(decide(&deny, &connection(None), "GET").allowed, "no identity, no match");
+        assert!(
+            decide(&deny, &connection(None), "GET").allowed,
+            "no identity, no match"
+        );
     }
 
     #[test]
@@ -272,17 +328,33 @@ mod tests {
     #[test]
     fn binding_drops_what_cannot_match() {
         let many: Vec<(String, Permission, Principal)> = (0..100)
-            .map(|i| (format!("p{i}"), method("GET"), from(&format!("spiffe://td/ns/n{i}/"))))
+            .map(|i| {
+                (
+                    format!("p{i}"),
+                    method("GET"),
+                    from(&format!("spiffe://td/ns/n{i}/")),
+                )
+            })
             .collect();
-        let engine = engine(rbac::Action::Allow, many.iter().map(|(n, a, b)| (n.as_str(), a.clone(), b.clone())).collect());
+        let engine = engine(
+            rbac::Action::Allow,
+            many.iter()
+                .map(|(n, a, b)| (n.as_str(), a.clone(), b.clone()))
+                .collect(),
+        );
         let bound = engine.bind(&connection(Some("spiffe://td/ns/n7/sa/x")));
         assert_eq!(bound.policies.len(), 1);
     }
 
     #[test]
     fn source_addresses_are_the_tunnels() {
-        let net = CidrRange { address_prefix: "10.0.0.0".into(), prefix_len: Some(UInt32Value { value: 24 }) };
-        let principal = Principal { identifier: Some(principal::Identifier::DirectRemoteIp(net)) };
+        let net = CidrRange {
+            address_prefix: "10.0.0.0".into(),
+            prefix_len: Some(UInt32Value { value: 24 }),
+        };
+        let principal = Principal {
+            identifier: Some(principal::Identifier::DirectRemoteIp(net)),
+        };
         let allow = engine(rbac::Action::Allow, vec![("ip", method("GET"), principal)]);
         assert!(decide(&allow, &connection(None), "GET").allowed);
     }
@@ -300,6 +372,9 @@ mod tests {
             audit_logging_options: None,
         };
         let refusal = Engine::from_proto(&proto).unwrap_err();
-        assert_eq!(refusal.to_string(), "policies[\"p\"].permissions[0].rule: is required but not set");
+        assert_eq!(
+            refusal.to_string(),
+            "policies[\"p\"].permissions[0].rule: is required but not set"
+        );
     }
 }

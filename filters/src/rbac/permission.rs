@@ -18,7 +18,10 @@ pub(crate) fn condition(permission: &Permission, depth: usize) -> Result<Conditi
     if depth > MAX_DEPTH {
         return Err(Refusal::new("rule", "is nested too deeply"));
     }
-    let rule = permission.rule.as_ref().ok_or_else(|| Refusal::missing("rule"))?;
+    let rule = permission
+        .rule
+        .as_ref()
+        .ok_or_else(|| Refusal::missing("rule"))?;
     Ok(match rule {
         Rule::Any(any) => Condition::Constant(*any),
         Rule::AndRules(set) => Condition::All(list(&set.rules, depth, "and_rules")?),
@@ -39,9 +42,10 @@ pub(crate) fn condition(permission: &Permission, depth: usize) -> Result<Conditi
         Rule::DestinationIp(range) => Condition::Connection(ConnectionTest::DestinationIp(
             cidr::from_proto(range).map_err(|e| e.within("destination_ip"))?,
         )),
-        Rule::DestinationPort(port) => {
-            Condition::Connection(ConnectionTest::DestinationPort(*port, port.saturating_add(1)))
-        }
+        Rule::DestinationPort(port) => Condition::Connection(ConnectionTest::DestinationPort(
+            *port,
+            port.saturating_add(1),
+        )),
         Rule::DestinationPortRange(range) => {
             let bound = |value: i32| {
                 u32::try_from(value)

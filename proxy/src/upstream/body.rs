@@ -77,7 +77,11 @@ struct UpstreamBody {
 }
 
 /// The response's body together with the connection that it comes on.
-pub(crate) async fn upstream_body(incoming: Incoming, mut lease: Lease, request_sent: bool) -> Body {
+pub(crate) async fn upstream_body(
+    incoming: Incoming,
+    mut lease: Lease,
+    request_sent: bool,
+) -> Body {
     if incoming.is_end_stream() {
         std::future::poll_fn(|cx| {
             lease.finish(cx);

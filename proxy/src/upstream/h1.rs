@@ -122,10 +122,7 @@ impl H1Connection {
     }
 }
 
-fn drive(
-    driver: &mut Option<http1::Connection<TokioIo<UpstreamIo>, Body>>,
-    cx: &mut Context<'_>,
-) {
+fn drive(driver: &mut Option<http1::Connection<TokioIo<UpstreamIo>, Body>>, cx: &mut Context<'_>) {
     if let Some(connection) = driver
         && Pin::new(connection).poll(cx).is_ready()
     {

@@ -86,9 +86,12 @@ impl H2Connection {
         &mut self,
         request: http::Request<Body>,
     ) -> Result<http::Response<Incoming>, UpstreamError> {
-        self.sender.try_send_request(request).await.map_err(|mut failed| {
-            let unsent = failed.take_message();
-            UpstreamError::from_hyper(failed.error()).with_unsent(unsent)
-        })
+        self.sender
+            .try_send_request(request)
+            .await
+            .map_err(|mut failed| {
+                let unsent = failed.take_message();
+                UpstreamError::from_hyper(failed.error()).with_unsent(unsent)
+            })
     }
 }

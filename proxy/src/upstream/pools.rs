@@ -84,7 +84,8 @@ impl Upstreams {
         let now = Instant::now();
         while let Some(mut connection) = pools.pop() {
             if self.usable(pools, &connection, cluster, now)
-                && std::future::poll_fn(|cx| std::task::Poll::Ready(connection.poll_alive(cx))).await
+                && std::future::poll_fn(|cx| std::task::Poll::Ready(connection.poll_alive(cx)))
+                    .await
             {
                 return Ok(connection);
             }
@@ -145,7 +146,10 @@ impl Upstreams {
         Ok((connection, stream))
     }
 
-    async fn dial_permit<'a>(&self, pools: &'a HostPools) -> Option<tokio::sync::SemaphorePermit<'a>> {
+    async fn dial_permit<'a>(
+        &self,
+        pools: &'a HostPools,
+    ) -> Option<tokio::sync::SemaphorePermit<'a>> {
         pools.dials.acquire().await.ok()
     }
 
@@ -211,8 +215,7 @@ impl HostPools {
         let idle_timeout = self.idle_timeout;
         self.h2.lock().retain(|c| {
             !c.is_closed()
-                && (c.active() > 0
-                    || now.saturating_duration_since(c.opened) < idle_timeout)
+                && (c.active() > 0 || now.saturating_duration_since(c.opened) < idle_timeout)
         });
     }
 }

@@ -1,0 +1,297 @@
+//! The command line: `waypoint run`, `cert`, `connect`. Its flags are a contract with scripts outside.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use waypoint_hbone::dev_ca::DevCa;
+use waypoint_hbone::identity::Identity;
+
+use crate::certificates::DEV_TTL;
+use crate::connect::{self, ConnectOptions};
+use crate::run::{AccessLogTarget, CertificateSource, ConfigSource, RunOptions, start};
+
+/// The L7 waypoint proxy of an Istio ambient mesh.
+#[derive(Debug, Parser)]
+#[command(name = "waypoint", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// What is logged on stderr: a level, or target=level,…
+    #[arg(long, global = true, env = "WAYPOINT_LOG", default_value = "info")]
+    log: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a waypoint from Kubernetes manifests.
+    Run(RunArgs),
+    /// Mint a workload certificate with a local development CA.
+    Cert(CertArgs),
+    /// Carry TCP connections through a waypoint, as the ztunnel of a client does.
+    Connect(ConnectArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+    /// The Gateway that this process is [default: the only one of class istio-waypoint].
+    #[arg(long, value_name = "NS/NAME")]
+    gateway: Option<String>,
+    /// Where tunnels are taken; [::] takes IPv4 too.
+    #[arg(long, default_value = "[::]:15008")]
+    hbone_addr: SocketAddr,
+    /// Admin endpoints.
+    #[arg(long, default_value = "127.0.0.1:15000")]
+    admin_addr: SocketAddr,
+    /// Readiness, at /healthz/ready.
+    #[arg(long, default_value = "0.0.0.0:15021")]
+    readiness_addr: SocketAddr,
+    /// Metrics, at /stats/prometheus.
+    #[arg(long, default_value = "0.0.0.0:15020")]
+    stats_addr: SocketAddr,
+    #[command(flatten)]
+    certificates: CertificateArgs,
+    /// Threads for data [default: one per core].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    concurrency: Option<u16>,
+    /// Seconds that what runs may take to end on SIGTERM.
+    #[arg(long, default_value = "5")]
+    drain_seconds: u64,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct SourceArgs {
+    /// Manifests: files and folders, YAML or JSON.
+    #[arg(short = 'f', long = "filename", value_name = "PATH", num_args = 1..)]
+    manifests: Vec<PathBuf>,
+    /// Recorded discovery responses instead of manifests.
+    #[arg(long, value_name = "FILE")]
+    xds_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct CertificateArgs {
+    /// A folder with cert-chain.pem, key.pem and root-cert.pem; loaded again when they change.
+    #[arg(long, value_name = "DIR")]
+    certs: Option<PathBuf>,
+    /// A local development CA, made on first use.
+    #[arg(long, value_name = "DIR")]
+    dev_ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct CertArgs {
+    /// The folder of the CA; made on first use.
+    #[arg(long, value_name = "DIR")]
+    dev_ca: PathBuf,
+    /// For whom, e.g. spiffe://cluster.local/ns/default/sa/curl.
+    #[arg(long, value_name = "SPIFFE-ID")]
+    identity: Identity,
+    /// Where cert-chain.pem, key.pem and root-cert.pem are written.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct ConnectArgs {
+    /// The waypoint.
+    #[arg(long, value_name = "HOST:15008")]
+    via: String,
+    /// The client's certificate.
+    #[arg(long, value_name = "DIR")]
+    certs: PathBuf,
+    /// Where the connections are to go: the address of a Service or a pod.
+    #[arg(long, value_name = "HOST:PORT")]
+    to: String,
+    /// Where connections are taken.
+    #[arg(long, value_name = "ADDR")]
+    listen: SocketAddr,
+    /// The address that the waypoint is to see.
+    #[arg(long, value_name = "IP")]
+    source: Option<IpAddr>,
+}
+
+/// Why a command failed.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = match EnvFilter::try_new(&cli.log) {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("waypoint: --log {}: {error}", cli.log);
+            return ExitCode::from(2);
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let done = match cli.command {
+        Command::Run(args) => run(args),
+        Command::Cert(args) => cert(&args),
+        Command::Connect(args) => connect(args),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("waypoint: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: RunArgs) -> Result<ExitCode, Failure> {
+    let runtime = data_runtime(args.concurrency)?;
+    let options = run_options(args);
+    let code = runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let running = start(options).await?;
+        tracing::info!(
+            hbone = %running.hbone_addr, admin = %running.admin_addr,
+            readiness = %running.readiness_addr, stats = %running.stats_addr, "ready"
+        );
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        tracing::info!("draining; a second signal ends at once");
+        let finished = tokio::select! {
+            finished = running.shutdown() => finished,
+            _ = interrupt.recv() => false,
+            _ = terminate.recv() => false,
+        };
+        if !finished {
+            tracing::warn!("what was still running is cut off");
+        }
+        Ok::<_, Failure>(ExitCode::SUCCESS)
+    })?;
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    Ok(code)
+}
+
+fn run_options(args: RunArgs) -> RunOptions {
+    let source = match args.source.xds_file {
+        Some(file) => ConfigSource::XdsFile(file),
+        None => ConfigSource::Manifests {
+            paths: args.source.manifests,
+            gateway: args.gateway,
+        },
+    };
+    let certificates = match (args.certificates.certs, args.certificates.dev_ca) {
+        (Some(dir), _) => CertificateSource::Dir(dir),
+        (None, dir) => CertificateSource::DevCa(dir.unwrap_or_default()),
+    };
+    RunOptions {
+        hbone_addr: args.hbone_addr,
+        admin_addr: args.admin_addr,
+        readiness_addr: args.readiness_addr,
+        stats_addr: args.stats_addr,
+        drain: Duration::from_secs(args.drain_seconds),
+        access_log: AccessLogTarget::AsConfigured,
+        ..RunOptions::new(source, certificates)
+    }
+}
+
+/// One thread spares the wake-ups between threads; with more, a tunnel may run on any.
+fn data_runtime(concurrency: Option<u16>) -> std::io::Result<Runtime> {
+    let threads = concurrency.map_or_else(
+        || std::thread::available_parallelism().map_or(1, usize::from),
+        usize::from,
+    );
+    let mut builder = if threads == 1 {
+        tokio::runtime::Builder::new_current_thread()
+    } else {
+        tokio::runtime::Builder::new_multi_thread()
+    };
+    builder
+        .worker_threads(threads)
+        .thread_name("data")
+        .enable_all()
+        .build()
+}
+
+fn cert(args: &CertArgs) -> Result<ExitCode, Failure> {
+    DevCa::open_or_create(&args.dev_ca)?
+        .mint(&args.identity, DEV_TTL)?
+        .write(&args.out)?;
+    println!(
+        "{}: certificate for {}, valid for 24 hours",
+        args.out.display(),
+        args.identity
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn connect(args: ConnectArgs) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let carrying = connect::run(ConnectOptions {
+            via: args.via,
+            certs: args.certs,
+            to: args.to,
+            listen: args.listen,
+            source: args.source,
+        });
+        tokio::select! {
+            result = carrying => result?,
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_are_a_contract() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+        let line = "waypoint run -f a -f b --gateway default/waypoint --hbone-addr [::]:15008 \
+            --admin-addr 127.0.0.1:15000 --readiness-addr 0.0.0.0:15021 --stats-addr 0.0.0.0:15020 \
+            --dev-ca ca --concurrency 2";
+        let Command::Run(args) = Cli::try_parse_from(line.split_whitespace())
+            .unwrap()
+            .command
+        else {
+            panic!("run");
+        };
+        let options = run_options(args);
+        assert_eq!(options.certificates, CertificateSource::DevCa("ca".into()));
+        let ConfigSource::Manifests { paths, gateway } = options.source else {
+            panic!("manifests");
+        };
+        assert_eq!(
+            (paths.len(), gateway.as_deref()),
+            (2, Some("default/waypoint"))
+        );
+        for wrong in [
+            "waypoint run -f a",
+            "waypoint run --dev-ca ca",
+            "waypoint run -f a --certs c --dev-ca d",
+            "waypoint run -f a --xds-file b --certs c",
+            "waypoint cert --dev-ca ca --identity http://x --out o",
+        ] {
+            assert!(
+                Cli::try_parse_from(wrong.split_whitespace()).is_err(),
+                "{wrong}"
+            );
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! From a configuration source to the store, and what is told of it: log lines, metrics, `/problems`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use waypoint_config::recorded;
+use waypoint_config::resource::{Resource, Update};
+use waypoint_config::standalone::{
+    LoadError, ObjectName, Severity, StandaloneSource, Translation, Watch, difference,
+};
+use waypoint_config::store::Store;
+use waypoint_filters::metrics::MetricRegistry;
+use waypoint_hbone::identity::{Identity, IdentityError};
+use waypoint_hbone::tls::{Tls, TrustDomains};
+
+/// Where configuration comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigSource {
+    /// Files and folders of Kubernetes manifests, and which Gateway this process is (`NS/NAME`;
+    /// `None`: the only one of class `istio-waypoint`).
+    Manifests {
+        paths: Vec<PathBuf>,
+        gateway: Option<String>,
+    },
+    /// Recorded delta discovery responses; read once.
+    XdsFile(PathBuf),
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("--gateway {0:?}: expected NAMESPACE/NAME")]
+    Gateway(String),
+    #[error(transparent)]
+    Manifests(#[from] LoadError),
+    #[error("{}: {reason}", path.display())]
+    XdsFile { path: PathBuf, reason: String },
+    #[error("the configuration has no {missing}: {rejected}")]
+    Incomplete {
+        missing: &'static str,
+        rejected: String,
+    },
+}
+
+/// The first configuration, read and not yet applied.
+pub(crate) struct Loaded {
+    resources: Vec<Resource>,
+    problems: Vec<String>,
+    watch: Option<Watch>,
+    gateway: Option<ObjectName>,
+    trust_domain: String,
+}
+
+impl Loaded {
+    /// Reads the source. Blocks on the disk.
+    pub(crate) fn read(source: &ConfigSource) -> Result<Loaded, ConfigError> {
+        match source {
+            ConfigSource::Manifests { paths, gateway } => {
+                let gateway = gateway.as_deref().map(object_name).transpose()?;
+                let source = StandaloneSource::new(paths.clone(), gateway);
+                let translation = source.load()?;
+                let problems = report(&translation, &[]);
+                Ok(Loaded {
+                    trust_domain: translation.mesh.trust_domain.clone(),
+                    gateway: Some(translation.gateway),
+                    resources: translation.resources,
+                    problems,
+                    watch: Some(source.watch()),
+                })
+            }
+            ConfigSource::XdsFile(path) => {
+                let failed = |reason: String| ConfigError::XdsFile {
+                    path: path.clone(),
+                    reason,
+                };
+                let bytes = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
+                let resources =
+                    recorded::read(&bytes).map_err(|error| failed(error.to_string()))?;
+                Ok(Loaded {
+                    resources,
+                    problems: Vec::new(),
+                    watch: None,
+                    gateway: None,
+                    trust_domain: "cluster.local".into(),
+                })
+            }
+        }
+    }
+
+    /// The waypoint's own identity: Istio names a waypoint's service account as its Gateway.
+    pub(crate) fn identity(&self) -> Result<Identity, IdentityError> {
+        let (namespace, name) = self.gateway.as_ref().map_or(("default", "waypoint"), |g| {
+            (g.namespace.as_str(), g.name.as_str())
+        });
+        Identity::istio(&self.trust_domain, namespace, name)
+    }
+}
+
+fn object_name(text: &str) -> Result<ObjectName, ConfigError> {
+    match text.split_once('/') {
+        Some((namespace, name))
+            if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+        {
+            Ok(ObjectName::new(namespace, name))
+        }
+        _ => Err(ConfigError::Gateway(text.to_owned())),
+    }
+}
+
+/// Keeps the store in step with its source.
+pub(crate) struct Configurator {
+    store: Store,
+    tls: Tls,
+    metrics: Arc<MetricRegistry>,
+    resources: Vec<Resource>,
+    /// Of the manifests, and of the resources that were made of them.
+    translated: Vec<String>,
+    rejected: Vec<String>,
+    problems: Arc<Mutex<Vec<String>>>,
+    watch: Option<Watch>,
+}
+
+impl Configurator {
+    /// Applies the first configuration.
+    ///
+    /// # Errors
+    /// What the data path can't do without is missing.
+    pub(crate) fn start(
+        store: Store,
+        loaded: Loaded,
+        tls: Tls,
+        metrics: Arc<MetricRegistry>,
+    ) -> Result<Configurator, ConfigError> {
+        let mut configurator = Configurator {
+            store,
+            tls,
+            metrics,
+            resources: Vec::new(),
+            translated: loaded.problems,
+            rejected: Vec::new(),
+            problems: Arc::default(),
+            watch: loaded.watch,
+        };
+        configurator.apply(loaded.resources);
+        if configurator.store.handle().load().is_none() {
+            return Err(ConfigError::Incomplete {
+                missing: "usable listener connect_terminate with main_internal",
+                rejected: configurator.rejected.join("; "),
+            });
+        }
+        Ok(configurator)
+    }
+
+    pub(crate) fn problems(&self) -> Arc<Mutex<Vec<String>>> {
+        self.problems.clone()
+    }
+
+    /// Looks for changed manifests once; to be called every second or so, blocks on the disk.
+    pub(crate) fn poll(&mut self) {
+        let Some(polled) = self.watch.as_mut().and_then(Watch::poll) else {
+            return;
+        };
+        match polled {
+            Ok(translation) => {
+                self.translated = report(&translation, &self.translated);
+                self.apply(translation.resources);
+            }
+            Err(error) => {
+                self.count("refused");
+                tracing::error!(%error, "changed manifests can't be used; the last good configuration stays");
+                self.translated
+                    .retain(|problem| !problem.starts_with(NOT_USED));
+                self.translated.push(format!("{NOT_USED}{error}"));
+                self.publish();
+            }
+        }
+    }
+
+    fn apply(&mut self, resources: Vec<Resource>) {
+        let update = difference(&self.resources, &resources);
+        self.resources = resources;
+        if update.added.is_empty() && update.removed.is_empty() {
+            self.publish();
+            return;
+        }
+        let touched = update.added.len() + update.removed.len();
+        self.forget_rejections(&update);
+        let outcome = self.store.apply(update);
+        for rejected in &outcome.rejected {
+            tracing::error!(%rejected, "configuration refused; what it had before stays, or is closed");
+            self.rejected.push(rejected.to_string());
+        }
+        self.count(if outcome.rejected.is_empty() {
+            "accepted"
+        } else {
+            "refused"
+        });
+        self.set_trust_domains();
+        self.publish();
+        tracing::info!(
+            resources = touched,
+            rejected = outcome.rejected.len(),
+            "configuration applied"
+        );
+    }
+
+    /// A resource that comes again is judged again.
+    fn forget_rejections(&mut self, update: &Update) {
+        let added = update.added.iter().map(|r| r.name.as_str());
+        let removed = update.removed.iter().map(|(_, name)| name.as_str());
+        let touched: Vec<&str> = added.chain(removed).collect();
+        self.rejected
+            .retain(|text| !touched.iter().any(|name| text.starts_with(name)));
+    }
+
+    fn set_trust_domains(&self) {
+        match TrustDomains::new(self.store.trust_domains()) {
+            Ok(domains) => {
+                if !domains.iter().eq(self.tls.trust_domains().iter()) {
+                    self.tls.set_trust_domains(domains);
+                }
+            }
+            Err(error) => tracing::error!(%error, "trust domains can't be used; those in use stay"),
+        }
+    }
+
+    fn count(&self, result: &'static str) {
+        self.metrics
+            .counters(
+                "waypoint_config_updates_total",
+                "Configuration updates, by whether all of it was accepted.",
+                &["result"],
+            )
+            .with(&[result.into()])
+            .add(1);
+    }
+
+    fn publish(&self) {
+        *self.problems.lock() = self
+            .translated
+            .iter()
+            .chain(&self.rejected)
+            .cloned()
+            .collect();
+    }
+}
+
+/// Begins the line about manifests that could not be read.
+const NOT_USED: &str = "not in use: ";
+
+/// Logs problems that were not there before; gives all of them as text.
+fn report(translation: &Translation, before: &[String]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for problem in &translation.problems {
+        let line = problem.to_string();
+        if !before.contains(&line) {
+            match problem.severity {
+                Severity::Ignored => tracing::warn!("{line}"),
+                _ => tracing::error!("{line}"),
+            }
+        }
+        lines.push(line);
+    }
+    lines
+}
