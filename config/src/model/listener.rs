@@ -5,7 +5,6 @@
 //! changed are decoded and compiled.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::listener::v3::{
