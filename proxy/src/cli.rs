@@ -1,4 +1,4 @@
-//! The command line: `waypoint run`, `cert`, `connect`. Its flags are a contract with scripts outside.
+//! The command line: `waypoint run`, `cert`, `connect`, `demo`. Its flags are a contract with scripts outside.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -14,6 +14,7 @@ use waypoint_hbone::identity::Identity;
 
 use crate::certificates::DEV_TTL;
 use crate::connect::{self, ConnectOptions};
+use crate::demo::{self, DemoOptions};
 use crate::run::{AccessLogTarget, CertificateSource, ConfigSource, RunOptions, start};
 
 /// The L7 waypoint proxy of an Istio ambient mesh.
@@ -33,6 +34,8 @@ enum Command {
     Run(RunArgs),
     /// Mint a workload certificate with a local development CA.
     Cert(CertArgs),
+    /// Play a small mesh with a waypoint in it, and send requests through.
+    Demo(DemoArgs),
     /// Carry TCP connections through a waypoint, as the ztunnel of a client does.
     Connect(ConnectArgs),
 }
@@ -120,6 +123,27 @@ struct ConnectArgs {
     source: Option<IpAddr>,
 }
 
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// Check what is seen and end; the exit code says whether it was as it should be.
+    #[arg(long)]
+    once: bool,
+    /// The mesh.
+    #[arg(
+        short = 'f',
+        long = "filename",
+        value_name = "PATH",
+        default_value = "examples/bookinfo"
+    )]
+    manifests: PathBuf,
+    /// Where the CA, certificates and the access log go [default: waypoint-demo in the temporary folder].
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+    /// Where the waypoint takes tunnels.
+    #[arg(long, default_value = "127.0.0.1:15008")]
+    hbone_addr: SocketAddr,
+}
+
 /// Why a command failed.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -141,6 +165,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run(args),
         Command::Cert(args) => cert(&args),
         Command::Connect(args) => connect(args),
+        Command::Demo(args) => demo(args),
     };
     match done {
         Ok(code) => code,
@@ -250,6 +275,26 @@ fn connect(args: ConnectArgs) -> Result<ExitCode, Failure> {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
+    data_runtime(None)?.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let options = DemoOptions {
+            manifests: args.manifests,
+            work: args
+                .work
+                .unwrap_or_else(|| std::env::temp_dir().join("waypoint-demo")),
+            hbone_addr: args.hbone_addr,
+            once: args.once,
+        };
+        let ended = async {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        };
+        demo::run(options, ended).await?;
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -10,6 +10,7 @@ pub mod cli;
 mod configuration;
 mod connect;
 mod dataplane;
+mod demo;
 mod drain;
 mod exchange;
 mod host;

@@ -123,7 +123,12 @@ impl StandaloneSource {
         ))
     }
 
-    fn read(&self, files: &Fingerprint) -> Result<Translation, LoadError> {
+    /// The objects themselves, for those who play the rest of the cluster. Blocks on the disk.
+    pub fn cluster_state(&self) -> Result<ClusterState, LoadError> {
+        Self::objects(&self.scan()?)
+    }
+
+    fn objects(files: &Fingerprint) -> Result<ClusterState, LoadError> {
         let mut documents = Vec::new();
         for file in &files.0 {
             let bytes = fs::read(&file.path).map_err(|error| LoadError::file(&file.path, error))?;
@@ -131,7 +136,11 @@ impl StandaloneSource {
                 .map_err(|_| LoadError::file(&file.path, "is not UTF-8"))?;
             documents.extend(yaml::documents(&file.path, &text)?);
         }
-        let state = ClusterState::read(documents)?;
+        ClusterState::read(documents)
+    }
+
+    fn read(&self, files: &Fingerprint) -> Result<Translation, LoadError> {
+        let state = Self::objects(files)?;
         let first = self.paths.first().map_or(Path::new("-f"), PathBuf::as_path);
         let gateway = ownership::choose(&state, self.gateway.as_ref())
             .map_err(|error| LoadError::file(first, error))?;
