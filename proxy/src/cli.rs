@@ -23,9 +23,9 @@ use crate::run::{AccessLogTarget, CertificateSource, ConfigSource, RunOptions, s
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// What is logged on stderr: a level, or target=level,…
-    #[arg(long, global = true, env = "WAYPOINT_LOG", default_value = "info")]
-    log: String,
+    /// What is logged on stderr: a level, or target=level,… [default: info; demo: warn]
+    #[arg(long, global = true, env = "WAYPOINT_LOG")]
+    log: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -150,10 +150,15 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = match EnvFilter::try_new(&cli.log) {
+    let default = match cli.command {
+        Command::Demo(_) => "warn",
+        _ => "info",
+    };
+    let log = cli.log.as_deref().unwrap_or(default);
+    let filter = match EnvFilter::try_new(log) {
         Ok(filter) => filter,
         Err(error) => {
-            eprintln!("waypoint: --log {}: {error}", cli.log);
+            eprintln!("waypoint: --log {log}: {error}");
             return ExitCode::from(2);
         }
     };

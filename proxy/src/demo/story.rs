@@ -104,11 +104,8 @@ impl Scenes<'_> {
             .as_deref()
             .is_some_and(|pod| pod.starts_with(service));
         let fine = answer.status == StatusCode::OK && by_service;
-        let line = format!(
-            "GET {service}{path:<16} {}  {}",
-            answer.status.as_u16(),
-            answer.body
-        );
+        let url = format!("http://{service}{path}");
+        let line = format!("GET {url:<32} {}  {}", answer.status.as_u16(), answer.body);
         self.verdict(fine, &line);
         Ok(())
     }
@@ -141,7 +138,7 @@ impl Scenes<'_> {
             .await?;
         let fine = answer.status == StatusCode::FORBIDDEN && answer.body == DENIED;
         let line = format!(
-            "{method:<4} reviews/reviews/1 by {}: {}  {}",
+            "{method:<4} http://reviews/reviews/1 by {}: {}  {}",
             client.identity,
             answer.status.as_u16(),
             answer.body
