@@ -3,6 +3,14 @@
 //!
 //! The waypoint is the real one, on the real ports' protocols; only the pods and ztunnels are played.
 
+/// Prints a line. A reader that has gone (`| head`) is no reason to fail.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 mod client;
 mod pods;
 mod story;
@@ -57,11 +65,11 @@ pub(crate) async fn run(
         return outcome.map_err(Into::into);
     }
     if let Err(failed) = outcome {
-        println!("\n{failed}");
+        say!("\n{failed}");
     }
     invite(&options, &state, &ca, &running)?;
     ended.await;
-    println!("\nEnding.");
+    say!("\nEnding.");
     running.shutdown().await;
     Ok(())
 }
@@ -85,7 +93,7 @@ fn run_options(options: &DemoOptions, ca: PathBuf) -> RunOptions {
 }
 
 fn introduce(options: &DemoOptions, state: &ClusterState, running: &Running, pods: pods::Pods) {
-    println!(
+    say!(
         "A mesh from {}: {} services, {} pods ({} behind a ztunnel), and the waypoint on {}.",
         options.manifests.display(),
         state.services.len(),
@@ -108,7 +116,7 @@ fn invite(
         .write(&certs)?;
     let reviews = story::service_address(state, "reviews")?;
     let program = std::env::args().next().unwrap_or_else(|| "waypoint".into());
-    println!(
+    say!(
         "\nIt keeps running. Try it by hand, in another terminal:\n\
          \n  {program} connect --via {hbone} --certs {certs} --to {reviews} --listen 127.0.0.1:8080 &\
          \n  curl -i http://127.0.0.1:8080/reviews/1 -H 'Host: reviews:9080'\

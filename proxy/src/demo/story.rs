@@ -29,7 +29,7 @@ pub(super) async fn play(
     let stranger = client("other", "stranger")?;
     let mut scenes = Scenes { state, failed: 0 };
 
-    println!("\nWho answers, to {}:", curl.identity);
+    say!("\nWho answers, to {}:", curl.identity);
     for (service, path) in [
         ("productpage", "/productpage"),
         ("details", "/details/1"),
@@ -37,18 +37,18 @@ pub(super) async fn play(
     ] {
         scenes.answered(&curl, service, path).await?;
     }
-    println!(
+    say!(
         "\n{SAMPLE} requests to reviews, of which the HTTPRoute sends 90 % to v1 and 10 % to v2:"
     );
     scenes.split(&curl).await?;
-    println!(
+    say!(
         "\nThe AuthorizationPolicy lets namespaces default and istio-system GET, and nothing else:"
     );
     scenes.denied(&curl, Method::POST).await?;
     scenes.denied(&stranger, Method::GET).await?;
     match scenes.failed {
         0 => {
-            println!("\nAll as the manifests say.");
+            say!("\nAll as the manifests say.");
             Ok(())
         }
         failed => Err(format!("{failed} of the above are not as the manifests say").into()),
@@ -76,7 +76,7 @@ struct Scenes<'a> {
 impl Scenes<'_> {
     fn verdict(&mut self, fine: bool, line: &str) {
         self.failed += usize::from(!fine);
-        println!("  {} {line}", if fine { "✓" } else { "✗" });
+        say!("  {} {line}", if fine { "✓" } else { "✗" });
     }
 
     async fn send(
