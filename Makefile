@@ -1,0 +1,31 @@
+# The commands of README and CONTRIBUTING. Everything is built into target/.
+
+.PHONY: demo test test-envoy check bench clean
+
+# A small mesh in one process, with real requests through a real waypoint.
+demo:
+	cargo build --release --locked -p waypoint-proxy
+	./target/release/waypoint demo
+
+# Unit tests, and the scenarios in tests/ with scripted peers. Rust only.
+test:
+	cargo test --locked --workspace --no-fail-fast
+
+# Real Envoy before, behind and beside the waypoint. Needs Python 3 for Envoy's package.
+test-envoy:
+	./benches/envoy.sh
+	WAYPOINT_ENVOY="$$(./benches/envoy.sh)" cargo test --locked -p waypoint-tests --test envoy -- --include-ignored
+
+# What a change has to pass before it is looked at.
+check:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo test --locked --workspace --lib --bins
+
+# CPU, latency and memory beside Envoy, in one run.
+bench:
+	cargo build --release --locked -p waypoint-proxy -p waypoint-benches
+	./target/release/waypoint-bench --envoy "$$(./benches/envoy.sh)"
+
+clean:
+	cargo clean
