@@ -1,21 +1,26 @@
 //! The life of a request, in phases: admit → normalize → filters (the router is the last) → respond → record.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use waypoint_config::model::chain::{ChainSlot, FilterChain};
 use waypoint_config::model::connection_manager::HttpConnectionManager;
+use waypoint_config::model::route::Route;
 use waypoint_filters::body::{Body, Direction};
 use waypoint_filters::connection::Connection;
 use waypoint_filters::local_reply::LocalReply;
 use waypoint_filters::response_flags::ResponseFlags;
 use waypoint_filters::service::HttpRequest;
-use waypoint_filters::stream_info::{Capture, Protocol, RequestHead, StreamInfo};
+use waypoint_filters::stream_info::{Capture, Protocol, RequestHead, StreamInfo, StreamState};
 
 use crate::record::{RecordGuard, RecordedBody};
 use crate::request_head::{Refused, finish, prepare};
+use crate::upgrade::{self, Agreed};
+
+const DECORATOR_OPERATION: HeaderName = HeaderName::from_static("x-envoy-decorator-operation");
 
 /// An inner HTTP connection, shared by its requests.
 pub(crate) struct HttpConnection {
@@ -128,6 +133,9 @@ fn respond(
     finish(&mut parts, manager);
     {
         let mut state = guard.stream.state();
+        if manager.tracing {
+            name_operation(&mut parts, &state);
+        }
         state.response.code = Some(parts.status.as_u16());
         state.response.first_byte = Some(Instant::now());
         let wanted = &manager.capture.response_headers;
@@ -135,5 +143,24 @@ fn respond(
             state.response.headers = Capture::headers(wanted, &parts.headers);
         }
     }
-    Response::from_parts(parts, RecordedBody::new(body, guard))
+    let body = match parts.extensions.remove::<Agreed>() {
+        None => RecordedBody::new(body, guard),
+        Some(agreed) => {
+            upgrade::join(&agreed, guard);
+            RecordedBody::unrecorded()
+        }
+    };
+    Response::from_parts(parts, body)
+}
+
+/// Tells the client's proxy the name of the span, as Envoy does with tracing and a decorated route.
+fn name_operation(response: &mut http::response::Parts, state: &StreamState) {
+    let route = state.route.as_ref().and_then(|selected| {
+        let any: &dyn Any = &**selected;
+        any.downcast_ref::<Route>()
+    });
+    let operation = route.and_then(|route| route.operation.as_deref());
+    if let Some(operation) = operation.and_then(|name| HeaderValue::from_str(name).ok()) {
+        response.headers.insert(DECORATOR_OPERATION, operation);
+    }
 }

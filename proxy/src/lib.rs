@@ -20,6 +20,7 @@ mod log_writer;
 mod path_normalization;
 mod readiness;
 mod record;
+mod replay;
 mod request_head;
 mod retry;
 mod router;

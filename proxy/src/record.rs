@@ -62,13 +62,25 @@ impl Drop for RecordGuard {
 /// A response's body on its way to the client; counts it, and holds the stream's record.
 pub(crate) struct RecordedBody {
     body: Body,
-    guard: RecordGuard,
+    /// `None`: the stream is recorded elsewhere.
+    guard: Option<RecordGuard>,
 }
 
 impl RecordedBody {
     pub(crate) fn new(body: Body, mut guard: RecordGuard) -> RecordedBody {
         guard.complete = body.is_end_stream();
-        RecordedBody { body, guard }
+        RecordedBody {
+            body,
+            guard: Some(guard),
+        }
+    }
+
+    /// A body without content, of a stream that is recorded elsewhere.
+    pub(crate) fn unrecorded() -> RecordedBody {
+        RecordedBody {
+            body: Body::empty(),
+            guard: None,
+        }
     }
 }
 
@@ -82,24 +94,27 @@ impl http_body::Body for RecordedBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.body).poll_frame(cx);
+        let Some(guard) = &mut this.guard else {
+            return polled;
+        };
         match &polled {
             Poll::Pending => {}
-            Poll::Ready(None) => this.guard.complete = true,
+            Poll::Ready(None) => guard.complete = true,
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
-                    this.guard.stream.count(Direction::Response, data.len());
+                    guard.stream.count(Direction::Response, data.len());
                 }
-                this.guard.complete = this.body.is_end_stream() || frame.is_trailers();
+                guard.complete = this.body.is_end_stream() || frame.is_trailers();
             }
             Poll::Ready(Some(Err(_))) => {
-                let mut state = this.guard.stream.state();
+                let mut state = guard.stream.state();
                 state
                     .flags
                     .insert(ResponseFlags::UPSTREAM_CONNECTION_TERMINATION);
                 state.response_code_details =
                     Some("upstream_reset_after_response_started{connection_termination}".into());
                 drop(state);
-                this.guard.complete = true;
+                guard.complete = true;
             }
         }
         polled

@@ -1,8 +1,8 @@
 //! The router: the innermost service of a chain. Route → cluster → endpoint → connection → answer.
 //!
 //! Retries go back to the choice of an endpoint, never to the filters. A request is kept for another
-//! attempt only where the policy may ask for one after it was sent, and only without a body; a request
-//! that comes back unsent is sent again as it is.
+//! attempt only where the policy may ask for one after it was sent, its body up to a bound (`replay`);
+//! a request that comes back unsent is sent again as it is.
 
 use std::any::Any;
 use std::net::SocketAddr;
@@ -25,7 +25,8 @@ use waypoint_filters::service::{HttpCall, HttpRequest, Response, ResponseFuture}
 use waypoint_filters::stream_info::{Protocol, StreamInfo, UpstreamInfo};
 
 use crate::balancer;
-use crate::request_head::X_ENVOY_ORIGINAL_PATH;
+use crate::replay::Replay;
+use crate::request_head::{Upgrade, X_ENVOY_ORIGINAL_PATH};
 use crate::retry::{self, Backoff};
 use crate::upgrade;
 use crate::upstream::body::{ActiveRequest, Lease, LeasedConnection, upstream_body};
@@ -215,6 +216,23 @@ async fn forward(
     }
 }
 
+/// A request that was sent, for another attempt.
+struct Kept {
+    head: http::Request<()>,
+    body: Option<Replay>,
+}
+
+impl Kept {
+    /// `None`: its body can't be sent again.
+    fn request(self) -> Option<http::Request<Body>> {
+        let body = match self.body {
+            None => Body::empty(),
+            Some(replay) => replay.again()?,
+        };
+        Some(self.head.map(|()| body))
+    }
+}
+
 impl Attempting<'_> {
     async fn run(&self, request: http::Request<Body>) -> Result<Response, UpstreamError> {
         let mut request = request;
@@ -223,7 +241,7 @@ impl Attempting<'_> {
         let mut retries = self.retry.map_or(0, |policy| policy.num_retries);
         loop {
             self.stream.state().attempts += 1;
-            let kept = self.keep(&request, retries);
+            let kept = self.keep(&mut request, retries);
             let outcome = self.attempt_in_time(request, &mut tried).await;
             let again = match &outcome {
                 Ok(response) => retry::on_response(self.retry, response, self.grpc),
@@ -240,7 +258,10 @@ impl Attempting<'_> {
                     }),
                     _,
                 ) => *unsent,
-                (_, Some(kept)) => kept,
+                (outcome, Some(kept)) => match kept.request() {
+                    Some(request) => request,
+                    None => return outcome,
+                },
                 (outcome, None) => return outcome,
             };
             retries -= 1;
@@ -250,21 +271,28 @@ impl Attempting<'_> {
         }
     }
 
-    /// A copy for another attempt, where the policy may want one after the request was sent.
-    fn keep(&self, request: &http::Request<Body>, retries: u32) -> Option<http::Request<Body>> {
+    /// What another attempt needs, where the policy may want one after the request was sent.
+    fn keep(&self, request: &mut http::Request<Body>, retries: u32) -> Option<Kept> {
         let policy = self.retry?;
         if retries == 0
-            || !request.body().is_empty()
             || !retry::may_follow_sending(policy, self.protocol(), self.grpc)
+            || request.extensions().get::<Upgrade>().is_some()
         {
             return None;
         }
-        let mut kept = http::Request::new(Body::empty());
-        *kept.method_mut() = request.method().clone();
-        *kept.uri_mut() = request.uri().clone();
-        *kept.version_mut() = request.version();
-        *kept.headers_mut() = request.headers().clone();
-        Some(kept)
+        let mut head = http::Request::new(());
+        *head.method_mut() = request.method().clone();
+        *head.uri_mut() = request.uri().clone();
+        *head.version_mut() = request.version();
+        *head.headers_mut() = request.headers().clone();
+        let body = if request.body().is_empty() {
+            None
+        } else {
+            let (replay, first) = Replay::new(std::mem::take(request.body_mut()));
+            *request.body_mut() = first;
+            Some(replay)
+        };
+        Some(Kept { head, body })
     }
 
     fn protocol(&self) -> UpstreamProtocol {
@@ -306,11 +334,7 @@ impl Attempting<'_> {
         }
         let active = ActiveRequest::new(&endpoint.state);
         let pools = self.router.upstreams.pools_of(&self.cluster, &endpoint);
-        if request
-            .extensions()
-            .get::<crate::request_head::Upgrade>()
-            .is_some()
-        {
+        if request.extensions().get::<Upgrade>().is_some() {
             return self.upgrade(request, &endpoint, active).await;
         }
         match self.protocol() {
@@ -440,12 +464,7 @@ impl Attempting<'_> {
         self.note(&connection.info);
         connection.detach_for_upgrade();
         let response = connection.send(request).await?;
-        Ok(upgrade::bridge(
-            response,
-            downstream,
-            self.stream.clone(),
-            active,
-        ))
+        Ok(upgrade::agreed(response, downstream, active))
     }
 
     fn note(&self, upstream: &Arc<UpstreamInfo>) {

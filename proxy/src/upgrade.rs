@@ -1,4 +1,7 @@
 //! Upgraded exchanges (websocket): after a 101 the two connections carry bytes.
+//!
+//! The router leaves both ends in the response; the exchange joins them when the response has passed the
+//! filters, and keeps the stream's record open until they have ended.
 
 use std::sync::Arc;
 
@@ -6,33 +9,72 @@ use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use waypoint_filters::body::{Body, Direction};
-use waypoint_filters::stream_info::StreamInfo;
+use waypoint_hbone::copy::{Copied, Socket, copy};
 
+use crate::record::RecordGuard;
 use crate::upstream::body::ActiveRequest;
 
-/// Hands the upstream's answer on, and joins the two connections if it agreed to the upgrade.
-pub(crate) fn bridge(
+/// Both ends of an upgrade that the upstream agreed to. Shared because extensions have to be `Clone`.
+#[derive(Clone)]
+pub(crate) struct Agreed(Arc<Mutex<Option<Ends>>>);
+
+struct Ends {
+    downstream: OnUpgrade,
+    upstream: OnUpgrade,
+    active: ActiveRequest,
+}
+
+/// The upstream's answer; with a 101 both ends go along.
+pub(crate) fn agreed(
     mut response: Response<Incoming>,
     downstream: OnUpgrade,
-    stream: Arc<StreamInfo>,
     active: ActiveRequest,
 ) -> Response<Body> {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return response.map(Body::incoming);
     }
     let upstream = hyper::upgrade::on(&mut response);
+    let ends = Ends {
+        downstream,
+        upstream,
+        active,
+    };
+    let mut response = response.map(|_| Body::empty());
+    response
+        .extensions_mut()
+        .insert(Agreed(Arc::new(Mutex::new(Some(ends)))));
+    response
+}
+
+/// Carries bytes between the two ends until they have ended; then `guard` records the stream.
+pub(crate) fn join(agreed: &Agreed, mut guard: RecordGuard) {
+    let Some(Ends {
+        downstream,
+        upstream,
+        active,
+    }) = agreed.0.lock().take()
+    else {
+        return;
+    };
     tokio::spawn(async move {
         let _active = active;
         let (Ok(downstream), Ok(upstream)) = (downstream.await, upstream.await) else {
             return;
         };
-        let (mut downstream, mut upstream) = (TokioIo::new(downstream), TokioIo::new(upstream));
-        let copied = tokio::io::copy_bidirectional(&mut downstream, &mut upstream).await;
-        if let Ok((received, sent)) = copied {
-            stream.count(Direction::Request, received as usize);
-            stream.count(Direction::Response, sent as usize);
+        let mut downstream = Socket::new(TokioIo::new(downstream));
+        let mut upstream = Socket::new(TokioIo::new(upstream));
+        let copied = Copied::default();
+        let ended = copy(&mut downstream, &mut upstream, &copied, None).await;
+        guard
+            .stream
+            .count(Direction::Request, copied.forward.into_inner() as usize);
+        guard
+            .stream
+            .count(Direction::Response, copied.backward.into_inner() as usize);
+        if ended.is_ok() {
+            guard.finish(StatusCode::SWITCHING_PROTOCOLS);
         }
     });
-    response.map(|_| Body::empty())
 }

@@ -37,9 +37,7 @@ pub(super) async fn play(
     ] {
         scenes.answered(&curl, service, path).await?;
     }
-    say!(
-        "\n{SAMPLE} requests to reviews, of which the HTTPRoute sends 90 % to v1 and 10 % to v2:"
-    );
+    say!("\n{SAMPLE} requests to reviews, of which the HTTPRoute sends 90 % to v1 and 10 % to v2:");
     scenes.split(&curl).await?;
     say!(
         "\nThe AuthorizationPolicy lets namespaces default and istio-system GET, and nothing else:"
