@@ -8,7 +8,7 @@ use http::{Response, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
 use waypoint_config::store::SnapshotHandle;
 use waypoint_filters::body::Body;
-use waypoint_filters::metrics::{CounterFamily, MetricRegistry};
+use waypoint_filters::metrics::{Counter, CounterFamily, MetricRegistry};
 use waypoint_filters::peer::Peer;
 use waypoint_filters::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
 use waypoint_hbone::pool::TunnelPool;
@@ -86,6 +86,7 @@ pub(crate) struct DataPlane {
     server: ServerOptions,
     handshakes: tokio::sync::Semaphore,
     refused: Arc<CounterFamily>,
+    pub(crate) panics: Counter,
 }
 
 impl DataPlane {
@@ -103,6 +104,10 @@ impl DataPlane {
                 "waypoint_connections_refused_total",
                 "HBONE connections that failed before their first tunnel, by reason.",
                 &["reason"],
+            ),
+            panics: options.metrics.counter(
+                "waypoint_panics_total",
+                "Panics; each ended its own tunnel.",
             ),
         })
     }

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
@@ -29,6 +30,8 @@ pub(crate) struct HttpConnection {
     /// The version that the connection began with: its recorders serve requests of a chain that is
     /// closed or of another kind by now.
     pub(crate) first: Arc<HttpConnectionManager>,
+    /// Requests so far.
+    pub(crate) requests: AtomicU64,
 }
 
 /// Serves one request, from its head to the head of its response.
@@ -36,6 +39,7 @@ pub(crate) async fn serve(
     connection: Arc<HttpConnection>,
     request: Request<Incoming>,
 ) -> Response<RecordedBody> {
+    connection.requests.fetch_add(1, Ordering::Relaxed);
     // Admit: the current version of the chain, kept to the request's end.
     let (manager, closed) = admit(&connection);
     let stream = StreamInfo::new(
@@ -70,6 +74,30 @@ pub(crate) async fn serve(
 
     // Respond; the record is written when the body has ended.
     respond(response, &manager, guard)
+}
+
+/// Records a request that could not be read: it was answered 400, or 431 for a head that is too large.
+pub(crate) fn record_malformed(connection: &HttpConnection, too_large: bool) {
+    let stream = StreamInfo::new(
+        connection.info.clone(),
+        Protocol::Http11,
+        Instant::now(),
+        SystemTime::now(),
+    );
+    let (status, details) = if too_large {
+        (
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "http1.headers_too_large",
+        )
+    } else {
+        (StatusCode::BAD_REQUEST, "http1.codec_error")
+    };
+    {
+        let mut state = stream.state();
+        state.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+        state.response_code_details = Some(details.into());
+    }
+    RecordGuard::new(stream, admit(connection).0).finish(status);
 }
 
 fn admit(connection: &HttpConnection) -> (Arc<HttpConnectionManager>, Option<LocalReply>) {

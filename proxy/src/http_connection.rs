@@ -1,9 +1,10 @@
 //! The life of an inner HTTP connection: HTTP/1.1 or HTTP/2 with prior knowledge, told by the preface.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Request;
@@ -11,7 +12,9 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use pin_project_lite::pin_project;
 use tokio::io::AsyncWriteExt;
+use tokio::time::Sleep;
 use waypoint_config::model::connection_manager::{Codec, CodecOptions};
 use waypoint_hbone::stream::TunnelStream;
 
@@ -23,6 +26,8 @@ use crate::sniff;
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const MAX_CONCURRENT_STREAMS: u32 = 1000;
+/// A connection without a request for this long is closed (Envoy's default).
+const IDLE: Duration = Duration::from_secs(3600);
 
 /// Serves the connection to its end. On drain it says goodbye and finishes what runs.
 pub(crate) async fn serve(
@@ -62,18 +67,16 @@ async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream, dra
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
     );
-    let mut drained = pin!(drain.signaled());
-    let mut draining = false;
+    let mut ending = pin!(Ending::new(drain, connection.clone()));
     let result = std::future::poll_fn(|cx| {
-        if !draining && drained.as_mut().poll(cx).is_ready() {
-            draining = true;
+        if ending.as_mut().poll_ending(cx) {
             serving.as_mut().graceful_shutdown();
         }
         serving.as_mut().poll(cx)
     })
     .await;
     if let Err(error) = result {
-        log_end(connection, &error);
+        ended_with(connection, &error);
     }
 }
 
@@ -102,18 +105,63 @@ async fn serve_http2(connection: &Arc<HttpConnection>, stream: TunnelStream, dra
     let owned = connection.clone();
     let service = service_fn(move |request| answer(owned.clone(), request));
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut drained = pin!(drain.signaled());
-    let mut draining = false;
+    let mut ending = pin!(Ending::new(drain, connection.clone()));
     let result = std::future::poll_fn(|cx| {
-        if !draining && drained.as_mut().poll(cx).is_ready() {
-            draining = true;
+        if ending.as_mut().poll_ending(cx) {
             serving.as_mut().graceful_shutdown();
         }
         serving.as_mut().poll(cx)
     })
     .await;
     if let Err(error) = result {
-        log_end(connection, &error);
+        ended_with(connection, &error);
+    }
+}
+
+pin_project! {
+    /// When a connection is to end in good order: on drain, and after a long time without a request.
+    struct Ending<D> {
+        #[pin]
+        drained: D,
+        #[pin]
+        idle: Sleep,
+        connection: Arc<HttpConnection>,
+        seen: u64,
+        told: bool,
+    }
+}
+
+impl Ending<()> {
+    fn new(
+        drain: drain::Watch,
+        connection: Arc<HttpConnection>,
+    ) -> Ending<impl Future<Output = ()>> {
+        Ending {
+            drained: drain.signaled(),
+            idle: tokio::time::sleep(IDLE),
+            connection,
+            seen: 0,
+            told: false,
+        }
+    }
+}
+
+impl<D: Future<Output = ()>> Ending<D> {
+    /// Whether the connection is to say goodbye now; true once.
+    fn poll_ending(self: Pin<&mut Self>, cx: &mut Context<'_>) -> bool {
+        let mut this = self.project();
+        if *this.told {
+            return false;
+        }
+        let mut over = this.drained.poll(cx).is_ready();
+        while !over && this.idle.as_mut().poll(cx).is_ready() {
+            let requests = this.connection.requests.load(Ordering::Relaxed);
+            over = requests == *this.seen;
+            *this.seen = requests;
+            this.idle.as_mut().reset(tokio::time::Instant::now() + IDLE);
+        }
+        *this.told = over;
+        over
     }
 }
 
@@ -129,13 +177,17 @@ fn head_limit(codec: &CodecOptions) -> usize {
     (codec.max_request_headers_bytes as usize).max(8192)
 }
 
-fn log_end(connection: &HttpConnection, error: &hyper::Error) {
+/// hyper has answered what it could not read; the record of it is written here.
+fn ended_with(connection: &HttpConnection, error: &hyper::Error) {
     tracing::debug!(
         chain = %connection.slot.name,
         source = %connection.info.source,
         %error,
         "HTTP connection ended"
     );
+    if error.is_parse() {
+        exchange::record_malformed(connection, error.is_parse_too_large());
+    }
 }
 
 /// Answers an HTTP client of a chain that is closed, and ends every other stream.

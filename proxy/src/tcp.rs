@@ -31,7 +31,7 @@ use crate::upstream::io::UpstreamIo;
 
 /// Serves the stream to its end.
 pub(crate) async fn serve(
-    plane: Arc<DataPlane>,
+    plane: &DataPlane,
     slot: Arc<ChainSlot>,
     info: Arc<Connection>,
     downstream: TunnelStream,
@@ -46,10 +46,10 @@ pub(crate) async fn serve(
         close(&stream, details);
         return;
     }
-    match connect(&plane, &chain.proxy, &stream).await {
+    match connect(plane, &chain.proxy, &stream).await {
         Ok((upstream, active)) => {
             let _active = active;
-            carry(&plane, &slot, &record, downstream, upstream).await;
+            carry(plane, &slot, &record, downstream, upstream).await;
         }
         Err(error) => {
             let mut state = stream.state();

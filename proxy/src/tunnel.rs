@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Instant, SystemTime};
 
 use http::{HeaderMap, Request, StatusCode, Uri};
@@ -16,6 +17,7 @@ use waypoint_filters::body::Body;
 use waypoint_filters::connection::Connection;
 use waypoint_filters::filter_state::{DOWNSTREAM_PEER, ORIGINAL_DST_LOCAL, ORIGINAL_DST_REMOTE};
 use waypoint_filters::local_reply::LocalReply;
+use waypoint_filters::metrics::Counter;
 use waypoint_filters::response_flags::ResponseFlags;
 use waypoint_filters::service::HttpRequest;
 use waypoint_filters::stream_info::{Protocol, StreamInfo};
@@ -44,6 +46,7 @@ pub(crate) async fn serve(
     request: TunnelRequest,
     drain: drain::Watch,
 ) {
+    let _panics = CountPanic(&plane.panics);
     let Some(snapshot) = plane.snapshot.load() else {
         return request.reject(StatusCode::SERVICE_UNAVAILABLE, HeaderMap::new());
     };
@@ -65,7 +68,18 @@ pub(crate) async fn serve(
     } else {
         slot
     };
-    run(plane, slot, Arc::new(info), stream, drain).await;
+    run(&plane, slot, Arc::new(info), stream, drain).await;
+}
+
+/// A panic ends its tunnel and nothing else; it is counted.
+struct CountPanic<'a>(&'a Counter);
+
+impl Drop for CountPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.add(1);
+        }
+    }
 }
 
 /// A tunnel that found its chain.
@@ -204,7 +218,7 @@ fn inner_connection(
 }
 
 async fn run(
-    plane: Arc<DataPlane>,
+    plane: &Arc<DataPlane>,
     slot: Arc<ChainSlot>,
     info: Arc<Connection>,
     stream: TunnelStream,
@@ -217,6 +231,7 @@ async fn run(
                 info,
                 slot,
                 first: manager.clone(),
+                requests: AtomicU64::new(0),
             };
             http_connection::serve(Arc::new(connection), stream, drain).await;
         }

@@ -331,7 +331,7 @@ fn circuit_breakers(proto: Option<&CircuitBreakersProto>) -> Result<CircuitBreak
             max_pending_requests: None,
             max_requests: None,
             max_retries: None,
-            ..threshold.clone()
+            ..*threshold
         })
         .map_err(field)?;
     }
@@ -384,7 +384,7 @@ fn tcp_keepalive(proto: &ClusterProto) -> Result<Option<TcpKeepalive>, Refusal> 
     nothing_left(
         &envoy_types::pb::envoy::config::cluster::v3::UpstreamConnectionOptions {
             tcp_keepalive: None,
-            ..options.clone()
+            ..*options
         },
     )
     .map_err(|e| e.within("upstream_connection_options"))?;
@@ -465,7 +465,7 @@ impl ProtocolOptions {
                 idle_timeout: None,
                 max_connection_duration: None,
                 max_requests_per_connection: None,
-                ..common.clone()
+                ..*common
             })
             .map_err(|e| e.within("common_http_protocol_options"))?;
             self.idle_timeout = duration::limit(&common.idle_timeout, "idle_timeout")?;

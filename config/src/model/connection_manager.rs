@@ -178,10 +178,7 @@ impl HttpConnectionManager {
             Some(_) => return Err(Refusal::unsupported("route_specifier")),
             None => return Err(Refusal::missing("route_specifier")),
         };
-        let common = proto
-            .common_http_protocol_options
-            .clone()
-            .unwrap_or_default();
+        let common = proto.common_http_protocol_options.unwrap_or_default();
         Ok(HttpConnectionManager {
             stat_prefix: proto.stat_prefix.as_str().into(),
             filters: chain,

@@ -39,7 +39,6 @@ pub(crate) enum ConnectionTest {
     /// Start (inclusive) and end (exclusive).
     DestinationPort(u32, u32),
     SourceIp(IpNet),
-    RequestedServerName(StringMatcher),
     FilterState {
         key: Box<str>,
         value: StringMatcher,
@@ -134,12 +133,6 @@ impl ConnectionTest {
                 (*start..*end).contains(&u32::from(connection.destination.port()))
             }
             ConnectionTest::SourceIp(net) => cidr::contains(net, connection.source.ip()),
-            ConnectionTest::RequestedServerName(matcher) => matcher.matches(
-                connection
-                    .requested_server_name
-                    .as_deref()
-                    .unwrap_or_default(),
-            ),
             ConnectionTest::FilterState { key, value } => connection
                 .filter_state
                 .get(key)

@@ -56,9 +56,10 @@ pub(crate) fn condition(permission: &Permission, depth: usize) -> Result<Conditi
                 bound(range.end)?,
             ))
         }
-        Rule::RequestedServerName(m) => Condition::Connection(ConnectionTest::RequestedServerName(
-            StringMatcher::from_proto(m).map_err(|e| e.within("requested_server_name"))?,
-        )),
+        // No TLS inside tunnels is looked into, so a rule that denies by name would never match.
+        Rule::RequestedServerName(_) => {
+            return Err(Refusal::unsupported("requested_server_name"));
+        }
         Rule::SourcedMetadata(_) => return Err(Refusal::unsupported("sourced_metadata")),
         Rule::Matcher(m) => {
             return Err(Refusal::unsupported(format!("matcher {}", m.name)));
