@@ -15,8 +15,8 @@ use waypoint_hbone::pool::TunnelPool;
 use waypoint_hbone::server::{self, ServerOptions};
 use waypoint_hbone::tls::Tls;
 
+use crate::attempts::PeerLookup;
 use crate::drain;
-pub(crate) use crate::router::PeerLookup;
 use crate::router::Router;
 use crate::tunnel::{self, TunnelConnection, is_link_local};
 use crate::upstream::original_dst::OriginalDestinations;

@@ -4,6 +4,7 @@
 //! `router` (a request from its CONNECT to its answer), `tcp` (a stream without HTTP).
 
 mod admin;
+mod attempts;
 mod balancer;
 mod certificates;
 pub mod cli;

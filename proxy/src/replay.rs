@@ -42,7 +42,7 @@ struct Attempt {
 
 impl Replay {
     /// Takes a body apart: what the first attempt sends, and the way to further ones.
-    pub(crate) fn new(body: Body) -> (Replay, Body) {
+    pub(crate) fn split(body: Body) -> (Replay, Body) {
         let size = body.size_hint();
         let source = Arc::new(Mutex::new(Source {
             body,
@@ -54,7 +54,7 @@ impl Replay {
             attempt: 0,
             size,
         }));
-        let first = Attempt::new(source.clone(), 0);
+        let first = Attempt::body(source.clone(), 0);
         (Replay(source), first)
     }
 
@@ -67,12 +67,12 @@ impl Replay {
         source.attempt += 1;
         let attempt = source.attempt;
         drop(source);
-        Some(Attempt::new(self.0.clone(), attempt))
+        Some(Attempt::body(self.0.clone(), attempt))
     }
 }
 
 impl Attempt {
-    fn new(source: Arc<Mutex<Source>>, attempt: u32) -> Body {
+    fn body(source: Arc<Mutex<Source>>, attempt: u32) -> Body {
         Body::boxed(Attempt {
             source,
             attempt,
@@ -151,7 +151,7 @@ impl http_body::Body for Attempt {
 
     fn size_hint(&self) -> SizeHint {
         // Asked for before the first frame, to choose the framing.
-        self.source.lock().size.clone()
+        self.source.lock().size
     }
 }
 
@@ -193,7 +193,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_comes_again_whole_even_if_it_was_read_in_part() {
-        let (replay, mut first) = Replay::new(scripted(&[3, 4, 5], true));
+        let (replay, mut first) = Replay::split(scripted(&[3, 4, 5], true));
         first.frame().await.unwrap().unwrap();
         let mut second = replay.again().unwrap();
         assert!(
@@ -209,7 +209,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_over_the_bound_still_passes_but_comes_only_once() {
-        let (replay, first) = Replay::new(scripted(&[LIMIT, 1, 1], false));
+        let (replay, first) = Replay::split(scripted(&[LIMIT, 1, 1], false));
         assert_eq!(first.collect().await.unwrap().to_bytes().len(), LIMIT + 2);
         assert!(replay.again().is_none());
         assert!(replay.0.lock().kept.is_empty(), "nothing is held");

@@ -1,59 +1,33 @@
 //! The router: the innermost service of a chain. Route → cluster → endpoint → connection → answer.
-//!
-//! Retries go back to the choice of an endpoint, never to the filters. A request is kept for another
-//! attempt only where the policy may ask for one after it was sent, its body up to a bound (`replay`);
-//! a request that comes back unsent is sent again as it is.
 
 use std::any::Any;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderName, HeaderValue, StatusCode, Uri, header, uri};
-use waypoint_config::model::cluster::{Cluster, ClusterSlot, UpstreamProtocol};
-use waypoint_config::model::endpoint::Endpoint;
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use waypoint_config::model::forward::{Forward, WeightedCluster};
-use waypoint_config::model::retry_policy::RetryPolicy;
 use waypoint_config::model::route::{Route, RouteAction};
 use waypoint_filters::body::Body;
 use waypoint_filters::connection::BindKey;
 use waypoint_filters::local_reply::{LocalReply, is_grpc};
-use waypoint_filters::peer::Peer;
 use waypoint_filters::response_flags::ResponseFlags;
 use waypoint_filters::route::SelectedRoute;
 use waypoint_filters::service::{HttpCall, HttpRequest, Response, ResponseFuture};
-use waypoint_filters::stream_info::{Protocol, StreamInfo, UpstreamInfo};
+use waypoint_filters::stream_info::StreamInfo;
 
-use crate::balancer;
-use crate::replay::Replay;
-use crate::request_head::{Upgrade, X_ENVOY_ORIGINAL_PATH};
-use crate::retry::{self, Backoff};
-use crate::upgrade;
-use crate::upstream::body::{ActiveRequest, Lease, LeasedConnection, upstream_body};
+use crate::attempts::{Attempting, PeerLookup, Reach};
+use crate::request_head::X_ENVOY_ORIGINAL_PATH;
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::original_dst::OriginalDestinations;
-use crate::upstream::pools::{HostPools, Upstreams};
+use crate::upstream::pools::Upstreams;
 
 const UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 
-/// Pooled connections that turn out closed before anything was sent are replaced this often.
-const MAX_STALE: u32 = 8;
-
-/// Looks up the workload at an address.
-pub(crate) type PeerLookup = Arc<dyn Fn(std::net::IpAddr) -> Option<Arc<Peer>> + Send + Sync>;
-
 /// The router; one for the process.
 #[derive(Clone)]
-pub(crate) struct Router(Arc<Inner>);
-
-struct Inner {
-    upstreams: Arc<Upstreams>,
-    original: Arc<OriginalDestinations>,
-    peer: PeerLookup,
-    key: BindKey,
-}
+pub(crate) struct Router(Arc<Reach>);
 
 impl Router {
     pub(crate) fn new(
@@ -61,7 +35,7 @@ impl Router {
         original: Arc<OriginalDestinations>,
         peer: PeerLookup,
     ) -> Router {
-        Router(Arc::new(Inner {
+        Router(Arc::new(Reach {
             upstreams,
             original,
             peer,
@@ -134,18 +108,8 @@ fn answer(
     response
 }
 
-/// A request on its way to a cluster: what every attempt needs.
-struct Attempting<'a> {
-    router: &'a Inner,
-    stream: &'a Arc<StreamInfo>,
-    slot: &'a Arc<ClusterSlot>,
-    cluster: Arc<Cluster>,
-    retry: Option<&'a RetryPolicy>,
-    grpc: bool,
-}
-
 async fn forward(
-    router: Arc<Inner>,
+    router: Arc<Reach>,
     request: HttpRequest,
     selected: Arc<dyn SelectedRoute>,
 ) -> Response {
@@ -214,292 +178,6 @@ async fn forward(
             response
         }
     }
-}
-
-/// A request that was sent, for another attempt.
-struct Kept {
-    head: http::Request<()>,
-    body: Option<Replay>,
-}
-
-impl Kept {
-    /// `None`: its body can't be sent again.
-    fn request(self) -> Option<http::Request<Body>> {
-        let body = match self.body {
-            None => Body::empty(),
-            Some(replay) => replay.again()?,
-        };
-        Some(self.head.map(|()| body))
-    }
-}
-
-impl Attempting<'_> {
-    async fn run(&self, request: http::Request<Body>) -> Result<Response, UpstreamError> {
-        let mut request = request;
-        let mut tried: Vec<SocketAddr> = Vec::new();
-        let mut backoff = Backoff::new(self.retry);
-        let mut retries = self.retry.map_or(0, |policy| policy.num_retries);
-        loop {
-            self.stream.state().attempts += 1;
-            let kept = self.keep(&mut request, retries);
-            let outcome = self.attempt_in_time(request, &mut tried).await;
-            let again = match &outcome {
-                Ok(response) => retry::on_response(self.retry, response, self.grpc),
-                Err(error) => retry::on_error(self.retry, error.kind),
-            };
-            if !again || retries == 0 {
-                return outcome;
-            }
-            request = match (outcome, kept) {
-                (
-                    Err(UpstreamError {
-                        unsent: Some(unsent),
-                        ..
-                    }),
-                    _,
-                ) => *unsent,
-                (outcome, Some(kept)) => match kept.request() {
-                    Some(request) => request,
-                    None => return outcome,
-                },
-                (outcome, None) => return outcome,
-            };
-            retries -= 1;
-            if let Some(pause) = backoff.next(fastrand::f64()) {
-                tokio::time::sleep(pause).await;
-            }
-        }
-    }
-
-    /// What another attempt needs, where the policy may want one after the request was sent.
-    fn keep(&self, request: &mut http::Request<Body>, retries: u32) -> Option<Kept> {
-        let policy = self.retry?;
-        if retries == 0
-            || !retry::may_follow_sending(policy, self.protocol(), self.grpc)
-            || request.extensions().get::<Upgrade>().is_some()
-        {
-            return None;
-        }
-        let mut head = http::Request::new(());
-        *head.method_mut() = request.method().clone();
-        *head.uri_mut() = request.uri().clone();
-        *head.version_mut() = request.version();
-        *head.headers_mut() = request.headers().clone();
-        let body = if request.body().is_empty() {
-            None
-        } else {
-            let (replay, first) = Replay::new(std::mem::take(request.body_mut()));
-            *request.body_mut() = first;
-            Some(replay)
-        };
-        Some(Kept { head, body })
-    }
-
-    fn protocol(&self) -> UpstreamProtocol {
-        match self.cluster.protocol {
-            UpstreamProtocol::Downstream if self.stream.protocol == Protocol::Http2 => {
-                UpstreamProtocol::Http2
-            }
-            UpstreamProtocol::Downstream => UpstreamProtocol::Http1,
-            protocol => protocol,
-        }
-    }
-
-    async fn attempt_in_time(
-        &self,
-        request: http::Request<Body>,
-        tried: &mut Vec<SocketAddr>,
-    ) -> Result<Response, UpstreamError> {
-        let attempt = self.attempt(request, tried);
-        match self.retry.and_then(|policy| policy.per_try_timeout) {
-            None => attempt.await,
-            Some(limit) => tokio::time::timeout(limit, attempt)
-                .await
-                .unwrap_or_else(|_| Err(UpstreamError::new(UpstreamErrorKind::PerTryTimeout))),
-        }
-    }
-
-    async fn attempt(
-        &self,
-        request: http::Request<Body>,
-        tried: &mut Vec<SocketAddr>,
-    ) -> Result<Response, UpstreamError> {
-        let Some(endpoint) = self.endpoint(tried) else {
-            return Err(
-                UpstreamError::new(UpstreamErrorKind::NoHealthyUpstream).with_unsent(Some(request))
-            );
-        };
-        if self.retry.is_some() {
-            tried.push(endpoint.address);
-        }
-        let active = ActiveRequest::new(&endpoint.state);
-        let pools = self.router.upstreams.pools_of(&self.cluster, &endpoint);
-        if request.extensions().get::<Upgrade>().is_some() {
-            return self.upgrade(request, &endpoint, active).await;
-        }
-        match self.protocol() {
-            UpstreamProtocol::Http2 => self.send_h2(request, &endpoint, &pools, active).await,
-            _ => self.send_h1(request, &endpoint, pools, active).await,
-        }
-    }
-
-    fn endpoint(&self, tried: &[SocketAddr]) -> Option<Arc<Endpoint>> {
-        let connection = &self.stream.connection;
-        if !self.cluster.discovery.lists_endpoints() {
-            // The same for all requests of the connection: asked of the table once.
-            let found = connection.bound(self.router.key, || {
-                let address = connection.destination;
-                self.router
-                    .original
-                    .endpoint(&self.cluster, address, |a| (self.router.peer)(a.ip()))
-            });
-            return (*found).clone();
-        }
-        let attempts = self
-            .retry
-            .filter(|policy| policy.previous_hosts)
-            .map_or(0, |policy| policy.host_selection_attempts);
-        let endpoints = self.slot.endpoints();
-        balancer::choose(
-            &self.cluster,
-            &endpoints,
-            &mut || fastrand::u64(..),
-            tried,
-            attempts,
-        )
-    }
-
-    async fn send_h1(
-        &self,
-        request: http::Request<Body>,
-        endpoint: &Endpoint,
-        pools: Arc<HostPools>,
-        active: ActiveRequest,
-    ) -> Result<Response, UpstreamError> {
-        let mut request = request;
-        *request.version_mut() = http::Version::HTTP_11;
-        let mut stale = 0;
-        loop {
-            let connected = self
-                .router
-                .upstreams
-                .h1(&pools, &self.cluster, endpoint)
-                .await;
-            let mut connection = match connected {
-                Ok(connection) => connection,
-                Err(error) => return Err(error.with_unsent(Some(request))),
-            };
-            self.note(&connection.info);
-            let pooled = connection.requests > 0;
-            let without_body = request.body().is_empty();
-            match connection.send(request).await {
-                Ok(response) => {
-                    let (parts, incoming) = response.into_parts();
-                    let lease = Lease {
-                        connection: LeasedConnection::Http1 {
-                            connection: Some(connection),
-                            pools,
-                        },
-                        _active: active,
-                    };
-                    let body = upstream_body(incoming, lease, without_body).await;
-                    return Ok(Response::from_parts(parts, body));
-                }
-                Err(UpstreamError {
-                    unsent: Some(unsent),
-                    ..
-                }) if pooled && stale < MAX_STALE => {
-                    stale += 1;
-                    request = *unsent;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    async fn send_h2(
-        &self,
-        mut request: http::Request<Body>,
-        endpoint: &Endpoint,
-        pools: &HostPools,
-        active: ActiveRequest,
-    ) -> Result<Response, UpstreamError> {
-        to_http2(&mut request);
-        let (mut connection, stream) = match self
-            .router
-            .upstreams
-            .h2(pools, &self.cluster, endpoint)
-            .await
-        {
-            Ok(found) => found,
-            Err(error) => return Err(error.with_unsent(Some(to_http1(request)))),
-        };
-        self.note(&connection.info);
-        let response = connection.send(request).await.map_err(|mut error| {
-            error.unsent = error.unsent.map(|unsent| Box::new(to_http1(*unsent)));
-            error
-        })?;
-        let (parts, incoming) = response.into_parts();
-        let lease = Lease {
-            connection: LeasedConnection::Http2 { _stream: stream },
-            _active: active,
-        };
-        let body = upstream_body(incoming, lease, true).await;
-        Ok(Response::from_parts(parts, body))
-    }
-
-    /// An upgraded exchange has a connection of its own.
-    async fn upgrade(
-        &self,
-        mut request: http::Request<Body>,
-        endpoint: &Endpoint,
-        active: ActiveRequest,
-    ) -> Result<Response, UpstreamError> {
-        let downstream = hyper::upgrade::on(&mut request);
-        let mut connection = self
-            .router
-            .upstreams
-            .h1_unpooled(&self.cluster, endpoint)
-            .await?;
-        self.note(&connection.info);
-        connection.detach_for_upgrade();
-        let response = connection.send(request).await?;
-        Ok(upgrade::agreed(response, downstream, active))
-    }
-
-    fn note(&self, upstream: &Arc<UpstreamInfo>) {
-        self.stream.state().upstream = Some(upstream.clone());
-    }
-}
-
-/// The target in absolute form: HTTP/2 has its authority there.
-fn to_http2(request: &mut http::Request<Body>) {
-    *request.version_mut() = http::Version::HTTP_2;
-    let Some(host) = request.headers_mut().remove(header::HOST) else {
-        return;
-    };
-    let mut parts = uri::Parts::default();
-    parts.scheme = Some(uri::Scheme::HTTP);
-    parts.authority = uri::Authority::try_from(host.as_bytes()).ok();
-    parts.path_and_query = request.uri().path_and_query().cloned();
-    if let Ok(uri) = Uri::from_parts(parts) {
-        *request.uri_mut() = uri;
-    }
-}
-
-/// Back again, for an attempt that may speak HTTP/1.
-fn to_http1(mut request: http::Request<Body>) -> http::Request<Body> {
-    let authority = request
-        .uri()
-        .authority()
-        .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
-    if let Some(authority) = authority {
-        request.headers_mut().insert(header::HOST, authority);
-        if let Some(target) = request.uri().path_and_query().cloned() {
-            *request.uri_mut() = Uri::from(target);
-        }
-    }
-    request
 }
 
 /// The changes that a route makes to the request: headers, path, host.

@@ -62,7 +62,7 @@ pub(crate) async fn run(
     let outcome = story::play(&state, client).await;
     if options.once {
         running.shutdown().await;
-        return outcome.map_err(Into::into);
+        return outcome;
     }
     if let Err(failed) = outcome {
         say!("\n{failed}");
