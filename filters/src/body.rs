@@ -124,10 +124,16 @@ impl http_body::Body for Body {
                 .map(|frame| frame.map(|f| f.map_err(Into::into))),
             Kind::Boxed(body) => Pin::new(body).poll_frame(cx),
         };
-        if let (Some(meter), Poll::Ready(Some(Ok(frame)))) = (&this.meter, &polled)
-            && let Some(data) = frame.data_ref()
-        {
-            meter.stream.count(meter.direction, data.len());
+        match (&this.meter, &polled) {
+            (Some(meter), Poll::Ready(Some(Ok(frame)))) => {
+                if let Some(data) = frame.data_ref() {
+                    meter.stream.count(meter.direction, data.len());
+                }
+            }
+            (Some(meter), Poll::Ready(Some(Err(_)))) if meter.direction == Direction::Request => {
+                meter.stream.client_left();
+            }
+            _ => {}
         }
         polled
     }

@@ -195,6 +195,15 @@ impl StreamInfo {
         .fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    /// The client went away before its request was whole.
+    pub fn client_left(&self) {
+        let mut state = self.state();
+        state
+            .flags
+            .insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+        state.response_code_details = Some("downstream_remote_disconnect".into());
+    }
+
     /// Body bytes from the client so far.
     pub fn bytes_received(&self) -> u64 {
         self.bytes_received.load(Ordering::Relaxed)

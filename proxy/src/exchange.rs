@@ -9,13 +9,14 @@ use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, head
 use hyper::body::Incoming;
 use waypoint_config::model::chain::{ChainSlot, FilterChain};
 use waypoint_config::model::connection_manager::HttpConnectionManager;
-use waypoint_config::model::route::Route;
+use waypoint_config::model::route::{Route, RouteAction};
 use waypoint_filters::body::{Body, Direction};
 use waypoint_filters::connection::Connection;
 use waypoint_filters::local_reply::LocalReply;
 use waypoint_filters::response_flags::ResponseFlags;
+use waypoint_filters::route::SelectedRoute;
 use waypoint_filters::service::HttpRequest;
-use waypoint_filters::stream_info::{Capture, Protocol, RequestHead, StreamInfo, StreamState};
+use waypoint_filters::stream_info::{Capture, Protocol, RequestHead, StreamInfo};
 
 use crate::record::{RecordGuard, RecordedBody};
 use crate::request_head::{Refused, finish, prepare};
@@ -69,7 +70,9 @@ pub(crate) async fn serve(
     }
 
     // Filters, and behind them the router.
-    let request = HttpRequest::new(request, stream, manager.routes.clone());
+    // Known from the start, as in Envoy: what is denied is recorded under its route and service, too.
+    let mut request = HttpRequest::new(request, stream.clone(), manager.routes.clone());
+    stream.state().route = request.route().cloned();
     let Ok(response) = manager.filters.call(request).await;
 
     // Respond; the record is written when the body has ended.
@@ -161,10 +164,24 @@ fn respond(
     finish(&mut parts, manager);
     {
         let mut state = guard.stream.state();
-        if manager.tracing {
-            name_operation(&mut parts, &state);
+        let state = &mut *state;
+        if let Some(route) = state.route.as_ref().and_then(route_of) {
+            if manager.tracing {
+                name_operation(&mut parts, route);
+            }
+            if state.cluster.is_none()
+                && let RouteAction::Forward(forward) = &route.action
+            {
+                // Answered before the router chose.
+                let (slot, _) = forward.destinations.choose(fastrand::u64(..));
+                state.cluster = Some(slot.name.clone());
+                state.service = slot.cluster().and_then(|cluster| cluster.service.clone());
+            }
         }
-        state.response.code = Some(parts.status.as_u16());
+        let gone = state
+            .flags
+            .intersects(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+        state.response.code = (!gone).then_some(parts.status.as_u16());
         state.response.first_byte = Some(Instant::now());
         let wanted = &manager.capture.response_headers;
         if !wanted.is_empty() {
@@ -182,13 +199,14 @@ fn respond(
 }
 
 /// Tells the client's proxy the name of the span, as Envoy does with tracing and a decorated route.
-fn name_operation(response: &mut http::response::Parts, state: &StreamState) {
-    let route = state.route.as_ref().and_then(|selected| {
-        let any: &dyn Any = &**selected;
-        any.downcast_ref::<Route>()
-    });
-    let operation = route.and_then(|route| route.operation.as_deref());
+fn name_operation(response: &mut http::response::Parts, route: &Route) {
+    let operation = route.operation.as_deref();
     if let Some(operation) = operation.and_then(|name| HeaderValue::from_str(name).ok()) {
         response.headers.insert(DECORATOR_OPERATION, operation);
     }
+}
+
+fn route_of(selected: &Arc<dyn SelectedRoute>) -> Option<&Route> {
+    let any: &dyn Any = &**selected;
+    any.downcast_ref()
 }

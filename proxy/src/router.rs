@@ -162,6 +162,7 @@ async fn forward(
             change_response(route, weighted, &stream, &mut response);
             response
         }
+        Err(_) if client_left(&stream) => http::Response::new(Body::empty()),
         Err(error) => {
             let retried = stream.state().attempts > 1;
             if retried && error.kind != UpstreamErrorKind::RequestTimeout {
@@ -178,6 +179,12 @@ async fn forward(
             response
         }
     }
+}
+
+/// Whether the attempt failed because the request never came whole: nobody waits for an answer.
+fn client_left(stream: &StreamInfo) -> bool {
+    let gone = ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;
+    stream.state().flags.intersects(gone)
 }
 
 /// The changes that a route makes to the request: headers, path, host.

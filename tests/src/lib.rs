@@ -1,1 +1,18 @@
-//! Placeholder.
+//! The peers of the stories in `tests/`: a mesh of scripted pods and ztunnels around the running product.
+//!
+//! The ztunnels speak HBONE with h2 and rustls themselves, not with the product's own crate, so that a
+//! misunderstanding in it isn't shared by both sides.
+
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
+
+pub mod app;
+pub mod hbone_stream;
+pub mod mesh;
+pub mod pod_ztunnel;
+pub mod telemetry;
+pub mod wait;
+pub mod ztunnel;
+
+pub use app::{App, Seen};
+pub use mesh::{Mesh, Waypoint};
+pub use ztunnel::{Answer, Ztunnel};

@@ -1,0 +1,272 @@
+//! A mesh around one waypoint: a folder of manifests, a CA, pods on loopback addresses of their own.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use waypoint_hbone::dev_ca::{DevCa, MintedCertificate};
+use waypoint_hbone::identity::Identity;
+use waypoint_proxy::run::{
+    AccessLogTarget, CertificateSource, ConfigSource, RunOptions, Running, StartError, start,
+};
+
+use crate::app::App;
+use crate::pod_ztunnel::PodZtunnel;
+use crate::telemetry::{http_get, metric};
+use crate::wait::until;
+use crate::ztunnel::Ztunnel;
+
+const BASE: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |
+    accessLogFile: /dev/stdout
+    defaultProviders:
+      metrics: [prometheus]
+---
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: default
+  labels: {istio.io/dataplane-mode: ambient, istio.io/use-waypoint: waypoint}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: other, labels: {istio.io/dataplane-mode: ambient}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint, namespace: default, labels: {istio.io/waypoint-for: all}}
+spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+"#;
+
+/// A day.
+const TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// What a story plays in.
+pub struct Mesh {
+    net: u8,
+    folder: PathBuf,
+    pub ca: DevCa,
+}
+
+impl Mesh {
+    /// A mesh with namespaces `default` and `other`, and the waypoint Gateway of `default`.
+    #[must_use]
+    pub fn new() -> Mesh {
+        static NEXT: AtomicU8 = AtomicU8::new(20);
+        let net = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder =
+            std::env::temp_dir().join(format!("waypoint-story-{}-{net}", std::process::id()));
+        fs::create_dir_all(folder.join("manifests")).unwrap();
+        let ca = DevCa::open_or_create(&folder.join("ca")).unwrap();
+        let mesh = Mesh { net, folder, ca };
+        mesh.manifest("base.yaml", BASE);
+        mesh
+    }
+
+    /// Writes a manifest at once, as `mv` does.
+    pub fn manifest(&self, name: &str, text: &str) {
+        let partial = self.folder.join("partial");
+        fs::write(&partial, text).unwrap();
+        fs::rename(partial, self.folder.join("manifests").join(name)).unwrap();
+    }
+
+    pub fn remove_manifest(&self, name: &str) {
+        fs::remove_file(self.folder.join("manifests").join(name)).unwrap();
+    }
+
+    /// The address of pod `n`.
+    #[must_use]
+    pub fn pod_ip(&self, n: u8) -> IpAddr {
+        Ipv4Addr::new(127, self.net, 0, n).into()
+    }
+
+    /// The virtual address of service `n`, port 80.
+    #[must_use]
+    pub fn vip(&self, n: u8) -> SocketAddr {
+        SocketAddr::new(Ipv4Addr::new(10, 96, self.net, n).into(), 80)
+    }
+
+    /// Describes a pod without starting anything.
+    pub fn describe_pod(&self, n: u8, name: &str, app: &str, captured: bool) {
+        let redirection = if captured {
+            "annotations: {ambient.istio.io/redirection: enabled}, "
+        } else {
+            ""
+        };
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: default, {redirection}\
+             labels: {{app: {app}, version: v1}}}}\n\
+             spec: {{serviceAccountName: {app}, containers: [{{name: a, image: a, ports: [{{containerPort: 8080}}]}}]}}\n\
+             status: {{phase: Running, podIP: {}, conditions: [{{type: Ready, status: 'True'}}]}}\n",
+            self.pod_ip(n)
+        );
+        self.manifest(&format!("pod-{name}.yaml"), &text);
+    }
+
+    /// Describes service `n` of the pods with label `app: name`: port 80 named `http`, to 8080.
+    pub fn service(&self, n: u8, name: &str) -> SocketAddr {
+        self.service_with_port(n, name, "{name: http, port: 80, targetPort: 8080}")
+    }
+
+    /// As [`Mesh::service`], with another port.
+    pub fn service_with_port(&self, n: u8, name: &str, port: &str) -> SocketAddr {
+        let vip = self.vip(n);
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: default}}\n\
+             spec: {{clusterIP: {}, selector: {{app: {name}}}, ports: [{port}]}}\n",
+            vip.ip()
+        );
+        self.manifest(&format!("service-{name}.yaml"), &text);
+        vip
+    }
+
+    /// A service with one plain pod that speaks HTTP; both have the number `n`.
+    pub async fn http_service(&self, n: u8, name: &str) -> (SocketAddr, App) {
+        self.describe_pod(n, &format!("{name}-1"), name, false);
+        let app = App::http(SocketAddr::new(self.pod_ip(n), 8080), name).await;
+        (self.service(n, name), app)
+    }
+
+    /// A service with one pod behind a ztunnel.
+    pub async fn captured_service(&self, n: u8, name: &str) -> (SocketAddr, App, PodZtunnel) {
+        self.describe_pod(n, &format!("{name}-1"), name, true);
+        let app = App::http(SocketAddr::new(self.pod_ip(n), 8080), name).await;
+        let ztunnel = PodZtunnel::start(self.pod_ip(n), &self.certificate("default", name)).await;
+        (self.service(n, name), app, ztunnel)
+    }
+
+    /// A certificate for a service account.
+    #[must_use]
+    pub fn certificate(&self, namespace: &str, account: &str) -> MintedCertificate {
+        let identity = Identity::istio("cluster.local", namespace, account).unwrap();
+        self.ca.mint(&identity, TTL).unwrap()
+    }
+
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where the manifests are.
+    #[must_use]
+    pub fn manifests(&self) -> PathBuf {
+        self.folder.join("manifests")
+    }
+
+    /// Starts the waypoint.
+    pub async fn start(&self) -> Waypoint {
+        self.try_start().await.unwrap()
+    }
+
+    /// Starts the waypoint, which may refuse.
+    pub async fn try_start(&self) -> Result<Waypoint, StartError> {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let log = self.folder.join("access.log");
+        let source = ConfigSource::Manifests {
+            paths: vec![self.manifests()],
+            gateway: None,
+        };
+        let options = RunOptions {
+            hbone_addr: SocketAddr::new(self.pod_ip(254), 0),
+            admin_addr: any,
+            readiness_addr: any,
+            stats_addr: any,
+            poll: Duration::from_millis(40),
+            drain: Duration::from_secs(5),
+            access_log: AccessLogTarget::File(log.clone()),
+            ..RunOptions::new(source, CertificateSource::DevCa(self.folder.join("ca")))
+        };
+        let running = start(options).await?;
+        Ok(Waypoint { running, log })
+    }
+
+    /// A ztunnel for a client with this service account, connected.
+    pub async fn client(&self, waypoint: &Waypoint, namespace: &str, account: &str) -> Ztunnel {
+        let certificate = self.certificate(namespace, account);
+        Ztunnel::connect(waypoint.running.hbone_addr, &certificate)
+            .await
+            .unwrap()
+    }
+}
+
+impl Default for Mesh {
+    fn default() -> Mesh {
+        Mesh::new()
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The running waypoint.
+pub struct Waypoint {
+    pub running: Running,
+    log: PathBuf,
+}
+
+impl Waypoint {
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.running.hbone_addr
+    }
+
+    /// All metrics as text.
+    pub async fn metrics(&self) -> String {
+        http_get(self.running.stats_addr, "/stats/prometheus")
+            .await
+            .1
+    }
+
+    /// The sum of a metric's series with these labels.
+    pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        metric(&self.metrics().await, name, labels)
+    }
+
+    /// Waits until a metric has this value.
+    pub async fn until_metric(&self, name: &str, labels: &[(&str, &str)], value: f64) {
+        until(&format!("{name}{labels:?} = {value}"), async || {
+            (self.metric(name, labels).await == value).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits for a line of the access log with this in it.
+    pub async fn until_logged(&self, part: &str) -> String {
+        until(&format!("a log line with {part:?}"), async || {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            log.lines()
+                .find(|line| line.contains(part))
+                .map(str::to_owned)
+        })
+        .await
+    }
+
+    /// The access log so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// What of the configuration isn't honoured.
+    pub async fn problems(&self) -> String {
+        http_get(self.running.admin_addr, "/problems").await.1
+    }
+
+    /// Waits until `/problems` has this in it.
+    pub async fn until_problem(&self, part: &str) -> String {
+        until(&format!("a problem with {part:?}"), async || {
+            let problems = self.problems().await;
+            problems.contains(part).then_some(problems)
+        })
+        .await
+    }
+}

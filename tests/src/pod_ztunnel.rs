@@ -1,0 +1,178 @@
+//! A scripted ztunnel before a pod: takes tunnels on port 15008 and hands them to the pod, or misbehaves.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::Reason;
+use http::{HeaderMap, Request, Response, StatusCode};
+use parking_lot::Mutex;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use waypoint_hbone::certificate::WorkloadCertificate;
+use waypoint_hbone::dev_ca::MintedCertificate;
+
+use crate::hbone_stream::HboneStream;
+
+/// How it treats tunnels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Behaviour {
+    #[default]
+    Deliver,
+    /// Answers the CONNECT with this status.
+    Answer(StatusCode),
+    /// Accepts, reads, and never says anything.
+    Stall,
+    /// Accepts, and resets the stream after the first bytes.
+    Reset,
+}
+
+/// A tunnel that it was asked for.
+#[derive(Clone, Debug)]
+pub struct Connect {
+    pub authority: String,
+    pub headers: HeaderMap,
+}
+
+/// The ztunnel before one pod.
+#[derive(Clone)]
+pub struct PodZtunnel {
+    connects: Arc<Mutex<Vec<Connect>>>,
+    behaviour: Arc<Mutex<Behaviour>>,
+    connections: Arc<Mutex<usize>>,
+}
+
+impl PodZtunnel {
+    /// Starts it on port 15008 of the pod's address.
+    pub async fn start(address: IpAddr, certificate: &MintedCertificate) -> PodZtunnel {
+        let ztunnel = PodZtunnel {
+            connects: Arc::default(),
+            behaviour: Arc::default(),
+            connections: Arc::default(),
+        };
+        let tls = acceptor(certificate);
+        let listener = TcpListener::bind((address, 15008)).await.unwrap();
+        let owned = ztunnel.clone();
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                tokio::spawn(owned.clone().serve(tcp, tls.clone()));
+            }
+        });
+        ztunnel
+    }
+
+    /// The tunnels so far.
+    #[must_use]
+    pub fn connects(&self) -> Vec<Connect> {
+        self.connects.lock().clone()
+    }
+
+    /// The HBONE connections so far.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        *self.connections.lock()
+    }
+
+    pub fn behave(&self, behaviour: Behaviour) {
+        *self.behaviour.lock() = behaviour;
+    }
+
+    async fn serve(self, tcp: TcpStream, tls: TlsAcceptor) {
+        let Ok(tls) = tls.accept(tcp).await else {
+            return;
+        };
+        let Ok(mut connection) = h2::server::handshake(tls).await else {
+            return;
+        };
+        *self.connections.lock() += 1;
+        while let Some(Ok((request, respond))) = connection.accept().await {
+            tokio::spawn(self.clone().tunnel(request, respond));
+        }
+    }
+
+    async fn tunnel(
+        self,
+        request: Request<h2::RecvStream>,
+        mut respond: h2::server::SendResponse<Bytes>,
+    ) {
+        let authority = request
+            .uri()
+            .authority()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let headers = request.headers().clone();
+        self.connects.lock().push(Connect {
+            authority: authority.clone(),
+            headers,
+        });
+        let behaviour = *self.behaviour.lock();
+        if let Behaviour::Answer(status) = behaviour {
+            let mut response = Response::new(());
+            *response.status_mut() = status;
+            let _ = respond.send_response(response, true);
+            return;
+        }
+        let upstream = match behaviour {
+            Behaviour::Deliver => match TcpStream::connect(authority).await {
+                Ok(tcp) => Some(tcp),
+                Err(_) => {
+                    let mut response = Response::new(());
+                    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                    let _ = respond.send_response(response, true);
+                    return;
+                }
+            },
+            _ => None,
+        };
+        let Ok(send) = respond.send_response(Response::new(()), false) else {
+            return;
+        };
+        let mut stream = HboneStream::new(send, request.into_body());
+        if let Some(mut tcp) = upstream {
+            let _ = tokio::io::copy_bidirectional(&mut stream, &mut tcp).await;
+        } else {
+            let mut first = [0; 1];
+            let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut first).await;
+            if behaviour == Behaviour::Stall {
+                std::future::pending::<()>().await;
+            }
+            stream.reset(Reason::INTERNAL_ERROR);
+        }
+    }
+}
+
+fn acceptor(certificate: &MintedCertificate) -> TlsAcceptor {
+    // The product's own parser is asked only whether the certificate is in order.
+    let workload: WorkloadCertificate = certificate.workload().unwrap();
+    assert!(workload.identity().as_str().starts_with("spiffe://"));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    for root in CertificateDer::pem_slice_iter(certificate.root_pem().as_bytes()) {
+        roots.add(root.unwrap()).unwrap();
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .build()
+        .unwrap();
+    let chain = CertificateDer::pem_slice_iter(certificate.chain_pem().as_bytes())
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let key = PrivateKeyDer::from_pem_slice(certificate.key_pem().as_bytes()).unwrap();
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// Where a pod's ztunnel listens.
+#[must_use]
+pub fn port_of(address: IpAddr) -> SocketAddr {
+    SocketAddr::new(address, 15008)
+}

@@ -1,0 +1,295 @@
+//! A scripted ztunnel on the client's side: mutual TLS as some identity, CONNECT, and HTTP in the tunnel.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::{HeaderMap, Method, Request, StatusCode, Version};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use waypoint_hbone::dev_ca::MintedCertificate;
+
+use crate::hbone_stream::HboneStream;
+use crate::wait::within;
+
+/// A client's ztunnel with one HBONE connection.
+pub struct Ztunnel {
+    connection: SendRequest<Bytes>,
+}
+
+/// What came back for a request.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub trailers: Option<HeaderMap>,
+}
+
+impl Answer {
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The header's value; empty if there is none.
+    #[must_use]
+    pub fn header(&self, name: &str) -> String {
+        let value = self.headers.get(name);
+        value.map_or_else(String::new, |v| {
+            String::from_utf8_lossy(v.as_bytes()).into_owned()
+        })
+    }
+}
+
+/// An HTTP/1.1 connection inside a tunnel.
+pub struct Http1(http1::SendRequest<Full<Bytes>>);
+
+/// An HTTP/2 connection inside a tunnel.
+#[derive(Clone)]
+pub struct Http2(http2::SendRequest<Full<Bytes>>);
+
+impl Ztunnel {
+    /// Connects with this certificate.
+    pub async fn connect(via: SocketAddr, certificate: &MintedCertificate) -> io::Result<Ztunnel> {
+        let tls = tls(via, Some(certificate), &[b"h2"]).await?;
+        let (connection, driver) = h2::client::Builder::new()
+            .initial_window_size(256 * 1024)
+            .handshake(tls)
+            .await
+            .map_err(io::Error::other)?;
+        tokio::spawn(driver);
+        // The server's settings, or its refusal of our certificate, come now.
+        let connection = connection.ready().await.map_err(io::Error::other)?;
+        Ok(Ztunnel { connection })
+    }
+
+    /// Sends a CONNECT as it is.
+    pub async fn send(&self, request: Request<()>) -> Result<(StatusCode, HboneStream), h2::Error> {
+        let mut connection = self.connection.clone().ready().await?;
+        let (response, send) = connection.send_request(request, false)?;
+        let response = within("answer to CONNECT", response).await?;
+        let (parts, recv) = response.into_parts();
+        Ok((parts.status, HboneStream::new(send, recv)))
+    }
+
+    /// A CONNECT to this authority, with headers.
+    pub async fn connect_to(
+        &self,
+        authority: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<(StatusCode, HboneStream), h2::Error> {
+        let mut request = Request::builder().method(Method::CONNECT).uri(authority);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(()).unwrap()).await
+    }
+
+    /// A tunnel to this address.
+    ///
+    /// # Panics
+    /// The waypoint doesn't grant it.
+    pub async fn tunnel(&self, to: SocketAddr) -> HboneStream {
+        let (status, stream) = self.connect_to(&to.to_string(), &[]).await.unwrap();
+        assert_eq!(status, StatusCode::OK, "CONNECT {to}");
+        stream
+    }
+
+    /// HTTP/1.1 in a new tunnel.
+    pub async fn http1(&self, to: SocketAddr) -> Http1 {
+        let stream = self.tunnel(to).await;
+        let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(driver.with_upgrades());
+        Http1(sender)
+    }
+
+    /// HTTP/2 in a new tunnel.
+    pub async fn http2(&self, to: SocketAddr) -> Http2 {
+        let stream = self.tunnel(to).await;
+        let (sender, driver) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+        tokio::spawn(driver);
+        Http2(sender)
+    }
+
+    /// One HTTP/1.1 request in a tunnel of its own.
+    pub async fn request(&self, to: SocketAddr, request: Request<Full<Bytes>>) -> Answer {
+        self.http1(to).await.send(request).await
+    }
+
+    /// GET in a tunnel of its own.
+    pub async fn get(&self, to: SocketAddr, path: &str) -> Answer {
+        self.request(to, get(path)).await
+    }
+
+    /// Bytes as they are into a tunnel; what comes back until it is closed, or nothing more comes.
+    pub async fn raw(&self, to: SocketAddr, bytes: &[u8]) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = self.tunnel(to).await;
+        let _ = stream.write_all(bytes).await;
+        let mut answer = Vec::new();
+        let mut buffer = [0; 4096];
+        let pause = std::time::Duration::from_millis(400);
+        while let Ok(Ok(n)) = tokio::time::timeout(pause, stream.read(&mut buffer)).await {
+            if n == 0 {
+                break;
+            }
+            answer.extend_from_slice(&buffer[..n]);
+        }
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+}
+
+impl Http1 {
+    pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Answer {
+        let sent = async {
+            self.0.ready().await.unwrap();
+            collect(self.0.send_request(request).await.unwrap()).await
+        };
+        within("answer to a request", sent).await
+    }
+
+    /// The answer as it comes: its head first.
+    pub async fn start(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> hyper::Result<http::Response<hyper::body::Incoming>> {
+        self.0.ready().await?;
+        within("head of the answer", self.0.send_request(request)).await
+    }
+}
+
+impl Http2 {
+    pub async fn send(&self, mut request: Request<Full<Bytes>>) -> Answer {
+        *request.version_mut() = Version::HTTP_2;
+        if request.uri().authority().is_none() {
+            let host = request.headers_mut().remove("host").unwrap();
+            let path = request.uri().path_and_query().unwrap().clone();
+            let uri = format!("http://{}{path}", host.to_str().unwrap());
+            *request.uri_mut() = uri.parse().unwrap();
+        }
+        let mut sender = self.0.clone();
+        let sent = async {
+            sender.ready().await.unwrap();
+            collect(sender.send_request(request).await.unwrap()).await
+        };
+        within("answer to an HTTP/2 request", sent).await
+    }
+}
+
+async fn collect(response: http::Response<hyper::body::Incoming>) -> Answer {
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.unwrap();
+    let trailers = body.trailers().cloned();
+    Answer {
+        status: parts.status,
+        headers: parts.headers,
+        body: body.to_bytes(),
+        trailers,
+    }
+}
+
+/// GET with host `test`.
+#[must_use]
+pub fn get(path: &str) -> Request<Full<Bytes>> {
+    request(Method::GET, path, &[])
+}
+
+/// A request without a body, host `test` unless the headers say otherwise.
+#[must_use]
+pub fn request(method: Method, path: &str, headers: &[(&str, &str)]) -> Request<Full<Bytes>> {
+    let mut request = Request::builder().method(method).uri(path);
+    if !headers.iter().any(|(name, _)| *name == "host") {
+        request = request.header("host", "test");
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(Full::default()).unwrap()
+}
+
+/// A TLS connection to the HBONE port; without a certificate for the anonymous.
+pub async fn tls(
+    via: SocketAddr,
+    certificate: Option<&MintedCertificate>,
+    alpn: &[&[u8]],
+) -> io::Result<TlsStream<TcpStream>> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer(provider)));
+    let mut config = match certificate {
+        None => builder.with_no_client_auth(),
+        Some(certificate) => {
+            let chain = CertificateDer::pem_slice_iter(certificate.chain_pem().as_bytes())
+                .collect::<Result<_, _>>()
+                .map_err(io::Error::other)?;
+            let key = PrivateKeyDer::from_pem_slice(certificate.key_pem().as_bytes())
+                .map_err(io::Error::other)?;
+            builder
+                .with_client_auth_cert(chain, key)
+                .map_err(io::Error::other)?
+        }
+    };
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    let tcp = TcpStream::connect(via).await?;
+    tcp.set_nodelay(true)?;
+    let name = ServerName::IpAddress(via.ip().into());
+    TlsConnector::from(Arc::new(config))
+        .connect(name, tcp)
+        .await
+}
+
+/// The story knows which waypoint it connected to.
+#[derive(Debug)]
+struct AnyServer(Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.2".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
