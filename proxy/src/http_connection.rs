@@ -37,7 +37,11 @@ pub(crate) async fn serve(
 ) {
     let codec = &connection.first.codec;
     let http2 = match codec.codec {
-        Codec::Auto => sniff::is_http2(&mut stream).await,
+        Codec::Auto => tokio::select! {
+            http2 = sniff::is_http2(&mut stream) => http2,
+            () = drain.clone().signaled() => return,
+            () = tokio::time::sleep(IDLE) => return,
+        },
         Codec::Http1 => false,
         Codec::Http2 => true,
     };
@@ -51,8 +55,9 @@ pub(crate) async fn serve(
 async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream, drain: drain::Watch) {
     let codec = &connection.first.codec;
     let mut builder = http1::Builder::new();
+    // A client that ends its direction is gone, as for Envoy: what it asked for is not finished.
     builder
-        .half_close(true)
+        .half_close(false)
         .max_buf_size(head_limit(codec))
         .writev(true);
     if codec.max_request_headers_count != 100 {

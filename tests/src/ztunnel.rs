@@ -63,14 +63,17 @@ impl Ztunnel {
     /// Connects with this certificate.
     pub async fn connect(via: SocketAddr, certificate: &MintedCertificate) -> io::Result<Ztunnel> {
         let tls = tls(via, Some(certificate), &[b"h2"]).await?;
-        let (connection, driver) = h2::client::Builder::new()
+        let (connection, mut driver) = h2::client::Builder::new()
             .initial_window_size(256 * 1024)
             .handshake(tls)
             .await
             .map_err(io::Error::other)?;
+        let mut ping = driver.ping_pong().ok_or(io::ErrorKind::Other)?;
         tokio::spawn(driver);
-        // The server's settings, or its refusal of our certificate, come now.
-        let connection = connection.ready().await.map_err(io::Error::other)?;
+        // In TLS 1.3 a server's refusal of our certificate comes after our side of the handshake.
+        ping.ping(h2::Ping::opaque())
+            .await
+            .map_err(io::Error::other)?;
         Ok(Ztunnel { connection })
     }
 

@@ -96,7 +96,10 @@ async fn a_denial_of_nothing_is_refused_by_name() {
     mesh.http_service(1, "web").await;
     mesh.manifest("policy.yaml", &policy("p", "web", ", action: DENY"));
     let error = mesh.try_start().await.err().expect("a refusal").to_string();
-    assert!(error.contains("AuthorizationPolicy default/p: spec.rules"), "{error}");
+    assert!(
+        error.contains("AuthorizationPolicy default/p: spec.rules"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -1,0 +1,171 @@
+//! Access log and metrics as Istio's dashboards and pipelines expect them.
+
+#![allow(clippy::unwrap_used)]
+
+use http::{Method, StatusCode};
+use waypoint_tests::Mesh;
+use waypoint_tests::ztunnel::{get, request};
+
+fn mesh_config(mesh: &Mesh, settings: &str) {
+    let indented: String = settings
+        .lines()
+        .map(|line| format!("    {line}\n"))
+        .collect();
+    mesh.manifest(
+        "mesh.yaml",
+        &format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata:\n  mesh: |\n{indented}"),
+    );
+}
+
+#[tokio::test]
+async fn the_default_text_line() {
+    let mesh = Mesh::new();
+    let (to, _) = mesh.http_service(1, "web").await;
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let headers = [
+        ("user-agent", "story/1"),
+        ("x-request-id", "rid-1"),
+        ("x-forwarded-for", "192.0.2.1"),
+        ("host", "web:80"),
+    ];
+    let mut post = request(Method::POST, "/line?q=1", &headers);
+    *post.body_mut() = "12345".into();
+    client.request(to, post).await;
+    let line = waypoint.until_logged("/line").await;
+    // [start] "METHOD path PROTOCOL" code flags details termination "transport failure" received sent
+    // duration upstream-time "xff" "agent" "request id" "authority" "upstream" cluster local dst src sni route
+    let rest = line.split_once("] ").unwrap().1;
+    assert!(
+        rest.starts_with("\"POST /line?q=1 HTTP/1.1\" 200 - via_upstream - \"-\" 5 4 "),
+        "{line}"
+    );
+    let pod = format!("\"{}:8080\"", mesh.pod_ip(1));
+    let tail = format!(
+        "\"192.0.2.1\" \"story/1\" \"rid-1\" \"web:80\" {pod} inbound-vip|80|http|web.default.svc.cluster.local 127.0.0.1:"
+    );
+    assert!(rest.contains(&tail), "{line}");
+    assert!(rest.contains(&format!(" {to} 127.0.0.1:")), "{line}");
+    assert!(rest.ends_with(" - default"), "{line}");
+}
+
+#[tokio::test]
+async fn json_lines() {
+    let mesh = Mesh::new();
+    mesh.http_service(1, "web").await;
+    mesh_config(&mesh, "accessLogFile: /dev/stdout\naccessLogEncoding: JSON");
+    // One ConfigMap: the later file stands.
+    mesh.remove_manifest("base.yaml");
+    mesh.manifest(
+        "rest.yaml",
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: default, labels: {istio.io/use-waypoint: waypoint}}\n---\n\
+         apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: waypoint, namespace: default}\n\
+         spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}\n",
+    );
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    client
+        .request(
+            mesh.vip(1),
+            request(Method::GET, "/json", &[("user-agent", "quo\"te")]),
+        )
+        .await;
+    let line = waypoint.until_logged("/json").await;
+    let json: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(json["method"], "GET");
+    assert_eq!(json["path"], "/json");
+    assert_eq!(json["response_code"], 200);
+    assert_eq!(json["user_agent"], "quo\"te");
+    assert_eq!(json["response_flags"], "-");
+    assert_eq!(json["bytes_sent"], 4);
+}
+
+#[tokio::test]
+async fn no_log_unless_asked_for() {
+    let mesh = Mesh::new();
+    let (to, _) = mesh.http_service(1, "web").await;
+    let base = std::fs::read_to_string(mesh.manifests().join("base.yaml")).unwrap();
+    mesh.manifest(
+        "base.yaml",
+        &base.replace("accessLogFile: /dev/stdout", "accessLogFile: ''"),
+    );
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    assert_eq!(client.get(to, "/quiet").await.status, StatusCode::OK);
+    waypoint
+        .until_metric("istio_requests_total", &[], 1.0)
+        .await;
+    assert_eq!(waypoint.log(), "");
+}
+
+#[tokio::test]
+async fn request_metrics_name_both_ends() {
+    let mesh = Mesh::new();
+    let (to, _) = mesh.http_service(1, "web").await;
+    // The client is a known pod: its address is the tunnel's source.
+    mesh.manifest(
+        "curl.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: curl-7d, namespace: default, labels: {app: curl, version: v3}}\n\
+         spec: {serviceAccountName: curl, containers: [{name: a, image: a}]}\n\
+         status: {phase: Running, podIP: 127.0.0.1}\n",
+    );
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let mut connection = client.http1(to).await;
+    for _ in 0..3 {
+        connection.send(get("/")).await;
+    }
+    connection
+        .send(request(Method::GET, "/", &[("x-status", "503")]))
+        .await;
+    let labels = [
+        ("reporter", "waypoint"),
+        ("source_workload", "curl-7d"),
+        ("source_workload_namespace", "default"),
+        (
+            "source_principal",
+            "spiffe://cluster.local/ns/default/sa/curl",
+        ),
+        ("source_app", "curl"),
+        ("source_version", "v3"),
+        ("source_canonical_service", "curl"),
+        ("source_canonical_revision", "v3"),
+        ("destination_workload", "web-1"),
+        ("destination_workload_namespace", "default"),
+        (
+            "destination_principal",
+            "spiffe://cluster.local/ns/default/sa/web",
+        ),
+        ("destination_app", "web"),
+        ("destination_version", "v1"),
+        ("destination_service", "web.default.svc.cluster.local"),
+        ("destination_service_name", "web"),
+        ("destination_service_namespace", "default"),
+        ("destination_canonical_service", "web"),
+        ("request_protocol", "http"),
+        ("connection_security_policy", "mutual_tls"),
+        ("response_flags", "-"),
+    ];
+    let with = |code: &'static str| {
+        labels
+            .iter()
+            .copied()
+            .chain([("response_code", code)])
+            .collect::<Vec<_>>()
+    };
+    waypoint
+        .until_metric("istio_requests_total", &with("200"), 3.0)
+        .await;
+    waypoint
+        .until_metric("istio_requests_total", &with("503"), 1.0)
+        .await;
+    waypoint
+        .until_metric("istio_request_duration_milliseconds_count", &labels, 4.0)
+        .await;
+    waypoint
+        .until_metric("istio_response_bytes_sum", &with("200"), 12.0)
+        .await;
+    waypoint
+        .until_metric("istio_request_bytes_count", &with("200"), 3.0)
+        .await;
+}
