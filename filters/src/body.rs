@@ -107,6 +107,19 @@ impl Body {
     }
 }
 
+/// Whether a body ended because its framing is broken, not because its sender is gone.
+fn is_malformed(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind::{InvalidData, InvalidInput};
+    let mut source = Some(error);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return matches!(error.kind(), InvalidData | InvalidInput);
+        }
+        source = error.source();
+    }
+    false
+}
+
 impl http_body::Body for Body {
     type Data = Bytes;
     type Error = BodyError;
@@ -130,8 +143,10 @@ impl http_body::Body for Body {
                     meter.stream.count(meter.direction, data.len());
                 }
             }
-            (Some(meter), Poll::Ready(Some(Err(_)))) if meter.direction == Direction::Request => {
-                meter.stream.client_left();
+            (Some(meter), Poll::Ready(Some(Err(error))))
+                if meter.direction == Direction::Request =>
+            {
+                meter.stream.request_failed(is_malformed(&**error));
             }
             _ => {}
         }

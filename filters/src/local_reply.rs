@@ -11,6 +11,10 @@ use crate::response_flags::ResponseFlags;
 use crate::service::Response;
 use crate::stream_info::StreamInfo;
 
+/// In a response's extensions: the connection ends with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Closing;
+
 /// What to answer, and how it is recorded.
 #[derive(Clone, Debug)]
 pub struct LocalReply {
@@ -19,6 +23,8 @@ pub struct LocalReply {
     /// `%RESPONSE_CODE_DETAILS%`, in Envoy's names.
     pub details: Cow<'static, str>,
     pub flags: ResponseFlags,
+    /// Whether the connection ends with the answer.
+    pub close: bool,
 }
 
 impl LocalReply {
@@ -32,11 +38,18 @@ impl LocalReply {
             body: body.into(),
             details: details.into(),
             flags: ResponseFlags::default(),
+            close: false,
         }
     }
 
     pub fn with_flags(mut self, flags: ResponseFlags) -> LocalReply {
         self.flags = flags;
+        self
+    }
+
+    /// The connection ends with this answer (HTTP/1).
+    pub fn closing(mut self) -> LocalReply {
+        self.close = true;
         self
     }
 
@@ -68,6 +81,9 @@ impl LocalReply {
             return response;
         }
         *response.status_mut() = self.status;
+        if self.close {
+            response.extensions_mut().insert(Closing);
+        }
         if !self.body.is_empty() {
             let headers = response.headers_mut();
             headers.insert(header::CONTENT_LENGTH, self.body.len().into());

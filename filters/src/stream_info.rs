@@ -195,13 +195,29 @@ impl StreamInfo {
         .fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// The client went away before its request was whole.
-    pub fn client_left(&self) {
+    /// The request never came whole: the client broke its framing, or went away.
+    pub fn request_failed(&self, malformed: bool) {
         let mut state = self.state();
-        state
+        let (flag, details) = if malformed {
+            (
+                ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
+                "http1.codec_error",
+            )
+        } else {
+            (
+                ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION,
+                "downstream_remote_disconnect",
+            )
+        };
+        state.flags.insert(flag);
+        state.response_code_details = Some(details.into());
+    }
+
+    /// Whether the client broke the framing of its request.
+    pub fn is_malformed(&self) -> bool {
+        self.state()
             .flags
-            .insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
-        state.response_code_details = Some("downstream_remote_disconnect".into());
+            .contains(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
     }
 
     /// Body bytes from the client so far.

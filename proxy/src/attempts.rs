@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::{HeaderValue, Uri, header, uri};
+use http::{HeaderValue, Method, Uri, header, uri};
 use waypoint_config::model::cluster::{Cluster, ClusterSlot, UpstreamProtocol};
 use waypoint_config::model::endpoint::Endpoint;
 use waypoint_config::model::retry_policy::RetryPolicy;
@@ -218,6 +218,7 @@ impl Attempting<'_> {
     ) -> Result<Response, UpstreamError> {
         let mut request = request;
         *request.version_mut() = http::Version::HTTP_11;
+        say_that_it_is_empty(&mut request);
         let mut stale = 0;
         loop {
             let connected = self
@@ -309,6 +310,25 @@ impl Attempting<'_> {
 
     fn note(&self, upstream: &Arc<UpstreamInfo>) {
         self.stream.state().upstream = Some(upstream.clone());
+    }
+}
+
+/// A request whose method may have a body says that there is none (RFC 9110 §8.6).
+fn say_that_it_is_empty(request: &mut http::Request<Body>) {
+    let bodiless = [
+        Method::GET,
+        Method::HEAD,
+        Method::DELETE,
+        Method::CONNECT,
+        Method::TRACE,
+    ];
+    if request.body().is_empty()
+        && !bodiless.contains(request.method())
+        && !request.headers().contains_key(header::CONTENT_LENGTH)
+    {
+        request
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
 }
 

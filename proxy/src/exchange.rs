@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
@@ -33,6 +33,8 @@ pub(crate) struct HttpConnection {
     pub(crate) first: Arc<HttpConnectionManager>,
     /// Requests so far.
     pub(crate) requests: AtomicU64,
+    /// An answer could not be finished: the stream must not end as if it had been.
+    pub(crate) failed: AtomicBool,
 }
 
 /// Serves one request, from its head to the head of its response.

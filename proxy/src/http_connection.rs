@@ -20,6 +20,7 @@ use waypoint_hbone::stream::TunnelStream;
 
 use crate::drain;
 use crate::exchange::{self, HttpConnection};
+use crate::linger::Lingering;
 use crate::sniff;
 
 /// HTTP/2 windows of the server side: one stalled upload must not starve the connection's other streams.
@@ -69,7 +70,10 @@ async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream, dra
     let service = service_fn(|request| answer(connection.clone(), request));
     let mut serving = pin!(
         builder
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(
+                TokioIo::new(Lingering::new(stream, Some(connection.clone()))),
+                service
+            )
             .with_upgrades()
     );
     let mut ending = pin!(Ending::new(drain, connection.clone()));
@@ -109,7 +113,10 @@ async fn serve_http2(connection: &Arc<HttpConnection>, stream: TunnelStream, dra
     }
     let owned = connection.clone();
     let service = service_fn(move |request| answer(owned.clone(), request));
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut serving = pin!(builder.serve_connection(
+        TokioIo::new(Lingering::new(stream, Some(connection.clone()))),
+        service
+    ));
     let mut ending = pin!(Ending::new(drain, connection.clone()));
     let result = std::future::poll_fn(|cx| {
         if ending.as_mut().poll_ending(cx) {
@@ -184,6 +191,9 @@ fn head_limit(codec: &CodecOptions) -> usize {
 
 /// hyper has answered what it could not read; the record of it is written here.
 fn ended_with(connection: &HttpConnection, error: &hyper::Error) {
+    if !error.is_parse() {
+        connection.failed.store(true, Ordering::Relaxed);
+    }
     tracing::debug!(
         chain = %connection.slot.name,
         source = %connection.info.source,
@@ -213,6 +223,7 @@ pub(crate) async fn serve_closed(mut stream: TunnelStream) {
         && bytes.first().is_some_and(u8::is_ascii_uppercase)
         && !bytes.starts_with(b"PRI ")
     {
+        let mut stream = Lingering::new(stream, None);
         let _ = stream.write_all(ANSWER).await;
         let _ = stream.shutdown().await;
     }

@@ -16,6 +16,7 @@ mod drain;
 mod exchange;
 mod host;
 mod http_connection;
+mod linger;
 mod listen;
 mod log_writer;
 mod path_normalization;

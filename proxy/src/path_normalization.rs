@@ -1,7 +1,8 @@
 //! One canonical path for policy, route and upstream.
 //!
 //! `BASE`, Istio's default, is Envoy's `normalize_path`: RFC 3986 §6.2.2 (percent-encoded unreserved
-//! characters are decoded, escapes are upper case, dot segments are removed), and `\` is `/`.
+//! characters are decoded, dot segments are removed), and `\` is `/`. An escape that is none (`%2`) is
+//! refused, where Envoy passes it on: decoding what follows it could make one.
 //! A dot segment keeps its meaning with path parameters: `/user/..;x=y/admin` is `/admin`
 //! (CVE-2026-73551). `MERGE_SLASHES` and `DECODE_AND_MERGE_SLASHES` add what their names say.
 //! A path that is already canonical, which nearly all are, is recognised without an allocation.
@@ -138,14 +139,15 @@ fn normalize_escapes(path: &str) -> Option<String> {
         match byte {
             b'\\' => out.push(b'/'),
             b'%' => {
-                let (high, low) = (hex(bytes.next()?)?, hex(bytes.next()?)?);
-                let value = high * 16 + low;
+                let (high, low) = (bytes.next()?, bytes.next()?);
+                let value = hex(high)? * 16 + hex(low)?;
                 match value {
                     0 => return None,
                     b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
                         out.push(value);
                     }
-                    _ => push_escape(&mut out, value),
+                    // Its digits stay in the case they have.
+                    _ => out.extend_from_slice(&[b'%', high, low]),
                 }
             }
             0..=0x20 | 0x7f.. => push_escape(&mut out, byte),
@@ -212,8 +214,8 @@ mod tests {
             ("/a\\..\\b", "/b"),
             ("/%61dmin", "/admin"),
             ("/%2e%2e/admin", "/admin"),
-            ("/a%2fb", "/a%2Fb"),
-            ("/a%5cb", "/a%5Cb"),
+            ("/a%2fb", "/a%2fb"),
+            ("/a%5cB", "/a%5cB"),
             ("/a%20b", "/a%20b"),
             ("/foo/..;/bar", "/bar"),
             ("/user/..;x=y/admin", "/admin"),

@@ -9,7 +9,7 @@ use waypoint_config::model::connection_manager::{
     ForwardClientCert, HeadersWithUnderscores, HttpConnectionManager, XFCC,
 };
 use waypoint_filters::body::Body;
-use waypoint_filters::local_reply::LocalReply;
+use waypoint_filters::local_reply::{Closing, LocalReply};
 
 use crate::path_normalization::{Normalized, normalize};
 
@@ -33,7 +33,7 @@ pub(crate) enum Refused {
 }
 
 fn bad_request(details: &'static str) -> Refused {
-    Refused::Reply(LocalReply::new(StatusCode::BAD_REQUEST, "", details))
+    Refused::Reply(LocalReply::new(StatusCode::BAD_REQUEST, "", details).closing())
 }
 
 /// Brings a request's head into the one form that policy, routes and the upstream see: an origin-form
@@ -45,18 +45,17 @@ pub(crate) fn prepare(
 ) -> Result<(), Refused> {
     if request.method() == Method::CONNECT {
         // Nothing routes a CONNECT inside a tunnel.
-        return Err(Refused::Reply(LocalReply::new(
-            StatusCode::NOT_FOUND,
-            "",
-            "route_not_found",
-        )));
+        return Err(Refused::Reply(
+            LocalReply::new(StatusCode::NOT_FOUND, "", "route_not_found").closing(),
+        ));
     }
     if request.version() == Version::HTTP_10 && !manager.codec.accept_http_10 {
-        return Err(Refused::Reply(LocalReply::new(
+        let reply = LocalReply::new(
             StatusCode::UPGRADE_REQUIRED,
-            "",
+            "Upgrade Required",
             "low_version",
-        )));
+        );
+        return Err(Refused::Reply(reply.closing()));
     }
     set_authority(request)?;
     normalize_path(request, manager)?;
@@ -82,6 +81,12 @@ pub(crate) fn prepare(
 /// the header (RFC 9112 §3.2.2).
 fn set_authority(request: &mut Request<Body>) -> Result<(), Refused> {
     if let Some(authority) = request.uri().authority() {
+        if request.uri().scheme().is_none() {
+            // The form of a CONNECT's target, which this is not.
+            let reply =
+                LocalReply::new(StatusCode::BAD_REQUEST, "Bad Request", "http1.codec_error");
+            return Err(Refused::Reply(reply.closing()));
+        }
         let value = HeaderValue::from_str(authority.as_str())
             .map_err(|_| bad_request("invalid_authority"))?;
         request.headers_mut().insert(header::HOST, value);
@@ -158,11 +163,9 @@ fn upgrade_wanted(
     {
         return Ok(true);
     }
-    Err(Refused::Reply(LocalReply::new(
-        StatusCode::FORBIDDEN,
-        "",
-        "upgrade_failed",
-    )))
+    Err(Refused::Reply(
+        LocalReply::new(StatusCode::FORBIDDEN, "", "upgrade_failed").closing(),
+    ))
 }
 
 /// Whether a comma-separated header names `token`.
@@ -258,6 +261,7 @@ fn is_command(name: &str) -> bool {
             | "upstream-rq-timeout-ms"
             | "upstream-stream-duration-ms"
             | "original-path"
+            | "original-host"
             | "decorator-operation"
     )
 }
@@ -288,6 +292,9 @@ pub(crate) fn finish(response: &mut http::response::Parts, manager: &HttpConnect
         headers.remove(PROXY_CONNECTION);
     }
     headers.remove(header::TRANSFER_ENCODING);
+    if response.extensions.get::<Closing>().is_some() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Some(server) = &manager.server_name {
         headers.insert(header::SERVER, server.clone());
     }

@@ -23,6 +23,7 @@ use crate::upstream::pools::Upstreams;
 
 const UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_ENVOY_ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 
 /// The router; one for the process.
@@ -163,6 +164,11 @@ async fn forward(
             response
         }
         Err(_) if client_left(&stream) => http::Response::new(Body::empty()),
+        Err(_) if stream.is_malformed() => {
+            LocalReply::new(StatusCode::BAD_REQUEST, "Bad Request", "http1.codec_error")
+                .closing()
+                .respond_as(&stream, grpc)
+        }
         Err(error) => {
             let retried = stream.state().attempts > 1;
             if retried && error.kind != UpstreamErrorKind::RequestTimeout {
@@ -206,9 +212,12 @@ fn change_request(
         .and_then(|w| w.host_rewrite.as_ref())
         .or(forward.host_rewrite.as_ref());
     if let Some(host) = host {
-        let original = request.headers_mut().insert(header::HOST, host.clone());
-        if let (true, Some(original)) = (forward.append_x_forwarded_host, original) {
-            request.headers_mut().append(X_FORWARDED_HOST, original);
+        let headers = request.headers_mut();
+        if let Some(original) = headers.insert(header::HOST, host.clone()) {
+            if forward.append_x_forwarded_host {
+                headers.append(X_FORWARDED_HOST, original.clone());
+            }
+            headers.insert(X_ENVOY_ORIGINAL_HOST, original);
         }
     }
     if let Some(rewrite) = &forward.path_rewrite

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Instant, SystemTime};
 
 use http::{HeaderMap, Request, StatusCode, Uri};
@@ -232,6 +232,7 @@ async fn run(
                 slot,
                 first: manager.clone(),
                 requests: AtomicU64::new(0),
+                failed: AtomicBool::new(false),
             };
             http_connection::serve(Arc::new(connection), stream, drain).await;
         }

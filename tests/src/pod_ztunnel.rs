@@ -36,6 +36,8 @@ pub enum Behaviour {
 pub struct Connect {
     pub authority: String,
     pub headers: HeaderMap,
+    /// Who asked: the SPIFFE ID of the peer's certificate.
+    pub peer: String,
 }
 
 /// The ztunnel before one pod.
@@ -85,17 +87,20 @@ impl PodZtunnel {
         let Ok(tls) = tls.accept(tcp).await else {
             return;
         };
+        let peer = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let peer = peer.map(|leaf| spiffe_id(leaf)).unwrap_or_default();
         let Ok(mut connection) = h2::server::handshake(tls).await else {
             return;
         };
         *self.connections.lock() += 1;
         while let Some(Ok((request, respond))) = connection.accept().await {
-            tokio::spawn(self.clone().tunnel(request, respond));
+            tokio::spawn(self.clone().tunnel(peer.clone(), request, respond));
         }
     }
 
     async fn tunnel(
         self,
+        peer: String,
         request: Request<h2::RecvStream>,
         mut respond: h2::server::SendResponse<Bytes>,
     ) {
@@ -108,6 +113,7 @@ impl PodZtunnel {
         self.connects.lock().push(Connect {
             authority: authority.clone(),
             headers,
+            peer,
         });
         let behaviour = *self.behaviour.lock();
         if let Behaviour::Answer(status) = behaviour {
@@ -169,6 +175,15 @@ fn acceptor(certificate: &MintedCertificate) -> TlsAcceptor {
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec()];
     TlsAcceptor::from(Arc::new(config))
+}
+
+/// The URI in a certificate: an IA5String, its length before it.
+fn spiffe_id(der: &[u8]) -> String {
+    let at = der.windows(9).position(|window| window == b"spiffe://");
+    at.map_or_else(String::new, |at| {
+        let length = usize::from(der[at - 1]);
+        String::from_utf8_lossy(&der[at..at + length]).into_owned()
+    })
 }
 
 /// Where a pod's ztunnel listens.

@@ -1,7 +1,7 @@
 //! A scripted ztunnel on the client's side: mutual TLS as some identity, CONNECT, and HTTP in the tunnel.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use waypoint_hbone::dev_ca::MintedCertificate;
@@ -52,6 +52,17 @@ impl Answer {
     }
 }
 
+/// How bytes in a tunnel came to an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// END_STREAM.
+    Closed,
+    /// RST_STREAM, or the connection failed.
+    Reset,
+    /// Open, and nothing more comes.
+    Quiet,
+}
+
 /// An HTTP/1.1 connection inside a tunnel.
 pub struct Http1(http1::SendRequest<Full<Bytes>>);
 
@@ -62,7 +73,22 @@ pub struct Http2(http2::SendRequest<Full<Bytes>>);
 impl Ztunnel {
     /// Connects with this certificate.
     pub async fn connect(via: SocketAddr, certificate: &MintedCertificate) -> io::Result<Ztunnel> {
-        let tls = tls(via, Some(certificate), &[b"h2"]).await?;
+        Ztunnel::over(TcpStream::connect(via).await?, certificate).await
+    }
+
+    /// Connects from this address, as a ztunnel does for its pod.
+    pub async fn connect_from(
+        source: IpAddr,
+        via: SocketAddr,
+        certificate: &MintedCertificate,
+    ) -> io::Result<Ztunnel> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::new(source, 0))?;
+        Ztunnel::over(socket.connect(via).await?, certificate).await
+    }
+
+    async fn over(tcp: TcpStream, certificate: &MintedCertificate) -> io::Result<Ztunnel> {
+        let tls = tls_over(tcp, Some(certificate), &[b"h2"]).await?;
         let (connection, mut driver) = h2::client::Builder::new()
             .initial_window_size(256 * 1024)
             .handshake(tls)
@@ -139,19 +165,26 @@ impl Ztunnel {
 
     /// Bytes as they are into a tunnel; what comes back until it is closed, or nothing more comes.
     pub async fn raw(&self, to: SocketAddr, bytes: &[u8]) -> String {
+        self.exchange(to, bytes).await.0
+    }
+
+    /// As [`Ztunnel::raw`], and how it ended.
+    pub async fn exchange(&self, to: SocketAddr, bytes: &[u8]) -> (String, End) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = self.tunnel(to).await;
         let _ = stream.write_all(bytes).await;
         let mut answer = Vec::new();
         let mut buffer = [0; 4096];
         let pause = std::time::Duration::from_millis(400);
-        while let Ok(Ok(n)) = tokio::time::timeout(pause, stream.read(&mut buffer)).await {
-            if n == 0 {
-                break;
+        let end = loop {
+            match tokio::time::timeout(pause, stream.read(&mut buffer)).await {
+                Err(_) => break End::Quiet,
+                Ok(Err(_)) => break End::Reset,
+                Ok(Ok(0)) => break End::Closed,
+                Ok(Ok(n)) => answer.extend_from_slice(&buffer[..n]),
             }
-            answer.extend_from_slice(&buffer[..n]);
-        }
-        String::from_utf8_lossy(&answer).into_owned()
+        };
+        (String::from_utf8_lossy(&answer).into_owned(), end)
     }
 }
 
@@ -175,14 +208,18 @@ impl Http1 {
 }
 
 impl Http2 {
-    pub async fn send(&self, mut request: Request<Full<Bytes>>) -> Answer {
-        *request.version_mut() = Version::HTTP_2;
-        if request.uri().authority().is_none() {
-            let host = request.headers_mut().remove("host").unwrap();
-            let path = request.uri().path_and_query().unwrap().clone();
-            let uri = format!("http://{}{path}", host.to_str().unwrap());
-            *request.uri_mut() = uri.parse().unwrap();
-        }
+    /// The answer as it comes: its head first.
+    pub async fn start(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> hyper::Result<http::Response<hyper::body::Incoming>> {
+        let mut sender = self.0.clone();
+        sender.ready().await?;
+        within("head of the answer", sender.send_request(absolute(request))).await
+    }
+
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
+        let request = absolute(request);
         let mut sender = self.0.clone();
         let sent = async {
             sender.ready().await.unwrap();
@@ -190,6 +227,18 @@ impl Http2 {
         };
         within("answer to an HTTP/2 request", sent).await
     }
+}
+
+/// HTTP/2 has an authority in place of the host.
+fn absolute(mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
+    *request.version_mut() = Version::HTTP_2;
+    if request.uri().authority().is_none() {
+        let host = request.headers_mut().remove("host").unwrap();
+        let path = request.uri().path_and_query().unwrap().clone();
+        let uri = format!("http://{}{path}", host.to_str().unwrap());
+        *request.uri_mut() = uri.parse().unwrap();
+    }
+    request
 }
 
 async fn collect(response: http::Response<hyper::body::Incoming>) -> Answer {
@@ -229,6 +278,14 @@ pub async fn tls(
     certificate: Option<&MintedCertificate>,
     alpn: &[&[u8]],
 ) -> io::Result<TlsStream<TcpStream>> {
+    tls_over(TcpStream::connect(via).await?, certificate, alpn).await
+}
+
+async fn tls_over(
+    tcp: TcpStream,
+    certificate: Option<&MintedCertificate>,
+    alpn: &[&[u8]],
+) -> io::Result<TlsStream<TcpStream>> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -249,9 +306,8 @@ pub async fn tls(
         }
     };
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    let tcp = TcpStream::connect(via).await?;
     tcp.set_nodelay(true)?;
-    let name = ServerName::IpAddress(via.ip().into());
+    let name = ServerName::IpAddress(tcp.peer_addr()?.ip().into());
     TlsConnector::from(Arc::new(config))
         .connect(name, tcp)
         .await

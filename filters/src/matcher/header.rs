@@ -1,6 +1,7 @@
 //! `HeaderMatcher`: a header, or a pseudo header, of a request's head.
 //!
-//! Several values of one name are compared joined by `,`, as Envoy does. `:path` is path and query.
+//! Several values of one name match if one of them does (Envoy 1.40), or all joined by `,` (Envoy before
+//! that): no way to write a header gets around a rule that denies it. `:path` is path and query.
 
 use std::borrow::Cow;
 
@@ -74,7 +75,10 @@ impl HeaderMatcher {
             (Check::Present(wanted), value) => value.is_some() == *wanted,
             // A missing header matches nothing, inverted or not (Envoy's order of checks).
             (_, None) => return false,
-            (Check::Text(matcher), Some(value)) => matcher.matches_bytes(&value),
+            (Check::Text(matcher), Some(value)) => {
+                matcher.matches_bytes(&value)
+                    || matches!(value, Cow::Owned(_)) && self.name.any(request, matcher)
+            }
             (Check::Range(start, end), Some(value)) => std::str::from_utf8(&value)
                 .ok()
                 .and_then(|v| v.parse::<i64>().ok())
@@ -97,6 +101,15 @@ impl Name {
                     .map_err(|_| Refusal::new("name", format!("{name:?} is not a header name")))?,
             ),
         })
+    }
+
+    /// Whether one value of a header matches.
+    fn any<B>(&self, request: &Request<B>, matcher: &StringMatcher) -> bool {
+        let Name::Header(name) = self else {
+            return false;
+        };
+        let mut values = request.headers().get_all(name).iter();
+        values.any(|value| matcher.matches_bytes(value.as_bytes()))
     }
 
     fn value<'a, B>(&self, request: &'a Request<B>) -> Option<Cow<'a, [u8]>> {

@@ -1,6 +1,4 @@
-//! `QueryParameterMatcher`: the first value of a query parameter, percent-decoded as Envoy does.
-
-use std::borrow::Cow;
+//! `QueryParameterMatcher`: the first value of a query parameter, as it stands: Envoy decodes no escapes here.
 
 use envoy_types::pb::envoy::config::route::v3::{
     QueryParameterMatcher as QueryParameterMatcherProto,
@@ -42,40 +40,14 @@ impl QueryParameterMatcher {
     pub fn matches(&self, query: Option<&str>) -> bool {
         let found = query.unwrap_or_default().split('&').find_map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decode(name) == *self.name).then(|| decode(value))
+            (name == &*self.name).then_some(value)
         });
         match (&self.value, found) {
             (None, found) => found.is_some() == self.present,
-            (Some(matcher), Some(value)) => matcher.matches(&value),
+            (Some(matcher), Some(value)) => matcher.matches(value),
             (Some(_), None) => false,
         }
     }
-}
-
-fn decode(text: &str) -> Cow<'_, str> {
-    if !text.contains('%') {
-        return Cow::Borrowed(text);
-    }
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let escape = tail
-            .get(..2)
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .filter(|digits| digits.bytes().all(|d| d.is_ascii_hexdigit()))
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        match (byte, escape) {
-            (b'%', Some(value)) => {
-                out.push(value);
-                rest = tail.get(2..).unwrap_or_default();
-            }
-            _ => {
-                out.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned().into()
 }
 
 #[cfg(test)]

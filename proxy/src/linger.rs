@@ -1,0 +1,116 @@
+//! A tunnel's last moments: what ends first on our side waits a little for the other side.
+//!
+//! Dropping a stream whose peer hasn't ended its direction resets it, and a peer that is told of the reset
+//! together with the last bytes may throw those away (RFC 9113 §8.1 leaves it to the peer). So once our
+//! direction has ended, the stream is kept until the peer's has, too, or [`LINGER`] is over.
+//!
+//! hyper drops the stream without ending it after an upgrade that nobody took. Only an exchange that
+//! failed resets the stream: its answer must not look whole.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use waypoint_hbone::stream::TunnelStream;
+
+use crate::exchange::HttpConnection;
+
+/// How long a peer may take to end its direction after ours.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A tunnel that lingers when it is dropped after its end.
+pub(crate) struct Lingering {
+    stream: Option<TunnelStream>,
+    finished: bool,
+    connection: Option<Arc<HttpConnection>>,
+}
+
+impl Lingering {
+    /// `connection` says whether the exchange failed.
+    pub(crate) fn new(stream: TunnelStream, connection: Option<Arc<HttpConnection>>) -> Lingering {
+        Lingering {
+            stream: Some(stream),
+            finished: false,
+            connection,
+        }
+    }
+
+    fn failed(&self) -> bool {
+        let failed = |connection: &Arc<HttpConnection>| connection.failed.load(Ordering::Relaxed);
+        std::thread::panicking() || self.connection.as_ref().is_some_and(failed)
+    }
+
+    fn inner(&mut self) -> io::Result<Pin<&mut TunnelStream>> {
+        match &mut self.stream {
+            Some(stream) => Ok(Pin::new(stream)),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        let failed = self.failed();
+        if let Some(mut stream) = self.stream.take()
+            && (self.finished || (!failed && stream.finish().is_ok()))
+            && !stream.is_end()
+            && tokio::runtime::Handle::try_current().is_ok()
+        {
+            tokio::spawn(async move {
+                let ended = async {
+                    while let Some(Ok(bytes)) = poll_fn(|cx| stream.poll_data(cx)).await {
+                        stream.release(bytes.len());
+                    }
+                };
+                let _ = tokio::time::timeout(LINGER, ended).await;
+            });
+        }
+    }
+}
+
+impl AsyncRead for Lingering {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.inner()?.poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Lingering {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.inner()?.poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.inner()?.poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let done = self.inner()?.poll_shutdown(cx);
+        self.finished |= matches!(done, Poll::Ready(Ok(())));
+        done
+    }
+}

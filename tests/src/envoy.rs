@@ -1,0 +1,380 @@
+//! Real Envoy as the same waypoint: the resources that the waypoint gets, as a static bootstrap.
+//!
+//! Envoy's own build doesn't know Istio's filters, so those are left out (peer metadata, metadata
+//! exchange, `istio.stats`), which is less work for Envoy; Istio's string object becomes Envoy's. Endpoints
+//! and certificates, which istiod sends on demand, are put where they are used.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use envoy_types::pb::envoy::config::bootstrap::v3::{Admin, Bootstrap, bootstrap::StaticResources};
+use envoy_types::pb::envoy::config::cluster::v3::{Cluster, cluster};
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, DataSource, Node, SocketAddress, TransportSocket, TypedExtensionConfig, address,
+    data_source, socket_address, transport_socket,
+};
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use envoy_types::pb::envoy::config::listener::v3::{Filter, Listener, filter};
+use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::FilterStateValue;
+use envoy_types::pb::envoy::extensions::filters::http::set_filter_state::v3::Config as HttpFilterState;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, http_filter,
+};
+use envoy_types::pb::envoy::extensions::filters::network::set_filter_state::v3::Config as NetworkFilterState;
+use envoy_types::pb::envoy::extensions::transport_sockets::internal_upstream::v3::InternalUpstreamTransport;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CommonTlsContext, DownstreamTlsContext, TlsCertificate, UpstreamTlsContext,
+    common_tls_context::ValidationContextType,
+};
+use envoy_types::pb::google::protobuf::Any;
+use prost::Message;
+use waypoint_config::resource::{Resource, ResourceType};
+
+const HCM: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const HTTP_STATE: &str =
+    "type.googleapis.com/envoy.extensions.filters.http.set_filter_state.v3.Config";
+const NETWORK_STATE: &str =
+    "type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config";
+const DOWNSTREAM_TLS: &str =
+    "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+const UPSTREAM_TLS: &str =
+    "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+const INTERNAL_UPSTREAM: &str = "type.googleapis.com/envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport";
+const INTERNAL_LISTENER: &str =
+    "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener";
+/// What only Istio's build of Envoy has.
+const ISTIO_ONLY: [&str; 3] = [
+    "type.googleapis.com/udpa.type.v1.TypedStruct",
+    "type.googleapis.com/xds.type.v3.TypedStruct",
+    "type.googleapis.com/stats.PluginConfig",
+];
+
+/// Where Envoy's waypoint listens and what it is.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub hbone: SocketAddr,
+    pub admin: SocketAddr,
+    /// `cert-chain.pem`, `key.pem`, `root-cert.pem`.
+    pub certs: PathBuf,
+}
+
+/// The bootstrap for these resources.
+#[must_use]
+pub fn bootstrap(resources: &[Resource], settings: &Settings) -> Bootstrap {
+    let mut assignments: HashMap<String, ClusterLoadAssignment> = HashMap::new();
+    for resource in of(resources, ResourceType::Endpoints) {
+        assignments.insert(resource.name.clone(), decode(&resource.body));
+    }
+    let listeners = of(resources, ResourceType::Listener)
+        .map(|resource| listener(decode(&resource.body), settings))
+        .collect();
+    let clusters = of(resources, ResourceType::Cluster)
+        .map(|resource| cluster(decode(&resource.body), &assignments, settings))
+        .collect();
+    Bootstrap {
+        node: Some(Node {
+            id: "waypoint".into(),
+            cluster: "waypoint".into(),
+            ..Node::default()
+        }),
+        static_resources: Some(StaticResources {
+            listeners,
+            clusters,
+            secrets: Vec::new(),
+        }),
+        admin: Some(Admin {
+            address: Some(socket(settings.admin)),
+            ..Admin::default()
+        }),
+        bootstrap_extensions: vec![TypedExtensionConfig {
+            name: "envoy.bootstrap.internal_listener".into(),
+            typed_config: Some(Any {
+                type_url: INTERNAL_LISTENER.into(),
+                value: Vec::new(),
+            }),
+        }],
+        ..Bootstrap::default()
+    }
+}
+
+fn of(resources: &[Resource], kind: ResourceType) -> impl Iterator<Item = &Resource> {
+    resources
+        .iter()
+        .filter(move |resource| resource.kind == kind)
+}
+
+fn decode<T: Message + Default>(bytes: &[u8]) -> T {
+    T::decode(bytes).unwrap()
+}
+
+/// Decodes, changes, and encodes what is in `any`.
+fn change<T: Message + Default>(any: &mut Any, change: impl FnOnce(&mut T)) {
+    let mut message: T = decode(&any.value);
+    change(&mut message);
+    any.value = message.encode_to_vec();
+}
+
+fn listener(mut listener: Listener, settings: &Settings) -> Listener {
+    if listener.name == "connect_terminate" {
+        listener.address = Some(socket(settings.hbone));
+    }
+    for chain in listener
+        .filter_chains
+        .iter_mut()
+        .chain(&mut listener.default_filter_chain)
+    {
+        chain
+            .filters
+            .retain(|filter| !typed(filter).is_some_and(is_istio_only));
+        for filter in &mut chain.filters {
+            if let Some(filter::ConfigType::TypedConfig(any)) = &mut filter.config_type {
+                match any.type_url.as_str() {
+                    HCM => change(any, connection_manager),
+                    NETWORK_STATE => change(any, |state: &mut NetworkFilterState| {
+                        plain_strings(&mut state.on_new_connection);
+                        plain_strings(&mut state.on_downstream_tls_handshake);
+                    }),
+                    _ => {}
+                }
+            }
+        }
+        if let Some(socket) = &mut chain.transport_socket {
+            with_files(socket, settings);
+        }
+    }
+    listener
+}
+
+fn typed(filter: &Filter) -> Option<&Any> {
+    match &filter.config_type {
+        Some(filter::ConfigType::TypedConfig(any)) => Some(any),
+        _ => None,
+    }
+}
+
+fn is_istio_only(any: &Any) -> bool {
+    ISTIO_ONLY.contains(&any.type_url.as_str())
+}
+
+fn connection_manager(manager: &mut HttpConnectionManager) {
+    manager
+        .http_filters
+        .retain(|filter| match &filter.config_type {
+            Some(http_filter::ConfigType::TypedConfig(any)) => !is_istio_only(any),
+            _ => true,
+        });
+    for filter in &mut manager.http_filters {
+        if let Some(http_filter::ConfigType::TypedConfig(any)) = &mut filter.config_type
+            && any.type_url == HTTP_STATE
+        {
+            change(any, |state: &mut HttpFilterState| {
+                plain_strings(&mut state.on_request_headers)
+            });
+        }
+    }
+}
+
+fn plain_strings(values: &mut [FilterStateValue]) {
+    for value in values {
+        if value.factory_key == "istio.hashable_string" {
+            value.factory_key = "envoy.hashable_string".into();
+        }
+    }
+}
+
+fn cluster(
+    mut cluster: Cluster,
+    assignments: &HashMap<String, ClusterLoadAssignment>,
+    settings: &Settings,
+) -> Cluster {
+    if let Some(eds) = cluster.eds_cluster_config.take() {
+        let name = if eds.service_name.is_empty() {
+            &cluster.name
+        } else {
+            &eds.service_name
+        };
+        let assignment = assignments.get(name).cloned();
+        cluster.load_assignment = Some(assignment.unwrap_or_else(|| ClusterLoadAssignment {
+            cluster_name: cluster.name.clone(),
+            ..ClusterLoadAssignment::default()
+        }));
+        cluster.cluster_discovery_type = Some(cluster::ClusterDiscoveryType::Type(
+            cluster::DiscoveryType::Static as i32,
+        ));
+    }
+    if let Some(socket) = &mut cluster.transport_socket {
+        with_files(socket, settings);
+    }
+    for candidate in &mut cluster.transport_socket_matches {
+        if let Some(socket) = &mut candidate.transport_socket {
+            with_files(socket, settings);
+        }
+    }
+    cluster
+}
+
+/// Certificates from files instead of SDS.
+fn with_files(socket: &mut TransportSocket, settings: &Settings) {
+    let Some(transport_socket::ConfigType::TypedConfig(any)) = &mut socket.config_type else {
+        return;
+    };
+    match any.type_url.as_str() {
+        DOWNSTREAM_TLS => change(any, |context: &mut DownstreamTlsContext| {
+            context
+                .common_tls_context
+                .iter_mut()
+                .for_each(|c| files(c, &settings.certs));
+        }),
+        INTERNAL_UPSTREAM => change(any, |internal: &mut InternalUpstreamTransport| {
+            internal
+                .transport_socket
+                .iter_mut()
+                .for_each(|socket| with_files(socket, settings));
+        }),
+        UPSTREAM_TLS => change(any, |context: &mut UpstreamTlsContext| {
+            context
+                .common_tls_context
+                .iter_mut()
+                .for_each(|c| files(c, &settings.certs));
+        }),
+        _ => {}
+    }
+}
+
+fn files(context: &mut CommonTlsContext, certs: &Path) {
+    let file = |name: &str| {
+        let path = certs.join(name).to_string_lossy().into_owned();
+        Some(DataSource {
+            specifier: Some(data_source::Specifier::Filename(path)),
+            ..DataSource::default()
+        })
+    };
+    context.tls_certificate_sds_secret_configs.clear();
+    context.tls_certificates = vec![TlsCertificate {
+        certificate_chain: file("cert-chain.pem"),
+        private_key: file("key.pem"),
+        ..TlsCertificate::default()
+    }];
+    if let Some(ValidationContextType::CombinedValidationContext(combined)) =
+        context.validation_context_type.take()
+    {
+        let mut validation = combined.default_validation_context.unwrap_or_default();
+        validation.trusted_ca = file("root-cert.pem");
+        context.validation_context_type =
+            Some(ValidationContextType::ValidationContext(validation));
+    }
+}
+
+/// A socket address as Envoy writes it.
+#[must_use]
+pub fn socket(address: SocketAddr) -> Address {
+    Address {
+        address: Some(address::Address::SocketAddress(SocketAddress {
+            address: address.ip().to_string(),
+            port_specifier: Some(socket_address::PortSpecifier::PortValue(
+                address.port().into(),
+            )),
+            ..SocketAddress::default()
+        })),
+    }
+}
+
+/// A running Envoy; it ends with this value.
+pub struct Envoy {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Envoy {
+    /// Starts `program` (a path, with words before it such as `taskset -c 1`) with a bootstrap written to
+    /// `folder`, and waits until it is ready.
+    pub fn start(
+        program: &[&str],
+        bootstrap: &Bootstrap,
+        folder: &Path,
+        admin: SocketAddr,
+    ) -> Envoy {
+        let config = folder.join("envoy.pb");
+        std::fs::write(&config, bootstrap.encode_to_vec()).unwrap();
+        Envoy::with_config(program, &config, folder, admin)
+    }
+
+    /// As [`Envoy::start`], with a bootstrap file as it is.
+    pub fn with_config(program: &[&str], config: &Path, folder: &Path, admin: SocketAddr) -> Envoy {
+        let log = folder.join("envoy.log");
+        let out = std::fs::File::create(&log).unwrap();
+        let (first, rest) = program.split_first().unwrap();
+        let child = Command::new(first)
+            .args(rest)
+            .arg("-c")
+            .arg(config)
+            .args([
+                "--concurrency",
+                "1",
+                "--disable-hot-restart",
+                "--log-level",
+                "error",
+            ])
+            .stdout(Stdio::from(out.try_clone().unwrap()))
+            .stderr(Stdio::from(out))
+            .spawn()
+            .unwrap();
+        let mut envoy = Envoy { child, log };
+        envoy.until_ready(admin);
+        envoy
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it wrote.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn until_ready(&mut self, admin: SocketAddr) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if is_ready(admin) {
+                return;
+            }
+            let ended = self.child.try_wait().unwrap();
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "Envoy doesn't start ({ended:?}): {}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+fn is_ready(admin: SocketAddr) -> bool {
+    use std::io::{Read, Write};
+    let Ok(mut tcp) = std::net::TcpStream::connect(admin) else {
+        return false;
+    };
+    let _ = tcp.set_read_timeout(Some(Duration::from_secs(1)));
+    if tcp
+        .write_all(b"GET /ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .is_err()
+    {
+        return false;
+    }
+    let mut answer = String::new();
+    let _ = tcp.read_to_string(&mut answer);
+    answer.starts_with("HTTP/1.1 200")
+}
+
+impl Drop for Envoy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
