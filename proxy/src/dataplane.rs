@@ -87,6 +87,7 @@ pub(crate) struct DataPlane {
     handshakes: tokio::sync::Semaphore,
     refused: Arc<CounterFamily>,
     pub(crate) panics: Counter,
+    connection_task: Counter,
 }
 
 impl DataPlane {
@@ -108,6 +109,10 @@ impl DataPlane {
             panics: options.metrics.counter(
                 "waypoint_panics_total",
                 "Panics; each ended its own tunnel.",
+            ),
+            connection_task: options.metrics.counter(
+                "waypoint_connection_task_nanoseconds_total",
+                "Time in HBONE connections' own tasks: TLS and framing.",
             ),
         })
     }
@@ -156,12 +161,12 @@ impl DataPlane {
             local: connection.local.clone(),
         });
         let signaled = drain.clone().signaled();
-        connection
-            .serve(signaled, move |request| {
-                let (plane, outer, drain) = (self.clone(), outer.clone(), drain.clone());
-                tokio::spawn(tunnel::serve(plane, outer, request, drain));
-            })
-            .await;
+        let busy = self.connection_task.clone();
+        let serving = connection.serve(signaled, move |request| {
+            let (plane, outer, drain) = (self.clone(), outer.clone(), drain.clone());
+            tokio::spawn(tunnel::serve(plane, outer, request, drain));
+        });
+        timed(serving, &busy).await;
     }
 
     /// The server's settings as configuration has them now.
@@ -196,6 +201,18 @@ impl DataPlane {
         is_link_local(destination.ip())
             || (destination.ip() == local.ip() && self.own_ports.contains(&destination.port()))
     }
+}
+
+/// Adds the time that polling takes to `busy`, in nanoseconds.
+async fn timed<T>(future: impl Future<Output = T>, busy: &Counter) -> T {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| {
+        let start = Instant::now();
+        let polled = future.as_mut().poll(cx);
+        busy.add(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        polled
+    })
+    .await
 }
 
 /// An IPv4 peer of a dual-stack socket, as IPv4.

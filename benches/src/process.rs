@@ -1,0 +1,87 @@
+//! Processes under measurement: their own accounting of CPU time and memory, from `/proc`.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use crate::Failure;
+
+/// Clock ticks a second in `/proc` (`getconf CLK_TCK`; 100 on Linux everywhere).
+const TICKS: f64 = 100.0;
+
+/// A child process that ends with this value.
+pub(crate) struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// Starts `words` pinned to a core, its output to `log`.
+    pub(crate) fn start(core: usize, words: &[&str], log: &Path) -> Result<Process, Failure> {
+        let out = std::fs::File::create(log)?;
+        let child = pinned(core, words)
+            .stdout(Stdio::from(out.try_clone()?))
+            .stderr(Stdio::from(out))
+            .spawn()?;
+        Ok(Process { child })
+    }
+
+    /// Starts `words` pinned to a core and waits for its first line.
+    pub(crate) fn start_with_line(
+        core: usize,
+        words: &[&str],
+    ) -> Result<(Process, String), Failure> {
+        let mut child = pinned(core, words).stdout(Stdio::piped()).spawn()?;
+        let mut line = String::new();
+        let out: ChildStdout = child.stdout.take().ok_or("no stdout")?;
+        let process = Process { child };
+        BufReader::new(out).read_line(&mut line)?;
+        Ok((process, line))
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn pinned(core: usize, words: &[&str]) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["-c", &core.to_string()]).args(words);
+    command
+}
+
+/// CPU time that a process has used, user and system.
+pub(crate) fn cpu(pid: u32) -> Result<Duration, Failure> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name in parentheses may hold anything; fields are counted after it.
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .ok_or("stat")?
+        .1
+        .split_whitespace()
+        .collect();
+    let ticks = |n: usize| {
+        fields
+            .get(n)
+            .and_then(|f| f.parse::<f64>().ok())
+            .unwrap_or(0.0)
+    };
+    Ok(Duration::from_secs_f64((ticks(11) + ticks(12)) / TICKS))
+}
+
+/// Resident memory in KiB.
+pub(crate) fn resident(pid: u32) -> Result<u64, Failure> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .ok_or("VmRSS")?;
+    Ok(line.split_whitespace().nth(1).ok_or("VmRSS")?.parse()?)
+}
