@@ -161,7 +161,16 @@ impl Client {
 
     async fn h1(&self) -> Result<Connection, Failure> {
         let (sender, driver) = http1::handshake(TokioIo::new(self.tunnel().await?)).await?;
-        tokio::spawn(driver);
+        tokio::spawn(async move {
+            // As a ztunnel whose client has closed: our direction ends, then theirs.
+            if let Ok(parts) = driver.without_shutdown().await {
+                let mut tunnel = parts.io.into_inner();
+                let _ = tunnel.finish();
+                while let Some(Ok(bytes)) = tunnel.data().await {
+                    tunnel.release(bytes.len());
+                }
+            }
+        });
         Ok(Connection::H1(sender))
     }
 
@@ -220,8 +229,12 @@ impl Client {
         while Instant::now() < end {
             match pause {
                 Some(pause) => {
-                    tokio::time::sleep_until(due.into()).await;
-                    let intended = due;
+                    let mut intended = due;
+                    if due > Instant::now() {
+                        tokio::time::sleep_until(due.into()).await;
+                        // The timer's own lateness, up to a millisecond, is nobody's.
+                        intended = Instant::now();
+                    }
                     due += pause;
                     self.count(&mut connection, intended, &mut latencies).await;
                 }

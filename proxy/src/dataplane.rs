@@ -219,3 +219,141 @@ async fn timed<T>(future: impl Future<Output = T>, busy: &Counter) -> T {
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::PathBuf;
+
+    use http::HeaderMap;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use waypoint_config::resource::Update;
+    use waypoint_config::standalone::StandaloneSource;
+    use waypoint_config::store::Store;
+    use waypoint_config::workloads::WorkloadIndex;
+    use waypoint_filters::host::{Host, LogSink, Terminal};
+    use waypoint_hbone::dev_ca::DevCa;
+    use waypoint_hbone::identity::Identity;
+    use waypoint_hbone::pool::PoolOptions;
+    use waypoint_hbone::tls::TrustDomains;
+
+    use super::*;
+
+    /// The end of all chains: panics at one path, answers others.
+    struct Trap;
+
+    impl HttpCall for Trap {
+        fn call(&self, request: HttpRequest) -> ResponseFuture {
+            assert!(request.http.uri().path() != "/panic", "the trap is sprung");
+            ResponseFuture::ready(Response::new(Body::full("fine")))
+        }
+    }
+
+    struct TrapHost(Arc<MetricRegistry>);
+
+    struct NoLog;
+
+    impl LogSink for NoLog {
+        fn write(&self, _: &[u8]) {}
+    }
+
+    impl Host for TrapHost {
+        fn workload(&self, _: IpAddr) -> Option<Arc<Peer>> {
+            None
+        }
+
+        fn log_sink(&self, _: &str) -> Arc<dyn LogSink> {
+            Arc::new(NoLog)
+        }
+
+        fn metrics(&self) -> &Arc<MetricRegistry> {
+            &self.0
+        }
+
+        fn terminal(&self, terminal: Terminal) -> HttpService {
+            match terminal {
+                Terminal::Router => HttpService::new(Trap),
+                Terminal::Connect => HttpService::new(ConnectTerminal),
+            }
+        }
+    }
+
+    async fn answer(tunnels: &TunnelPool, via: SocketAddr, path: &str) -> String {
+        let mut tunnel = tunnels
+            .connect(via, "10.96.0.2:9080", HeaderMap::new())
+            .await
+            .unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        tunnel.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        let _ = tunnel.read_to_string(&mut text).await;
+        text
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_its_own_tunnel_and_is_counted() {
+        let ca = DevCa::ephemeral().unwrap();
+        let tls = |name: &str| {
+            let identity = Identity::istio("cluster.local", "default", name).unwrap();
+            let certificate = ca.mint(&identity, Duration::from_secs(3600)).unwrap();
+            Tls::new(
+                Some(certificate.workload().unwrap()),
+                TrustDomains::default(),
+            )
+        };
+        let metrics = Arc::new(MetricRegistry::default());
+        let mut store = Store::new(
+            Arc::new(TrapHost(metrics.clone())),
+            WorkloadIndex::default(),
+        );
+        let examples = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/bookinfo");
+        let added = StandaloneSource::new(vec![examples], None)
+            .load()
+            .unwrap()
+            .resources;
+        store.apply(Update {
+            added,
+            removed: Vec::new(),
+        });
+
+        let own = tls("waypoint");
+        let tunnels = TunnelPool::new(own.clone(), PoolOptions::default());
+        let plane = DataPlane::new(DataPlaneOptions {
+            snapshot: store.handle(),
+            tls: own.clone(),
+            terminals: Terminals::new(own, tunnels, Arc::new(|_| None)),
+            own_ports: Vec::new(),
+            server: ServerOptions::default(),
+            metrics,
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let via = listener.local_addr().unwrap();
+        let (_drain, watch) = drain::channel();
+        tokio::spawn(plane.clone().serve(listener, watch));
+
+        let client = TunnelPool::new(tls("curl"), PoolOptions::default());
+        assert!(answer(&client, via, "/before").await.ends_with("fine"));
+        assert_eq!(answer(&client, via, "/panic").await, "");
+        assert!(
+            answer(&client, via, "/after").await.ends_with("fine"),
+            "on the same connection"
+        );
+        assert_eq!(plane.panics.get(), 1);
+    }
+
+    #[test]
+    fn a_tunnels_future_stays_small() {
+        // Ten thousand idle tunnels are ten thousand of these.
+        fn size<T>(_: fn() -> T) -> usize {
+            std::mem::size_of::<T>()
+        }
+        fn future() -> impl Future {
+            async {
+                let (plane, outer, request, drain) = std::future::pending().await;
+                tunnel::serve(plane, outer, request, drain).await;
+            }
+        }
+        let size = size(future);
+        assert!(size <= 8 * 1024, "{size} bytes");
+    }
+}

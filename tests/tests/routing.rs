@@ -49,7 +49,13 @@ async fn every_core_match_and_its_precedence() {
     let waypoint = mesh.start().await;
     let client = mesh.client(&waypoint, "default", "curl").await;
     let mut connection = client.http1(to).await;
-    let cases: &[(Method, &str, &[(&str, &str)], &str)] = &[
+    type Case = (
+        Method,
+        &'static str,
+        &'static [(&'static str, &'static str)],
+        &'static str,
+    );
+    let cases: &[Case] = &[
         (Method::GET, "/", &[], "web"),
         (Method::GET, "/seg", &[], "a"),
         (Method::GET, "/seg/", &[], "a"),
