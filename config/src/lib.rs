@@ -7,3 +7,4 @@ pub mod resource;
 pub mod standalone;
 pub mod store;
 pub mod workloads;
+pub mod xds;

@@ -104,6 +104,16 @@ impl Store {
             .map_or(Vec::new(), |c| c.trust_domains.clone())
     }
 
+    /// The names of the assignments that clusters have their endpoints from.
+    pub fn wanted_endpoints(&self) -> std::collections::BTreeSet<String> {
+        let slots = self.slots.lock();
+        let from_eds = |name: &&String| {
+            let cluster = slots.get(name.as_str()).and_then(|slot| slot.cluster());
+            cluster.is_some_and(|cluster| matches!(cluster.discovery, Discovery::Eds { .. }))
+        };
+        self.clusters.keys().filter(from_eds).cloned().collect()
+    }
+
     /// Takes an update in one step.
     pub fn apply(&mut self, update: Update) -> Outcome {
         let mut outcome = Outcome::default();

@@ -7,7 +7,9 @@
 
 pub mod authority;
 pub mod certificate;
+pub mod certificate_request;
 pub mod client;
+pub mod control_plane;
 pub mod copy;
 pub mod dev_ca;
 pub mod http2;

@@ -17,7 +17,7 @@ use crate::app::App;
 /// So long nothing may come before a request counts as complete.
 const QUIET: Duration = Duration::from_millis(60);
 
-/// Keeps what comes, per connection, and answers each connection once.
+/// Keeps what comes, per connection, and answers when nothing more comes.
 #[derive(Clone)]
 pub struct Recorder(Arc<Mutex<Vec<Vec<u8>>>>);
 
@@ -41,7 +41,10 @@ impl Recorder {
             let read = tokio::time::timeout(QUIET, tcp.read(&mut buffer)).await;
             match read {
                 Ok(Ok(0) | Err(_)) => return,
-                Ok(Ok(n)) => self.0.lock()[index].extend_from_slice(&buffer[..n]),
+                Ok(Ok(n)) => {
+                    answered = false;
+                    self.0.lock()[index].extend_from_slice(&buffer[..n]);
+                }
                 Err(_) if answered || head(&self.0.lock()[index]).is_none() => {}
                 Err(_) => {
                     answered = true;
@@ -56,6 +59,13 @@ impl Recorder {
     #[must_use]
     pub fn connections(&self) -> Vec<Vec<u8>> {
         self.0.lock().clone()
+    }
+
+    /// Forgets the bytes so far.
+    pub fn forget(&self) {
+        for bytes in self.0.lock().iter_mut() {
+            bytes.clear();
+        }
     }
 
     /// The requests so far, in the one reading that RFC 9112 leaves to a parser that forgives nothing.
@@ -252,19 +262,15 @@ impl Script {
             self.heads.lock().push(text.clone());
             let (reply, then) = answer(&text);
             let _ = tcp.write_all(&reply).await;
-            match then {
-                Then::Wait => {}
-                Then::Close => {
-                    let _ = tcp.shutdown().await;
-                    return;
-                }
-                Then::Reset => {
-                    // What was written shall arrive before the reset does.
-                    tokio::time::sleep(Duration::from_millis(30)).await;
-                    let _ = tcp.set_zero_linger();
-                    return;
-                }
+            if then == Then::Wait {
+                continue;
             }
+            // What was written shall be seen before the end is.
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            if then == Then::Reset {
+                let _ = tcp.set_zero_linger();
+            }
+            return;
         }
     }
 

@@ -1,0 +1,96 @@
+//! The certificate service of istiod's CA: a CSR in, a chain and the mesh's roots out.
+//!
+//! istiod certifies whom the token speaks for, whatever the request says. The answer is a list of PEM
+//! elements, leaf first; the last one is the root and may hold several certificates.
+
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use tonic::Request;
+use waypoint_hbone::certificate::{CertificateError, WorkloadCertificate};
+use waypoint_hbone::certificate_request::{CertificateRequest, CertificateRequestError};
+use waypoint_hbone::identity::Identity;
+
+use crate::xds::channel::{ChannelError, ControlPlane};
+
+const PATH: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
+/// For one call.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// `istio.v1.auth.IstioCertificateRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct CreateCertificate {
+    #[prost(string, tag = "1")]
+    csr: String,
+    /// Seconds.
+    #[prost(int64, tag = "3")]
+    validity_duration: i64,
+}
+
+/// `istio.v1.auth.IstioCertificateResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct CreatedCertificate {
+    #[prost(string, repeated, tag = "1")]
+    cert_chain: Vec<String>,
+}
+
+/// Why there is no certificate. Only a certificate that can't be used is the CA's fault for good.
+#[derive(Debug, thiserror::Error)]
+pub enum CaError {
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    #[error(transparent)]
+    Request(#[from] CertificateRequestError),
+    #[error("the CA {address} answered: {status}")]
+    Refused {
+        address: String,
+        status: Box<tonic::Status>,
+    },
+    #[error(
+        "the CA {address} answered with {elements} PEM elements, at least leaf and root are needed"
+    )]
+    Incomplete { address: String, elements: usize },
+    #[error("the CA's certificate: {0}")]
+    Certificate(#[from] CertificateError),
+}
+
+/// Gets a certificate for `identity`, asking for this validity.
+pub async fn certify(
+    plane: &ControlPlane,
+    identity: &Identity,
+    validity: Duration,
+) -> Result<WorkloadCertificate, CaError> {
+    let request = CertificateRequest::new(identity)?;
+    let mut grpc = tonic::client::Grpc::new(plane.connect().await?);
+    let refused = |status: tonic::Status| CaError::Refused {
+        address: plane.address.clone(),
+        status: Box::new(status),
+    };
+    grpc.ready()
+        .await
+        .map_err(|error| refused(tonic::Status::unavailable(error.to_string())))?;
+    let mut call = Request::new(CreateCertificate {
+        csr: request.csr_pem().to_owned(),
+        validity_duration: i64::try_from(validity.as_secs()).unwrap_or(i64::MAX),
+    });
+    *call.metadata_mut() = plane.metadata().await;
+    call.set_timeout(TIMEOUT);
+    let codec = tonic_prost::ProstCodec::<CreateCertificate, CreatedCertificate>::default();
+    let answer = grpc
+        .unary(call, PathAndQuery::from_static(PATH), codec)
+        .await
+        .map_err(refused)?;
+    let chain = answer.into_inner().cert_chain;
+    let (Some(roots), 2..) = (chain.last(), chain.len()) else {
+        return Err(CaError::Incomplete {
+            address: plane.address.clone(),
+            elements: chain.len(),
+        });
+    };
+    let leaf_and_intermediates = chain[..chain.len() - 1].join("\n");
+    Ok(WorkloadCertificate::from_pem(
+        leaf_and_intermediates.as_bytes(),
+        request.key_pem().as_bytes(),
+        roots.as_bytes(),
+    )?)
+}
