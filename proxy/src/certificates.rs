@@ -1,5 +1,5 @@
-//! Where the waypoint's own certificate comes from in standalone mode: a folder of PEM files, reloaded
-//! when they change, or a local development CA.
+//! Where the waypoint's own certificate comes from: a folder of PEM files, reloaded when they change, a
+//! local development CA, or istiod's CA (`workload_ca`).
 //!
 //! A folder is loaded again only when two looks in a row saw the same new bytes: the three files are
 //! replaced one after another. A folder that can't be used leaves the certificate that is in use.
@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use waypoint_config::xds::channel::ControlPlane;
 use waypoint_hbone::certificate::{CertificateError, WorkloadCertificate};
 use waypoint_hbone::dev_ca::{DevCa, DevCaError};
 use waypoint_hbone::identity::{Identity, IdentityError};
@@ -22,6 +23,12 @@ pub enum CertificateSource {
     Dir(PathBuf),
     /// A local CA, made on first use. The waypoint certifies itself.
     DevCa(PathBuf),
+    /// istiod's CA certifies this identity, for so long.
+    Ca {
+        plane: ControlPlane,
+        identity: Identity,
+        ttl: Duration,
+    },
 }
 
 /// Why there is no certificate.
@@ -74,6 +81,8 @@ impl CertificateKeeper {
                 load(dir)?
             }
             CertificateSource::DevCa(dir) => mint(dir, &keeper.identity)?,
+            // Got by `workload_ca`, for as long as that takes.
+            CertificateSource::Ca { .. } => return Ok(keeper),
         };
         tracing::info!(identity = %certificate.identity(), "certificate loaded");
         keeper.tls.set_certificate(certificate);
@@ -99,6 +108,7 @@ impl CertificateKeeper {
                 }
                 mint(dir, &self.identity)
             }
+            CertificateSource::Ca { .. } => return,
         };
         match renewed {
             Ok(certificate) => {

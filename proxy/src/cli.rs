@@ -15,6 +15,8 @@ use waypoint_hbone::identity::Identity;
 use crate::certificates::DEV_TTL;
 use crate::connect::{self, ConnectOptions};
 use crate::demo::{self, DemoOptions};
+use crate::pod::agent;
+use crate::pod::environment::Environment;
 use crate::run::{AccessLogTarget, CertificateSource, ConfigSource, RunOptions, start};
 
 /// The L7 waypoint proxy of an Istio ambient mesh.
@@ -36,6 +38,11 @@ enum Command {
     Cert(CertArgs),
     /// Play a small mesh with a waypoint in it, and send requests through.
     Demo(DemoArgs),
+    /// Run as a waypoint pod's container, with the arguments and environment of istiod's template.
+    #[command(disable_help_flag = true)]
+    Proxy(PodArgs),
+    /// Ask the admin port, as `pilot-agent request` does.
+    Request(PodArgs),
     /// Carry TCP connections through a waypoint, as the ztunnel of a client does.
     Connect(ConnectArgs),
 }
@@ -124,6 +131,12 @@ struct ConnectArgs {
 }
 
 #[derive(Debug, Args)]
+struct PodArgs {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<String>,
+}
+
+#[derive(Debug, Args)]
 struct DemoArgs {
     /// Check what is seen and end; the exit code says whether it was as it should be.
     #[arg(long)]
@@ -147,11 +160,22 @@ struct DemoArgs {
 /// Why a command failed.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Runs the command that the process was started with.
+/// Runs the command that the process was started with. A link named `pilot-agent` is this program, too.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let default = match cli.command {
-        Command::Demo(_) => "warn",
+    let pod = match &cli.command {
+        Command::Proxy(args) => match agent::environment(&args.words) {
+            Ok(environment) => Some(environment),
+            Err(error) => {
+                eprintln!("waypoint: {error}");
+                return ExitCode::FAILURE;
+            }
+        },
+        _ => None,
+    };
+    let default = match (&cli.command, &pod) {
+        (Command::Demo(_), _) => "warn",
+        (_, Some(environment)) => environment.log.as_str(),
         _ => "info",
     };
     let log = cli.log.as_deref().unwrap_or(default);
@@ -167,7 +191,15 @@ pub fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let done = match cli.command {
-        Command::Run(args) => run(args),
+        Command::Run(args) => {
+            let concurrency = args.concurrency;
+            run(run_options(args), concurrency)
+        }
+        Command::Proxy(_) => pod.ok_or_else(|| "no pod".into()).and_then(run_pod),
+        Command::Request(args) => agent::request(&args.words).map(|answer| {
+            print!("{answer}");
+            ExitCode::SUCCESS
+        }),
         Command::Cert(args) => cert(&args),
         Command::Connect(args) => connect(args),
         Command::Demo(args) => demo(args),
@@ -181,9 +213,15 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(args: RunArgs) -> Result<ExitCode, Failure> {
-    let runtime = data_runtime(args.concurrency)?;
-    let options = run_options(args);
+fn run_pod(environment: Environment) -> Result<ExitCode, Failure> {
+    for name in &environment.ignored {
+        tracing::warn!(name, "has no effect on this proxy");
+    }
+    run(agent::options(&environment), environment.concurrency)
+}
+
+fn run(options: RunOptions, concurrency: Option<u16>) -> Result<ExitCode, Failure> {
+    let runtime = data_runtime(concurrency)?;
     let code = runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;

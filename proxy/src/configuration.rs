@@ -1,21 +1,25 @@
 //! From a configuration source to the store, and what is told of it: log lines, metrics, `/problems`.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::config::core::v3::Node;
 use parking_lot::Mutex;
 use waypoint_config::recorded;
 use waypoint_config::resource::{Resource, Update};
 use waypoint_config::standalone::{
     LoadError, ObjectName, Severity, StandaloneSource, Translation, Watch, difference,
 };
-use waypoint_config::store::Store;
+use waypoint_config::store::{Outcome, Store};
+use waypoint_config::xds::ads::{AdsError, Sink};
+use waypoint_config::xds::channel::ControlPlane;
 use waypoint_filters::metrics::MetricRegistry;
 use waypoint_hbone::identity::{Identity, IdentityError};
 use waypoint_hbone::tls::{Tls, TrustDomains};
 
 /// Where configuration comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum ConfigSource {
     /// Files and folders of Kubernetes manifests, and which Gateway this process is (`NS/NAME`;
     /// `None`: the only one of class `istio-waypoint`).
@@ -25,6 +29,11 @@ pub enum ConfigSource {
     },
     /// Recorded delta discovery responses; read once.
     XdsFile(PathBuf),
+    /// A live istiod, and what it is told of us.
+    Istiod {
+        plane: ControlPlane,
+        node: Box<Node>,
+    },
 }
 
 /// Why there is no configuration.
@@ -69,6 +78,13 @@ impl Loaded {
                     watch: Some(source.watch()),
                 })
             }
+            ConfigSource::Istiod { .. } => Ok(Loaded {
+                resources: Vec::new(),
+                problems: Vec::new(),
+                watch: None,
+                gateway: None,
+                trust_domain: "cluster.local".into(),
+            }),
             ConfigSource::XdsFile(path) => {
                 let failed = |reason: String| ConfigError::XdsFile {
                     path: path.clone(),
@@ -122,16 +138,13 @@ pub(crate) struct Configurator {
 }
 
 impl Configurator {
-    /// Applies the first configuration.
-    ///
-    /// # Errors
-    /// What the data path can't do without is missing.
-    pub(crate) fn start(
+    /// Takes over the first configuration; an istiod's comes later, through [`Sink`].
+    pub(crate) fn new(
         store: Store,
         loaded: Loaded,
         tls: Tls,
         metrics: Arc<MetricRegistry>,
-    ) -> Result<Configurator, ConfigError> {
+    ) -> Configurator {
         let mut configurator = Configurator {
             store,
             tls,
@@ -142,14 +155,20 @@ impl Configurator {
             problems: Arc::default(),
             watch: loaded.watch,
         };
-        configurator.apply(loaded.resources);
-        if configurator.store.handle().load().is_none() {
+        configurator.replace(loaded.resources);
+        configurator
+    }
+
+    /// # Errors
+    /// What the data path can't do without is missing.
+    pub(crate) fn complete(&self) -> Result<(), ConfigError> {
+        if self.store.handle().load().is_none() {
             return Err(ConfigError::Incomplete {
                 missing: "usable listener connect_terminate with main_internal",
-                rejected: configurator.rejected.join("; "),
+                rejected: self.rejected.join("; "),
             });
         }
-        Ok(configurator)
+        Ok(())
     }
 
     pub(crate) fn problems(&self) -> Arc<Mutex<Vec<String>>> {
@@ -164,7 +183,7 @@ impl Configurator {
         match polled {
             Ok(translation) => {
                 self.translated = report(&translation, &self.translated);
-                self.apply(translation.resources);
+                self.replace(translation.resources);
             }
             Err(error) => {
                 self.count("refused");
@@ -177,12 +196,17 @@ impl Configurator {
         }
     }
 
-    fn apply(&mut self, resources: Vec<Resource>) {
+    /// Applies what leads from the resources before to these.
+    fn replace(&mut self, resources: Vec<Resource>) {
         let update = difference(&self.resources, &resources);
         self.resources = resources;
+        self.update(update);
+    }
+
+    fn update(&mut self, update: Update) -> Outcome {
         if update.added.is_empty() && update.removed.is_empty() {
             self.publish();
-            return;
+            return Outcome::default();
         }
         let touched = update.added.len() + update.removed.len();
         self.forget_rejections(&update);
@@ -203,6 +227,7 @@ impl Configurator {
             rejected = outcome.rejected.len(),
             "configuration applied"
         );
+        outcome
     }
 
     /// A resource that comes again is judged again.
@@ -243,6 +268,39 @@ impl Configurator {
             .chain(&self.rejected)
             .cloned()
             .collect();
+    }
+}
+
+impl Sink for Configurator {
+    fn apply(&mut self, update: Update) -> Outcome {
+        self.update(update)
+    }
+
+    fn wanted_endpoints(&self) -> BTreeSet<String> {
+        self.store.wanted_endpoints()
+    }
+
+    fn connected(&mut self, state: Result<(), &AdsError>) {
+        let streams = |state: &'static str| {
+            self.metrics
+                .counters(
+                    "waypoint_xds_streams_total",
+                    "Streams to istiod that began, and that ended or failed to begin.",
+                    &["state"],
+                )
+                .with(&[state.into()])
+                .add(1);
+        };
+        match state {
+            Ok(()) => {
+                streams("opened");
+                tracing::info!("connected to istiod");
+            }
+            Err(error) => {
+                streams("ended");
+                tracing::warn!(%error, "the stream to istiod ended; what is configured stays");
+            }
+        }
     }
 }
 

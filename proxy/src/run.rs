@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use waypoint_config::store::Store;
 use waypoint_config::workloads::WorkloadIndex;
+use waypoint_config::xds::ads::AdsClient;
 use waypoint_filters::host::Host;
 use waypoint_filters::metrics::MetricRegistry;
 use waypoint_hbone::pool::{PoolOptions, TunnelPool};
@@ -32,11 +33,12 @@ use crate::listen::listen;
 pub use crate::log_writer::AccessLogTarget;
 use crate::log_writer::LogWriter;
 use crate::readiness::Readiness;
+use crate::workload_ca::WorkloadCa;
 
 /// How often unused metric series are looked for.
 const EXPIRE: Duration = Duration::from_secs(60);
 
-/// Settings of a standalone waypoint. Port 0 means any free port.
+/// Settings of a waypoint. Port 0 means any free port.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
     pub source: ConfigSource,
@@ -44,6 +46,8 @@ pub struct RunOptions {
     pub admin_addr: SocketAddr,
     pub readiness_addr: SocketAddr,
     pub stats_addr: SocketAddr,
+    /// A second port for metrics, where Istio's pods have Envoy's.
+    pub envoy_stats_addr: Option<SocketAddr>,
     pub certificates: CertificateSource,
     /// How often manifests and certificates are looked at; a change counts when two looks agree.
     pub poll: Duration,
@@ -61,6 +65,7 @@ impl RunOptions {
             admin_addr: ([127, 0, 0, 1], 15000).into(),
             readiness_addr: ([0, 0, 0, 0], 15021).into(),
             stats_addr: ([0, 0, 0, 0], 15020).into(),
+            envoy_stats_addr: None,
             certificates,
             poll: Duration::from_secs(1),
             drain: Duration::from_secs(5),
@@ -96,7 +101,8 @@ pub struct Running {
     control: thread::JoinHandle<()>,
 }
 
-/// Starts a waypoint; when this returns it takes traffic.
+/// Starts a waypoint. When this returns it takes traffic; with an istiod, as soon as configuration and
+/// certificate have come, which readiness tells.
 ///
 /// # Errors
 /// Configuration or certificate can't be used, or a port is taken. Nothing is left running.
@@ -107,6 +113,10 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
     let admin = listen(options.admin_addr, "admin")?;
     let readiness_port = listen(options.readiness_addr, "readiness")?;
     let stats = listen(options.stats_addr, "metrics")?;
+    let envoy_stats = options
+        .envoy_stats_addr
+        .map(|a| listen(a, "metrics, as Envoy"))
+        .transpose()?;
     let addresses = [
         hbone.local_addr()?,
         admin.local_addr()?,
@@ -137,8 +147,31 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
     });
     let store = Store::new(host, workloads);
     let snapshot = store.handle();
+    let live = match &options.source {
+        ConfigSource::Istiod { plane, node } => {
+            Some(AdsClient::new(plane.clone(), (**node).clone()))
+        }
+        _ => None,
+    };
+    let ca = match &options.certificates {
+        CertificateSource::Ca {
+            plane,
+            identity,
+            ttl,
+        } => Some(WorkloadCa {
+            plane: plane.clone(),
+            identity: identity.clone(),
+            ttl: *ttl,
+            tls: tls.clone(),
+            metrics: metrics.clone(),
+        }),
+        _ => None,
+    };
     let keeper = CertificateKeeper::start(options.certificates, identity, tls.clone())?;
-    let configurator = Configurator::start(store, loaded, tls.clone(), metrics.clone())?;
+    let configurator = Configurator::new(store, loaded, tls.clone(), metrics.clone());
+    if live.is_none() {
+        configurator.complete()?;
+    }
 
     let plane = DataPlane::new(DataPlaneOptions {
         snapshot: snapshot.clone(),
@@ -161,11 +194,16 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
             problems: configurator.problems(),
             started: Instant::now(),
         },
-        ports: vec![
+        ports: [
             (admin, Port::Admin),
             (readiness_port, Port::Readiness),
             (stats, Port::Stats),
-        ],
+        ]
+        .into_iter()
+        .chain(envoy_stats.map(|listener| (listener, Port::Stats)))
+        .collect(),
+        live,
+        ca,
         configurator,
         keeper,
         poll: options.poll,
@@ -210,6 +248,8 @@ struct Control {
     configurator: Configurator,
     keeper: CertificateKeeper,
     poll: Duration,
+    live: Option<AdsClient>,
+    ca: Option<WorkloadCa>,
 }
 
 impl Control {
@@ -241,16 +281,23 @@ impl Control {
                 Err(error) => tracing::error!(?port, %error, "port can't be served"),
             }
         }
-        let mut expired = Instant::now();
-        loop {
-            tokio::time::sleep(self.poll).await;
-            self.configurator.poll();
-            self.keeper.poll(SystemTime::now());
-            let now = Instant::now();
-            if now.duration_since(expired) >= EXPIRE {
-                expired = now;
-                self.admin.metrics.expire(now);
+        if let Some(ca) = self.ca.take() {
+            tokio::spawn(ca.run());
+        }
+        let metrics = self.admin.metrics.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(EXPIRE).await;
+                metrics.expire(Instant::now());
             }
+        });
+        match self.live.take() {
+            Some(client) => client.run(&mut self.configurator, fastrand::f64).await,
+            None => loop {
+                tokio::time::sleep(self.poll).await;
+                self.configurator.poll();
+                self.keeper.poll(SystemTime::now());
+            },
         }
     }
 }

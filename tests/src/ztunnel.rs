@@ -90,7 +90,9 @@ impl Ztunnel {
     async fn over(tcp: TcpStream, certificate: &MintedCertificate) -> io::Result<Ztunnel> {
         let tls = tls_over(tcp, Some(certificate), &[b"h2"]).await?;
         let (connection, mut driver) = h2::client::Builder::new()
-            .initial_window_size(256 * 1024)
+            // As ztunnel: a tunnel that nobody reads leaves room for others on its connection.
+            .initial_window_size(1 << 20)
+            .initial_connection_window_size(16 << 20)
             .handshake(tls)
             .await
             .map_err(io::Error::other)?;

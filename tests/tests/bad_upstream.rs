@@ -91,7 +91,11 @@ async fn a_body_that_breaks_off_does_not_look_whole() {
             };
             assert!(!whole, "{what}: {path}");
         }
-        assert_eq!(scene.script.heads().len(), 3, "{what}: the connection lives");
+        assert_eq!(
+            scene.script.heads().len(),
+            3,
+            "{what}: the connection lives"
+        );
     }
 }
 
