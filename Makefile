@@ -1,6 +1,6 @@
 # The commands of README and CONTRIBUTING. Everything is built into target/.
 
-.PHONY: demo test test-envoy check bench clean
+.PHONY: demo test test-envoy test-istiod check bench clean
 
 # A small mesh in one process, with real requests through a real waypoint.
 demo:
@@ -15,6 +15,12 @@ test:
 test-envoy:
 	./benches/envoy.sh
 	WAYPOINT_ENVOY="$$(./benches/envoy.sh)" cargo test --locked -p waypoint-tests --test envoy -- --include-ignored
+
+# A real istiod configures the waypoint's pod. Needs Go; the first build takes some minutes.
+test-istiod:
+	cd tests/istiod && go build -o ../../target/istiod .
+	cargo build --locked -p waypoint-proxy
+	WAYPOINT_ISTIOD="$(CURDIR)/target/istiod" cargo test --locked -p waypoint-tests --test istiod -- --include-ignored
 
 # What a change has to pass before it is looked at.
 check:

@@ -192,6 +192,8 @@ impl App {
             response = response.header(name, value);
         }
         let body: AppBody = if asked("x-trailers").is_some() {
+            // HTTP/1.1 has only trailers that were announced.
+            response = response.header("trailer", "grpc-status");
             let mut trailers = HeaderMap::new();
             trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
             let frames = vec![Ok(Frame::data(bytes)), Ok(Frame::trailers(trailers))];

@@ -8,6 +8,7 @@
 pub mod app;
 pub mod envoy;
 pub mod hbone_stream;
+pub mod istiod;
 pub mod mesh;
 pub mod pod_ztunnel;
 pub mod telemetry;

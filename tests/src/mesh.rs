@@ -168,6 +168,17 @@ impl Mesh {
 
     /// Starts the waypoint, which may refuse.
     pub async fn try_start(&self) -> Result<Waypoint, StartError> {
+        let certificates = CertificateSource::DevCa(self.folder.join("ca"));
+        self.try_start_as(certificates, Duration::from_secs(5))
+            .await
+    }
+
+    /// As [`Mesh::try_start`], with another source of certificates and another time to drain.
+    pub async fn try_start_as(
+        &self,
+        certificates: CertificateSource,
+        drain: Duration,
+    ) -> Result<Waypoint, StartError> {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let log = self.folder.join("access.log");
         let source = ConfigSource::Manifests {
@@ -180,9 +191,9 @@ impl Mesh {
             readiness_addr: any,
             stats_addr: any,
             poll: Duration::from_millis(40),
-            drain: Duration::from_secs(5),
+            drain,
             access_log: AccessLogTarget::File(log.clone()),
-            ..RunOptions::new(source, CertificateSource::DevCa(self.folder.join("ca")))
+            ..RunOptions::new(source, certificates)
         };
         let running = start(options).await?;
         Ok(Waypoint { running, log })

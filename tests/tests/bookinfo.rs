@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use http::{Method, StatusCode};
+use waypoint_tests::pod_ztunnel::PodZtunnel;
 use waypoint_tests::telemetry::http_get;
 use waypoint_tests::ztunnel::request;
 use waypoint_tests::{App, Mesh};
@@ -140,4 +141,77 @@ async fn readiness_and_metrics_have_their_ports_and_paths() {
         "{info}"
     );
     assert!(waypoint.running.shutdown().await);
+}
+
+/// The manifests of the repository as they stand, with the story's own pod addresses.
+#[tokio::test]
+async fn the_example_of_the_repository() {
+    let mesh = Mesh::new();
+    mesh.remove_manifest("base.yaml");
+    let net = mesh.pod_ip(0).to_string();
+    let net = net.strip_suffix('0').unwrap();
+    let example = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/bookinfo");
+    for entry in std::fs::read_dir(example).unwrap() {
+        let entry = entry.unwrap();
+        let text = std::fs::read_to_string(entry.path()).unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        mesh.manifest(&name, &text.replace("127.10.0.", net));
+    }
+    let mut apps = Vec::new();
+    for (pod, name, captured) in [
+        (1, "productpage", false),
+        (2, "details", false),
+        (3, "ratings", true),
+        (4, "reviews-v1", true),
+        (5, "reviews-v2", false),
+        (6, "reviews-v3", true),
+    ] {
+        let address = mesh.pod_ip(pod);
+        let account = name.split('-').next().unwrap();
+        let certificate = mesh.certificate("default", &format!("bookinfo-{account}"));
+        let ztunnel = match captured {
+            true => Some(PodZtunnel::start(address, &certificate).await),
+            false => None,
+        };
+        let app = App::http(std::net::SocketAddr::new(address, 9080), name).await;
+        apps.push((app, ztunnel));
+    }
+    let waypoint = mesh.start().await;
+    let vip = |n: u8| std::net::SocketAddr::from(([10, 96, 0, n], 9080));
+    let curl = mesh.client(&waypoint, "default", "curl").await;
+    let istio = mesh.client(&waypoint, "istio-system", "ingress").await;
+    let stranger = mesh.client(&waypoint, "other", "stranger").await;
+    for (n, app) in [(1, "productpage"), (2, "details"), (3, "ratings")] {
+        for client in [&curl, &istio] {
+            let answer = client.get(vip(n), "/").await;
+            assert_eq!(
+                (answer.status, answer.text()),
+                (StatusCode::OK, format!("{app}\n"))
+            );
+        }
+        assert_eq!(
+            stranger.get(vip(n), "/").await.status,
+            StatusCode::FORBIDDEN
+        );
+    }
+    let mut connection = curl.http1(vip(4)).await;
+    let mut second = 0;
+    for n in 0..200 {
+        let answer = connection
+            .send(request(Method::GET, &format!("/reviews/{n}"), &[]))
+            .await;
+        assert_eq!(answer.status, StatusCode::OK);
+        second += usize::from(answer.header("x-app") == "reviews-v2");
+    }
+    assert!((4..=45).contains(&second), "20 expected: {second}");
+    assert_eq!(apps[4].0.seen().len(), second);
+    assert!(apps[5].0.seen().is_empty(), "v3 has no share");
+    for method in [Method::POST, Method::PUT, Method::DELETE] {
+        let answer = curl
+            .request(vip(4), request(method.clone(), "/reviews/1", &[]))
+            .await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{method}");
+        assert_eq!(answer.text(), "RBAC: access denied");
+    }
+    assert_eq!(waypoint.problems().await.matches("not in use").count(), 0);
 }

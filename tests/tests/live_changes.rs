@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use waypoint_tests::Mesh;
 use waypoint_tests::wait::{until, within};
-use waypoint_tests::ztunnel::{get, request};
+use waypoint_tests::ztunnel::{get, request, tls};
 
 fn route(to: &str) -> String {
     format!(
@@ -187,4 +187,192 @@ async fn the_end_waits_for_what_runs() {
         "all ended in time"
     );
     drop(idle);
+}
+
+#[tokio::test]
+async fn half_written_manifests_are_waited_for() {
+    let mesh = Mesh::new();
+    let (to, _) = mesh.http_service(1, "web").await;
+    let (_, a) = mesh.http_service(2, "a").await;
+    mesh.manifest("route.yaml", &route("web"));
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let mut connection = client.http1(to).await;
+    // Written in place, a few bytes at a time, faster than two scans agree.
+    let file = mesh.manifests().join("route.yaml");
+    let text = route("a");
+    for end in (0..text.len()).step_by(6) {
+        std::fs::write(&file, &text[..end]).unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let answer = connection.send(get("/")).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", &text[..end]);
+    }
+    std::fs::write(&file, &text).unwrap();
+    until("the new route", async || {
+        let answer = connection.send(get("/")).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        (!a.seen().is_empty()).then_some(())
+    })
+    .await;
+    let refused = [("result", "refused")];
+    let refused = waypoint
+        .metric("waypoint_config_updates_total", &refused)
+        .await;
+    assert!(refused <= 2.0, "{refused} scans of half a file were taken");
+}
+
+#[tokio::test]
+async fn a_policy_in_a_file_that_cannot_be_read_loses_nothing_of_what_it_said() {
+    let mesh = Mesh::new();
+    let (to, app) = mesh.http_service(1, "web").await;
+    let denial = policy(", action: DENY, rules: [{to: [{operation: {paths: [/secret]}}]}]");
+    mesh.manifest("policy.yaml", &denial);
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    assert_eq!(
+        client.get(to, "/secret").await.status,
+        StatusCode::FORBIDDEN
+    );
+    for broken in [
+        denial.replace("spec: {", "spec: {{"),
+        denial.replace("kind: AuthorizationPolicy", "kind: [AuthorizationPolicy"),
+        format!("{denial}---\n\t- nonsense"),
+    ] {
+        mesh.manifest("policy.yaml", &broken);
+        waypoint.until_problem("policy.yaml").await;
+        for _ in 0..5 {
+            let status = client.get(to, "/secret").await.status;
+            assert_ne!(status, StatusCode::OK, "{broken}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        mesh.manifest("policy.yaml", &denial);
+        until("the problem to go", async || {
+            (!waypoint.problems().await.contains("policy.yaml")).then_some(())
+        })
+        .await;
+        assert_eq!(client.get(to, "/").await.status, StatusCode::OK);
+    }
+    assert!(app.seen().iter().all(|seen| seen.target != "/secret"));
+}
+
+#[tokio::test]
+async fn pods_come_and_go_under_load() {
+    let mesh = Mesh::new();
+    let (to, _) = mesh.http_service(1, "web").await;
+    let address = |n| std::net::SocketAddr::new(mesh.pod_ip(n), 8080);
+    let second = waypoint_tests::App::http(address(2), "second").await;
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let load = tokio::spawn(async move {
+        let mut connection = client.http1(to).await;
+        while !stopped.load(Ordering::Relaxed) {
+            let mut post = request(Method::POST, "/", &[]);
+            *post.body_mut() = "body".into();
+            let answer = connection.send(post).await;
+            assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+        }
+    });
+    for _ in 0..3 {
+        second.forget();
+        mesh.describe_pod(2, "web-2", "web", false);
+        until("traffic at the second pod", async || {
+            (second.seen().len() > 10).then_some(())
+        })
+        .await;
+        mesh.remove_manifest("pod-web-2.yaml");
+        until("its end", async || {
+            second.forget();
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            second.seen().is_empty().then_some(())
+        })
+        .await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    load.await.unwrap();
+}
+
+#[tokio::test]
+async fn certificates_are_renewed_without_a_lost_connection() {
+    let mesh = Mesh::new();
+    let (to, _) = mesh.http_service(1, "web").await;
+    let folder = mesh.folder().join("certificates");
+    let mine = mesh.certificate("default", "waypoint");
+    mine.write(&folder).unwrap();
+    let source = waypoint_proxy::run::CertificateSource::Dir(folder.clone());
+    let waypoint = mesh
+        .try_start_as(source, Duration::from_secs(5))
+        .await
+        .unwrap();
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let mut connection = client.http1(to).await;
+    assert_eq!(connection.send(get("/")).await.status, StatusCode::OK);
+
+    let certificate = mesh.certificate("default", "curl");
+    let shown = async || {
+        let tls = tls(waypoint.address(), Some(&certificate), &[b"h2"]);
+        let tls = tls.await.unwrap();
+        tls.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    };
+    let old = shown().await;
+    // What can't be used is left aside.
+    std::fs::write(folder.join("cert-chain.pem"), "no certificate").unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(shown().await, old);
+
+    mesh.certificate("default", "waypoint")
+        .write(&folder)
+        .unwrap();
+    until("the new certificate", async || {
+        (shown().await != old).then_some(())
+    })
+    .await;
+    let answer = connection.send(get("/")).await;
+    assert_eq!(answer.status, StatusCode::OK, "the open connection lives");
+}
+
+#[tokio::test]
+async fn the_end_does_not_wait_for_ever() {
+    let mesh = Mesh::new();
+    let (to, _) = mesh.http_service(1, "web").await;
+    let source = waypoint_proxy::run::CertificateSource::DevCa(mesh.folder().join("ca"));
+    let waypoint = mesh
+        .try_start_as(source, Duration::from_millis(400))
+        .await
+        .unwrap();
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let mut busy = client.http1(to).await;
+    let running = tokio::spawn(async move {
+        let slow = request(Method::GET, "/slow", &[("x-delay-ms", "8000")]);
+        busy.start(slow).await.is_ok()
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let started = std::time::Instant::now();
+    assert!(!waypoint.running.shutdown().await, "not all ended in time");
+    assert!(started.elapsed() < Duration::from_secs(3));
+    running.abort();
+}
+
+#[tokio::test]
+async fn an_open_http2_connection_is_told_of_the_end() {
+    let mesh = Mesh::new();
+    let (to, app) = mesh.http_service(1, "web").await;
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let connection = client.http2(to).await;
+    let running = connection.clone();
+    let slow = tokio::spawn(async move {
+        running
+            .send(request(Method::GET, "/slow", &[("x-delay-ms", "500")]))
+            .await
+    });
+    until("the slow request", async || {
+        (!app.seen().is_empty()).then_some(())
+    })
+    .await;
+    let ended = tokio::spawn(waypoint.running.shutdown());
+    assert_eq!(slow.await.unwrap().status, StatusCode::OK);
+    assert!(within("the shutdown", ended).await.unwrap());
+    assert!(connection.start(get("/late")).await.is_err());
 }

@@ -4,13 +4,15 @@
 #![allow(clippy::unwrap_used)]
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use waypoint_hbone::identity::Identity;
 use waypoint_tests::pod_ztunnel::PodZtunnel;
 use waypoint_tests::wait::within;
 use waypoint_tests::ztunnel::{get, request};
@@ -45,20 +47,21 @@ async fn the_pods_ztunnel_meets_the_waypoint_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_pod_with_another_identity_is_not_spoken_to() {
+async fn who_is_not_of_the_mesh_is_not_spoken_to() {
     let mesh = Mesh::new();
     mesh.describe_pod(1, "web-1", "web", true);
     let app = App::http(SocketAddr::new(mesh.pod_ip(1), 8080), "web").await;
-    // Whoever took over the address is in the mesh, but isn't `web`.
-    let impostor = mesh.certificate("other", "stranger");
-    let ztunnel = PodZtunnel::start(mesh.pod_ip(1), &impostor).await;
     let to = mesh.service(1, "web");
+    // Whoever took over the address has our CA's word for another trust domain.
+    let foreign = Identity::istio("evil.example", "default", "web").unwrap();
+    let foreign = mesh.ca.mint(&foreign, Duration::from_secs(3600)).unwrap();
+    let ztunnel = PodZtunnel::start(mesh.pod_ip(1), &foreign).await;
     let waypoint = mesh.start().await;
     let client = mesh.client(&waypoint, "default", "curl").await;
-    let answer = client.get(to, "/impostor").await;
+    let answer = client.get(to, "/foreign").await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(ztunnel.connects().is_empty() && app.seen().is_empty());
-    let line = waypoint.until_logged("/impostor").await;
+    let line = waypoint.until_logged("/foreign").await;
     assert!(line.contains(" 503 UF"), "{line}");
 }
 
@@ -80,7 +83,11 @@ async fn http2_all_the_way_to_a_captured_pod() {
     assert_eq!(seen.version, Version::HTTP_2);
     assert!(seen.target.starts_with("http://test/"), "{}", seen.target);
     // The streams share connections: how many is the pool's business.
-    assert!(ztunnel.connects().len() <= 8, "{}", ztunnel.connects().len());
+    assert!(
+        ztunnel.connects().len() <= 8,
+        "{}",
+        ztunnel.connects().len()
+    );
 }
 
 #[tokio::test]
@@ -142,27 +149,6 @@ async fn trailers_pass_both_ways_over_http2() {
 }
 
 #[tokio::test]
-async fn trailers_pass_to_an_http1_upstream() {
-    let mesh = Mesh::new();
-    let (to, app, _ztunnel) = captured(&mesh, HTTP).await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
-    let stream = client.tunnel(to).await;
-    let (mut sender, driver) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(driver);
-    let (body, trailers) = with_trailers();
-    let post = Request::post("/t")
-        .header("host", "web")
-        .header("trailer", "x-checksum")
-        .body(body)
-        .unwrap();
-    let response = within("the answer", sender.send_request(post)).await;
-    assert_eq!(response.unwrap().status(), StatusCode::OK);
-    assert_eq!(app.last().body, "body");
-    assert_eq!(app.last().trailers, Some(trailers));
-}
-
-#[tokio::test]
 async fn a_websocket_passes_through_the_pods_ztunnel() {
     let mesh = Mesh::new();
     let (to, app, ztunnel) = captured(&mesh, HTTP).await;
@@ -197,10 +183,7 @@ async fn a_websocket_passes_through_the_pods_ztunnel() {
     assert!(echoed == sent, "{} bytes of {}", echoed.len(), sent.len());
     writing.await.unwrap();
     let seen = app.last();
-    assert_eq!(
-        seen.header("sec-websocket-key"),
-        "dGhlIHNhbXBsZSBub25jZQ=="
-    );
+    assert_eq!(seen.header("sec-websocket-key"), "dGhlIHNhbXBsZSBub25jZQ==");
     assert_eq!(seen.header("upgrade").to_ascii_lowercase(), "websocket");
     assert_eq!(ztunnel.connects().len(), 1);
     let line = waypoint.until_logged("/chat").await;
@@ -221,7 +204,9 @@ async fn a_denied_upgrade_stays_http() {
     let client = mesh.client(&waypoint, "default", "curl").await;
     let wanted = [("connection", "upgrade"), ("upgrade", "websocket")];
     let mut connection = client.http1(to).await;
-    let answer = connection.send(request(Method::GET, "/chat", &wanted)).await;
+    let answer = connection
+        .send(request(Method::GET, "/chat", &wanted))
+        .await;
     assert_eq!(answer.status, StatusCode::FORBIDDEN);
     assert!(app.seen().is_empty());
 }

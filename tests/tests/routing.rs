@@ -271,3 +271,192 @@ async fn connections_that_fail_are_tried_at_another_endpoint() {
         assert_eq!(app.last().body, "body");
     }
 }
+
+/// An HTTPRoute of service `web` with an age.
+fn aged(name: &str, created: &str, rules: &str) -> String {
+    route(name, rules).replace(
+        &format!("name: {name}, namespace: default"),
+        &format!("name: {name}, namespace: default, creationTimestamp: '{created}'"),
+    )
+}
+
+#[tokio::test]
+async fn routes_of_one_service_are_ordered_by_match_then_age_then_name() {
+    let mesh = Mesh::new();
+    let (to, _, _) = three(&mesh).await;
+    let rule = |path: &str, backend: &str| {
+        format!(
+            "  - matches: [{{path: {{type: PathPrefix, value: {path}}}}}]\n    backendRefs: [{{name: {backend}, port: 80}}]\n"
+        )
+    };
+    // The younger has the longer match, which counts first.
+    let old = rule("/p", "a") + &rule("/same", "a");
+    let young = rule("/p/long", "b") + &rule("/same", "b");
+    mesh.manifest("z-old.yaml", &aged("z-old", "2020-01-01T00:00:00Z", &old));
+    mesh.manifest(
+        "a-young.yaml",
+        &aged("a-young", "2024-01-01T00:00:00Z", &young),
+    );
+    // Equal in age: the name counts.
+    let date = "2022-01-01T00:00:00Z";
+    mesh.manifest("one.yaml", &aged("one", date, &rule("/name", "a")));
+    mesh.manifest("two.yaml", &aged("two", date, &rule("/name", "b")));
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let mut connection = client.http1(to).await;
+    for (path, app) in [
+        ("/p", "a"),
+        ("/p/long", "b"),
+        ("/p/longer", "a"),
+        ("/same", "a"),
+        ("/name", "a"),
+    ] {
+        let answer = connection.send(get(path)).await;
+        assert_eq!(answer.header("x-app"), app, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn more_conditions_come_first_and_matches_are_alternatives() {
+    let mesh = Mesh::new();
+    let (to, _, _) = three(&mesh).await;
+    let rules = r#"
+  - matches:
+    - {path: {type: PathPrefix, value: /x}, headers: [{name: one, value: "1"}]}
+    - {path: {type: Exact, value: /alternative}}
+    backendRefs: [{name: a, port: 80}]
+  - matches:
+    - {path: {type: PathPrefix, value: /x}, headers: [{name: one, value: "1"}, {name: two, value: "2"}]}
+    - {path: {type: PathPrefix, value: /x}, method: GET}
+    backendRefs: [{name: b, port: 80}]
+  - backendRefs: [{name: web, port: 80}]
+"#;
+    mesh.manifest("route.yaml", &route("web", rules));
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let mut connection = client.http1(to).await;
+    let one: &[(&str, &str)] = &[("one", "1")];
+    let both: &[(&str, &str)] = &[("one", "1"), ("two", "2")];
+    for (method, path, headers, app) in [
+        (Method::POST, "/x", one, "a"),
+        (Method::POST, "/x", both, "b"),
+        // A method counts before headers.
+        (Method::GET, "/x", one, "b"),
+        (Method::GET, "/x", &[][..], "b"),
+        (Method::POST, "/x", &[][..], "web"),
+        (Method::POST, "/alternative", &[][..], "a"),
+        (Method::POST, "/else", &[][..], "web"),
+    ] {
+        let answer = connection
+            .send(request(method.clone(), path, headers))
+            .await;
+        assert_eq!(answer.header("x-app"), app, "{method} {path} {headers:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_share_of_nothing_gets_nothing_and_a_rule_without_backends_is_an_error() {
+    let mesh = Mesh::new();
+    let (to, a, b) = three(&mesh).await;
+    let rules = r#"
+  - matches: [{path: {value: /share}}]
+    backendRefs: [{name: a, port: 80, weight: 0}, {name: b, port: 80, weight: 3}]
+  - matches: [{path: {value: /none}}]
+    backendRefs: [{name: a, port: 80, weight: 0}]
+  - matches: [{path: {value: /empty}}]
+"#;
+    mesh.manifest("route.yaml", &route("web", rules));
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let mut connection = client.http1(to).await;
+    for _ in 0..30 {
+        assert_eq!(connection.send(get("/share")).await.status, StatusCode::OK);
+    }
+    assert_eq!((a.seen().len(), b.seen().len()), (0, 30));
+    for path in ["/none", "/empty"] {
+        let answer = connection.send(get(path)).await;
+        assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR, "{path}");
+    }
+    assert_eq!(a.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn a_shares_header_changes_are_its_own() {
+    let mesh = Mesh::new();
+    let (to, a, b) = three(&mesh).await;
+    let rules = r#"
+  - backendRefs:
+    - name: a
+      port: 80
+      filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-share, value: a}]}}]
+    - {name: b, port: 80}
+"#;
+    mesh.manifest("route.yaml", &route("web", rules));
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let mut connection = client.http1(to).await;
+    for _ in 0..40 {
+        connection.send(get("/")).await;
+    }
+    assert!(!a.seen().is_empty() && !b.seen().is_empty());
+    assert!(a.seen().iter().all(|seen| seen.header("x-share") == "a"));
+    assert!(
+        b.seen()
+            .iter()
+            .all(|seen| seen.header("x-share").is_empty())
+    );
+}
+
+#[tokio::test]
+async fn redirects_know_ports_and_keep_what_they_are_not_told() {
+    let mesh = Mesh::new();
+    let (to, a, _) = three(&mesh).await;
+    let rules = r#"
+  - matches: [{path: {value: /port}}]
+    filters: [{type: RequestRedirect, requestRedirect: {port: 8443}}]
+  - matches: [{path: {value: /scheme}}]
+    filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]
+  - matches: [{path: {value: /host}}]
+    filters: [{type: RequestRedirect, requestRedirect: {hostname: other.example, statusCode: 302}}]
+  - backendRefs: [{name: a, port: 80}]
+"#;
+    mesh.manifest("route.yaml", &route("web", rules));
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let mut connection = client.http1(to).await;
+    for (path, location) in [
+        ("/port/x?q=1", "http://web.example:8443/port/x?q=1"),
+        ("/scheme/x", "https://web.example/scheme/x"),
+        ("/host/x", "http://other.example/host/x"),
+    ] {
+        let answer = connection
+            .send(request(Method::GET, path, &[("host", "web.example")]))
+            .await;
+        assert_eq!(answer.status, StatusCode::FOUND, "{path}");
+        assert_eq!(answer.header("location"), location, "{path}");
+    }
+    assert!(a.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_backends_time_is_limited_per_attempt() {
+    let mesh = Mesh::new();
+    let (to, a, _) = three(&mesh).await;
+    let rules = "  - timeouts: {request: 5s, backendRequest: 100ms}\n    backendRefs: [{name: a, port: 80}]\n";
+    mesh.manifest("route.yaml", &route("web", rules));
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let started = std::time::Instant::now();
+    let answer = client
+        .request(to, request(Method::GET, "/slow", &[("x-delay-ms", "4000")]))
+        .await;
+    assert_eq!(answer.status, StatusCode::GATEWAY_TIMEOUT);
+    assert!(
+        started.elapsed().as_millis() < 2500,
+        "{:?}",
+        started.elapsed()
+    );
+    let line = waypoint.until_logged("/slow").await;
+    assert!(line.contains(" 504 U"), "{line}");
+    assert!(!a.seen().is_empty());
+}

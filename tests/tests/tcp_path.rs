@@ -221,3 +221,128 @@ async fn open_streams_report_their_bytes_before_they_end() {
     .await;
     drop(stream);
 }
+
+#[tokio::test]
+async fn a_pod_that_resets_is_not_taken_to_have_finished() {
+    let mesh = Mesh::new();
+    mesh.describe_pod(1, "db-1", "db", false);
+    let address = SocketAddr::new(mesh.pod_ip(1), 8080);
+    App::tcp(address, |mut tcp| async move {
+        let _ = tcp.read_u8().await;
+        let _ = tcp.write_all(b"half an ans").await;
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let _ = tcp.set_zero_linger();
+    })
+    .await;
+    let to = mesh.service_with_port(1, "db", TCP_PORT);
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let mut stream = client.tunnel(to).await;
+    stream.write_all(b"?").await.unwrap();
+    let mut got = Vec::new();
+    let end = within("the reset", stream.read_to_end(&mut got)).await;
+    assert!(end.is_err(), "{}", String::from_utf8_lossy(&got));
+}
+
+#[tokio::test]
+async fn a_client_that_resets_is_not_taken_to_have_finished() {
+    let mesh = Mesh::new();
+    mesh.describe_pod(1, "db-1", "db", false);
+    let (ended, mut ends) = tokio::sync::mpsc::unbounded_channel();
+    let address = SocketAddr::new(mesh.pod_ip(1), 8080);
+    App::tcp(address, move |mut tcp| {
+        let ended = ended.clone();
+        async move {
+            let mut all = Vec::new();
+            let _ = tcp.write_all(b"go").await;
+            let _ = ended.send(tcp.read_to_end(&mut all).await);
+        }
+    })
+    .await;
+    let to = mesh.service_with_port(1, "db", TCP_PORT);
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let mut stream = client.tunnel(to).await;
+    let mut go = [0; 2];
+    within("go", stream.read_exact(&mut go)).await.unwrap();
+    stream.write_all(b"half of what I").await.unwrap();
+    stream.reset(h2::Reason::CANCEL);
+    let end = within("the pod's end", ends.recv()).await.unwrap();
+    assert!(end.is_err(), "a proper end for a reset: {end:?}");
+}
+
+#[tokio::test]
+async fn http_rules_on_a_tcp_port_never_let_more_in() {
+    // What TCP can't know is dropped from ALLOW, and taken for granted in DENY.
+    for (rules, open) in [
+        (
+            "action: ALLOW, rules: [{to: [{operation: {methods: [GET]}}]}]",
+            false,
+        ),
+        (
+            "action: ALLOW, rules: [{to: [{operation: {ports: ['80']}}]}]",
+            true,
+        ),
+        (
+            "action: ALLOW, rules: [{from: [{source: {namespaces: [default]}}], to: [{operation: {methods: [GET]}}]}]",
+            false,
+        ),
+        (
+            "action: DENY, rules: [{to: [{operation: {methods: [GET]}}]}]",
+            false,
+        ),
+        (
+            "action: DENY, rules: [{to: [{operation: {ports: ['81']}}]}]",
+            true,
+        ),
+        (
+            "action: DENY, rules: [{from: [{source: {namespaces: [other]}}], to: [{operation: {paths: [/x]}}]}]",
+            true,
+        ),
+        ("rules: []", false),
+        ("rules: [{}]", true),
+    ] {
+        let mesh = Mesh::new();
+        let to = echo_service(&mesh).await;
+        mesh.manifest("policy.yaml", &policy(rules));
+        let waypoint = mesh.start().await;
+        let client = mesh.client(&waypoint, "default", "curl").await;
+        let mut got = Vec::new();
+        if let Ok((StatusCode::OK, mut stream)) = client.connect_to(&to.to_string(), &[]).await {
+            let _ = stream
+                .write_all(b"GET / HTTP/1.1\r\nhost: db\r\n\r\n")
+                .await;
+            let _ = stream.shutdown().await;
+            let _ = within("the end", stream.read_to_end(&mut got)).await;
+        }
+        assert_eq!(!got.is_empty(), open, "{rules}: {got:?}");
+    }
+}
+
+#[tokio::test]
+async fn changes_elsewhere_leave_an_open_stream_alone() {
+    let mesh = Mesh::new();
+    let to = echo_service(&mesh).await;
+    let (web, _) = mesh.http_service(2, "web").await;
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let mut stream = client.tunnel(to).await;
+    let mut byte = [0; 1];
+    for n in 0..3 {
+        mesh.manifest(
+            "route.yaml",
+            &format!(
+                "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: web, namespace: default}}\n\
+                 spec: {{parentRefs: [{{group: '', kind: Service, name: web, port: 80}}], rules: [{{filters: [{{type: ResponseHeaderModifier, \
+                 responseHeaderModifier: {{set: [{{name: x-version, value: '{n}'}}]}}}}], backendRefs: [{{name: web, port: 80}}]}}]}}\n"
+            ),
+        );
+        until("the change", async || {
+            let answer = client.get(web, "/").await;
+            (answer.header("x-version") == n.to_string()).then_some(())
+        })
+        .await;
+        stream.write_all(b"a").await.unwrap();
+        within("echo", stream.read_exact(&mut byte)).await.unwrap();
+    }
+}

@@ -169,3 +169,158 @@ async fn request_metrics_name_both_ends() {
         .until_metric("istio_request_bytes_count", &with("200"), 3.0)
         .await;
 }
+
+#[tokio::test]
+async fn what_failed_is_told_by_flags_in_log_and_metrics() {
+    let mesh = Mesh::new();
+    mesh.describe_pod(1, "nobody-1", "nobody", false);
+    let refused = mesh.service(1, "nobody");
+    let empty = mesh.service(2, "empty");
+    let (web, _) = mesh.http_service(3, "web").await;
+    mesh.manifest(
+        "route.yaml",
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: web, namespace: default}\n\
+         spec: {parentRefs: [{group: '', kind: Service, name: web, port: 80}], rules: [{matches: [{path: {value: /known}}], \
+         timeouts: {request: 100ms}, backendRefs: [{name: web, port: 80}]}]}\n",
+    );
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let slow = [("x-delay-ms", "3000")];
+    for (to, path, headers, code, flags) in [
+        (refused, "/a", &[][..], "503", "UF,URX"),
+        (empty, "/b", &[][..], "503", "UH"),
+        (web, "/c", &[][..], "404", "NR"),
+        (web, "/known/d", &slow[..], "504", "UT"),
+    ] {
+        let answer = client
+            .request(to, request(Method::GET, path, headers))
+            .await;
+        assert_eq!(answer.status.as_str(), code, "{path}");
+        let line = waypoint.until_logged(&format!("GET {path} ")).await;
+        assert!(line.contains(&format!(" {code} {flags} ")), "{line}");
+        let labels = [("response_code", code), ("response_flags", flags)];
+        waypoint
+            .until_metric("istio_requests_total", &labels, 1.0)
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn tcp_metrics_name_both_ends() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mesh = Mesh::new();
+    mesh.describe_pod(1, "db-1", "db", true);
+    let address = std::net::SocketAddr::new(mesh.pod_ip(1), 8080);
+    waypoint_tests::App::tcp(address, |mut tcp| async move {
+        let mut asked = [0; 3];
+        let _ = tcp.read_exact(&mut asked).await;
+        let _ = tcp.write_all(b"answer").await;
+    })
+    .await;
+    let certificate = mesh.certificate("default", "db");
+    waypoint_tests::pod_ztunnel::PodZtunnel::start(mesh.pod_ip(1), &certificate).await;
+    let to = mesh.service_with_port(1, "db", "{name: tcp, port: 80, targetPort: 8080}");
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "other", "stranger").await;
+    let mut stream = client.tunnel(to).await;
+    stream.write_all(b"ask").await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    drop(stream);
+    let labels = [
+        ("reporter", "waypoint"),
+        (
+            "source_principal",
+            "spiffe://cluster.local/ns/other/sa/stranger",
+        ),
+        ("destination_workload", "db-1"),
+        ("destination_workload_namespace", "default"),
+        (
+            "destination_principal",
+            "spiffe://cluster.local/ns/default/sa/db",
+        ),
+        ("destination_service", "db.default.svc.cluster.local"),
+        ("destination_service_name", "db"),
+        ("destination_service_namespace", "default"),
+        ("destination_canonical_service", "db"),
+        ("request_protocol", "tcp"),
+        ("response_flags", "-"),
+        ("connection_security_policy", "mutual_tls"),
+    ];
+    for (name, value) in [
+        ("istio_tcp_connections_opened_total", 1.0),
+        ("istio_tcp_connections_closed_total", 1.0),
+        ("istio_tcp_received_bytes_total", 3.0),
+        ("istio_tcp_sent_bytes_total", 6.0),
+    ] {
+        waypoint.until_metric(name, &labels, value).await;
+    }
+    let requests = waypoint.metric("istio_requests_total", &[]).await;
+    assert_eq!(requests, 0.0, "a stream is no request");
+}
+
+#[tokio::test]
+async fn what_clients_send_makes_no_series() {
+    let mesh = Mesh::new();
+    let (to, _) = mesh.http_service(1, "web").await;
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let mut connection = client.http1(to).await;
+    connection.send(get("/")).await;
+    waypoint
+        .until_metric("istio_requests_total", &[], 1.0)
+        .await;
+    let series = |text: &str| text.lines().filter(|line| !line.starts_with('#')).count();
+    let before = series(&waypoint.metrics().await);
+    for n in 0..100 {
+        let (host, agent) = (format!("h{n}.example"), format!("agent/{n}"));
+        let headers = [("host", &*host), ("user-agent", &*agent), ("x-n", &*agent)];
+        connection
+            .send(request(Method::GET, &format!("/{n}?{n}"), &headers))
+            .await;
+    }
+    waypoint
+        .until_metric("istio_requests_total", &[], 101.0)
+        .await;
+    assert_eq!(series(&waypoint.metrics().await), before);
+}
+
+#[tokio::test]
+async fn a_line_is_one_line_and_json_is_json_whatever_clients_send() {
+    let mesh = Mesh::new();
+    let (to, _) = mesh.http_service(1, "web").await;
+    let base = std::fs::read_to_string(mesh.manifests().join("base.yaml")).unwrap();
+    let json = "accessLogFile: /dev/stdout\n    accessLogEncoding: JSON";
+    mesh.manifest(
+        "base.yaml",
+        &base.replace("accessLogFile: /dev/stdout", json),
+    );
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    for (n, agent) in [
+        &b"back\\slash \"quote\" {brace} %REQ(X)%"[..],
+        b"tab\there",
+        b"latin \xe9\xff",
+        "unicode \u{2028} \u{1f600}".as_bytes(),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut raw = format!("GET /odd/{n} HTTP/1.1\r\nhost: web\r\nuser-agent: ").into_bytes();
+        raw.extend_from_slice(agent);
+        raw.extend_from_slice(b"\r\n\r\n");
+        client.raw(to, &raw).await;
+        let line = waypoint.until_logged(&format!("/odd/{n}\"")).await;
+        let json: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert!(json["user_agent"].is_string(), "{line}");
+        if let Ok(text) = std::str::from_utf8(agent) {
+            assert_eq!(json["user_agent"], text);
+        }
+    }
+    for line in waypoint.log().lines() {
+        assert!(
+            serde_json::from_str::<serde_json::Value>(line).is_ok(),
+            "{line}"
+        );
+    }
+}

@@ -36,8 +36,11 @@ pub(crate) fn options(environment: &Environment) -> RunOptions {
         ttl: environment.certificate_ttl,
     };
     RunOptions {
-        readiness_addr: environment.status_port,
-        envoy_stats_addr: Some(environment.prometheus_port),
+        hbone_addr: environment.ports.hbone,
+        admin_addr: environment.ports.admin,
+        readiness_addr: environment.ports.readiness,
+        stats_addr: environment.ports.stats,
+        envoy_stats_addr: Some(environment.ports.prometheus),
         drain: environment.drain,
         access_log: AccessLogTarget::AsConfigured,
         ..RunOptions::new(source, certificates)

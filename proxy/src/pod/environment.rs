@@ -58,10 +58,48 @@ pub(crate) struct Environment {
     pub(crate) concurrency: Option<u16>,
     pub(crate) drain: Duration,
     pub(crate) log: String,
-    pub(crate) status_port: SocketAddr,
-    pub(crate) prometheus_port: SocketAddr,
+    pub(crate) ports: Ports,
     /// Given, understood, and without effect.
     pub(crate) ignored: Vec<String>,
+}
+
+/// Where the pod listens: Istio's ports, unless `WAYPOINT_*_ADDR` say otherwise (several on one host).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ports {
+    pub(crate) hbone: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) readiness: SocketAddr,
+    pub(crate) stats: SocketAddr,
+    pub(crate) prometheus: SocketAddr,
+}
+
+impl Ports {
+    fn read(variables: &BTreeMap<String, String>) -> Result<Ports, EnvironmentError> {
+        let address = |name: &str, default: SocketAddr| match variables.get(name) {
+            None => Ok(default),
+            Some(text) => text.parse().map_err(|e| invalid(name, text, e)),
+        };
+        let all = |name: &str, default: u16| {
+            let text = variables.get(name).map(String::as_str);
+            port(name, text, default)
+        };
+        Ok(Ports {
+            hbone: address("WAYPOINT_HBONE_ADDR", SocketAddr::from(([0u16; 8], 15008)))?,
+            admin: address(
+                "WAYPOINT_ADMIN_ADDR",
+                SocketAddr::from(([127, 0, 0, 1], 15000)),
+            )?,
+            readiness: address("WAYPOINT_READINESS_ADDR", all("ENVOY_STATUS_PORT", 15021)?)?,
+            stats: address(
+                "WAYPOINT_STATS_ADDR",
+                SocketAddr::from(([0, 0, 0, 0], 15020)),
+            )?,
+            prometheus: address(
+                "WAYPOINT_PROMETHEUS_ADDR",
+                all("ENVOY_PROMETHEUS_PORT", 15090)?,
+            )?,
+        })
+    }
 }
 
 /// What the container was started with can't be used.
@@ -190,12 +228,7 @@ impl Environment {
                 Duration::from_secs(5),
             )?,
             log: flags.log.unwrap_or_else(|| "info".into()),
-            status_port: port("ENVOY_STATUS_PORT", variable("ENVOY_STATUS_PORT"), 15021)?,
-            prometheus_port: port(
-                "ENVOY_PROMETHEUS_PORT",
-                variable("ENVOY_PROMETHEUS_PORT"),
-                15090,
-            )?,
+            ports: Ports::read(sources.variables)?,
             namespace,
             metadata,
             proxy_config,

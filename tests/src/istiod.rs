@@ -1,0 +1,257 @@
+//! A real istiod (`tests/istiod`) for a mesh, and the waypoint as its pod: the program itself, with the
+//! arguments and environment of istiod's template.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+
+use crate::mesh::Mesh;
+use crate::telemetry::{http_get, metric};
+use crate::wait::{PATIENCE, until};
+
+/// The address that istiod's deployment controller gives the waypoint's pod.
+const POD_IP: &str = "10.1.250.1";
+
+/// Istio's discovery server and CA, reading the mesh's manifests.
+pub struct Istiod {
+    child: Child,
+    address: SocketAddr,
+    debug: SocketAddr,
+}
+
+impl Istiod {
+    /// Starts it and waits until it serves. `WAYPOINT_ISTIOD` names the program.
+    ///
+    /// # Panics
+    /// It doesn't start.
+    #[must_use]
+    pub fn start(mesh: &Mesh) -> Istiod {
+        let program =
+            std::env::var("WAYPOINT_ISTIOD").expect("WAYPOINT_ISTIOD names tests/istiod's program");
+        let (address, debug) = (
+            SocketAddr::new(mesh.pod_ip(250), 15012),
+            SocketAddr::new(mesh.pod_ip(250), 15014),
+        );
+        let ca = mesh.folder().join("ca");
+        let (root, key) = (ca.join("root-cert.pem"), ca.join("ca-key.pem"));
+        let log = fs::File::create(mesh.folder().join("istiod.log")).unwrap();
+        let mut child = Command::new(program)
+            .env("PILOT_ENABLE_AMBIENT", "true")
+            .arg("-f")
+            .arg(mesh.manifests())
+            .args([
+                "-secure",
+                &address.to_string(),
+                "-debug",
+                &debug.to_string(),
+            ])
+            .arg("-ca")
+            .arg(format!("{0},{1},{0}", root.display(), key.display()))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::from(log))
+            .spawn()
+            .unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
+        let serving = out.any(|line| line.is_ok_and(|line| line == "serving"));
+        // It goes on writing, and a closed pipe would end it.
+        std::thread::spawn(move || out.count());
+        let istiod = Istiod {
+            child,
+            address,
+            debug,
+        };
+        let log = || fs::read_to_string(mesh.folder().join("istiod.log")).unwrap_or_default();
+        assert!(serving, "istiod doesn't start: {}", log());
+        istiod
+    }
+
+    /// What `istioctl proxy-status` shows.
+    pub async fn syncz(&self) -> serde_json::Value {
+        let (_, text) = http_get(self.debug, "/debug/syncz").await;
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+}
+
+impl Drop for Istiod {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The waypoint as a pod's container.
+pub struct Pod {
+    child: Child,
+    pub hbone: SocketAddr,
+    pub admin: SocketAddr,
+    pub readiness: SocketAddr,
+    pub stats: SocketAddr,
+    log: PathBuf,
+}
+
+impl Pod {
+    /// Starts pod `n` of the mesh's waypoint.
+    ///
+    /// # Panics
+    /// The program isn't built.
+    #[must_use]
+    pub fn start(mesh: &Mesh, istiod: &Istiod, n: u8) -> Pod {
+        let ip = mesh.pod_ip(n);
+        let root = mesh.folder().join(format!("pod-{n}"));
+        let secrets = root.join("var/run/secrets");
+        for folder in ["tokens", "istio"] {
+            fs::create_dir_all(secrets.join(folder)).unwrap();
+        }
+        fs::create_dir_all(root.join("etc/istio/pod")).unwrap();
+        fs::copy(
+            mesh.folder().join("ca/root-cert.pem"),
+            secrets.join("istio/root-cert.pem"),
+        )
+        .unwrap();
+        // {"alg":"none"} . {"sub":"system:serviceaccount:default:waypoint"} . nothing
+        let token = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJzeXN0ZW06c2VydmljZWFjY291bnQ6ZGVmYXVsdDp3YXlwb2ludCJ9.x";
+        fs::write(secrets.join("tokens/istio-token"), token).unwrap();
+        fs::write(
+            root.join("etc/istio/pod/labels"),
+            "gateway.istio.io/managed=\"istio.io-mesh-controller\"\ngateway.networking.k8s.io/gateway-name=\"waypoint\"\n",
+        )
+        .unwrap();
+        let at = |port: u16| SocketAddr::new(ip, port);
+        let log = root.join("log");
+        let out = fs::File::create(&log).unwrap();
+        let discovery = istiod.address.to_string();
+        let child = Command::new(program())
+            .args(["proxy", "waypoint", "--domain", "default.svc.cluster.local"])
+            .args([
+                "--serviceCluster",
+                "waypoint.default",
+                "--proxyLogLevel",
+                "warning",
+            ])
+            .args([
+                "--proxyComponentLogLevel",
+                "misc:error",
+                "--log_output_level",
+                "default:info",
+            ])
+            .env_clear()
+            .env("WAYPOINT_ROOT", &root)
+            .env("WAYPOINT_HBONE_ADDR", at(15008).to_string())
+            .env("WAYPOINT_ADMIN_ADDR", at(15000).to_string())
+            .env("WAYPOINT_READINESS_ADDR", at(15021).to_string())
+            .env("WAYPOINT_STATS_ADDR", at(15020).to_string())
+            .env("WAYPOINT_PROMETHEUS_ADDR", at(15090).to_string())
+            .env("ISTIOD_SAN", "istiod.istio-system.svc")
+            .env(
+                "PROXY_CONFIG",
+                format!("{{\"discoveryAddress\": \"{discovery}\"}}\n"),
+            )
+            .env("CA_ADDR", &discovery)
+            .env("POD_NAME", "waypoint-0")
+            .env("POD_NAMESPACE", "default")
+            .env("SERVICE_ACCOUNT", "waypoint")
+            .env("INSTANCE_IP", POD_IP)
+            .env("HOST_IP", Ipv4Addr::LOCALHOST.to_string())
+            .env("TRUST_DOMAIN", "cluster.local")
+            .env("ISTIO_CPU_LIMIT", "2")
+            .env("ISTIO_META_CLUSTER_ID", "Kubernetes")
+            .env("ISTIO_META_INTERCEPTION_MODE", "REDIRECT")
+            .env("ISTIO_META_WORKLOAD_NAME", "waypoint")
+            .env("ISTIO_META_MESH_ID", "cluster.local")
+            .env("ISTIO_META_ENABLE_HBONE", "true")
+            .stdout(Stdio::from(out.try_clone().unwrap()))
+            .stderr(Stdio::from(out))
+            .spawn()
+            .unwrap();
+        Pod {
+            child,
+            hbone: at(15008),
+            admin: at(15000),
+            readiness: at(15021),
+            stats: at(15020),
+            log,
+        }
+    }
+
+    /// Waits until it may get traffic.
+    ///
+    /// # Panics
+    /// It doesn't get ready; says what it logged.
+    pub async fn until_ready(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if TcpStream::connect(self.readiness).await.is_ok() {
+                let (status, reason) = http_get(self.readiness, "/healthz/ready").await;
+                if status == 200 {
+                    return;
+                }
+                assert!(
+                    Instant::now() < deadline,
+                    "not ready: {reason}{}",
+                    self.log()
+                );
+            }
+            assert!(Instant::now() < deadline, "doesn't listen: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        metric(
+            &http_get(self.stats, "/stats/prometheus").await.1,
+            name,
+            labels,
+        )
+    }
+
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// SIGTERM; the exit code.
+    ///
+    /// # Panics
+    /// It can't be signalled.
+    pub async fn terminate(&mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        until("the end of the pod", async || {
+            self.child.try_wait().unwrap()
+        })
+        .await
+        .code()
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The program under test: `WAYPOINT_BINARY`, or the one that cargo built beside this test.
+fn program() -> PathBuf {
+    if let Ok(path) = std::env::var("WAYPOINT_BINARY") {
+        return path.into();
+    }
+    let test = std::env::current_exe().unwrap();
+    let program = test.ancestors().nth(2).unwrap().join("waypoint");
+    assert!(
+        program.exists(),
+        "build it first: cargo build -p waypoint-proxy"
+    );
+    program
+}
