@@ -21,7 +21,7 @@ use waypoint_tests::{App, Mesh, Waypoint, Ztunnel};
 const MUCH: usize = 64 << 20;
 /// What sockets and windows on the way may hold.
 const HELD: usize = 24 << 20;
-const CHUNK: [u8; 64 * 1024] = [b'x'; 64 * 1024];
+static CHUNK: [u8; 64 * 1024] = [b'x'; 64 * 1024];
 
 /// Bytes that passed somewhere.
 #[derive(Clone, Default)]

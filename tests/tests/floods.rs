@@ -163,7 +163,7 @@ async fn pings_and_settings_by_the_thousand_hold_up_nobody() {
 }
 
 #[tokio::test]
-async fn a_thousand_tunnels_and_no_more_than_the_limit() {
+async fn nine_hundred_open_tunnels_leave_room_for_more() {
     let scene = scene().await;
     let client = scene.mesh.client(&scene.waypoint, "default", "curl").await;
     let mut tunnels = Vec::new();
