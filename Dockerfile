@@ -7,6 +7,8 @@ RUN cargo build --release --locked -p waypoint-proxy
 # What the binary needs at run time, at the places where its loader looks.
 RUN mkdir -p /runtime/usr/local/bin /runtime/tmp /runtime/etc \
  && cp target/release/waypoint /runtime/usr/local/bin/ \
+ # Tools exec `pilot-agent request …` in the container.
+ && ln -s waypoint /runtime/usr/local/bin/pilot-agent \
  && ldd target/release/waypoint | grep -o '/[^ ]*' | xargs -I{} cp -L --parents {} /runtime \
  && echo 'istio-proxy:x:1337:1337::/:/nonexistent' > /runtime/etc/passwd \
  && chmod 1777 /runtime/tmp
@@ -14,5 +16,5 @@ RUN mkdir -p /runtime/usr/local/bin /runtime/tmp /runtime/etc \
 FROM scratch
 COPY --from=builder /runtime /
 USER 1337:1337
-EXPOSE 15008 15020 15021
+EXPOSE 15008 15020 15021 15090
 ENTRYPOINT ["/usr/local/bin/waypoint"]

@@ -1,6 +1,7 @@
 //! The ports for people and probes: readiness (15021), metrics (15020) and admin (15000, loopback).
 //!
 //! They run on the control thread, apart from the data path, and take few connections at a time.
+//! `/stats` has the few lines by which Istio's own readiness probe and tests tell Envoy's state.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use waypoint_filters::metrics::MetricRegistry;
 use waypoint_hbone::tls::Tls;
 
@@ -36,6 +37,8 @@ pub(crate) struct Admin {
     /// What of the configuration isn't honoured.
     pub(crate) problems: Arc<Mutex<Vec<String>>>,
     pub(crate) started: Instant,
+    /// Told by `/quitquitquit`.
+    pub(crate) quit: Arc<Notify>,
 }
 
 /// Which port asks.
@@ -54,8 +57,8 @@ impl Admin {
             let Ok(place) = places.clone().acquire_owned().await else {
                 return;
             };
-            let tcp = match listener.accept().await {
-                Ok((tcp, _)) => tcp,
+            let (tcp, from) = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(?port, %error, "could not accept a connection");
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -66,7 +69,13 @@ impl Admin {
             tokio::spawn(async move {
                 let _place = place;
                 let service = service_fn(|request: Request<Incoming>| {
-                    let response = admin.answer(port, request.method(), request.uri().path());
+                    let local = from.ip().to_canonical().is_loopback();
+                    let response = match (request.method(), request.uri().path()) {
+                        (&Method::POST, "/quitquitquit") if port != Port::Readiness => {
+                            admin.quit(local)
+                        }
+                        (method, path) => admin.answer(port, method, path),
+                    };
                     std::future::ready(Ok::<_, Infallible>(response))
                 });
                 let _ = http1::Builder::new()
@@ -83,7 +92,10 @@ impl Admin {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
         }
         match (port, path) {
-            (Port::Readiness, "/healthz/ready") | (Port::Admin, "/ready") => self.ready(),
+            (Port::Readiness | Port::Stats, "/healthz/ready") | (Port::Admin, "/ready") => {
+                self.ready()
+            }
+            (Port::Admin, "/stats") => self.envoy_stats(),
             (Port::Stats | Port::Admin, "/stats/prometheus") => self.stats(),
             (Port::Admin, "/server_info") => self.server_info(),
             (Port::Admin, "/problems") => {
@@ -96,10 +108,35 @@ impl Admin {
                 "/ready              whether this waypoint may get traffic\n\
                  /server_info        version, state, certificate\n\
                  /stats/prometheus   metrics\n\
-                 /problems           what of the configuration is not honoured\n",
+                 /stats              the lines by which Envoy's state is told\n\
+                 /problems           what of the configuration is not honoured\n\
+                 POST /quitquitquit  end, as SIGTERM\n",
             ),
             _ => text(StatusCode::NOT_FOUND, "not found\n"),
         }
+    }
+
+    /// Ends the process in good order; only for those who are in the pod.
+    fn quit(&self, local: bool) -> Response<Full<Bytes>> {
+        if !local {
+            return text(StatusCode::FORBIDDEN, "only from loopback\n");
+        }
+        self.quit.notify_one();
+        text(StatusCode::OK, "OK\n")
+    }
+
+    fn envoy_stats(&self) -> Response<Full<Bytes>> {
+        let live = self.readiness.check().is_ok();
+        let (updates, state) = if live { (1, 0) } else { (0, 2) };
+        text(
+            StatusCode::OK,
+            format!(
+                "cluster_manager.cds.update_success: {updates}\n\
+                 listener_manager.lds.update_success: {updates}\n\
+                 listener_manager.workers_started: {updates}\n\
+                 server.state: {state}\n"
+            ),
+        )
     }
 
     fn ready(&self) -> Response<Full<Bytes>> {

@@ -230,7 +230,11 @@ fn run(options: RunOptions, concurrency: Option<u16>) -> Result<ExitCode, Failur
             hbone = %running.hbone_addr, admin = %running.admin_addr,
             readiness = %running.readiness_addr, stats = %running.stats_addr, "ready"
         );
-        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            () = running.asked_to_quit() => {}
+        }
         tracing::info!("draining; a second signal ends at once");
         let finished = tokio::select! {
             finished = running.shutdown() => finished,

@@ -2,9 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use waypoint_config::model::chain::FilterChain;
 use waypoint_config::store::SnapshotHandle;
 use waypoint_hbone::tls::Tls;
+
+/// How long a new process stays out of traffic for the sake of a chain that it can't honour: long enough
+/// for a rollout to stop at it, short enough not to take the other services down.
+const HESITATION: Duration = Duration::from_secs(30);
 
 /// Asked by the readiness port and the admin port.
 #[derive(Clone)]
@@ -12,6 +18,7 @@ pub(crate) struct Readiness {
     snapshot: SnapshotHandle,
     tls: Tls,
     draining: Arc<AtomicBool>,
+    started: Instant,
 }
 
 impl Readiness {
@@ -20,7 +27,19 @@ impl Readiness {
             snapshot,
             tls,
             draining: Arc::default(),
+            started: Instant::now(),
         }
+    }
+
+    /// Chains that are closed because they never had a configuration that could be honoured.
+    pub(crate) fn closed_chains(&self) -> usize {
+        let Some(snapshot) = self.snapshot.load() else {
+            return 0;
+        };
+        let chains = snapshot.main.chains.values();
+        chains
+            .filter(|slot| matches!(&**slot.peek(), FilterChain::Closed(_)))
+            .count()
     }
 
     pub(crate) fn drain(&self) {
@@ -42,6 +61,9 @@ impl Readiness {
         }
         if !self.tls.ready() {
             return Err("no certificate yet");
+        }
+        if self.started.elapsed() < HESITATION && self.closed_chains() > 0 {
+            return Err("a service's configuration was refused; see /problems");
         }
         Ok(())
     }

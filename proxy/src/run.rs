@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use waypoint_config::store::Store;
 use waypoint_config::workloads::WorkloadIndex;
 use waypoint_config::xds::ads::AdsClient;
@@ -97,6 +97,7 @@ pub struct Running {
     drain_limit: Duration,
     readiness: Readiness,
     logs: Arc<LogWriter>,
+    quit: Arc<Notify>,
     stop: oneshot::Sender<()>,
     control: thread::JoinHandle<()>,
 }
@@ -186,6 +187,7 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
     tokio::spawn(plane.serve(hbone, watch));
 
     let readiness = Readiness::new(snapshot, tls.clone());
+    let quit = Arc::new(Notify::new());
     let control = Control {
         admin: Admin {
             readiness: readiness.clone(),
@@ -193,6 +195,7 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
             tls,
             problems: configurator.problems(),
             started: Instant::now(),
+            quit: quit.clone(),
         },
         ports: [
             (admin, Port::Admin),
@@ -222,12 +225,18 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
         drain_limit: options.drain,
         readiness,
         logs,
+        quit,
         stop,
         control,
     })
 }
 
 impl Running {
+    /// Returns when somebody in the pod asks for the end (`POST /quitquitquit`).
+    pub async fn asked_to_quit(&self) {
+        self.quit.notified().await;
+    }
+
     /// Takes no more connections, lets what runs end within the drain time, and stops. Says whether
     /// all ended in time.
     pub async fn shutdown(self) -> bool {

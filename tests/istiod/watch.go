@@ -60,6 +60,8 @@ func (c cluster) apply(document string, gone bool) error {
 		put(c, o, gone)
 	case *secv1.AuthorizationPolicy:
 		put(c, o, gone)
+	case *secv1.RequestAuthentication:
+		put(c, o, gone)
 	default:
 		return fmt.Errorf("%T is not applied while it runs", object)
 	}

@@ -140,6 +140,37 @@ async fn readiness_and_metrics_have_their_ports_and_paths() {
         info.contains("spiffe://cluster.local/ns/default/sa/waypoint"),
         "{info}"
     );
+    let (_, stats) = http_get(waypoint.running.admin_addr, "/stats").await;
+    assert!(stats.contains("server.state: 0\n"), "{stats}");
+    assert_eq!(
+        http_get(waypoint.running.stats_addr, "/healthz/ready")
+            .await
+            .0,
+        200
+    );
+    assert!(waypoint.running.shutdown().await);
+}
+
+#[tokio::test]
+async fn somebody_in_the_pod_may_ask_for_the_end() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mesh = Mesh::new();
+    mesh.http_service(1, "web").await;
+    let waypoint = mesh.start().await;
+    let ask = async |method: &str| {
+        let mut tcp = tokio::net::TcpStream::connect(waypoint.running.stats_addr)
+            .await
+            .unwrap();
+        let request =
+            format!("{method} /quitquitquit HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tcp.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    assert!(ask("GET").await.starts_with("HTTP/1.1 404"));
+    assert!(ask("POST").await.starts_with("HTTP/1.1 200"));
+    waypoint_tests::wait::within("the request for the end", waypoint.running.asked_to_quit()).await;
     assert!(waypoint.running.shutdown().await);
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use waypoint_tests::istiod::{Istiod, Pod};
+use waypoint_tests::telemetry::http_get;
 use waypoint_tests::wait::until;
 use waypoint_tests::ztunnel::{Http1, get, request};
 use waypoint_tests::{Mesh, Ztunnel};
@@ -220,4 +221,81 @@ async fn a_pod_can_be_replaced_under_load() {
     assert_eq!(old.terminate().await, Some(0));
     assert_eq!(slow.await.unwrap().status, StatusCode::OK);
     assert!(through_new.finish().await > 50);
+}
+
+/// A filter that isn't built: JWT.
+const JWT: &str = "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: jwt, namespace: default}\n\
+    spec: {targetRefs: [{group: '', kind: Service, name: web}], jwtRules: [{issuer: me, jwks: '{\"keys\": []}'}]}\n";
+
+#[tokio::test]
+#[ignore = "needs istiod"]
+async fn what_is_not_built_is_refused_by_name_and_the_last_good_version_stays() {
+    let mesh = Mesh::new();
+    let (web, _) = mesh.http_service(1, "web").await;
+    let (other, _) = mesh.http_service(2, "other").await;
+    let istiod = Istiod::start(&mesh);
+    let pod = Pod::start(&mesh, &istiod, 240);
+    pod.until_ready().await;
+    let load = Load::start(&mesh, &pod, web).await;
+    mesh.manifest("jwt.yaml", JWT);
+    let problems = until("the refusal", async || {
+        let (_, problems) = http_get(pod.admin, "/problems").await;
+        problems.contains("jwt_authn").then_some(problems)
+    })
+    .await;
+    assert!(
+        problems.contains("inbound-vip|80|http|web.default.svc.cluster.local"),
+        "{problems}"
+    );
+    // The NACK: istiod knows that this listener was not taken.
+    until("the NACK", async || {
+        let status = istiod.syncz().await;
+        let pod = status
+            .as_array()?
+            .iter()
+            .find(|p| p["proxy"] == "waypoint-0.default")?;
+        (pod["listener_sent"] != pod["listener_acked"]).then_some(())
+    })
+    .await;
+    // Others change meanwhile.
+    mesh.manifest("policy.yaml", &POLICY.replace("name: web", "name: other"));
+    let client = client(&mesh, &pod).await;
+    until("another service's change", async || {
+        (client.get(other, "/denied").await.status == StatusCode::FORBIDDEN).then_some(())
+    })
+    .await;
+    assert!(load.finish().await > 20, "the last good version served on");
+}
+
+#[tokio::test]
+#[ignore = "needs istiod"]
+async fn a_service_that_never_had_a_good_version_is_closed_and_holds_readiness_back() {
+    let mesh = Mesh::new();
+    let (web, app) = mesh.http_service(1, "web").await;
+    let (other, _) = mesh.http_service(2, "other").await;
+    mesh.manifest("jwt.yaml", JWT);
+    let istiod = Istiod::start(&mesh);
+    let pod = Pod::start(&mesh, &istiod, 240);
+    until("configuration", async || {
+        let _ = tokio::net::TcpStream::connect(pod.readiness).await.ok()?;
+        http_get(pod.admin, "/problems")
+            .await
+            .1
+            .contains("jwt_authn")
+            .then_some(())
+    })
+    .await;
+    let (status, reason) = http_get(pod.readiness, "/healthz/ready").await;
+    assert_eq!(
+        (status, reason.contains("/problems")),
+        (503, true),
+        "{reason}"
+    );
+    let client = client(&mesh, &pod).await;
+    assert_eq!(
+        client.get(web, "/").await.status,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    assert!(app.seen().is_empty());
+    assert_eq!(client.get(other, "/").await.status, StatusCode::OK);
 }

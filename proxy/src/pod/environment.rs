@@ -18,6 +18,9 @@ const ROOT: &str = "var/run/secrets/istio/root-cert.pem";
 const LABELS: &str = "etc/istio/pod/labels";
 const ANNOTATIONS: &str = "etc/istio/pod/annotations";
 
+/// Drain for as long as something runs: kubelet's grace period is the limit then.
+const UNTIL_IDLE: Duration = Duration::from_secs(24 * 3600);
+
 /// Settings of Istio's agent that are read and have no effect here.
 const WITHOUT_EFFECT: &[&str] = &[
     "ISTIO_BOOTSTRAP",
@@ -222,11 +225,15 @@ impl Environment {
                 &proxy_config,
                 variable("ISTIO_CPU_LIMIT"),
             )?,
-            drain: seconds(
-                "PROXY_CONFIG.terminationDrainDuration",
-                text(&proxy_config, "terminationDrainDuration").as_deref(),
-                Duration::from_secs(5),
-            )?,
+            drain: if variable("EXIT_ON_ZERO_ACTIVE_CONNECTIONS") == Some("true") {
+                UNTIL_IDLE
+            } else {
+                seconds(
+                    "PROXY_CONFIG.terminationDrainDuration",
+                    text(&proxy_config, "terminationDrainDuration").as_deref(),
+                    Duration::from_secs(5),
+                )?
+            },
             log: flags.log.unwrap_or_else(|| "info".into()),
             ports: Ports::read(sources.variables)?,
             namespace,
