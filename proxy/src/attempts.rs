@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::{HeaderValue, Method, Uri, header, uri};
+use http::{HeaderValue, Method, StatusCode, Uri, header, uri};
 use waypoint_config::model::cluster::{Cluster, ClusterSlot, UpstreamProtocol};
 use waypoint_config::model::endpoint::Endpoint;
 use waypoint_config::model::retry_policy::RetryPolicy;
@@ -234,6 +234,10 @@ impl Attempting<'_> {
             let pooled = connection.requests > 0;
             let without_body = request.body().is_empty();
             match connection.send(request).await {
+                // Its connection is dropped with it.
+                Ok(response) if is_ambiguous(&response) => {
+                    return Err(UpstreamError::new(UpstreamErrorKind::Protocol));
+                }
                 Ok(response) => {
                     let (parts, incoming) = response.into_parts();
                     let lease = Lease {
@@ -311,6 +315,15 @@ impl Attempting<'_> {
     fn note(&self, upstream: &Arc<UpstreamInfo>) {
         self.stream.state().upstream = Some(upstream.clone());
     }
+}
+
+/// An answer that readers may take for different ones: with two lengths (RFC 9112 §6.3), or a switch of
+/// protocols that nobody asked for.
+fn is_ambiguous<B>(response: &http::Response<B>) -> bool {
+    let headers = response.headers();
+    response.status() == StatusCode::SWITCHING_PROTOCOLS
+        || (headers.contains_key(header::TRANSFER_ENCODING)
+            && headers.contains_key(header::CONTENT_LENGTH))
 }
 
 /// A request whose method may have a body says that there is none (RFC 9110 §8.6).

@@ -8,8 +8,9 @@ use std::borrow::Cow;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use tokio::net::TcpStream;
 use waypoint_config::model::chain::{ChainSlot, FilterChain};
 use waypoint_config::model::cluster::{Cluster, ClusterSlot};
 use waypoint_config::model::endpoint::Endpoint;
@@ -167,7 +168,11 @@ async fn carry(
         UpstreamIo::Tcp(tcp) => {
             let mut upstream = Socket::new(tcp);
             let copying = copy(&mut downstream, &mut upstream, &copied, idle);
-            watch_over(plane, slot, record, &copied, copying).await
+            let ended = watch_over(plane, slot, record, &copied, copying).await;
+            if !matches!(ended, Ended::Done) {
+                reset(upstream.get_ref());
+            }
+            ended
         }
         UpstreamIo::Tunnel(mut upstream) => {
             let copying = copy(&mut downstream, &mut *upstream, &copied, idle);
@@ -183,6 +188,11 @@ async fn carry(
             tracing::debug!(chain = %slot.name, source = %record.stream.connection.source, %error, "TCP stream ended");
         }
     }
+}
+
+/// What was cut off must not look finished: the connection ends with a reset, not with an end of data.
+fn reset(tcp: &TcpStream) {
+    let _ = socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO));
 }
 
 /// How a stream came to its end.
