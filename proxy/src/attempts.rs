@@ -235,7 +235,7 @@ impl Attempting<'_> {
             let without_body = request.body().is_empty();
             match connection.send(request).await {
                 // Its connection is dropped with it.
-                Ok(response) if is_ambiguous(&response) => {
+                Ok(response) if is_unasked(&response) || has_two_lengths(&response) => {
                     return Err(UpstreamError::new(UpstreamErrorKind::Protocol));
                 }
                 Ok(response) => {
@@ -309,6 +309,9 @@ impl Attempting<'_> {
         self.note(&connection.info);
         connection.detach_for_upgrade();
         let response = connection.send(request).await?;
+        if has_two_lengths(&response) {
+            return Err(UpstreamError::new(UpstreamErrorKind::Protocol));
+        }
         Ok(upgrade::agreed(response, downstream, active))
     }
 
@@ -317,13 +320,15 @@ impl Attempting<'_> {
     }
 }
 
-/// An answer that readers may take for different ones: with two lengths (RFC 9112 §6.3), or a switch of
-/// protocols that nobody asked for.
-fn is_ambiguous<B>(response: &http::Response<B>) -> bool {
-    let headers = response.headers();
+/// An answer that nobody asked for: a switch of protocols.
+fn is_unasked<B>(response: &http::Response<B>) -> bool {
     response.status() == StatusCode::SWITCHING_PROTOCOLS
-        || (headers.contains_key(header::TRANSFER_ENCODING)
-            && headers.contains_key(header::CONTENT_LENGTH))
+}
+
+/// An answer that two readers may take for different ones (RFC 9112 §6.3).
+fn has_two_lengths<B>(response: &http::Response<B>) -> bool {
+    let headers = response.headers();
+    headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH)
 }
 
 /// A request whose method may have a body says that there is none (RFC 9110 §8.6).

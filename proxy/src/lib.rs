@@ -10,6 +10,7 @@ mod certificates;
 pub mod cli;
 mod configuration;
 mod connect;
+mod control;
 mod dataplane;
 mod demo;
 mod drain;

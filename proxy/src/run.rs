@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot};
@@ -25,6 +25,7 @@ use crate::certificates::CertificateKeeper;
 pub use crate::certificates::{CertificateSource, CertificateSourceError};
 pub use crate::configuration::{ConfigError, ConfigSource};
 use crate::configuration::{Configurator, Loaded};
+use crate::control::{Control, Live};
 use crate::dataplane::{DataPlane, DataPlaneOptions, Terminals};
 use crate::drain::{self, Drain};
 use crate::host::ProxyHost;
@@ -34,9 +35,6 @@ pub use crate::log_writer::AccessLogTarget;
 use crate::log_writer::LogWriter;
 use crate::readiness::Readiness;
 use crate::workload_ca::WorkloadCa;
-
-/// How often unused metric series are looked for.
-const EXPIRE: Duration = Duration::from_secs(60);
 
 /// Settings of a waypoint. Port 0 means any free port.
 #[derive(Clone, Debug)]
@@ -110,67 +108,20 @@ pub struct Running {
 pub async fn start(options: RunOptions) -> Result<Running, StartError> {
     let loaded = Loaded::read(&options.source)?;
     let identity = loaded.identity().map_err(CertificateSourceError::from)?;
-    let hbone = listen(options.hbone_addr, "HBONE")?;
-    let admin = listen(options.admin_addr, "admin")?;
-    let readiness_port = listen(options.readiness_addr, "readiness")?;
-    let stats = listen(options.stats_addr, "metrics")?;
-    let envoy_stats = options
-        .envoy_stats_addr
-        .map(|a| listen(a, "metrics, as Envoy"))
-        .transpose()?;
-    let addresses = [
-        hbone.local_addr()?,
-        admin.local_addr()?,
-        readiness_port.local_addr()?,
-        stats.local_addr()?,
-    ];
-
-    let metrics = Arc::new(MetricRegistry::default());
-    let dropped = metrics.counter(
-        "waypoint_access_log_dropped_total",
-        "Access log lines that were not written: buffers full, or no file.",
-    );
-    let logs = Arc::new(LogWriter::start(options.access_log.clone(), dropped)?);
-    let tls = Tls::new(None, TrustDomains::default());
-    let tunnels = TunnelPool::new(tls.clone(), PoolOptions::default());
-    let workloads = WorkloadIndex::default();
-    let index = workloads.clone();
-    let terminals = Terminals::new(
-        tls.clone(),
-        tunnels,
-        Arc::new(move |address| index.lookup(address)),
-    );
-    let host: Arc<dyn Host> = Arc::new(ProxyHost {
-        workloads: workloads.clone(),
-        logs: logs.clone(),
-        metrics: metrics.clone(),
-        terminals: terminals.clone(),
-    });
-    let store = Store::new(host, workloads);
+    let sockets = Sockets::bind(&options)?;
+    let addresses = sockets.addresses()?;
+    let Core {
+        metrics,
+        logs,
+        tls,
+        terminals,
+        store,
+    } = Core::new(&options)?;
     let snapshot = store.handle();
-    let live = match &options.source {
-        ConfigSource::Istiod { plane, node } => {
-            Some(AdsClient::new(plane.clone(), (**node).clone()))
-        }
-        _ => None,
-    };
-    let ca = match &options.certificates {
-        CertificateSource::Ca {
-            plane,
-            identity,
-            ttl,
-        } => Some(WorkloadCa {
-            plane: plane.clone(),
-            identity: identity.clone(),
-            ttl: *ttl,
-            tls: tls.clone(),
-            metrics: metrics.clone(),
-        }),
-        _ => None,
-    };
+    let live = live(&options, &tls, &metrics);
     let keeper = CertificateKeeper::start(options.certificates, identity, tls.clone())?;
     let configurator = Configurator::new(store, loaded, tls.clone(), metrics.clone());
-    if live.is_none() {
+    if live.configuration.is_none() {
         configurator.complete()?;
     }
 
@@ -183,39 +134,31 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
         metrics: metrics.clone(),
     });
     let (drain, watch) = drain::channel();
-    let hbone = TcpListener::from_std(hbone)?;
-    tokio::spawn(plane.serve(hbone, watch));
+    tokio::spawn(plane.serve(TcpListener::from_std(sockets.hbone)?, watch));
 
     let readiness = Readiness::new(snapshot, tls.clone());
     let quit = Arc::new(Notify::new());
+    let admin = Admin {
+        readiness: readiness.clone(),
+        metrics,
+        tls,
+        problems: configurator.problems(),
+        started: Instant::now(),
+        quit: quit.clone(),
+    };
+    let (stop, stopped) = oneshot::channel();
     let control = Control {
-        admin: Admin {
-            readiness: readiness.clone(),
-            metrics,
-            tls,
-            problems: configurator.problems(),
-            started: Instant::now(),
-            quit: quit.clone(),
-        },
-        ports: [
-            (admin, Port::Admin),
-            (readiness_port, Port::Readiness),
-            (stats, Port::Stats),
-        ]
-        .into_iter()
-        .chain(envoy_stats.map(|listener| (listener, Port::Stats)))
-        .collect(),
+        admin,
+        ports: sockets.ports,
         live,
-        ca,
         configurator,
         keeper,
         poll: options.poll,
     };
-    let (stop, stopped) = oneshot::channel();
     let control = thread::Builder::new()
         .name("control".into())
         .spawn(move || control.run(stopped))?;
-    let [hbone_addr, admin_addr, readiness_addr, stats_addr] = addresses;
+    let [hbone_addr, admin_addr, readiness_addr, stats_addr, ..] = addresses;
     Ok(Running {
         hbone_addr,
         admin_addr,
@@ -231,6 +174,109 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
     })
 }
 
+/// The ports, bound before anything is started.
+struct Sockets {
+    hbone: std::net::TcpListener,
+    ports: Vec<(std::net::TcpListener, Port)>,
+}
+
+impl Sockets {
+    fn bind(options: &RunOptions) -> Result<Sockets, ListenError> {
+        let hbone = listen(options.hbone_addr, "HBONE")?;
+        let mut ports = vec![
+            (listen(options.admin_addr, "admin")?, Port::Admin),
+            (
+                listen(options.readiness_addr, "readiness")?,
+                Port::Readiness,
+            ),
+            (listen(options.stats_addr, "metrics")?, Port::Stats),
+        ];
+        if let Some(address) = options.envoy_stats_addr {
+            ports.push((
+                listen(address, "metrics, where Envoy has them")?,
+                Port::Stats,
+            ));
+        }
+        Ok(Sockets { hbone, ports })
+    }
+
+    /// HBONE, admin, readiness, metrics, and metrics again where Envoy has them.
+    fn addresses(&self) -> io::Result<[SocketAddr; 5]> {
+        let mut addresses = [self.hbone.local_addr()?; 5];
+        for (place, (listener, _)) in addresses.iter_mut().skip(1).zip(&self.ports) {
+            *place = listener.local_addr()?;
+        }
+        Ok(addresses)
+    }
+}
+
+/// What data path and configuration share.
+struct Core {
+    metrics: Arc<MetricRegistry>,
+    logs: Arc<LogWriter>,
+    tls: Tls,
+    terminals: Terminals,
+    store: Store,
+}
+
+impl Core {
+    fn new(options: &RunOptions) -> io::Result<Core> {
+        let metrics = Arc::new(MetricRegistry::default());
+        let dropped = metrics.counter(
+            "waypoint_access_log_dropped_total",
+            "Access log lines that were not written: buffers full, or no file.",
+        );
+        let logs = Arc::new(LogWriter::start(options.access_log.clone(), dropped)?);
+        let tls = Tls::new(None, TrustDomains::default());
+        let tunnels = TunnelPool::new(tls.clone(), PoolOptions::default());
+        let workloads = WorkloadIndex::default();
+        let index = workloads.clone();
+        let peer = Arc::new(move |address| index.lookup(address));
+        let terminals = Terminals::new(tls.clone(), tunnels, peer);
+        let host: Arc<dyn Host> = Arc::new(ProxyHost {
+            workloads: workloads.clone(),
+            logs: logs.clone(),
+            metrics: metrics.clone(),
+            terminals: terminals.clone(),
+        });
+        let store = Store::new(host, workloads);
+        Ok(Core {
+            metrics,
+            logs,
+            tls,
+            terminals,
+            store,
+        })
+    }
+}
+
+/// What of the settings is to come from an istiod.
+fn live(options: &RunOptions, tls: &Tls, metrics: &Arc<MetricRegistry>) -> Live {
+    let configuration = match &options.source {
+        ConfigSource::Istiod { plane, node } => {
+            Some(AdsClient::new(plane.clone(), (**node).clone()))
+        }
+        _ => None,
+    };
+    let certificates = match &options.certificates {
+        CertificateSource::Ca {
+            plane,
+            identity,
+            ttl,
+        } => Some(WorkloadCa {
+            plane: plane.clone(),
+            identity: identity.clone(),
+            ttl: *ttl,
+            tls: tls.clone(),
+            metrics: metrics.clone(),
+        }),
+        _ => None,
+    };
+    Live {
+        configuration,
+        certificates,
+    }
+}
 impl Running {
     /// Returns when somebody in the pod asks for the end (`POST /quitquitquit`).
     pub async fn asked_to_quit(&self) {
@@ -247,66 +293,5 @@ impl Running {
         let _ = tokio::task::spawn_blocking(move || self.control.join()).await;
         self.logs.flush();
         finished
-    }
-}
-
-/// What the control thread does.
-struct Control {
-    admin: Admin,
-    ports: Vec<(std::net::TcpListener, Port)>,
-    configurator: Configurator,
-    keeper: CertificateKeeper,
-    poll: Duration,
-    live: Option<AdsClient>,
-    ca: Option<WorkloadCa>,
-}
-
-impl Control {
-    fn run(self, stopped: oneshot::Receiver<()>) {
-        let runtime = match tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-        {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                tracing::error!(%error, "no runtime for the control thread");
-                return;
-            }
-        };
-        runtime.block_on(async {
-            tokio::select! {
-                () = self.work() => {}
-                _ = stopped => {}
-            }
-        });
-    }
-
-    async fn work(mut self) {
-        for (listener, port) in std::mem::take(&mut self.ports) {
-            match TcpListener::from_std(listener) {
-                Ok(listener) => {
-                    tokio::spawn(self.admin.clone().serve(listener, port));
-                }
-                Err(error) => tracing::error!(?port, %error, "port can't be served"),
-            }
-        }
-        if let Some(ca) = self.ca.take() {
-            tokio::spawn(ca.run());
-        }
-        let metrics = self.admin.metrics.clone();
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(EXPIRE).await;
-                metrics.expire(Instant::now());
-            }
-        });
-        match self.live.take() {
-            Some(client) => client.run(&mut self.configurator, fastrand::f64).await,
-            None => loop {
-                tokio::time::sleep(self.poll).await;
-                self.configurator.poll();
-                self.keeper.poll(SystemTime::now());
-            },
-        }
     }
 }

@@ -243,6 +243,18 @@ async fn an_upgrade_that_is_declined_is_an_answer_like_others() {
 }
 
 #[tokio::test]
+async fn a_declined_upgrade_with_both_lengths_is_no_answer() {
+    let text = "HTTP/1.1 426 Upgrade Required\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n";
+    let scene = scene(fixed(text, Then::Wait)).await;
+    let wanted = [("connection", "upgrade"), ("upgrade", "websocket")];
+    let answer = scene
+        .client
+        .request(scene.to, request(Method::GET, "/ws", &wanted))
+        .await;
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+}
+
+#[tokio::test]
 async fn interim_answers_are_passed_over() {
     let scene = scene(|_| {
         let mut text = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n".repeat(50);
