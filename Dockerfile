@@ -6,7 +6,7 @@ COPY . .
 RUN cargo build --release --locked -p waypoint-proxy
 # What the binary needs at run time, at the places where its loader looks.
 RUN mkdir -p /runtime/usr/local/bin /runtime/tmp /runtime/etc \
- && cp target/release/waypoint /runtime/usr/local/bin/ \
+ && strip --strip-debug -o /runtime/usr/local/bin/waypoint target/release/waypoint \
  # Tools exec `pilot-agent request …` in the container.
  && ln -s waypoint /runtime/usr/local/bin/pilot-agent \
  && ldd target/release/waypoint | grep -o '/[^ ]*' | xargs -I{} cp -L --parents {} /runtime \
