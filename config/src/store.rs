@@ -12,10 +12,10 @@ use bytes::Bytes;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use parking_lot::Mutex;
-use prost::Message;
 use tokio::sync::watch;
 use waypoint_filters::host::Host;
 use waypoint_filters::rejected::{Refusal, Rejected};
+use waypoint_filters::whole;
 
 use crate::model::chain::{ChainSlot, FilterChain};
 use crate::model::cluster::{Cluster, ClusterSlot, Discovery};
@@ -205,8 +205,7 @@ impl Store {
         if self.clusters.get(&resource.name) == Some(&resource.body) {
             return;
         }
-        let compiled = ClusterProto::decode(resource.body.clone())
-            .map_err(|error| Refusal::new("", error.to_string()))
+        let compiled = whole::decode::<ClusterProto>(&resource.body)
             .and_then(|proto| Ok((Cluster::from_proto(&proto)?, proto)));
         match compiled {
             Err(refusal) => outcome.rejected.push(refusal.of(resource.name)),
@@ -247,8 +246,7 @@ impl Store {
         }
         // istiod names assignments as their clusters.
         let slot = self.slot(&resource.name);
-        let compiled = ClusterLoadAssignment::decode(resource.body.clone())
-            .map_err(|error| Refusal::new("", error.to_string()))
+        let compiled = whole::decode::<ClusterLoadAssignment>(&resource.body)
             .and_then(|proto| self.endpoint_set(&proto, &slot));
         match compiled {
             Err(refusal) => outcome.rejected.push(refusal.of(resource.name)),
@@ -308,7 +306,7 @@ impl Store {
             .as_ref()
             .ok_or_else(|| Refusal::missing("filter_chain_matcher"))?;
         let inspection = Inspection::from_proto(&raw.listener.listener_filters)?;
-        let recorders = listener::recorders(&raw.listener, &*self.host)?;
+        let recorders = listener::recorders(&raw.listener, &*self.host);
         let mut chains = HashMap::new();
         for chain in &raw.chains {
             let slot = self.chain(&chain.name, &chain.body, outcome);

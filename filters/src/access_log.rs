@@ -11,11 +11,11 @@ use envoy_types::pb::envoy::config::accesslog::v3::{
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{
     FileAccessLog, file_access_log::AccessLogFormat,
 };
-use prost::Message;
 
 use crate::format::substitution::{Json, Substitution};
 use crate::format::{Format, FormatContext};
 use crate::host::{Host, LogSink};
+use crate::omitted;
 use crate::recorder::Recorder;
 use crate::rejected::Refusal;
 use crate::response_flags::ResponseFlags;
@@ -45,6 +45,16 @@ enum Filter {
 }
 
 impl AccessLog {
+    /// The log that `proto` describes; one that isn't built is left out and told of.
+    pub fn optional(proto: &AccessLogProto, host: &dyn Host) -> Option<AccessLog> {
+        AccessLog::from_proto(proto, host)
+            .map_err(|refusal| {
+                let refusal = refusal.within(format!("access_log {}", proto.name));
+                omitted::report(host, "access_log", &refusal);
+            })
+            .ok()
+    }
+
     pub fn from_proto(proto: &AccessLogProto, host: &dyn Host) -> Result<AccessLog, Refusal> {
         let Some(access_log::ConfigType::TypedConfig(any)) = &proto.config_type else {
             return Err(Refusal::missing("typed_config"));
@@ -55,8 +65,8 @@ impl AccessLog {
                 format!("unknown access log type {}", any.type_url),
             ));
         }
-        let file = FileAccessLog::decode(any.value.as_slice())
-            .map_err(|error| Refusal::new("typed_config", error.to_string()))?;
+        let file = crate::whole::decode::<FileAccessLog>(&any.value)
+            .map_err(|e| e.within("typed_config"))?;
         let format = match &file.access_log_format {
             None => Substitution::Text(Format::parse(DEFAULT_FORMAT)?),
             Some(AccessLogFormat::Format(text)) => Substitution::Text(Format::parse(text)?),
@@ -191,5 +201,66 @@ impl Recorder for AccessLog {
             self.format.write(&context, line);
             self.sink.write(line);
         });
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::IpAddr;
+
+    use envoy_types::pb::google::protobuf::Any;
+
+    use super::*;
+    use crate::host::Terminal;
+    use crate::metrics::MetricRegistry;
+    use crate::peer::Peer;
+    use crate::service::HttpService;
+
+    struct Bare(Arc<MetricRegistry>);
+
+    struct NoLog;
+
+    impl LogSink for NoLog {
+        fn write(&self, _: &[u8]) {}
+    }
+
+    impl Host for Bare {
+        fn workload(&self, _: IpAddr) -> Option<Arc<Peer>> {
+            None
+        }
+
+        fn log_sink(&self, _: &str) -> Arc<dyn LogSink> {
+            Arc::new(NoLog)
+        }
+
+        fn metrics(&self) -> &Arc<MetricRegistry> {
+            &self.0
+        }
+
+        fn terminal(&self, _: Terminal) -> HttpService {
+            unreachable!("no chain is built here")
+        }
+    }
+
+    fn log(type_url: &str) -> AccessLogProto {
+        AccessLogProto {
+            name: "log".into(),
+            config_type: Some(access_log::ConfigType::TypedConfig(Any {
+                type_url: type_url.into(),
+                value: Vec::new(),
+            })),
+            ..AccessLogProto::default()
+        }
+    }
+
+    #[test]
+    fn a_sink_that_is_not_built_is_left_out_and_counted() {
+        let host = Bare(Arc::default());
+        assert!(AccessLog::optional(&log(FILE), &host).is_some());
+        assert!(!host.0.encode().contains("waypoint_config_omitted_total"));
+        assert!(AccessLog::optional(&log("type.googleapis.com/other.Sink"), &host).is_none());
+        let counted = "waypoint_config_omitted_total{kind=\"access_log\"} 1";
+        assert!(host.0.encode().contains(counted), "{}", host.0.encode());
     }
 }

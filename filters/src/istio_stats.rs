@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use crate::connection::BindKey;
 use crate::host::Host;
 use crate::metrics::{Counter, CounterFamily, Histogram, HistogramFamily};
+use crate::omitted;
 use crate::peer::Peer;
 use crate::proto::{StatsPluginConfig, StatsReporter};
 use crate::recorder::Recorder;
@@ -74,7 +75,8 @@ struct IstioStats {
 /// Builds the recorder.
 ///
 /// # Errors
-/// Overrides that need an expression language, which isn't built.
+/// Another reporter than a waypoint's. Overrides that need an expression language, which isn't built, are
+/// left out and told of.
 pub(crate) fn recorder(
     config: StatsPluginConfig,
     host: &Arc<dyn Host>,
@@ -84,15 +86,14 @@ pub(crate) fn recorder(
     }
     let mut dropped: Vec<String> = Vec::new();
     for (i, metric) in config.metrics.into_iter().enumerate() {
-        let field = |name: &str| Refusal::unsupported(format!("metrics[{i}].{name}"));
-        if !metric.dimensions.is_empty() {
-            return Err(field("dimensions"));
-        }
-        if !metric.tags_to_remove.is_empty() {
-            return Err(field("tags_to_remove"));
-        }
-        if !metric.r#match.is_empty() {
-            return Err(field("match"));
+        let overrides = [
+            ("dimensions", !metric.dimensions.is_empty()),
+            ("tags_to_remove", !metric.tags_to_remove.is_empty()),
+            ("match", !metric.r#match.is_empty()),
+        ];
+        for (name, _) in overrides.iter().filter(|(_, set)| *set) {
+            let refusal = Refusal::unsupported(format!("metrics[{i}].{name}"));
+            omitted::report(&**host, "metric_override", &refusal);
         }
         if metric.drop {
             dropped.push(metric.name);

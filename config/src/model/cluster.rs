@@ -18,10 +18,10 @@ use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, lb_end
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
     HttpProtocolOptions, http_protocol_options,
 };
-use prost::Message;
 use waypoint_filters::dynamic_metadata::Metadata;
 use waypoint_filters::rejected::Refusal;
 use waypoint_filters::stream_info::DestinationService;
+use waypoint_filters::whole;
 
 use crate::honoured::nothing_left;
 use crate::model::duration;
@@ -423,9 +423,8 @@ impl ProtocolOptions {
                     "typed_extension_protocol_options[{name:?}]"
                 )));
             }
-            let proto = HttpProtocolOptions::decode(any.value.as_slice()).map_err(|error| {
-                Refusal::new("typed_extension_protocol_options", error.to_string())
-            })?;
+            let proto = whole::decode::<HttpProtocolOptions>(&any.value)
+                .map_err(|e| e.within("typed_extension_protocol_options"))?;
             options
                 .read(&proto)
                 .map_err(|e| e.within("typed_extension_protocol_options"))?;

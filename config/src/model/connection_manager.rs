@@ -140,10 +140,10 @@ impl HttpConnectionManager {
         let filters = named_filters(&proto.http_filters)?;
         let mut chain = context.host.terminal(terminal);
         let mut recorders: Vec<Arc<dyn Recorder>> = Vec::new();
-        for (i, log) in proto.access_log.iter().enumerate() {
-            let log = AccessLog::from_proto(log, &**context.host)
-                .map_err(|e| e.within(format!("access_log[{i}]")))?;
-            recorders.push(Arc::new(log));
+        for log in &proto.access_log {
+            if let Some(log) = AccessLog::optional(log, &**context.host) {
+                recorders.push(Arc::new(log));
+            }
         }
         // Folded from the inside: the last filter stands next to the router.
         for (position, (name, config)) in filters.iter().enumerate().rev() {

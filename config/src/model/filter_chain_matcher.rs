@@ -227,8 +227,8 @@ fn ip_tree(
             any.type_url
         )));
     }
-    let proto = IpMatcher::decode(any.value.as_slice())
-        .map_err(|error| Refusal::new("custom_match", error.to_string()))?;
+    let proto = waypoint_filters::whole::decode::<IpMatcher>(&any.value)
+        .map_err(|e| e.within("custom_match"))?;
     let mut hosts: HashMap<IpAddr, Vec<Arc<Node>>> = HashMap::new();
     let mut ranges = Vec::new();
     for (i, range) in proto.range_matchers.iter().enumerate() {

@@ -19,6 +19,7 @@ use waypoint_filters::access_log::AccessLog;
 use waypoint_filters::host::{Host, Terminal};
 use waypoint_filters::recorder::Recorder;
 use waypoint_filters::rejected::Refusal;
+use waypoint_filters::whole;
 
 use crate::honoured::nothing_left;
 use crate::model::chain::FilterChain;
@@ -79,7 +80,7 @@ impl RawListener {
                 rest.extend_from_slice(&body[start..body.len() - cursor.len()]);
             }
         }
-        let listener = Listener::decode(rest.as_slice()).map_err(invalid)?;
+        let listener = whole::decode::<Listener>(&rest)?;
         Ok(RawListener { listener, chains })
     }
 
@@ -104,26 +105,15 @@ impl RawListener {
 }
 
 /// The access logs of the listener itself: connections for which there is no chain.
-pub(crate) fn recorders(
-    listener: &Listener,
-    host: &dyn Host,
-) -> Result<Box<[Arc<dyn Recorder>]>, Refusal> {
-    listener
-        .access_log
-        .iter()
-        .enumerate()
-        .map(|(i, log)| {
-            let log = AccessLog::from_proto(log, host)
-                .map_err(|e| e.within(format!("access_log[{i}]")))?;
-            Ok(Arc::new(log) as Arc<dyn Recorder>)
-        })
+pub(crate) fn recorders(listener: &Listener, host: &dyn Host) -> Box<[Arc<dyn Recorder>]> {
+    let logs = listener.access_log.iter();
+    logs.filter_map(|log| Some(Arc::new(AccessLog::optional(log, host)?) as Arc<dyn Recorder>))
         .collect()
 }
 
 /// Compiles one chain of `main_internal`.
 pub(crate) fn chain(body: &Bytes, context: &ChainContext<'_>) -> Result<FilterChain, Refusal> {
-    let proto = FilterChainProto::decode(body.clone())
-        .map_err(|error| Refusal::new("", error.to_string()))?;
+    let proto = whole::decode::<FilterChainProto>(body)?;
     nothing_left(&FilterChainProto {
         name: String::new(),
         filters: Vec::new(),
@@ -169,8 +159,8 @@ fn manager(
     if any.type_url != CONNECTION_MANAGER {
         return Err(Refusal::unsupported(format!("filters[{:?}]", filter.name)));
     }
-    let manager = HttpConnectionManagerProto::decode(any.value.as_slice())
-        .map_err(|error| Refusal::new("typed_config", error.to_string()))?;
+    let manager = whole::decode::<HttpConnectionManagerProto>(&any.value)
+        .map_err(|e| e.within("http_connection_manager"))?;
     HttpConnectionManager::from_proto(&manager, context, terminal)
         .map_err(|e| e.within("http_connection_manager"))
 }
@@ -183,8 +173,8 @@ pub(crate) fn connect_terminate(
     let [only] = raw.chains.as_slice() else {
         return Err(Refusal::new("filter_chains", "one chain is expected"));
     };
-    let proto = FilterChainProto::decode(only.body.clone())
-        .map_err(|error| Refusal::new("filter_chains[0]", error.to_string()))?;
+    let proto =
+        whole::decode::<FilterChainProto>(&only.body).map_err(|e| e.within("filter_chains[0]"))?;
     let field = |e: Refusal| e.within("filter_chains[0]");
     nothing_left(&FilterChainProto {
         name: String::new(),
@@ -209,8 +199,8 @@ pub(crate) fn connect_terminate(
             any.type_url
         ))));
     }
-    let tls = DownstreamTlsContext::decode(any.value.as_slice())
-        .map_err(|error| field(Refusal::new("transport_socket", error.to_string())))?;
+    let tls = whole::decode::<DownstreamTlsContext>(&any.value)
+        .map_err(|e| field(e.within("transport_socket")))?;
     if !tls
         .require_client_certificate
         .as_ref()

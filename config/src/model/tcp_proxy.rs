@@ -7,7 +7,6 @@ use envoy_types::pb::envoy::config::listener::v3::{Filter, filter};
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
     TcpProxy as TcpProxyProto, tcp_proxy,
 };
-use prost::Message;
 use waypoint_filters::access_log::AccessLog;
 use waypoint_filters::network::NetworkFilter;
 use waypoint_filters::recorder::Recorder;
@@ -69,12 +68,12 @@ impl TcpChain {
                 config.type_url
             ))));
         }
-        let proto = TcpProxyProto::decode(config.value.as_slice())
-            .map_err(|error| field(Refusal::new("typed_config", error.to_string())))?;
-        for (i, log) in proto.access_log.iter().enumerate() {
-            let log = AccessLog::from_proto(log, &**context.host)
-                .map_err(|e| field(e.within(format!("access_log[{i}]"))))?;
-            recorders.push(Arc::new(log));
+        let proto = waypoint_filters::whole::decode::<TcpProxyProto>(&config.value)
+            .map_err(|e| field(e.within("typed_config")))?;
+        for log in &proto.access_log {
+            if let Some(log) = AccessLog::optional(log, &**context.host) {
+                recorders.push(Arc::new(log));
+            }
         }
         Ok(TcpChain {
             filters: built.into(),

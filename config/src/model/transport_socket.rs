@@ -12,7 +12,6 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::google::protobuf::Any;
-use prost::Message;
 use waypoint_filters::rejected::Refusal;
 
 const INTERNAL_UPSTREAM: &str = "type.googleapis.com/envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport";
@@ -54,8 +53,8 @@ fn check_socket(socket: &TransportSocket) -> Result<(), Refusal> {
     match any.type_url.as_str() {
         RAW_BUFFER => Ok(()),
         INTERNAL_UPSTREAM => {
-            let proto = InternalUpstreamTransport::decode(any.value.as_slice())
-                .map_err(|error| Refusal::new("typed_config", error.to_string()))?;
+            let proto = waypoint_filters::whole::decode::<InternalUpstreamTransport>(&any.value)
+                .map_err(|e| e.within("typed_config"))?;
             match &proto.transport_socket {
                 None => Err(Refusal::missing("transport_socket")),
                 Some(inner) => check_socket(inner),

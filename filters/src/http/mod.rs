@@ -136,5 +136,5 @@ fn unknown(type_url: &str) -> Refusal {
 }
 
 pub(crate) fn decode<M: Message + Default>(any: &Any) -> Result<M, Refusal> {
-    M::decode(any.value.as_slice()).map_err(|error| Refusal::new("typed_config", error.to_string()))
+    crate::whole::decode(&any.value).map_err(|e| e.within("typed_config"))
 }

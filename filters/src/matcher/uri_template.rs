@@ -5,7 +5,6 @@
 
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
-use prost::Message;
 
 use crate::matcher::regex;
 use crate::rejected::Refusal;
@@ -33,8 +32,8 @@ impl UriTemplateMatcher {
                 format!("unknown type {}", any.type_url),
             ));
         }
-        let config = UriTemplateMatchConfig::decode(any.value.as_slice())
-            .map_err(|error| Refusal::new("typed_config", error.to_string()))?;
+        let config = crate::whole::decode::<UriTemplateMatchConfig>(&any.value)
+            .map_err(|e| e.within("typed_config"))?;
         UriTemplateMatcher::new(&config.path_template).map_err(|e| e.within("path_template"))
     }
 
