@@ -86,6 +86,9 @@ pub enum ConnectError {
         phase: &'static str,
         timeout: Duration,
     },
+    /// The server turned out to allow fewer streams than were asked for; none of this one was sent.
+    #[error("{hop} allows no more streams on this connection")]
+    Full { hop: SocketAddr },
     /// Too many callers wait already.
     #[error("too many wait for a connection to {hop}")]
     Overflow { hop: SocketAddr },
@@ -105,12 +108,13 @@ impl ConnectError {
         }
     }
 
-    /// Whether the server refused the stream without looking at it (REFUSED_STREAM).
+    /// Whether the server refused the stream without looking at it (REFUSED_STREAM), or would have.
     pub(crate) fn refused(&self) -> bool {
         match self {
             ConnectError::Handshake { error, .. } => {
                 reset_of(error.as_ref()) == Some(Reset::Refused)
             }
+            ConnectError::Full { .. } => true,
             _ => false,
         }
     }
@@ -124,7 +128,7 @@ impl ConnectError {
             ConnectError::Handshake { .. } => "http2",
             ConnectError::Rejected { .. } => "rejected",
             ConnectError::Timeout { .. } => "timeout",
-            ConnectError::Overflow { .. } => "overflow",
+            ConnectError::Full { .. } | ConnectError::Overflow { .. } => "overflow",
             ConnectError::Authority(_) => "authority",
         }
     }
@@ -402,8 +406,9 @@ impl ClientConnection {
         let mut send = self.shared.send.lock().clone();
         let timeout = self.shared.response_timeout;
         let exchange = async {
-            let (response, send) = send.send_request(request, false).map_err(failed)?;
-            Ok((response.await.map_err(failed)?, send))
+            let (response, stream) = send.send_request(request, false).map_err(failed)?;
+            self.opened(&mut send).await?;
+            Ok((response.await.map_err(failed)?, stream))
         };
         let (response, send) = match tokio::time::timeout(timeout, exchange).await {
             Ok(result) => result?,
@@ -424,7 +429,31 @@ impl ClientConnection {
         }
         Ok(TunnelStream::new(send, recv).with_lease(lease, head.headers))
     }
+
+    /// Waits until the CONNECT has left. The server's limit may come to be known after the stream was asked for and
+    /// before it is opened; h2 would then keep it until others end, however long that takes.
+    async fn opened(&self, send: &mut SendRequest<Bytes>) -> Result<(), ConnectError> {
+        let hop = self.shared.hop;
+        loop {
+            let open = poll_fn(|cx| send.poll_ready(cx));
+            match tokio::time::timeout(OPEN_CHECK, open).await {
+                Ok(opened) => {
+                    return opened.map_err(|error| ConnectError::Handshake {
+                        hop,
+                        error: Arc::new(io_error(error)),
+                    });
+                }
+                Err(_) if self.active_streams() > self.max_streams() => {
+                    return Err(ConnectError::Full { hop });
+                }
+                Err(_) => {}
+            }
+        }
+    }
 }
+
+/// How often a stream that isn't opened yet is looked at.
+const OPEN_CHECK: Duration = Duration::from_millis(20);
 
 fn request(authority: &str, headers: &HeaderMap) -> Result<Request<()>, ConnectError> {
     let invalid = || ConnectError::Authority(authority.chars().take(256).collect());
