@@ -157,11 +157,11 @@ async fn changes_under_load_lose_no_request() {
         (status == StatusCode::OK).then_some(())
     })
     .await;
-    assert_eq!(
-        client.get(late, "/").await.status,
-        StatusCode::OK,
-        "its endpoints came with it"
-    );
+    // istiod may have sent the service before it knew its endpoints.
+    until("its endpoints", async || {
+        (client.get(late, "/").await.status == StatusCode::OK).then_some(())
+    })
+    .await;
     mesh.remove_manifest("service-late.yaml");
     until("its end", async || {
         let (status, _) = client.connect_to(&late.to_string(), &[]).await.ok()?;
@@ -192,7 +192,12 @@ async fn istiod_goes_and_comes_back() {
         (client.get(web, "/").await.header("x-app") == "a").then_some(())
     })
     .await;
-    assert_eq!(client.get(late, "/").await.status, StatusCode::OK);
+    until("the new service", async || {
+        let (status, _) = client.connect_to(&late.to_string(), &[]).await.ok()?;
+        (status == StatusCode::OK && client.get(late, "/").await.status == StatusCode::OK)
+            .then_some(())
+    })
+    .await;
     assert!(
         pod.metric("waypoint_xds_streams_total", &[("state", "opened")])
             .await
