@@ -8,7 +8,7 @@ use waypoint_config::model::chain::FilterChain;
 use waypoint_config::model::filter_chain_matcher::{ChainChoice, ChainInput};
 use waypoint_config::recorded;
 use waypoint_config::resource::Update;
-use waypoint_config::store::Store;
+use waypoint_config::store::{OnRefused, Store};
 use waypoint_config::workloads::WorkloadIndex;
 use waypoint_filters::body::Body;
 use waypoint_filters::host::{Host, LogSink, Terminal};
@@ -62,7 +62,11 @@ fn apply(store: &mut Store, name: &str) -> Vec<String> {
 }
 
 fn store() -> Store {
-    Store::new(Arc::new(Process::default()), WorkloadIndex::default())
+    Store::new(
+        Arc::new(Process::default()),
+        WorkloadIndex::default(),
+        OnRefused::Keep,
+    )
 }
 
 #[test]

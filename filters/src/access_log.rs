@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{
 use crate::format::substitution::{Json, Substitution};
 use crate::format::{Format, FormatContext};
 use crate::host::{Host, LogSink};
-use crate::omitted;
+use crate::omitted::{Omissions, OmittedKind};
 use crate::recorder::Recorder;
 use crate::rejected::Refusal;
 use crate::response_flags::ResponseFlags;
@@ -45,12 +45,16 @@ enum Filter {
 }
 
 impl AccessLog {
-    /// The log that `proto` describes; one that isn't built is left out and told of.
-    pub fn optional(proto: &AccessLogProto, host: &dyn Host) -> Option<AccessLog> {
+    /// The log that `proto` describes; one that isn't built is left out.
+    pub fn optional(
+        proto: &AccessLogProto,
+        host: &dyn Host,
+        omissions: &Omissions,
+    ) -> Option<AccessLog> {
         AccessLog::from_proto(proto, host)
             .map_err(|refusal| {
-                let refusal = refusal.within(format!("access_log {}", proto.name));
-                omitted::report(host, "access_log", &refusal);
+                let field = format!("access_log[{:?}]", proto.name);
+                omissions.add(OmittedKind::AccessLog, refusal.within(field));
             })
             .ok()
     }
@@ -255,12 +259,18 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_that_is_not_built_is_left_out_and_counted() {
+    fn a_sink_that_is_not_built_is_left_out_and_told_of() {
         let host = Bare(Arc::default());
-        assert!(AccessLog::optional(&log(FILE), &host).is_some());
-        assert!(!host.0.encode().contains("waypoint_config_omitted_total"));
-        assert!(AccessLog::optional(&log("type.googleapis.com/other.Sink"), &host).is_none());
-        let counted = "waypoint_config_omitted_total{kind=\"access_log\"} 1";
-        assert!(host.0.encode().contains(counted), "{}", host.0.encode());
+        let omissions = Omissions::default();
+        assert!(AccessLog::optional(&log(FILE), &host, &omissions).is_some());
+        let other = log("type.googleapis.com/other.Sink");
+        assert!(AccessLog::optional(&other, &host, &omissions).is_none());
+        let told: Vec<String> = omissions.into_vec().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "left out (access_log): access_log[\"log\"].typed_config: unknown access log type type.googleapis.com/other.Sink"
+            ]
+        );
     }
 }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::connection::BindKey;
 use crate::host::Host;
 use crate::metrics::{Counter, CounterFamily, Histogram, HistogramFamily};
-use crate::omitted;
+use crate::omitted::{Omissions, OmittedKind};
 use crate::peer::Peer;
 use crate::proto::{StatsPluginConfig, StatsReporter};
 use crate::recorder::Recorder;
@@ -76,10 +76,11 @@ struct IstioStats {
 ///
 /// # Errors
 /// Another reporter than a waypoint's. Overrides that need an expression language, which isn't built, are
-/// left out and told of.
+/// left out.
 pub(crate) fn recorder(
     config: StatsPluginConfig,
     host: &Arc<dyn Host>,
+    omissions: &Omissions,
 ) -> Result<Arc<dyn Recorder>, Refusal> {
     if config.reporter != i32::from(StatsReporter::ServerGateway) {
         return Err(Refusal::unsupported("reporter"));
@@ -93,7 +94,7 @@ pub(crate) fn recorder(
         ];
         for (name, _) in overrides.iter().filter(|(_, set)| *set) {
             let refusal = Refusal::unsupported(format!("metrics[{i}].{name}"));
-            omitted::report(&**host, "metric_override", &refusal);
+            omissions.add(OmittedKind::MetricOverride, refusal);
         }
         if metric.drop {
             dropped.push(metric.name);

@@ -89,4 +89,16 @@ pub struct Workload {
     pub cluster_id: String,
     #[prost(string, tag = "20")]
     pub uid: String,
+    #[prost(enumeration = "WorkloadNetworkMode", tag = "25")]
+    pub network_mode: i32,
+}
+
+/// `istio.workload.NetworkMode`: whose the addresses are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum WorkloadNetworkMode {
+    /// The workload's own.
+    Standard = 0,
+    /// Its node's, and with it other workloads'.
+    HostNetwork = 1,
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use parking_lot::Mutex;
 use waypoint_config::recorded;
-use waypoint_config::resource::{Resource, Update};
+use waypoint_config::resource::{Resource, ResourceType, Update};
 use waypoint_config::standalone::{
     LoadError, ObjectName, Severity, StandaloneSource, Translation, Watch, difference,
 };
@@ -276,8 +276,8 @@ impl Sink for Configurator {
         self.update(update)
     }
 
-    fn wanted_endpoints(&self) -> BTreeSet<String> {
-        self.store.wanted_endpoints()
+    fn wanted(&self, kind: ResourceType) -> BTreeSet<String> {
+        self.store.wanted(kind)
     }
 
     fn connected(&mut self, state: Result<(), &AdsError>) {

@@ -19,6 +19,7 @@ use http::{HeaderName, HeaderValue};
 use waypoint_filters::access_log::AccessLog;
 use waypoint_filters::host::{Host, Terminal};
 use waypoint_filters::http::{FilterContext, ROUTER};
+use waypoint_filters::omitted::{Omissions, OmittedKind};
 use waypoint_filters::recorder::Recorder;
 use waypoint_filters::rejected::Refusal;
 use waypoint_filters::service::HttpService;
@@ -26,6 +27,7 @@ use waypoint_filters::stream_info::Capture;
 
 use crate::honoured::nothing_left;
 use crate::model::cluster::ClusterSlot;
+use crate::model::discovered::Lookup;
 use crate::model::duration;
 use crate::model::route::{RouteConfiguration, RouteContext};
 
@@ -128,6 +130,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct ChainContext<'a> {
     pub(crate) host: &'a Arc<dyn Host>,
     pub(crate) slot: &'a dyn Fn(&str) -> Arc<ClusterSlot>,
+    /// What comes by name.
+    pub(crate) lookup: &'a Lookup<'a>,
+    /// Takes what is left out.
+    pub(crate) omissions: &'a Omissions,
 }
 
 impl HttpConnectionManager {
@@ -136,12 +142,12 @@ impl HttpConnectionManager {
         context: &ChainContext<'_>,
         terminal: Terminal,
     ) -> Result<HttpConnectionManager, Refusal> {
-        check_fields(proto)?;
-        let filters = named_filters(&proto.http_filters)?;
+        check_fields(proto, context.omissions)?;
+        let filters = named_filters(&proto.http_filters, context.lookup)?;
         let mut chain = context.host.terminal(terminal);
         let mut recorders: Vec<Arc<dyn Recorder>> = Vec::new();
         for log in &proto.access_log {
-            if let Some(log) = AccessLog::optional(log, &**context.host) {
+            if let Some(log) = AccessLog::optional(log, &**context.host, context.omissions) {
                 recorders.push(Arc::new(log));
             }
         }
@@ -153,6 +159,7 @@ impl HttpConnectionManager {
                     name,
                     position,
                     host: context.host,
+                    omissions: context.omissions,
                 },
             )
             .map_err(|e| e.within(format!("http_filters[{name:?}]")))?;
@@ -165,19 +172,24 @@ impl HttpConnectionManager {
         recorders
             .iter()
             .for_each(|recorder| capture.merge(&recorder.capture()));
-        let routes = match &proto.route_specifier {
-            Some(RouteSpecifier::RouteConfig(routes)) => RouteConfiguration::from_proto(
-                routes,
-                RouteContext {
-                    slot: context.slot,
-                    filters: &filters,
-                    max_direct_response: 0,
-                },
-            )
-            .map_err(|e| e.within("route_config"))?,
+        let (routes, field) = match &proto.route_specifier {
+            Some(RouteSpecifier::RouteConfig(routes)) => (routes, "route_config"),
+            Some(RouteSpecifier::Rds(rds)) => {
+                let routes = context
+                    .lookup
+                    .routes(&rds.route_config_name, rds.config_source.as_ref());
+                (routes.map_err(|e| e.within("rds"))?, "rds")
+            }
             Some(_) => return Err(Refusal::unsupported("route_specifier")),
             None => return Err(Refusal::missing("route_specifier")),
         };
+        let route_context = RouteContext {
+            slot: context.slot,
+            filters: &filters,
+            max_direct_response: 0,
+        };
+        let routes = RouteConfiguration::from_proto(routes, route_context)
+            .map_err(|e| e.within(field))?;
         let common = proto.common_http_protocol_options.unwrap_or_default();
         Ok(HttpConnectionManager {
             stat_prefix: proto.stat_prefix.as_str().into(),
@@ -213,7 +225,7 @@ fn tower_layer(
 }
 
 /// Refuses fields that would change what is done and aren't honoured.
-fn check_fields(proto: &HttpConnectionManagerProto) -> Result<(), Refusal> {
+fn check_fields(proto: &HttpConnectionManagerProto, omissions: &Omissions) -> Result<(), Refusal> {
     if proto.use_remote_address.as_ref().is_some_and(|u| u.value) {
         return Err(Refusal::unsupported("use_remote_address"));
     }
@@ -260,15 +272,19 @@ fn check_fields(proto: &HttpConnectionManagerProto) -> Result<(), Refusal> {
         ..proto.clone()
     })?;
     if let Some(tracing) = &proto.tracing
-        && tracing.provider.is_some()
+        && let Some(provider) = &tracing.provider
     {
-        tracing::warn!(stat_prefix = %proto.stat_prefix, "tracing is configured and not built: no spans are sent");
+        let field = format!("tracing.provider[{:?}]", provider.name);
+        omissions.add(OmittedKind::Tracer, Refusal::new(field, "no spans are sent"));
     }
     Ok(())
 }
 
 /// Names and configurations by position.
-fn named_filters(protos: &[HttpFilterProto]) -> Result<Vec<(String, Any)>, Refusal> {
+fn named_filters(
+    protos: &[HttpFilterProto],
+    lookup: &Lookup<'_>,
+) -> Result<Vec<(String, Any)>, Refusal> {
     let filters: Vec<(String, Any)> = protos
         .iter()
         .map(|filter| {
@@ -280,9 +296,10 @@ fn named_filters(protos: &[HttpFilterProto]) -> Result<Vec<(String, Any)>, Refus
                 Some(http_filter::ConfigType::TypedConfig(any)) => {
                     Ok((filter.name.clone(), any.clone()))
                 }
-                Some(http_filter::ConfigType::ConfigDiscovery(_)) => {
-                    Err(field(Refusal::unsupported("config_discovery")))
-                }
+                Some(http_filter::ConfigType::ConfigDiscovery(source)) => lookup
+                    .extension(&filter.name, source)
+                    .map(|any| (filter.name.clone(), any.clone()))
+                    .map_err(field),
                 None => Err(field(Refusal::missing("typed_config"))),
             }
         })

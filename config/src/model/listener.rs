@@ -17,6 +17,7 @@ use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
 use waypoint_filters::access_log::AccessLog;
 use waypoint_filters::host::{Host, Terminal};
+use waypoint_filters::omitted::Omissions;
 use waypoint_filters::recorder::Recorder;
 use waypoint_filters::rejected::Refusal;
 use waypoint_filters::whole;
@@ -25,7 +26,7 @@ use crate::honoured::nothing_left;
 use crate::model::chain::FilterChain;
 use crate::model::connection_manager::{ChainContext, HttpConnectionManager};
 use crate::model::snapshot::ConnectTerminate;
-use crate::model::tcp_proxy::{TcpChain, typed};
+use crate::model::tcp_proxy::{TcpChain, network_filter, typed};
 use crate::model::transport_socket;
 
 const CONNECTION_MANAGER: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
@@ -105,10 +106,14 @@ impl RawListener {
 }
 
 /// The access logs of the listener itself: connections for which there is no chain.
-pub(crate) fn recorders(listener: &Listener, host: &dyn Host) -> Box<[Arc<dyn Recorder>]> {
+pub(crate) fn recorders(
+    listener: &Listener,
+    host: &dyn Host,
+    omissions: &Omissions,
+) -> Box<[Arc<dyn Recorder>]> {
     let logs = listener.access_log.iter();
-    logs.filter_map(|log| Some(Arc::new(AccessLog::optional(log, host)?) as Arc<dyn Recorder>))
-        .collect()
+    let logs = logs.filter_map(|log| AccessLog::optional(log, host, omissions));
+    logs.map(|log| Arc::new(log) as Arc<dyn Recorder>).collect()
 }
 
 /// Compiles one chain of `main_internal`.
@@ -120,20 +125,22 @@ pub(crate) fn chain(body: &Bytes, context: &ChainContext<'_>) -> Result<FilterCh
         ..proto.clone()
     })?;
     let is_manager = |i: usize| {
-        let any = proto.filters.get(i).and_then(|filter| typed(filter).ok());
+        let any = proto
+            .filters
+            .get(i)
+            .and_then(|filter| typed(filter, context).ok());
         any.is_some_and(|any| any.type_url == CONNECTION_MANAGER)
     };
     match proto.filters.len() {
         0 => Err(Refusal::missing("filters")),
         count if is_manager(count - 1) => {
             // Network filters before a connection manager: those of pod chains only carry addresses.
-            for filter in proto.filters.iter().take(count - 1) {
-                let field = |e: Refusal| e.within(format!("filters[{:?}]", filter.name));
+            for (position, filter) in proto.filters.iter().take(count - 1).enumerate() {
                 if !filter.name.starts_with("connect_authority") {
-                    return Err(field(Refusal::unsupported("a network filter before HTTP")));
+                    let refusal = Refusal::unsupported("a network filter before HTTP");
+                    return Err(refusal.within(format!("filters[{:?}]", filter.name)));
                 }
-                waypoint_filters::network::build(&filter.name, typed(filter)?, context.host)
-                    .map_err(field)?;
+                network_filter(filter, position, context)?;
             }
             let manager = manager(&proto, count - 1, context, Terminal::Router)?;
             Ok(FilterChain::Http(Arc::new(manager)))
@@ -155,7 +162,7 @@ fn manager(
         .filters
         .get(index)
         .ok_or_else(|| Refusal::missing("filters"))?;
-    let any = typed(filter)?;
+    let any = typed(filter, context)?;
     if any.type_url != CONNECTION_MANAGER {
         return Err(Refusal::unsupported(format!("filters[{:?}]", filter.name)));
     }

@@ -6,6 +6,7 @@
 pub mod chain;
 pub mod cluster;
 pub mod connection_manager;
+pub(crate) mod discovered;
 pub(crate) mod duration;
 pub mod endpoint;
 pub mod filter_chain_matcher;

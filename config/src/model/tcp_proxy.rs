@@ -7,8 +7,10 @@ use envoy_types::pb::envoy::config::listener::v3::{Filter, filter};
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
     TcpProxy as TcpProxyProto, tcp_proxy,
 };
+use envoy_types::pb::google::protobuf::Any;
 use waypoint_filters::access_log::AccessLog;
-use waypoint_filters::network::NetworkFilter;
+use waypoint_filters::http::FilterContext;
+use waypoint_filters::network::{BuiltNetworkFilter, NetworkFilter};
 use waypoint_filters::recorder::Recorder;
 use waypoint_filters::rejected::Refusal;
 
@@ -52,16 +54,13 @@ impl TcpChain {
         };
         let mut built = Vec::new();
         let mut recorders = Vec::new();
-        for network in before {
-            let field = |e: Refusal| e.within(format!("filters[{:?}]", network.name));
-            let config = typed(network).map_err(field)?;
-            let filter = waypoint_filters::network::build(&network.name, config, context.host)
-                .map_err(field)?;
+        for (position, network) in before.iter().enumerate() {
+            let filter = network_filter(network, position, context)?;
             built.extend(filter.filter);
             recorders.extend(filter.recorder);
         }
         let field = |e: Refusal| e.within(format!("filters[{:?}]", last.name));
-        let config = typed(last).map_err(field)?;
+        let config = typed(last, context).map_err(field)?;
         if config.type_url != TYPE_URL {
             return Err(field(Refusal::unsupported(format!(
                 "typed_config {}",
@@ -71,7 +70,7 @@ impl TcpChain {
         let proto = waypoint_filters::whole::decode::<TcpProxyProto>(&config.value)
             .map_err(|e| field(e.within("typed_config")))?;
         for log in &proto.access_log {
-            if let Some(log) = AccessLog::optional(log, &**context.host) {
+            if let Some(log) = AccessLog::optional(log, &**context.host, context.omissions) {
                 recorders.push(Arc::new(log));
             }
         }
@@ -84,11 +83,32 @@ impl TcpChain {
     }
 }
 
-pub(crate) fn typed(filter: &Filter) -> Result<&envoy_types::pb::google::protobuf::Any, Refusal> {
+/// Builds the network filter at `position` of a chain.
+pub(crate) fn network_filter(
+    filter: &Filter,
+    position: usize,
+    context: &ChainContext<'_>,
+) -> Result<BuiltNetworkFilter, Refusal> {
+    let filter_context = FilterContext {
+        name: &filter.name,
+        position,
+        host: context.host,
+        omissions: context.omissions,
+    };
+    typed(filter, context)
+        .and_then(|config| waypoint_filters::network::build(config, &filter_context))
+        .map_err(|e| e.within(format!("filters[{:?}]", filter.name)))
+}
+
+/// A network filter's configuration, its own or the one that comes by its name.
+pub(crate) fn typed<'a>(
+    filter: &'a Filter,
+    context: &ChainContext<'a>,
+) -> Result<&'a Any, Refusal> {
     match &filter.config_type {
         Some(filter::ConfigType::TypedConfig(any)) => Ok(any),
-        Some(filter::ConfigType::ConfigDiscovery(_)) => {
-            Err(Refusal::unsupported("config_discovery"))
+        Some(filter::ConfigType::ConfigDiscovery(source)) => {
+            context.lookup.extension(&filter.name, source)
         }
         None => Err(Refusal::missing("typed_config")),
     }

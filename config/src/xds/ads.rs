@@ -35,8 +35,8 @@ const WORKED: Duration = Duration::from_secs(10);
 pub trait Sink {
     /// Applies an update in one step.
     fn apply(&mut self, update: Update) -> Outcome;
-    /// The names of the assignments that clusters want now.
-    fn wanted_endpoints(&self) -> BTreeSet<String>;
+    /// The names of this type that configuration refers to now.
+    fn wanted(&self, kind: ResourceType) -> BTreeSet<String>;
     /// The stream began, or ended and why.
     fn connected(&mut self, state: Result<(), &AdsError>);
 }
@@ -164,7 +164,7 @@ impl AdsClient {
         let outcome = sink.apply(update);
         sender.send(self.session.answer(&received, &outcome.rejected));
         if received.kind == ResourceType::Cluster {
-            let wanted = sink.wanted_endpoints();
+            let wanted = sink.wanted(ResourceType::Endpoints);
             self.sequence.forget_endpoints(&wanted);
             if let Some(request) = self.session.subscribe(ResourceType::Endpoints, wanted) {
                 self.sequence
@@ -173,6 +173,12 @@ impl AdsClient {
             }
             if let Some(request) = self.session.subscribe_all(ResourceType::Listener) {
                 sender.send(request);
+            }
+        }
+        if received.kind == ResourceType::Listener {
+            for kind in [ResourceType::Extension, ResourceType::Routes] {
+                let request = self.session.subscribe(kind, sink.wanted(kind));
+                request.into_iter().for_each(|request| sender.send(request));
             }
         }
         if let Some(removals) = self.sequence.applied(received.kind) {

@@ -71,6 +71,8 @@ impl DeltaSession {
             ResourceType::Cluster,
             ResourceType::Endpoints,
             ResourceType::Listener,
+            ResourceType::Extension,
+            ResourceType::Routes,
             ResourceType::Workload,
         ];
         let mut requests = Vec::new();

@@ -1,19 +1,16 @@
 //! `istio.stats` on HTTP chains: a recorder, nothing on the way of requests.
 
-use std::sync::Arc;
-
-use crate::host::Host;
-use crate::http::HttpFilter;
+use crate::http::{FilterContext, HttpFilter};
 use crate::istio_stats::recorder;
 use crate::proto::StatsPluginConfig;
 use crate::rejected::Refusal;
 
 pub(super) fn build(
     config: StatsPluginConfig,
-    host: &Arc<dyn Host>,
+    context: &FilterContext<'_>,
 ) -> Result<HttpFilter, Refusal> {
     Ok(HttpFilter {
         layer: None,
-        recorder: Some(recorder(config, host)?),
+        recorder: Some(recorder(config, context.host, context.omissions)?),
     })
 }

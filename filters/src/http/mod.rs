@@ -1,6 +1,8 @@
 //! The registry of HTTP filters: from type URL to layer. One line here and one file beside it per filter.
 //!
-//! What isn't listed is refused by name while the listener is compiled.
+//! What isn't listed is refused by name while the listener is compiled: it may decide or change traffic. That
+//! holds for Wasm of any phase, too, whatever its failure policy says. Only what counts and nothing else may be
+//! left out (`omitted.rs`).
 
 mod fault;
 mod grpc_stats;
@@ -16,6 +18,7 @@ use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 
 use crate::host::Host;
+use crate::omitted::Omissions;
 use crate::proto::STATS_PLUGIN_CONFIG;
 use crate::recorder::Recorder;
 use crate::rejected::Refusal;
@@ -71,6 +74,8 @@ pub struct FilterContext<'a> {
     /// Its position, the index of its per-route configuration.
     pub position: usize,
     pub host: &'a Arc<dyn Host>,
+    /// Takes what of the filter is left out.
+    pub omissions: &'a Omissions,
 }
 
 /// Builds the filter that `config` describes.
@@ -91,7 +96,7 @@ pub fn build(config: &Any, context: &FilterContext<'_>) -> Result<HttpFilter, Re
         fault::TYPE_URL => fault::build(&decode(config)?),
         // The filter's own message has no fields; policies come with routes.
         CORS => Ok(HttpFilter::inert()),
-        STATS_PLUGIN_CONFIG => istio_stats::build(decode(config)?, context.host),
+        STATS_PLUGIN_CONFIG => istio_stats::build(decode(config)?, context),
         ROUTER => router(&decode(config)?),
         other => Err(unknown(other)),
     }

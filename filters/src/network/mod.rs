@@ -2,6 +2,7 @@
 //! are not here: `config` compiles them, `proxy` runs them.
 
 mod metadata_exchange;
+mod mongo_proxy;
 mod rbac;
 mod set_filter_state;
 
@@ -10,8 +11,7 @@ use std::sync::Arc;
 
 use envoy_types::pb::google::protobuf::Any;
 
-use crate::host::Host;
-use crate::http::decode;
+use crate::http::{FilterContext, decode};
 use crate::istio_stats;
 use crate::proto::STATS_PLUGIN_CONFIG;
 use crate::recorder::Recorder;
@@ -44,14 +44,13 @@ pub struct BuiltNetworkFilter {
 /// # Errors
 /// A filter that isn't built into this binary, or whose configuration is invalid.
 pub fn build(
-    name: &str,
     config: &Any,
-    host: &Arc<dyn Host>,
+    context: &FilterContext<'_>,
 ) -> Result<BuiltNetworkFilter, Refusal> {
     let unknown = |type_url: &str| {
         Refusal::new(
             "typed_config",
-            format!("filter {name} ({type_url}) is not built in"),
+            format!("filter {} ({type_url}) is not built in", context.name),
         )
     };
     if let Some((type_url, value)) = typed_struct::unwrap(config)? {
@@ -63,9 +62,14 @@ pub fn build(
     match config.type_url.as_str() {
         rbac::TYPE_URL => rbac::build(&decode(config)?),
         set_filter_state::TYPE_URL => set_filter_state::build(&decode(config)?),
+        mongo_proxy::TYPE_URL => mongo_proxy::build(&decode(config)?, context),
         STATS_PLUGIN_CONFIG => Ok(BuiltNetworkFilter {
             filter: None,
-            recorder: Some(istio_stats::recorder(decode(config)?, host)?),
+            recorder: Some(istio_stats::recorder(
+                decode(config)?,
+                context.host,
+                context.omissions,
+            )?),
         }),
         other => Err(unknown(other)),
     }

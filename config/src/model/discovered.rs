@@ -1,0 +1,195 @@
+//! What a chain refers to by name and gets in a resource of its own: filters (ECDS) and route configurations
+//! (RDS).
+//!
+//! A chain that refers to what hasn't come waits for it, as Envoy's listeners do: its last good version
+//! serves meanwhile, and one that never had any is closed. istiod sends no removals of extensions; what no
+//! chain refers to any more is dropped.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::config::core::v3::{
+    ConfigSource, ExtensionConfigSource, TypedExtensionConfig, config_source::ConfigSourceSpecifier,
+};
+use envoy_types::pb::envoy::config::route::v3::RouteConfiguration as RouteConfigurationProto;
+use envoy_types::pb::google::protobuf::Any;
+use waypoint_filters::host::Host;
+use waypoint_filters::http::FilterContext;
+use waypoint_filters::omitted::Omissions;
+use waypoint_filters::rejected::Refusal;
+use waypoint_filters::whole;
+
+use crate::resource::ResourceType;
+
+/// A resource that a chain refers to: its type and name.
+pub(crate) type Reference = (ResourceType, String);
+
+/// What has come by name.
+#[derive(Default)]
+pub(crate) struct Discovered {
+    extensions: HashMap<String, (Bytes, Any)>,
+    routes: HashMap<String, (Bytes, RouteConfigurationProto)>,
+}
+
+impl Discovered {
+    /// Takes a resource; says whether it differs from what was there.
+    ///
+    /// # Errors
+    /// It can't be honoured by any chain; what was there stays.
+    pub(crate) fn take(
+        &mut self,
+        kind: ResourceType,
+        name: &str,
+        body: &Bytes,
+        host: &Arc<dyn Host>,
+    ) -> Result<bool, Refusal> {
+        if self.body(kind, name) == Some(body) {
+            return Ok(false);
+        }
+        if kind == ResourceType::Extension {
+            let config = extension(name, body, host)?;
+            self.extensions
+                .insert(name.to_owned(), (body.clone(), config));
+        } else {
+            let routes = whole::decode::<RouteConfigurationProto>(body)?;
+            self.routes.insert(name.to_owned(), (body.clone(), routes));
+        }
+        Ok(true)
+    }
+
+    /// Forgets a resource; says whether it was there.
+    pub(crate) fn remove(&mut self, kind: ResourceType, name: &str) -> bool {
+        match kind {
+            ResourceType::Extension => self.extensions.remove(name).is_some(),
+            _ => self.routes.remove(name).is_some(),
+        }
+    }
+
+    /// Drops what nothing refers to.
+    pub(crate) fn retain(&mut self, referred: &BTreeSet<Reference>) {
+        let wanted = |kind, name: &str| referred.contains(&(kind, name.to_owned()));
+        self.extensions
+            .retain(|name, _| wanted(ResourceType::Extension, name));
+        self.routes
+            .retain(|name, _| wanted(ResourceType::Routes, name));
+    }
+
+    /// The bytes of a resource as they were received.
+    fn body(&self, kind: ResourceType, name: &str) -> Option<&Bytes> {
+        match kind {
+            ResourceType::Extension => self.extensions.get(name).map(|(body, _)| body),
+            _ => self.routes.get(name).map(|(body, _)| body),
+        }
+    }
+}
+
+/// The configuration in an extension's resource, if a filter can be built of it.
+fn extension(name: &str, body: &Bytes, host: &Arc<dyn Host>) -> Result<Any, Refusal> {
+    let proto = whole::decode::<TypedExtensionConfig>(body)?;
+    let config = proto
+        .typed_config
+        .ok_or_else(|| Refusal::missing("typed_config"))?;
+    let omissions = Omissions::default();
+    let context = FilterContext {
+        name,
+        position: 0,
+        host,
+        omissions: &omissions,
+    };
+    // Whether it stands in an HTTP or a TCP chain isn't said here.
+    match waypoint_filters::http::build(&config, &context) {
+        Ok(_) => Ok(config),
+        Err(_) if waypoint_filters::network::build(&config, &context).is_ok() => Ok(config),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// What one compilation looks up, and finds missing.
+pub(crate) struct Lookup<'a> {
+    discovered: &'a Discovered,
+    referred: RefCell<BTreeSet<Reference>>,
+    missing: RefCell<Option<Reference>>,
+}
+
+impl<'a> Lookup<'a> {
+    pub(crate) fn new(discovered: &'a Discovered) -> Lookup<'a> {
+        Lookup {
+            discovered,
+            referred: RefCell::default(),
+            missing: RefCell::default(),
+        }
+    }
+
+    /// The configuration of the filter `name`.
+    ///
+    /// # Errors
+    /// Its source isn't the stream that everything else comes from; or it hasn't come, see [`Lookup::end`].
+    pub(crate) fn extension(
+        &self,
+        name: &str,
+        source: &ExtensionConfigSource,
+    ) -> Result<&'a Any, Refusal> {
+        let field = |e: Refusal| e.within("config_discovery");
+        ads(source.config_source.as_ref()).map_err(field)?;
+        if source.default_config.is_some() {
+            return Err(field(Refusal::unsupported("default_config")));
+        }
+        let reference = (ResourceType::Extension, name.to_owned());
+        self.referred.borrow_mut().insert(reference.clone());
+        let Some((_, config)) = self.discovered.extensions.get(name) else {
+            return Err(self.miss(reference));
+        };
+        if !source.type_urls.contains(&config.type_url) {
+            let reason = format!("{} is none of the types allowed here", config.type_url);
+            return Err(field(Refusal::new("type_urls", reason)));
+        }
+        Ok(config)
+    }
+
+    /// The route configuration `name`.
+    ///
+    /// # Errors
+    /// As [`Lookup::extension`].
+    pub(crate) fn routes(
+        &self,
+        name: &str,
+        source: Option<&ConfigSource>,
+    ) -> Result<&'a RouteConfigurationProto, Refusal> {
+        ads(source)?;
+        let reference = (ResourceType::Routes, name.to_owned());
+        self.referred.borrow_mut().insert(reference.clone());
+        match self.discovered.routes.get(name) {
+            Some((_, routes)) => Ok(routes),
+            None => Err(self.miss(reference)),
+        }
+    }
+
+    fn miss(&self, reference: Reference) -> Refusal {
+        let refusal = waiting(&reference);
+        *self.missing.borrow_mut() = Some(reference);
+        refusal
+    }
+
+    /// Everything that was looked up, and what of it hasn't come: then the compilation didn't fail, it waits.
+    pub(crate) fn end(self) -> (BTreeSet<Reference>, Option<Reference>) {
+        (self.referred.into_inner(), self.missing.into_inner())
+    }
+}
+
+/// What a chain says that waits.
+pub(crate) fn waiting((kind, name): &Reference) -> Refusal {
+    let what = match kind {
+        ResourceType::Extension => "the filter",
+        _ => "the route configuration",
+    };
+    Refusal::new("", format!("waits for {what} {name}"))
+}
+
+fn ads(source: Option<&ConfigSource>) -> Result<(), Refusal> {
+    match source.and_then(|s| s.config_source_specifier.as_ref()) {
+        Some(ConfigSourceSpecifier::Ads(_)) => Ok(()),
+        _ => Err(Refusal::new("config_source", "is not `ads`")),
+    }
+}

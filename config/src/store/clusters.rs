@@ -1,0 +1,185 @@
+//! Clusters and their endpoints, and the slots through which chains refer to both.
+//!
+//! Clusters, endpoints and chains come in any order: a slot is there as soon as one of them speaks of it.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use waypoint_filters::peer::Peer;
+use waypoint_filters::rejected::Refusal;
+use waypoint_filters::whole;
+
+use crate::model::cluster::{Cluster, ClusterSlot, Discovery};
+use crate::model::endpoint::EndpointSet;
+
+/// Finds the workload at an address.
+pub(crate) type PeerAt<'a> = &'a dyn Fn(IpAddr) -> Option<Arc<Peer>>;
+
+#[derive(Default)]
+pub(crate) struct ClusterTable {
+    slots: RefCell<HashMap<Arc<str>, Arc<ClusterSlot>>>,
+    clusters: HashMap<String, Bytes>,
+    /// By the assignment's name.
+    assignments: HashMap<String, Bytes>,
+    /// Clusters whose assignment has another name than they, by that name. istiod gives both the same.
+    renamed: HashMap<String, BTreeSet<String>>,
+}
+
+impl ClusterTable {
+    /// The slot of a cluster, whether there is such a cluster or not.
+    pub(crate) fn slot(&self, name: &str) -> Arc<ClusterSlot> {
+        let mut slots = self.slots.borrow_mut();
+        if let Some(slot) = slots.get(name) {
+            return slot.clone();
+        }
+        let slot = Arc::new(ClusterSlot::missing(name));
+        slots.insert(slot.name.clone(), slot.clone());
+        slot
+    }
+
+    /// The assignments that clusters have their endpoints from.
+    pub(crate) fn wanted_assignments(&self) -> BTreeSet<String> {
+        let slots = self.slots.borrow();
+        let of = |name: &String| {
+            let cluster = slots.get(name.as_str())?.cluster()?;
+            match &cluster.discovery {
+                Discovery::Eds { service_name } => Some(service_name.to_string()),
+                _ => None,
+            }
+        };
+        self.clusters.keys().filter_map(of).collect()
+    }
+
+    /// Takes a cluster; says whether anything changed.
+    pub(crate) fn take_cluster(
+        &mut self,
+        name: &str,
+        body: &Bytes,
+        peer: PeerAt<'_>,
+    ) -> Result<bool, Refusal> {
+        if self.clusters.get(name) == Some(body) {
+            return Ok(false);
+        }
+        let proto = whole::decode::<ClusterProto>(body)?;
+        let cluster = Cluster::from_proto(&proto)?;
+        let slot = self.slot(name);
+        if cluster.discovery == Discovery::Static
+            && let Some(assignment) = &proto.load_assignment
+            && !is_infrastructure(name)
+        {
+            let endpoints = EndpointSet::from_proto(assignment, &slot.endpoints(), peer)
+                .map_err(|e| e.within("load_assignment"))?;
+            slot.set_endpoints(Arc::new(endpoints));
+        }
+        self.forget_assignment(name);
+        if let Discovery::Eds { service_name } = &cluster.discovery
+            && **service_name != *name
+        {
+            let names = self.renamed.entry(service_name.to_string()).or_default();
+            names.insert(name.to_owned());
+            if let Some(body) = self.assignments.get(&**service_name) {
+                slot.set_endpoints(Arc::new(endpoints(body, &slot, peer)?));
+            }
+        }
+        slot.set_cluster(Some(Arc::new(cluster)));
+        self.clusters.insert(name.to_owned(), body.clone());
+        Ok(true)
+    }
+
+    /// Takes an assignment; says whether anything changed.
+    pub(crate) fn take_assignment(
+        &mut self,
+        name: &str,
+        body: &Bytes,
+        peer: PeerAt<'_>,
+    ) -> Result<bool, Refusal> {
+        if self.assignments.get(name) == Some(body) {
+            return Ok(false);
+        }
+        self.fill(name, body, peer)?;
+        self.assignments.insert(name.to_owned(), body.clone());
+        Ok(true)
+    }
+
+    /// Puts an assignment's endpoints into the slots that have them from it.
+    fn fill(&self, name: &str, body: &Bytes, peer: PeerAt<'_>) -> Result<(), Refusal> {
+        let renamed = self.renamed.get(name).into_iter().flatten();
+        for cluster in renamed.map(String::as_str).chain([name]) {
+            let slot = self.slot(cluster);
+            slot.set_endpoints(Arc::new(endpoints(body, &slot, peer)?));
+        }
+        Ok(())
+    }
+
+    /// Endpoints at these addresses learn anew which workload they are.
+    pub(crate) fn refresh_peers(&self, addresses: &HashSet<IpAddr>, peer: PeerAt<'_>) {
+        for (name, body) in &self.assignments {
+            let slot = self.slot(name);
+            let touched = slot
+                .endpoints()
+                .iter()
+                .any(|endpoint| addresses.contains(&endpoint.address.ip()));
+            // What was honoured once is again.
+            if touched && let Err(refusal) = self.fill(name, body, peer) {
+                tracing::error!(name, %refusal, "endpoints can't be made again");
+            }
+        }
+    }
+
+    /// Says whether there was such a cluster. Its endpoints go with it, unless another has them, too.
+    pub(crate) fn remove_cluster(&mut self, name: &str) -> bool {
+        if self.clusters.remove(name).is_none() {
+            return false;
+        }
+        self.forget_assignment(name);
+        let slot = self.slot(name);
+        slot.set_cluster(None);
+        if self.assignments.remove(name).is_some() && !self.renamed.contains_key(name) {
+            slot.set_endpoints(Arc::default());
+        }
+        true
+    }
+
+    /// Says whether there was such an assignment.
+    pub(crate) fn remove_assignment(&mut self, name: &str) -> bool {
+        if self.assignments.remove(name).is_none() {
+            return false;
+        }
+        let renamed = self.renamed.get(name).into_iter().flatten();
+        for cluster in renamed.map(String::as_str).chain([name]) {
+            self.slot(cluster).set_endpoints(Arc::default());
+        }
+        true
+    }
+
+    fn forget_assignment(&mut self, cluster: &str) {
+        self.renamed.retain(|_, clusters| {
+            clusters.remove(cluster);
+            !clusters.is_empty()
+        });
+    }
+
+    /// Drops slots that nothing refers to any more.
+    pub(crate) fn sweep(&self) {
+        self.slots.borrow_mut().retain(|name, slot| {
+            Arc::strong_count(slot) > 1
+                || self.clusters.contains_key(&**name)
+                || self.assignments.contains_key(&**name)
+        });
+    }
+}
+
+fn endpoints(body: &Bytes, slot: &ClusterSlot, peer: PeerAt<'_>) -> Result<EndpointSet, Refusal> {
+    let proto = whole::decode::<ClusterLoadAssignment>(body)?;
+    EndpointSet::from_proto(&proto, &slot.endpoints(), peer)
+}
+
+/// Clusters that only lead from one of Envoy's internal listeners to the next.
+fn is_infrastructure(name: &str) -> bool {
+    matches!(name, "main_internal" | "inner_connect_originate" | "encap")
+}

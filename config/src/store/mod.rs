@@ -1,0 +1,381 @@
+//! The store: the one writer of configuration. Takes an update, compiles what changed, fills the slots.
+//!
+//! What is refused keeps its last good version; a chain that never had one is closed. Clusters and
+//! endpoints come before listeners within an update, so that routes find them; what listeners refer to by
+//! name comes before them, too, and whoever waits for it is compiled when it comes.
+
+mod chains;
+mod clusters;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use tokio::sync::watch;
+use waypoint_filters::host::Host;
+use waypoint_filters::omitted::{Omissions, Omitted};
+use waypoint_filters::rejected::{Refusal, Rejected};
+
+pub use crate::store::chains::{ChainState, OnRefused};
+
+use crate::model::discovered::{Discovered, Reference};
+use crate::model::filter_chain_matcher::FilterChainMatcher;
+use crate::model::listener::{self, Inspection, RawListener};
+use crate::model::snapshot::{ConnectTerminate, MainListener, Snapshot};
+use crate::resource::{Resource, ResourceType, Update};
+use crate::store::chains::{ChainTable, Refused, Surroundings};
+use crate::store::clusters::ClusterTable;
+use crate::workloads::{WorkloadIndex, WorkloadTable};
+
+const CONNECT_TERMINATE: &str = "connect_terminate";
+const MAIN_INTERNAL: &str = "main_internal";
+
+/// What the data path reads; clones share it.
+#[derive(Clone)]
+pub struct SnapshotHandle {
+    snapshot: Arc<ArcSwapOption<Snapshot>>,
+    version: watch::Receiver<u64>,
+}
+
+impl SnapshotHandle {
+    /// `None`: there is no complete configuration yet.
+    pub fn load(&self) -> Option<Arc<Snapshot>> {
+        self.snapshot.load_full()
+    }
+
+    /// Changes whenever anything in the configuration did.
+    pub fn version(&self) -> watch::Receiver<u64> {
+        self.version.clone()
+    }
+}
+
+/// What an update did.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub rejected: Vec<Rejected>,
+    /// Whether anything changed.
+    pub changed: bool,
+}
+
+/// Configuration as it stands.
+pub struct Store {
+    host: Arc<dyn Host>,
+    workloads: WorkloadTable,
+    clusters: ClusterTable,
+    chains: ChainTable,
+    discovered: Discovered,
+    listeners: HashMap<String, Bytes>,
+    terminate: Terminate,
+    main: Option<Arc<MainListener>>,
+    /// What `main_internal` itself leaves out.
+    main_omitted: Vec<Omitted>,
+    published: Arc<ArcSwapOption<Snapshot>>,
+    version: watch::Sender<u64>,
+}
+
+/// `connect_terminate` as it was received last, and what serves.
+#[derive(Default)]
+struct Terminate {
+    newest: Bytes,
+    in_force: Option<Arc<ConnectTerminate>>,
+    referred: BTreeSet<Reference>,
+    omitted: Vec<Omitted>,
+}
+
+impl Store {
+    pub fn new(host: Arc<dyn Host>, workloads: WorkloadIndex, on_refused: OnRefused) -> Store {
+        Store {
+            host,
+            workloads: WorkloadTable::new(workloads),
+            clusters: ClusterTable::default(),
+            chains: ChainTable::new(on_refused),
+            discovered: Discovered::default(),
+            listeners: HashMap::new(),
+            terminate: Terminate::default(),
+            main: None,
+            main_omitted: Vec::new(),
+            published: Arc::new(ArcSwapOption::empty()),
+            version: watch::Sender::new(0),
+        }
+    }
+
+    /// What the data path reads from.
+    pub fn handle(&self) -> SnapshotHandle {
+        SnapshotHandle {
+            snapshot: self.published.clone(),
+            version: self.version.subscribe(),
+        }
+    }
+
+    /// Trust domains of `connect_terminate`.
+    pub fn trust_domains(&self) -> Vec<String> {
+        let terminate = self.terminate.in_force.as_ref();
+        terminate.map_or(Vec::new(), |c| c.trust_domains.clone())
+    }
+
+    /// The names of this type that configuration refers to. Empty for types that come whole.
+    pub fn wanted(&self, kind: ResourceType) -> BTreeSet<String> {
+        if kind == ResourceType::Endpoints {
+            return self.clusters.wanted_assignments();
+        }
+        let referred = self.chains.referred().chain(&self.terminate.referred);
+        let of_kind = referred.filter(|(of, _)| *of == kind);
+        of_kind.map(|(_, name)| name.clone()).collect()
+    }
+
+    /// Telemetry that is left out, with the name of what it stands in.
+    pub fn omitted(&self) -> impl Iterator<Item = (&str, &Omitted)> {
+        let terminate = self.terminate.omitted.iter().map(|o| (CONNECT_TERMINATE, o));
+        let main = self.main_omitted.iter().map(|o| (MAIN_INTERNAL, o));
+        terminate.chain(main).chain(self.chains.omitted())
+    }
+
+    /// How many filter chains are in which state.
+    pub fn chain_states(&self) -> BTreeMap<ChainState, usize> {
+        self.chains.states()
+    }
+
+    /// Takes an update in one step.
+    pub fn apply(&mut self, update: Update) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut by_kind: HashMap<ResourceType, Vec<Resource>> = HashMap::new();
+        for resource in update.added {
+            by_kind.entry(resource.kind).or_default().push(resource);
+        }
+        let mut of = |kind| by_kind.remove(&kind).unwrap_or_default();
+        self.apply_workloads(of(ResourceType::Workload), &update.removed, &mut outcome);
+        let mut endpoints = |kind, resources: Vec<Resource>, outcome: &mut Outcome| {
+            let peer = |address: IpAddr| self.workloads.lookup(address);
+            for resource in resources {
+                let Resource { name, body, .. } = resource;
+                let taken = match kind {
+                    ResourceType::Cluster => self.clusters.take_cluster(&name, &body, &peer),
+                    _ => self.clusters.take_assignment(&name, &body, &peer),
+                };
+                outcome.note(name, taken);
+            }
+        };
+        for kind in [ResourceType::Cluster, ResourceType::Endpoints] {
+            endpoints(kind, of(kind), &mut outcome);
+        }
+        let mut referred = of(ResourceType::Extension);
+        referred.extend(of(ResourceType::Routes));
+        self.apply_referred(referred, &update.removed, &mut outcome);
+        for resource in of(ResourceType::Listener) {
+            self.apply_listener(resource, &mut outcome);
+        }
+        for resource in of(ResourceType::Secret) {
+            // Nothing that asks for one is built.
+            let refusal = Refusal::new("", "secrets are not supported");
+            outcome.rejected.push(refusal.of(resource.name));
+        }
+        for (kind, name) in update.removed {
+            outcome.changed |= self.remove(kind, &name);
+        }
+        self.publish(&outcome);
+        outcome
+    }
+
+    fn apply_workloads(
+        &mut self,
+        added: Vec<Resource>,
+        removed: &[(ResourceType, String)],
+        outcome: &mut Outcome,
+    ) {
+        let removed = removed.iter().filter(|(k, _)| *k == ResourceType::Workload);
+        let removed: Vec<&str> = removed.map(|(_, name)| name.as_str()).collect();
+        let changes = self.workloads.apply(added, &removed);
+        outcome.rejected.extend(changes.rejected);
+        if !changes.addresses.is_empty() {
+            let peer = |address: IpAddr| self.workloads.lookup(address);
+            self.clusters.refresh_peers(&changes.addresses, &peer);
+            outcome.changed = true;
+        }
+    }
+
+    /// Filters and routes that come by name, and the chains that refer to them.
+    fn apply_referred(
+        &mut self,
+        added: Vec<Resource>,
+        removed: &[(ResourceType, String)],
+        outcome: &mut Outcome,
+    ) {
+        let mut changed = BTreeSet::new();
+        for Resource { kind, name, body } in added {
+            match self.discovered.take(kind, &name, &body, &self.host) {
+                Ok(false) => {}
+                Ok(true) => {
+                    changed.insert((kind, name));
+                }
+                Err(refusal) => outcome.rejected.push(refusal.of(name)),
+            }
+        }
+        for (kind, name) in removed {
+            if self.discovered.remove(*kind, name) {
+                changed.insert((*kind, name.clone()));
+            }
+        }
+        if changed.is_empty() {
+            return;
+        }
+        outcome.changed = true;
+        let around = Surroundings {
+            host: &self.host,
+            clusters: &self.clusters,
+            discovered: &self.discovered,
+        };
+        let rejected = self.chains.take_references(&changed, &around);
+        outcome.rejected.extend(rejected);
+        if !self.terminate.referred.is_disjoint(&changed) {
+            let newest = self.terminate.newest.clone();
+            if let Err(refusal) = self.connect_terminate(newest) {
+                outcome.rejected.push(refusal.of(CONNECT_TERMINATE));
+            }
+        }
+    }
+
+    fn apply_listener(&mut self, resource: Resource, outcome: &mut Outcome) {
+        if self.listeners.get(&resource.name) == Some(&resource.body) {
+            if resource.name == MAIN_INTERNAL {
+                // What was refused is refused again, or istiod would take it for accepted.
+                outcome.rejected.extend(self.chains.rejected());
+            }
+            return;
+        }
+        let applied = match resource.name.as_str() {
+            CONNECT_TERMINATE => self.connect_terminate(resource.body.clone()),
+            MAIN_INTERNAL => self.main_internal(&resource.body, outcome),
+            // How tunnels go up is the waypoint's own; the other two carry multi-network traffic, which
+            // no endpoint leads into: endpoints that would are refused by name.
+            "connect_originate" | "inner_connect_originate" | "outer_connect_originate" => {
+                checked(&resource.body).map(|_| ())
+            }
+            _ => Err(Refusal::new(
+                "name",
+                "no waypoint has a listener of this name",
+            )),
+        };
+        outcome.changed |= applied.is_ok();
+        match applied {
+            Err(refusal) => outcome.rejected.push(refusal.of(resource.name)),
+            Ok(()) => {
+                self.listeners.insert(resource.name, resource.body);
+            }
+        }
+    }
+
+    fn connect_terminate(&mut self, body: Bytes) -> Result<(), Refusal> {
+        let raw = checked(&body)?;
+        let around = Surroundings {
+            host: &self.host,
+            clusters: &self.clusters,
+            discovered: &self.discovered,
+        };
+        let compiled = around.compile(|context| listener::connect_terminate(&raw, context));
+        match compiled.result {
+            Ok(terminate) => self.terminate.in_force = Some(Arc::new(terminate)),
+            // What served before serves on, until that has come.
+            Err(Refused::Waits(_)) => {}
+            Err(Refused::For(refusal)) => return Err(refusal),
+        }
+        self.terminate.newest = body;
+        self.terminate.referred = compiled.referred;
+        self.terminate.omitted = compiled.omitted;
+        Ok(())
+    }
+
+    /// Chain by chain: those whose bytes are the same stay as they are.
+    fn main_internal(&mut self, body: &Bytes, outcome: &mut Outcome) -> Result<(), Refusal> {
+        let raw = checked(body)?;
+        let proto = raw
+            .listener
+            .filter_chain_matcher
+            .as_ref()
+            .ok_or_else(|| Refusal::missing("filter_chain_matcher"))?;
+        let inspection = Inspection::from_proto(&raw.listener.listener_filters)?;
+        let omissions = Omissions::default();
+        let recorders = listener::recorders(&raw.listener, &*self.host, &omissions);
+        let around = Surroundings {
+            host: &self.host,
+            clusters: &self.clusters,
+            discovered: &self.discovered,
+        };
+        let mut chains = HashMap::new();
+        for chain in &raw.chains {
+            let (slot, rejected) = self.chains.take(&chain.name, &chain.body, &around);
+            outcome.rejected.extend(rejected);
+            chains.insert(slot.name.clone(), slot);
+        }
+        let by_name = |name: &str| chains.get(name).cloned();
+        let matcher = FilterChainMatcher::from_proto(proto, &by_name)
+            .map_err(|e| e.within("filter_chain_matcher"))?;
+        let names: HashSet<&str> = raw.chains.iter().map(|c| c.name.as_str()).collect();
+        self.chains.retain(&names);
+        self.main_omitted = omissions.into_vec();
+        self.main = Some(Arc::new(MainListener {
+            matcher,
+            inspection,
+            chains,
+            recorders,
+        }));
+        Ok(())
+    }
+
+    fn remove(&mut self, kind: ResourceType, name: &str) -> bool {
+        match kind {
+            ResourceType::Cluster => self.clusters.remove_cluster(name),
+            ResourceType::Endpoints => self.clusters.remove_assignment(name),
+            ResourceType::Listener => {
+                match name {
+                    MAIN_INTERNAL => {
+                        self.main = None;
+                        self.main_omitted = Vec::new();
+                        self.chains.retain(&HashSet::new());
+                    }
+                    CONNECT_TERMINATE => self.terminate = Terminate::default(),
+                    _ => {}
+                }
+                self.listeners.remove(name).is_some()
+            }
+            // Taken with what was added.
+            ResourceType::Workload | ResourceType::Extension | ResourceType::Routes => false,
+            ResourceType::Secret => false,
+        }
+    }
+
+    fn publish(&mut self, outcome: &Outcome) {
+        if !outcome.changed {
+            return;
+        }
+        let snapshot = match (&self.terminate.in_force, &self.main) {
+            (Some(connect_terminate), Some(main)) => Some(Arc::new(Snapshot {
+                connect_terminate: connect_terminate.clone(),
+                main: main.clone(),
+            })),
+            _ => None,
+        };
+        self.published.store(snapshot);
+        self.clusters.sweep();
+        let referred = self.chains.referred().chain(&self.terminate.referred);
+        self.discovered.retain(&referred.cloned().collect());
+        self.version.send_modify(|version| *version += 1);
+    }
+}
+
+impl Outcome {
+    fn note(&mut self, name: String, taken: Result<bool, Refusal>) {
+        match taken {
+            Ok(changed) => self.changed |= changed,
+            Err(refusal) => self.rejected.push(refusal.of(name)),
+        }
+    }
+}
+
+/// A listener whose own fields are honoured; its chains are looked at one by one.
+fn checked(body: &Bytes) -> Result<RawListener, Refusal> {
+    let raw = RawListener::decode(body)?;
+    raw.check()?;
+    Ok(raw)
+}
