@@ -344,7 +344,10 @@ mod tests {
     fn shared_text_is_kept_once() {
         let mut table = WorkloadTable::default();
         table.apply(vec![pod("1", "one", &[A]), pod("2", "two", &[B])], &[]);
-        let (a, b) = (table.lookup(A.into()).unwrap(), table.lookup(B.into()).unwrap());
+        let (a, b) = (
+            table.lookup(A.into()).unwrap(),
+            table.lookup(B.into()).unwrap(),
+        );
         assert!(Arc::ptr_eq(&a.namespace, &b.namespace));
         assert!(Arc::ptr_eq(&a.principal, &b.principal));
     }

@@ -1,55 +1,17 @@
 //! Recorded responses of a real istiod go through the store; what isn't honoured is refused by name.
 #![allow(clippy::unwrap_used)]
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use waypoint_config::model::chain::FilterChain;
 use waypoint_config::model::filter_chain_matcher::{ChainChoice, ChainInput};
 use waypoint_config::recorded;
 use waypoint_config::resource::Update;
-use waypoint_config::store::{OnRefused, Store};
-use waypoint_config::workloads::WorkloadIndex;
-use waypoint_filters::body::Body;
-use waypoint_filters::host::{Host, LogSink, Terminal};
-use waypoint_filters::metrics::MetricRegistry;
-use waypoint_filters::peer::Peer;
-use waypoint_filters::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
+use waypoint_config::store::Store;
 
-#[derive(Default)]
-struct Process {
-    metrics: Arc<MetricRegistry>,
-}
+mod process;
 
-struct Nowhere;
-
-impl LogSink for Nowhere {
-    fn write(&self, _line: &[u8]) {}
-}
-
-impl HttpCall for Nowhere {
-    fn call(&self, _request: HttpRequest) -> ResponseFuture {
-        ResponseFuture::ready(http::Response::new(Body::empty()))
-    }
-}
-
-impl Host for Process {
-    fn workload(&self, _address: IpAddr) -> Option<Arc<Peer>> {
-        None
-    }
-
-    fn log_sink(&self, _path: &str) -> Arc<dyn LogSink> {
-        Arc::new(Nowhere)
-    }
-
-    fn metrics(&self) -> &Arc<MetricRegistry> {
-        &self.metrics
-    }
-
-    fn terminal(&self, _terminal: Terminal) -> HttpService {
-        HttpService::new(Nowhere)
-    }
-}
+use process::store;
 
 fn apply(store: &mut Store, name: &str) -> Vec<String> {
     let path = format!("{}/tests/fixtures/{name}.pb", env!("CARGO_MANIFEST_DIR"));
@@ -59,14 +21,6 @@ fn apply(store: &mut Store, name: &str) -> Vec<String> {
         removed: Vec::new(),
     });
     outcome.rejected.iter().map(ToString::to_string).collect()
-}
-
-fn store() -> Store {
-    Store::new(
-        Arc::new(Process::default()),
-        WorkloadIndex::default(),
-        OnRefused::Keep,
-    )
 }
 
 #[test]

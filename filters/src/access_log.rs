@@ -265,7 +265,11 @@ mod tests {
         assert!(AccessLog::optional(&log(FILE), &host, &omissions).is_some());
         let other = log("type.googleapis.com/other.Sink");
         assert!(AccessLog::optional(&other, &host, &omissions).is_none());
-        let told: Vec<String> = omissions.into_vec().iter().map(ToString::to_string).collect();
+        let told: Vec<String> = omissions
+            .into_vec()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert_eq!(
             told,
             [

@@ -17,7 +17,7 @@ use crate::connect::{self, ConnectOptions};
 use crate::demo::{self, DemoOptions};
 use crate::pod::agent;
 use crate::pod::environment::Environment;
-use crate::run::{AccessLogTarget, CertificateSource, ConfigSource, RunOptions, start};
+use crate::run::{AccessLogTarget, CertificateSource, ConfigSource, OnRefused, RunOptions, start};
 
 /// The L7 waypoint proxy of an Istio ambient mesh.
 #[derive(Debug, Parser)]
@@ -74,6 +74,15 @@ struct RunArgs {
     /// Seconds that what runs may take to end on SIGTERM.
     #[arg(long, default_value = "5")]
     drain_seconds: u64,
+    /// What becomes of a service whose new configuration is refused: the last good one stays, or it is closed.
+    #[arg(long, value_enum, default_value = "keep")]
+    on_refused: OnRefusedArg,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum OnRefusedArg {
+    Keep,
+    Close,
 }
 
 #[derive(Debug, Args)]
@@ -269,6 +278,10 @@ fn run_options(args: RunArgs) -> RunOptions {
         stats_addr: args.stats_addr,
         drain: Duration::from_secs(args.drain_seconds),
         access_log: AccessLogTarget::AsConfigured,
+        on_refused: match args.on_refused {
+            OnRefusedArg::Keep => OnRefused::Keep,
+            OnRefusedArg::Close => OnRefused::Close,
+        },
         ..RunOptions::new(source, certificates)
     }
 }

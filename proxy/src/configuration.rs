@@ -15,6 +15,7 @@ use waypoint_config::store::{Outcome, Store};
 use waypoint_config::xds::ads::{AdsError, Sink};
 use waypoint_config::xds::channel::ControlPlane;
 use waypoint_filters::metrics::MetricRegistry;
+use waypoint_filters::omitted::OmittedKind;
 use waypoint_hbone::identity::{Identity, IdentityError};
 use waypoint_hbone::tls::{Tls, TrustDomains};
 
@@ -132,7 +133,8 @@ pub(crate) struct Configurator {
     resources: Vec<Resource>,
     /// Of the manifests, and of the resources that were made of them.
     translated: Vec<String>,
-    rejected: Vec<String>,
+    /// Lines about what is left out, as last told.
+    omitted: Vec<String>,
     problems: Arc<Mutex<Vec<String>>>,
     watch: Option<Watch>,
 }
@@ -151,7 +153,7 @@ impl Configurator {
             metrics,
             resources: Vec::new(),
             translated: loaded.problems,
-            rejected: Vec::new(),
+            omitted: Vec::new(),
             problems: Arc::default(),
             watch: loaded.watch,
         };
@@ -165,7 +167,7 @@ impl Configurator {
         if self.store.handle().load().is_none() {
             return Err(ConfigError::Incomplete {
                 missing: "usable listener connect_terminate with main_internal",
-                rejected: self.rejected.join("; "),
+                rejected: refused(&self.store).join("; "),
             });
         }
         Ok(())
@@ -209,11 +211,9 @@ impl Configurator {
             return Outcome::default();
         }
         let touched = update.added.len() + update.removed.len();
-        self.forget_rejections(&update);
         let outcome = self.store.apply(update);
         for rejected in &outcome.rejected {
             tracing::error!(%rejected, "configuration refused; what it had before stays, or is closed");
-            self.rejected.push(rejected.to_string());
         }
         self.count(if outcome.rejected.is_empty() {
             "accepted"
@@ -221,6 +221,7 @@ impl Configurator {
             "refused"
         });
         self.set_trust_domains();
+        self.tell_state();
         self.publish();
         tracing::info!(
             resources = touched,
@@ -230,13 +231,40 @@ impl Configurator {
         outcome
     }
 
-    /// A resource that comes again is judged again.
-    fn forget_rejections(&mut self, update: &Update) {
-        let added = update.added.iter().map(|r| r.name.as_str());
-        let removed = update.removed.iter().map(|(_, name)| name.as_str());
-        let touched: Vec<&str> = added.chain(removed).collect();
-        self.rejected
-            .retain(|text| !touched.iter().any(|name| text.starts_with(name)));
+    /// Tells of what is left out now and wasn't before, and sets the gauges.
+    fn tell_state(&mut self) {
+        let before = std::mem::take(&mut self.omitted);
+        let mut kinds = OmittedKind::ALL.map(|kind| (kind, 0));
+        for (place, omitted) in self.store.omitted() {
+            if let Some((_, n)) = kinds.iter_mut().find(|(kind, _)| *kind == omitted.kind) {
+                *n += 1;
+            }
+            if self.omitted.len() < MAX_LINES {
+                self.omitted.push(format!("{place}: {omitted}"));
+            }
+        }
+        self.omitted.sort();
+        for line in &self.omitted {
+            if before.binary_search(line).is_err() {
+                tracing::warn!("{line}");
+            }
+        }
+        let omitted = self.metrics.gauges(
+            "waypoint_config_omitted",
+            "Telemetry that configuration asks for and that is left out, by kind.",
+            &["kind"],
+        );
+        for (kind, n) in kinds {
+            omitted.with(&[kind.label().into()]).set(n);
+        }
+        let chains = self.metrics.gauges(
+            "waypoint_filter_chains",
+            "Filter chains: current; stale, their last version is refused or waits; closed.",
+            &["state"],
+        );
+        for (state, n) in self.store.chain_states() {
+            chains.with(&[state.label().into()]).set(n as u64);
+        }
     }
 
     fn set_trust_domains(&self) {
@@ -262,12 +290,8 @@ impl Configurator {
     }
 
     fn publish(&self) {
-        *self.problems.lock() = self
-            .translated
-            .iter()
-            .chain(&self.rejected)
-            .cloned()
-            .collect();
+        let lines = self.translated.iter().chain(&self.omitted).cloned();
+        *self.problems.lock() = lines.chain(refused(&self.store)).collect();
     }
 }
 
@@ -304,6 +328,13 @@ impl Sink for Configurator {
     }
 }
 
+fn refused(store: &Store) -> Vec<String> {
+    let rejected = store.rejected();
+    rejected.iter().map(ToString::to_string).collect()
+}
+
+/// Lines about what is left out, at most; gauges count the rest.
+const MAX_LINES: usize = 1000;
 /// Begins the line about manifests that could not be read.
 const NOT_USED: &str = "not in use: ";
 

@@ -65,6 +65,7 @@ impl Control {
         if let Some(ca) = self.live.certificates.take() {
             tokio::spawn(ca.run());
         }
+        tokio::spawn(self.admin.readiness.clone().hesitate());
         let metrics = self.admin.metrics.clone();
         tokio::spawn(async move {
             loop {

@@ -229,7 +229,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use waypoint_config::resource::Update;
     use waypoint_config::standalone::StandaloneSource;
-    use waypoint_config::store::Store;
+    use waypoint_config::store::{OnRefused, Store};
     use waypoint_config::workloads::WorkloadIndex;
     use waypoint_filters::host::{Host, LogSink, Terminal};
     use waypoint_hbone::dev_ca::DevCa;
@@ -305,6 +305,7 @@ mod tests {
         let mut store = Store::new(
             Arc::new(TrapHost(metrics.clone())),
             WorkloadIndex::default(),
+            OnRefused::Keep,
         );
         let examples = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/bookinfo");
         let added = StandaloneSource::new(vec![examples], None)

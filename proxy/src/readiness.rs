@@ -50,6 +50,18 @@ impl Readiness {
         self.draining.load(Ordering::Relaxed)
     }
 
+    /// Returns when the hesitation is over; says so then if there is anything that can't be honoured.
+    pub(crate) async fn hesitate(self) {
+        tokio::time::sleep(HESITATION).await;
+        let closed = self.closed_chains();
+        if closed > 0 {
+            tracing::error!(
+                closed,
+                "taking traffic although services are closed whose configuration was refused; see /problems"
+            );
+        }
+    }
+
     /// # Errors
     /// What is missing.
     pub(crate) fn check(&self) -> Result<(), &'static str> {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot};
+pub use waypoint_config::store::OnRefused;
 use waypoint_config::store::Store;
 use waypoint_config::workloads::WorkloadIndex;
 use waypoint_config::xds::ads::AdsClient;
@@ -52,6 +53,8 @@ pub struct RunOptions {
     /// How long what runs may take to end.
     pub drain: Duration,
     pub access_log: AccessLogTarget,
+    /// What becomes of a service whose new configuration is refused.
+    pub on_refused: OnRefused,
 }
 
 impl RunOptions {
@@ -68,6 +71,7 @@ impl RunOptions {
             poll: Duration::from_secs(1),
             drain: Duration::from_secs(5),
             access_log: AccessLogTarget::AsConfigured,
+            on_refused: OnRefused::Keep,
         }
     }
 }
@@ -239,7 +243,7 @@ impl Core {
             metrics: metrics.clone(),
             terminals: terminals.clone(),
         });
-        let store = Store::new(host, workloads);
+        let store = Store::new(host, workloads, options.on_refused);
         Ok(Core {
             metrics,
             logs,

@@ -188,8 +188,8 @@ impl HttpConnectionManager {
             filters: &filters,
             max_direct_response: 0,
         };
-        let routes = RouteConfiguration::from_proto(routes, route_context)
-            .map_err(|e| e.within(field))?;
+        let routes =
+            RouteConfiguration::from_proto(routes, route_context).map_err(|e| e.within(field))?;
         let common = proto.common_http_protocol_options.unwrap_or_default();
         Ok(HttpConnectionManager {
             stat_prefix: proto.stat_prefix.as_str().into(),
@@ -275,7 +275,10 @@ fn check_fields(proto: &HttpConnectionManagerProto, omissions: &Omissions) -> Re
         && let Some(provider) = &tracing.provider
     {
         let field = format!("tracing.provider[{:?}]", provider.name);
-        omissions.add(OmittedKind::Tracer, Refusal::new(field, "no spans are sent"));
+        omissions.add(
+            OmittedKind::Tracer,
+            Refusal::new(field, "no spans are sent"),
+        );
     }
     Ok(())
 }

@@ -186,7 +186,10 @@ impl ChainTable {
             referred: compiled.referred,
             omitted: compiled.omitted,
         };
-        self.entries.entry(name.to_owned()).insert_entry(entry).into_mut()
+        self.entries
+            .entry(name.to_owned())
+            .insert_entry(entry)
+            .into_mut()
     }
 
     /// Keeps these chains only.
@@ -197,7 +200,9 @@ impl ChainTable {
     /// Chains whose newest version was refused.
     pub(crate) fn rejected(&self) -> Vec<Rejected> {
         let entries = self.entries.iter();
-        entries.filter_map(|(name, entry)| entry.rejected(name)).collect()
+        entries
+            .filter_map(|(name, entry)| entry.rejected(name))
+            .collect()
     }
 
     /// What chains refer to by name.

@@ -67,6 +67,8 @@ pub struct Store {
     chains: ChainTable,
     discovered: Discovered,
     listeners: HashMap<String, Bytes>,
+    /// Resources whose last version was refused; chains tell of theirs themselves.
+    refused: BTreeMap<(ResourceType, String), Rejected>,
     terminate: Terminate,
     main: Option<Arc<MainListener>>,
     /// What `main_internal` itself leaves out.
@@ -93,6 +95,7 @@ impl Store {
             chains: ChainTable::new(on_refused),
             discovered: Discovered::default(),
             listeners: HashMap::new(),
+            refused: BTreeMap::new(),
             terminate: Terminate::default(),
             main: None,
             main_omitted: Vec::new(),
@@ -127,9 +130,19 @@ impl Store {
 
     /// Telemetry that is left out, with the name of what it stands in.
     pub fn omitted(&self) -> impl Iterator<Item = (&str, &Omitted)> {
-        let terminate = self.terminate.omitted.iter().map(|o| (CONNECT_TERMINATE, o));
+        let terminate = self
+            .terminate
+            .omitted
+            .iter()
+            .map(|o| (CONNECT_TERMINATE, o));
         let main = self.main_omitted.iter().map(|o| (MAIN_INTERNAL, o));
         terminate.chain(main).chain(self.chains.omitted())
+    }
+
+    /// Everything whose last version was refused.
+    pub fn rejected(&self) -> Vec<Rejected> {
+        let resources = self.refused.values().cloned();
+        resources.chain(self.chains.rejected()).collect()
     }
 
     /// How many filter chains are in which state.
@@ -146,19 +159,17 @@ impl Store {
         }
         let mut of = |kind| by_kind.remove(&kind).unwrap_or_default();
         self.apply_workloads(of(ResourceType::Workload), &update.removed, &mut outcome);
-        let mut endpoints = |kind, resources: Vec<Resource>, outcome: &mut Outcome| {
+        for resource in of(ResourceType::Cluster) {
             let peer = |address: IpAddr| self.workloads.lookup(address);
-            for resource in resources {
-                let Resource { name, body, .. } = resource;
-                let taken = match kind {
-                    ResourceType::Cluster => self.clusters.take_cluster(&name, &body, &peer),
-                    _ => self.clusters.take_assignment(&name, &body, &peer),
-                };
-                outcome.note(name, taken);
-            }
-        };
-        for kind in [ResourceType::Cluster, ResourceType::Endpoints] {
-            endpoints(kind, of(kind), &mut outcome);
+            let Resource { kind, name, body } = resource;
+            let taken = self.clusters.take_cluster(&name, &body, &peer);
+            self.settle(kind, name, taken, &mut outcome);
+        }
+        for resource in of(ResourceType::Endpoints) {
+            let peer = |address: IpAddr| self.workloads.lookup(address);
+            let Resource { kind, name, body } = resource;
+            let taken = self.clusters.take_assignment(&name, &body, &peer);
+            self.settle(kind, name, taken, &mut outcome);
         }
         let mut referred = of(ResourceType::Extension);
         referred.extend(of(ResourceType::Routes));
@@ -168,14 +179,36 @@ impl Store {
         }
         for resource in of(ResourceType::Secret) {
             // Nothing that asks for one is built.
-            let refusal = Refusal::new("", "secrets are not supported");
-            outcome.rejected.push(refusal.of(resource.name));
+            let refused = Err(Refusal::new("", "secrets are not supported"));
+            self.settle(resource.kind, resource.name, refused, &mut outcome);
         }
         for (kind, name) in update.removed {
             outcome.changed |= self.remove(kind, &name);
+            self.refused.remove(&(kind, name));
         }
         self.publish(&outcome);
         outcome
+    }
+
+    /// Notes what became of a resource.
+    fn settle(
+        &mut self,
+        kind: ResourceType,
+        name: String,
+        taken: Result<bool, Refusal>,
+        outcome: &mut Outcome,
+    ) {
+        match taken {
+            Ok(changed) => {
+                outcome.changed |= changed;
+                self.refused.remove(&(kind, name));
+            }
+            Err(refusal) => {
+                let rejected = refusal.of(name.as_str());
+                outcome.rejected.push(rejected.clone());
+                self.refused.insert((kind, name), rejected);
+            }
+        }
     }
 
     fn apply_workloads(
@@ -187,7 +220,12 @@ impl Store {
         let removed = removed.iter().filter(|(k, _)| *k == ResourceType::Workload);
         let removed: Vec<&str> = removed.map(|(_, name)| name.as_str()).collect();
         let changes = self.workloads.apply(added, &removed);
-        outcome.rejected.extend(changes.rejected);
+        for rejected in changes.rejected {
+            let name = rejected.resource.clone();
+            outcome.rejected.push(rejected.clone());
+            self.refused
+                .insert((ResourceType::Workload, name), rejected);
+        }
         if !changes.addresses.is_empty() {
             let peer = |address: IpAddr| self.workloads.lookup(address);
             self.clusters.refresh_peers(&changes.addresses, &peer);
@@ -204,13 +242,11 @@ impl Store {
     ) {
         let mut changed = BTreeSet::new();
         for Resource { kind, name, body } in added {
-            match self.discovered.take(kind, &name, &body, &self.host) {
-                Ok(false) => {}
-                Ok(true) => {
-                    changed.insert((kind, name));
-                }
-                Err(refusal) => outcome.rejected.push(refusal.of(name)),
+            let taken = self.discovered.take(kind, &name, &body, &self.host);
+            if taken == Ok(true) {
+                changed.insert((kind, name.clone()));
             }
+            self.settle(kind, name, taken, outcome);
         }
         for (kind, name) in removed {
             if self.discovered.remove(*kind, name) {
@@ -230,9 +266,9 @@ impl Store {
         outcome.rejected.extend(rejected);
         if !self.terminate.referred.is_disjoint(&changed) {
             let newest = self.terminate.newest.clone();
-            if let Err(refusal) = self.connect_terminate(newest) {
-                outcome.rejected.push(refusal.of(CONNECT_TERMINATE));
-            }
+            let taken = self.connect_terminate(newest).map(|()| true);
+            let name = CONNECT_TERMINATE.to_owned();
+            self.settle(ResourceType::Listener, name, taken, outcome);
         }
     }
 
@@ -257,13 +293,11 @@ impl Store {
                 "no waypoint has a listener of this name",
             )),
         };
-        outcome.changed |= applied.is_ok();
-        match applied {
-            Err(refusal) => outcome.rejected.push(refusal.of(resource.name)),
-            Ok(()) => {
-                self.listeners.insert(resource.name, resource.body);
-            }
+        if applied.is_ok() {
+            self.listeners.insert(resource.name.clone(), resource.body);
         }
+        let taken = applied.map(|()| true);
+        self.settle(resource.kind, resource.name, taken, outcome);
     }
 
     fn connect_terminate(&mut self, body: Bytes) -> Result<(), Refusal> {
@@ -361,15 +395,6 @@ impl Store {
         let referred = self.chains.referred().chain(&self.terminate.referred);
         self.discovered.retain(&referred.cloned().collect());
         self.version.send_modify(|version| *version += 1);
-    }
-}
-
-impl Outcome {
-    fn note(&mut self, name: String, taken: Result<bool, Refusal>) {
-        match taken {
-            Ok(changed) => self.changed |= changed,
-            Err(refusal) => self.rejected.push(refusal.of(name)),
-        }
     }
 }
 

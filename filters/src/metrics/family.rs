@@ -25,6 +25,20 @@ impl Counter {
     }
 }
 
+/// A gauge's handle.
+#[derive(Clone, Debug, Default)]
+pub struct Gauge(Arc<Cell>);
+
+impl Gauge {
+    pub fn set(&self, value: u64) {
+        self.0.set(value);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.get()
+    }
+}
+
 /// What a family keeps per series.
 pub trait Series: Clone + Default {
     /// Whether somebody besides the family holds the handle.
@@ -55,8 +69,30 @@ impl Series for Counter {
     const TYPE: MetricType = MetricType::COUNTER;
 }
 
+impl Series for Gauge {
+    fn held(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
+    fn mark(&self) -> u64 {
+        self.get()
+    }
+
+    fn metric(&self) -> Metric {
+        let mut gauge = prometheus::proto::Gauge::default();
+        gauge.set_value(self.get() as f64);
+        let mut metric = Metric::default();
+        metric.set_gauge(gauge);
+        metric
+    }
+
+    const TYPE: MetricType = MetricType::GAUGE;
+}
+
 /// A family of counters.
 pub type CounterFamily = Family<Counter>;
+/// A family of gauges.
+pub type GaugeFamily = Family<Gauge>;
 /// A family of histograms.
 pub type HistogramFamily = Family<Histogram>;
 

@@ -17,8 +17,10 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, TextEncoder};
 
-pub use family::{Counter, CounterFamily, HistogramFamily};
+pub use family::{Counter, CounterFamily, Gauge, GaugeFamily, HistogramFamily};
 pub use histogram::Histogram;
+
+use crate::metrics::family::{Family, Series};
 
 /// Series of one family.
 pub const MAX_SERIES: usize = 20_000;
@@ -29,6 +31,7 @@ pub const IDLE: Duration = Duration::from_secs(3600);
 pub struct MetricRegistry {
     registry: prometheus::Registry,
     counters: Mutex<HashMap<&'static str, Arc<CounterFamily>>>,
+    gauges: Mutex<HashMap<&'static str, Arc<GaugeFamily>>>,
     histograms: Mutex<HashMap<&'static str, Arc<HistogramFamily>>>,
 }
 
@@ -37,6 +40,7 @@ impl Default for MetricRegistry {
         MetricRegistry {
             registry: prometheus::Registry::new(),
             counters: Mutex::default(),
+            gauges: Mutex::default(),
             histograms: Mutex::default(),
         }
     }
@@ -50,16 +54,18 @@ impl MetricRegistry {
         help: &'static str,
         labels: &'static [&'static str],
     ) -> Arc<CounterFamily> {
-        let mut families = self.counters.lock();
-        families
-            .entry(name)
-            .or_insert_with(|| {
-                let family = Arc::new(CounterFamily::new(name, help, labels));
-                // Names are fixed in the code; a second registration cannot happen.
-                let _ = self.registry.register(Box::new(Shared(family.clone())));
-                family
-            })
-            .clone()
+        self.family(&self.counters, name, help, labels)
+    }
+
+    /// The family of gauges with this name, made on first use. A series that nobody holds, and that says the
+    /// same for [`IDLE`], is dropped: keep the handle where that matters.
+    pub fn gauges(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: &'static [&'static str],
+    ) -> Arc<GaugeFamily> {
+        self.family(&self.gauges, name, help, labels)
     }
 
     /// The family of histograms with this name, made on first use.
@@ -69,11 +75,22 @@ impl MetricRegistry {
         help: &'static str,
         labels: &'static [&'static str],
     ) -> Arc<HistogramFamily> {
-        let mut families = self.histograms.lock();
+        self.family(&self.histograms, name, help, labels)
+    }
+
+    fn family<S: Series + Send + Sync + 'static>(
+        &self,
+        families: &Mutex<HashMap<&'static str, Arc<Family<S>>>>,
+        name: &'static str,
+        help: &'static str,
+        labels: &'static [&'static str],
+    ) -> Arc<Family<S>> {
+        let mut families = families.lock();
         families
             .entry(name)
             .or_insert_with(|| {
-                let family = Arc::new(HistogramFamily::new(name, help, labels));
+                let family = Arc::new(Family::new(name, help, labels));
+                // Names are fixed in the code; a second registration cannot happen.
                 let _ = self.registry.register(Box::new(Shared(family.clone())));
                 family
             })
@@ -103,6 +120,9 @@ impl MetricRegistry {
         for family in self.counters.lock().values() {
             family.expire(now, IDLE);
         }
+        for family in self.gauges.lock().values() {
+            family.expire(now, IDLE);
+        }
         for family in self.histograms.lock().values() {
             family.expire(now, IDLE);
         }
@@ -112,17 +132,7 @@ impl MetricRegistry {
 /// A family as the registry collects it.
 struct Shared<F>(Arc<F>);
 
-impl Collector for Shared<CounterFamily> {
-    fn desc(&self) -> Vec<&Desc> {
-        vec![&self.0.desc]
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        self.0.collect()
-    }
-}
-
-impl Collector for Shared<HistogramFamily> {
+impl<S: Series + Send + Sync> Collector for Shared<Family<S>> {
     fn desc(&self) -> Vec<&Desc> {
         vec![&self.0.desc]
     }
@@ -139,6 +149,10 @@ pub(crate) struct Cell(AtomicU64);
 impl Cell {
     fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
     }
 
     fn get(&self) -> u64 {

@@ -43,10 +43,7 @@ pub struct BuiltNetworkFilter {
 ///
 /// # Errors
 /// A filter that isn't built into this binary, or whose configuration is invalid.
-pub fn build(
-    config: &Any,
-    context: &FilterContext<'_>,
-) -> Result<BuiltNetworkFilter, Refusal> {
+pub fn build(config: &Any, context: &FilterContext<'_>) -> Result<BuiltNetworkFilter, Refusal> {
     let unknown = |type_url: &str| {
         Refusal::new(
             "typed_config",

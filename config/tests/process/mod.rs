@@ -1,0 +1,61 @@
+//! The process that configuration is compiled for, as far as compiling needs one.
+#![allow(dead_code, unreachable_pub)]
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use waypoint_config::store::{OnRefused, Store};
+use waypoint_config::workloads::WorkloadIndex;
+use waypoint_filters::body::Body;
+use waypoint_filters::host::{Host, LogSink, Terminal};
+use waypoint_filters::metrics::MetricRegistry;
+use waypoint_filters::peer::Peer;
+use waypoint_filters::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
+
+/// A store that keeps last good versions.
+pub fn store() -> Store {
+    store_that(OnRefused::Keep)
+}
+
+pub fn store_that(on_refused: OnRefused) -> Store {
+    Store::new(
+        Arc::new(Process::default()),
+        WorkloadIndex::default(),
+        on_refused,
+    )
+}
+
+#[derive(Default)]
+struct Process {
+    metrics: Arc<MetricRegistry>,
+}
+
+struct Nowhere;
+
+impl LogSink for Nowhere {
+    fn write(&self, _line: &[u8]) {}
+}
+
+impl HttpCall for Nowhere {
+    fn call(&self, _request: HttpRequest) -> ResponseFuture {
+        ResponseFuture::ready(http::Response::new(Body::empty()))
+    }
+}
+
+impl Host for Process {
+    fn workload(&self, _address: IpAddr) -> Option<Arc<Peer>> {
+        None
+    }
+
+    fn log_sink(&self, _path: &str) -> Arc<dyn LogSink> {
+        Arc::new(Nowhere)
+    }
+
+    fn metrics(&self) -> &Arc<MetricRegistry> {
+        &self.metrics
+    }
+
+    fn terminal(&self, _terminal: Terminal) -> HttpService {
+        HttpService::new(Nowhere)
+    }
+}
