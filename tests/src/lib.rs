@@ -6,17 +6,22 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
 pub mod app;
+pub mod control_plane;
+pub mod discovery;
 pub mod envoy;
 pub mod hbone_stream;
 pub mod istiod;
+pub mod logs;
 pub mod mesh;
 pub mod pod_ztunnel;
+pub mod scripted_ca;
 pub mod telemetry;
 pub mod wait;
 pub mod wire_app;
 pub mod ztunnel;
 
 pub use app::{App, Seen};
+pub use control_plane::ControlPlane;
 pub use mesh::{Mesh, Waypoint};
 pub use wire_app::{Recorder, Script, Then};
 pub use ztunnel::{Answer, Ztunnel};

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use waypoint_config::resource::Resource;
+use waypoint_config::standalone::StandaloneSource;
 use waypoint_hbone::dev_ca::{DevCa, MintedCertificate};
 use waypoint_hbone::identity::Identity;
 use waypoint_proxy::run::{
@@ -13,6 +15,7 @@ use waypoint_proxy::run::{
 };
 
 use crate::app::App;
+use crate::control_plane::ControlPlane;
 use crate::pod_ztunnel::PodZtunnel;
 use crate::telemetry::{http_get, metric};
 use crate::wait::until;
@@ -161,6 +164,13 @@ impl Mesh {
         self.folder.join("manifests")
     }
 
+    /// The manifests as the resources that istiod would make of them.
+    #[must_use]
+    pub fn resources(&self) -> Vec<Resource> {
+        let source = StandaloneSource::new(vec![self.manifests()], None);
+        source.load().unwrap().resources
+    }
+
     /// Starts the waypoint.
     pub async fn start(&self) -> Waypoint {
         self.try_start().await.unwrap()
@@ -179,22 +189,45 @@ impl Mesh {
         certificates: CertificateSource,
         drain: Duration,
     ) -> Result<Waypoint, StartError> {
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let log = self.folder.join("access.log");
         let source = ConfigSource::Manifests {
             paths: vec![self.manifests()],
             gateway: None,
         };
         let options = RunOptions {
+            drain,
+            ..self.options(source, certificates)
+        };
+        self.try_start_with(options).await
+    }
+
+    /// Starts the waypoint with this istiod, and waits until it is ready.
+    pub async fn start_under(&self, istiod: &ControlPlane) -> Waypoint {
+        let waypoint = self
+            .try_start_with(self.options(istiod.source(), istiod.certificates()))
+            .await
+            .unwrap();
+        waypoint.until_ready().await;
+        waypoint
+    }
+
+    /// Settings for a story: ports and log of its own, and no patience with files.
+    #[must_use]
+    pub fn options(&self, source: ConfigSource, certificates: CertificateSource) -> RunOptions {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        RunOptions {
             hbone_addr: SocketAddr::new(self.pod_ip(254), 0),
             admin_addr: any,
             readiness_addr: any,
             stats_addr: any,
             poll: Duration::from_millis(40),
-            drain,
-            access_log: AccessLogTarget::File(log.clone()),
+            access_log: AccessLogTarget::File(self.folder.join("access.log")),
             ..RunOptions::new(source, certificates)
-        };
+        }
+    }
+
+    /// Starts the waypoint with [`Mesh::options`], or what a story made of them.
+    pub async fn try_start_with(&self, options: RunOptions) -> Result<Waypoint, StartError> {
+        let log = self.folder.join("access.log");
         let running = start(options).await?;
         Ok(Waypoint { running, log })
     }
@@ -230,6 +263,18 @@ impl Waypoint {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.running.hbone_addr
+    }
+
+    /// What the readiness port says: status and reason.
+    pub async fn readiness(&self) -> (u16, String) {
+        http_get(self.running.readiness_addr, "/healthz/ready").await
+    }
+
+    pub async fn until_ready(&self) {
+        until("readiness", async || {
+            (self.readiness().await.0 == 200).then_some(())
+        })
+        .await;
     }
 
     /// All metrics as text.

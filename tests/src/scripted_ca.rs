@@ -1,0 +1,262 @@
+//! The scripted istiod's CA: signs what it is asked to, or spoils it; and the means to sign at all.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use prost::Message;
+use rcgen::{
+    CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, RevokedCertParams, SanType, SerialNumber,
+    SignatureAlgorithm,
+};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateSigningRequestDer, PrivateKeyDer};
+use tokio_rustls::TlsAcceptor;
+use waypoint_hbone::identity::Identity;
+
+use crate::control_plane::{Call, Messages};
+
+/// A CA's key and root, from the folder of a `DevCa`.
+pub struct Signer {
+    issuer: Issuer<'static, KeyPair>,
+    root_pem: String,
+}
+
+impl Signer {
+    /// Reads the CA in this folder.
+    #[must_use]
+    pub fn open(folder: &Path) -> Signer {
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        // The name that every DevCa has.
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, "waypoint development CA");
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::from_pem(&read("ca-key.pem")).unwrap();
+        Signer {
+            issuer: Issuer::new(params, key),
+            root_pem: read("root-cert.pem"),
+        }
+    }
+
+    #[must_use]
+    pub fn root_pem(&self) -> &str {
+        &self.root_pem
+    }
+
+    /// TLS with a certificate for this DNS name.
+    pub(crate) fn server(&self, name: &str) -> TlsAcceptor {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    fn sign(&self, key: &impl PublicKeyData, identity: &Identity, issue: &Issue) -> String {
+        let now = SystemTime::now();
+        let mut params = CertificateParams::default();
+        params.not_before = (now - Duration::from_secs(1)).into();
+        params.not_after = match issue {
+            Issue::Expired => (now - Duration::from_millis(500)).into(),
+            Issue::For(validity) => (now + *validity).into(),
+            _ => (now + Duration::from_secs(24 * 3600)).into(),
+        };
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(identity.as_str().try_into().unwrap())];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        params.signed_by(key, &self.issuer).unwrap().pem()
+    }
+
+    /// A list that revokes these serial numbers (hexadecimal), with another due after `due`.
+    #[must_use]
+    pub fn crl(&self, serials: &[&str], due: SystemTime) -> String {
+        let now = SystemTime::now() - Duration::from_secs(3600);
+        let revoked = |serial: &&str| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&bytes(serial)),
+            revocation_time: now.into(),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: now.into(),
+            next_update: due.into(),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    let digits = |n: usize| u8::from_str_radix(&hex[n..n + 2], 16).unwrap();
+    (0..hex.len()).step_by(2).map(digits).collect()
+}
+
+/// What the CA answers.
+#[derive(Clone, Debug, Default)]
+pub enum Issue {
+    /// What was asked for, for a day.
+    #[default]
+    Good,
+    /// What was asked for, for so long.
+    For(Duration),
+    /// A certificate for somebody else.
+    Identity(Identity),
+    /// A certificate for another key.
+    ForeignKey,
+    /// One that has expired already.
+    Expired,
+    /// A leaf and no root.
+    LeafOnly,
+    /// PEM elements that hold nothing.
+    Garbage,
+    /// Bytes that are no answer.
+    Noise,
+    /// A gRPC status.
+    Status(u32, &'static str),
+    /// Nothing, for ever.
+    Silence,
+}
+
+/// The certificate service. Clones share it.
+#[derive(Clone)]
+pub struct ScriptedCa(Arc<Mutex<State>>);
+
+struct State {
+    signer: Signer,
+    roots: String,
+    identity: Identity,
+    issue: Issue,
+    requests: usize,
+}
+
+/// `istio.v1.auth.IstioCertificateRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct CertificateRequest {
+    #[prost(string, tag = "1")]
+    csr: String,
+}
+
+/// `istio.v1.auth.IstioCertificateResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct CertificateResponse {
+    #[prost(string, repeated, tag = "1")]
+    cert_chain: Vec<String>,
+}
+
+/// The public key of a P-256 request.
+struct Point(Vec<u8>);
+
+impl PublicKeyData for Point {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_ECDSA_P256_SHA256
+    }
+}
+
+impl Point {
+    /// An uncompressed point is the one BIT STRING of 66 bytes in a request.
+    fn of(csr: &str) -> Point {
+        let der = CertificateSigningRequestDer::from_pem_slice(csr.as_bytes()).unwrap();
+        let start = der.windows(4).position(|w| w == [3, 66, 0, 4]).unwrap();
+        Point(der[start + 3..start + 68].to_vec())
+    }
+}
+
+impl ScriptedCa {
+    pub(crate) fn new(signer: Signer, identity: Identity) -> ScriptedCa {
+        ScriptedCa(Arc::new(Mutex::new(State {
+            roots: signer.root_pem.clone(),
+            signer,
+            identity,
+            issue: Issue::default(),
+            requests: 0,
+        })))
+    }
+
+    /// What it answers from now on.
+    pub fn issue(&self, issue: Issue) {
+        self.0.lock().issue = issue;
+    }
+
+    /// Another key signs from now on; `roots` (PEM) is what it says the mesh trusts.
+    pub fn sign_with(&self, signer: Signer, roots: &str) {
+        let mut state = self.0.lock();
+        state.signer = signer;
+        state.roots = roots.into();
+    }
+
+    /// Requests so far.
+    #[must_use]
+    pub fn requests(&self) -> usize {
+        self.0.lock().requests
+    }
+
+    pub(crate) async fn serve(&self, mut messages: Messages, call: Call) {
+        let Some(request) = messages.next().await else {
+            return;
+        };
+        let request = CertificateRequest::decode(request).unwrap();
+        let silent = {
+            let mut state = self.0.lock();
+            state.requests += 1;
+            state.answer(&request.csr, &call);
+            matches!(state.issue, Issue::Silence)
+        };
+        if silent {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl State {
+    fn answer(&self, csr: &str, call: &Call) {
+        let key = match self.issue {
+            Issue::ForeignKey => Point(KeyPair::generate().unwrap().der_bytes().to_vec()),
+            _ => Point::of(csr),
+        };
+        let identity = match &self.issue {
+            Issue::Identity(other) => other,
+            _ => &self.identity,
+        };
+        let leaf = self.signer.sign(&key, identity, &self.issue);
+        let cert_chain = match self.issue {
+            Issue::LeafOnly => vec![leaf],
+            Issue::Garbage => vec!["no".into(), "certificate".into()],
+            Issue::Noise => {
+                call.message(&[0xff; 40]);
+                return call.end(0, "");
+            }
+            Issue::Status(status, message) => return call.end(status, message),
+            Issue::Silence => return,
+            _ => vec![leaf, self.roots.clone()],
+        };
+        call.message(&CertificateResponse { cert_chain }.encode_to_vec());
+        call.end(0, "");
+    }
+}
