@@ -33,6 +33,17 @@ pub(crate) enum Mode {
     Tunnel,
 }
 
+impl Mode {
+    /// As the command line has it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Mode::H1 => "h1",
+            Mode::H2c => "h2c",
+            Mode::Tunnel => "tunnel",
+        }
+    }
+}
+
 #[derive(Clone, Debug, Args)]
 pub(crate) struct LoadArgs {
     #[arg(long)]

@@ -6,6 +6,7 @@
 mod backend;
 mod load;
 mod process;
+mod scale;
 mod scene;
 
 use std::net::SocketAddr;
@@ -151,6 +152,11 @@ fn compare(args: &AllArgs) -> Result<(), Failure> {
         connection_share(args, &folder)?;
     }
     let _ = std::fs::remove_dir_all(&folder);
+    for services in [100, 1000] {
+        if format!("scale {services}").contains(&args.only) {
+            scale::run(services, &args.waypoint, &args.envoy)?;
+        }
+    }
     Ok(())
 }
 
@@ -164,7 +170,7 @@ struct Samples {
     p99: Vec<f64>,
 }
 
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)

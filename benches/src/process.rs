@@ -78,10 +78,19 @@ pub(crate) fn cpu(pid: u32) -> Result<Duration, Failure> {
 
 /// Resident memory in KiB.
 pub(crate) fn resident(pid: u32) -> Result<u64, Failure> {
+    status(pid, "VmRSS:")
+}
+
+/// The most that was ever resident, in KiB.
+pub(crate) fn peak(pid: u32) -> Result<u64, Failure> {
+    status(pid, "VmHWM:")
+}
+
+fn status(pid: u32, name: &str) -> Result<u64, Failure> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status
         .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .ok_or("VmRSS")?;
-    Ok(line.split_whitespace().nth(1).ok_or("VmRSS")?.parse()?)
+        .find(|line| line.starts_with(name))
+        .ok_or("no such line")?;
+    Ok(line.split_whitespace().nth(1).ok_or("no number")?.parse()?)
 }

@@ -150,11 +150,6 @@ impl Scene {
         options: &[String],
     ) -> Result<(Process, Outcome), Failure> {
         let own = std::env::current_exe()?.to_string_lossy().into_owned();
-        let mode = match mode {
-            Mode::H1 => "h1",
-            Mode::H2c => "h2c",
-            Mode::Tunnel => "tunnel",
-        };
         let via = proxy.address().to_string();
         let to = SocketAddr::new(VIP.into(), 80).to_string();
         let certs = self.folder.join("client").to_string_lossy().into_owned();
@@ -168,7 +163,7 @@ impl Scene {
             "--certs",
             &certs,
             "--mode",
-            mode,
+            mode.word(),
         ];
         words.extend(options.iter().map(String::as_str));
         let (process, line) = Process::start_with_line(LOAD_CORE, &words)?;

@@ -40,7 +40,7 @@ const NETWORK_STATE: &str =
     "type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config";
 const DOWNSTREAM_TLS: &str =
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
-const UPSTREAM_TLS: &str =
+pub(crate) const UPSTREAM_TLS: &str =
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
 const INTERNAL_UPSTREAM: &str = "type.googleapis.com/envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport";
 const INTERNAL_LISTENER: &str =
@@ -72,7 +72,8 @@ pub fn bootstrap(resources: &[Resource], settings: &Settings) -> Bootstrap {
         .map(|resource| listener(decode(&resource.body), settings))
         .collect();
     let clusters = of(resources, ResourceType::Cluster)
-        .map(|resource| cluster(decode(&resource.body), &assignments, settings))
+        .map(|resource| with_endpoints(decode(&resource.body), &assignments))
+        .map(|found| cluster(found, settings))
         .collect();
     Bootstrap {
         node: Some(Node {
@@ -89,15 +90,20 @@ pub fn bootstrap(resources: &[Resource], settings: &Settings) -> Bootstrap {
             address: Some(socket(settings.admin)),
             ..Admin::default()
         }),
-        bootstrap_extensions: vec![TypedExtensionConfig {
-            name: "envoy.bootstrap.internal_listener".into(),
-            typed_config: Some(Any {
-                type_url: INTERNAL_LISTENER.into(),
-                value: Vec::new(),
-            }),
-        }],
+        bootstrap_extensions: internal_listeners(),
         ..Bootstrap::default()
     }
+}
+
+/// What lets Envoy's listeners hand streams to each other.
+pub(crate) fn internal_listeners() -> Vec<TypedExtensionConfig> {
+    vec![TypedExtensionConfig {
+        name: "envoy.bootstrap.internal_listener".into(),
+        typed_config: Some(Any {
+            type_url: INTERNAL_LISTENER.into(),
+            value: Vec::new(),
+        }),
+    }]
 }
 
 fn of(resources: &[Resource], kind: ResourceType) -> impl Iterator<Item = &Resource> {
@@ -106,7 +112,7 @@ fn of(resources: &[Resource], kind: ResourceType) -> impl Iterator<Item = &Resou
         .filter(move |resource| resource.kind == kind)
 }
 
-fn decode<T: Message + Default>(bytes: &[u8]) -> T {
+pub(crate) fn decode<T: Message + Default>(bytes: &[u8]) -> T {
     T::decode(bytes).unwrap()
 }
 
@@ -117,7 +123,7 @@ fn change<T: Message + Default>(any: &mut Any, change: impl FnOnce(&mut T)) {
     any.value = message.encode_to_vec();
 }
 
-fn listener(mut listener: Listener, settings: &Settings) -> Listener {
+pub(crate) fn listener(mut listener: Listener, settings: &Settings) -> Listener {
     if listener.name == "connect_terminate" {
         listener.address = Some(socket(settings.hbone));
     }
@@ -185,10 +191,9 @@ fn plain_strings(values: &mut [FilterStateValue]) {
     }
 }
 
-fn cluster(
+fn with_endpoints(
     mut cluster: Cluster,
     assignments: &HashMap<String, ClusterLoadAssignment>,
-    settings: &Settings,
 ) -> Cluster {
     if let Some(eds) = cluster.eds_cluster_config.take() {
         let name = if eds.service_name.is_empty() {
@@ -205,6 +210,10 @@ fn cluster(
             cluster::DiscoveryType::Static as i32,
         ));
     }
+    cluster
+}
+
+pub(crate) fn cluster(mut cluster: Cluster, settings: &Settings) -> Cluster {
     if let Some(socket) = &mut cluster.transport_socket {
         with_files(socket, settings);
     }

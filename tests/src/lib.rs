@@ -9,6 +9,7 @@ pub mod app;
 pub mod control_plane;
 pub mod discovery;
 pub mod envoy;
+pub mod envoy_ads;
 pub mod hbone_stream;
 pub mod istiod;
 pub mod logs;
