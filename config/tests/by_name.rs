@@ -261,6 +261,24 @@ fn what_is_refused_is_refused_each_time_that_it_comes() {
 }
 
 #[test]
+fn a_listener_that_has_been_replaced_is_let_go() {
+    let mut store = store();
+    let main = |change: fn(&mut HttpConnectionManager)| {
+        let mut resources = walkthrough(change);
+        resources.retain(|r| r.kind == ResourceType::Listener && r.name == "main_internal");
+        resources
+    };
+    let first = main(|_| {});
+    let held = first[0].body.clone();
+    apply(&mut store, first);
+    // One chain of it changes, or is refused; the others stay as they are.
+    for change in [|m: &mut HttpConnectionManager| m.merge_slashes = true, bad] {
+        apply(&mut store, main(change));
+        assert!(held.is_unique(), "its bytes are nobody's but the test's");
+    }
+}
+
+#[test]
 fn the_strict_close_what_is_refused() {
     let mut store = store_that(OnRefused::Close);
     apply(&mut store, walkthrough(|_| {}));

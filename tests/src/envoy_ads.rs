@@ -22,8 +22,8 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
 };
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CertificateValidationContext, CommonTlsContext, UpstreamTlsContext,
-    common_tls_context::ValidationContextType,
+    CertificateValidationContext, CommonTlsContext, TlsParameters, UpstreamTlsContext,
+    common_tls_context::ValidationContextType, tls_parameters::TlsProtocol,
 };
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
     HttpProtocolOptions,
@@ -158,6 +158,11 @@ fn tls(istiod: &Address) -> TransportSocket {
         sni: istiod.server_name.clone().unwrap_or_default(),
         common_tls_context: Some(CommonTlsContext {
             alpn_protocols: vec!["h2".into()],
+            // Its clients stop at TLS 1.2 unless told.
+            tls_params: Some(TlsParameters {
+                tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
+                ..TlsParameters::default()
+            }),
             validation_context_type: Some(ValidationContextType::ValidationContext(
                 CertificateValidationContext {
                     trusted_ca: Some(DataSource {

@@ -128,11 +128,16 @@ impl ChainTable {
         body: &Bytes,
         around: &Surroundings<'_>,
     ) -> (Arc<ChainSlot>, Option<Rejected>) {
-        let known = self.entries.get(name).filter(|entry| entry.newest == *body);
-        let entry = match known {
-            Some(entry) => entry,
-            None => self.compile(name, body.clone(), around),
-        };
+        let known = self.entries.get_mut(name);
+        if let Some(entry) = known.filter(|entry| entry.newest == *body) {
+            // The same bytes: now those of the newest listener, so that the one before is let go.
+            if entry.refused.is_none() {
+                entry.in_force = Some(body.clone());
+            }
+            entry.newest = body.clone();
+            return (entry.slot.clone(), entry.rejected(name));
+        }
+        let entry = self.compile(name, body.clone(), around);
         (entry.slot.clone(), entry.rejected(name))
     }
 
@@ -172,6 +177,8 @@ impl ChainTable {
                 if self.on_refused == OnRefused::Close && matches!(refused, Refused::For(_)) {
                     in_force = None;
                 }
+                // What serves on doesn't hold the whole listener that it came in.
+                in_force = in_force.map(|body| Bytes::copy_from_slice(&body));
                 if in_force.is_none() {
                     slot.store(FilterChain::Closed(refused.to_string().into()));
                 }
