@@ -31,12 +31,20 @@ impl Process {
         core: usize,
         words: &[&str],
     ) -> Result<(Process, String), Failure> {
-        let mut child = pinned(core, words).stdout(Stdio::piped()).spawn()?;
+        let (process, mut out) = Process::start_piped(core, words)?;
         let mut line = String::new();
-        let out: ChildStdout = child.stdout.take().ok_or("no stdout")?;
-        let process = Process { child };
-        BufReader::new(out).read_line(&mut line)?;
+        out.read_line(&mut line)?;
         Ok((process, line))
+    }
+
+    /// Starts `words` pinned to a core; what it writes can be read.
+    pub(crate) fn start_piped(
+        core: usize,
+        words: &[&str],
+    ) -> Result<(Process, BufReader<ChildStdout>), Failure> {
+        let mut child = pinned(core, words).stdout(Stdio::piped()).spawn()?;
+        let out = child.stdout.take().ok_or("no stdout")?;
+        Ok((Process { child }, BufReader::new(out)))
     }
 
     pub(crate) fn pid(&self) -> u32 {
