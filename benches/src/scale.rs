@@ -135,7 +135,7 @@ impl Scale {
         let own = std::env::current_exe()?.to_string_lossy().into_owned();
         let certs = folder.join("client").to_string_lossy().into_owned();
         let hbone = SocketAddr::new(mesh.pod_ip(252), 15008).to_string();
-        let words = [own.as_str(), "backend", "--http", "0.0.0.0:8080"];
+        let words = [own.as_str(), "backend", "--http", "0.0.0.0:18080"];
         let words = [&words[..], &["--hbone", &hbone, "--certs", &certs]].concat();
         let backend = Process::start(LOAD_CORE, &words, &folder.join("backend.log"))?;
         let certificate = mesh.certificate("default", "client").workload()?;
@@ -448,7 +448,7 @@ fn manifest(service: u32) -> String {
     let ip = vip(service).ip();
     let mut text = format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: service-{service}, namespace: default}}\n\
-         spec: {{clusterIP: {ip}, selector: {{app: service-{service}}}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}\n"
+         spec: {{clusterIP: {ip}, selector: {{app: service-{service}}}, ports: [{{name: http, port: 80, targetPort: 18080}}]}}\n"
     );
     for n in 0..ENDPOINTS {
         let ip = pod(service, n);
