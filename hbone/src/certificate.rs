@@ -13,8 +13,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 use rustls::{ConfigBuilder, RootCertStore, WantsVerifier};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
@@ -39,13 +37,25 @@ pub struct WorkloadCertificate {
     not_before: SystemTime,
     not_after: SystemTime,
     serial: String,
+    chain_pem: String,
+    roots_pem: String,
+    root_certificates: Vec<CertificateDer<'static>>,
     pub(crate) key: Arc<CertifiedKey>,
     pub(crate) roots: Arc<RootCertStore>,
-    /// Verifies a client's chain up to the roots. What else we ask of a peer stands in [`crate::tls`].
-    pub(crate) client_chain: Arc<dyn ClientCertVerifier>,
     pub(crate) server_builder: ConfigBuilder<rustls::ServerConfig, WantsVerifier>,
     pub(crate) client_builder: ConfigBuilder<rustls::ClientConfig, WantsVerifier>,
     pub(crate) provider: Arc<CryptoProvider>,
+}
+
+/// What a certificate says of itself, for those who look into a running waypoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateDetails {
+    /// In lower-case hexadecimal.
+    pub serial: String,
+    pub not_before: SystemTime,
+    pub not_after: SystemTime,
+    /// Its URI SANs.
+    pub uris: Vec<String>,
 }
 
 /// Why certificate, key or roots can't be used. The fault lies with whoever issued or wrote them; a retry helps only
@@ -99,6 +109,7 @@ impl WorkloadCertificate {
         roots: &[u8],
     ) -> Result<WorkloadCertificate, CertificateError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let (chain_pem, roots_pem) = (certificate_blocks(chain), certificate_blocks(roots));
         let chain = certificates(chain, "certificate chain", MAX_CHAIN)?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
             rustls::pki_types::pem::Error::NoItemsFound => CertificateError::Missing {
@@ -119,22 +130,20 @@ impl WorkloadCertificate {
             rustls::Error::InconsistentKeys(_) => CertificateError::KeyMismatch,
             error => CertificateError::Key(error),
         })?;
-        let roots = Arc::new(parse_roots(roots)?);
+        let root_certificates = certificates(roots, "root certificates", MAX_ROOTS)?;
+        let roots = Arc::new(parse_roots(&root_certificates)?);
         let tls = |error: &dyn fmt::Display| CertificateError::Tls(error.to_string());
-        let client_chain =
-            WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
-                .clear_root_hint_subjects()
-                .build()
-                .map_err(|error| tls(&error))?;
         let versions = &[&rustls::version::TLS13];
         Ok(WorkloadCertificate {
             identity: leaf.identity,
             not_before: leaf.not_before,
             not_after: leaf.not_after,
             serial: leaf.serial,
+            chain_pem,
+            roots_pem,
+            root_certificates,
             key: Arc::new(key),
             roots,
-            client_chain,
             server_builder: rustls::ServerConfig::builder_with_provider(provider.clone())
                 .with_protocol_versions(versions)
                 .map_err(|error| tls(&error))?,
@@ -176,6 +185,26 @@ impl WorkloadCertificate {
     pub fn serial(&self) -> &str {
         &self.serial
     }
+
+    /// The chain in PEM, leaf first.
+    pub fn chain_pem(&self) -> &str {
+        &self.chain_pem
+    }
+
+    /// The trusted roots in PEM.
+    pub fn roots_pem(&self) -> &str {
+        &self.roots_pem
+    }
+
+    /// What the chain's certificates say of themselves, leaf first.
+    pub fn chain(&self) -> Vec<CertificateDetails> {
+        details(&self.key.cert)
+    }
+
+    /// What the trusted roots say of themselves.
+    pub fn roots(&self) -> Vec<CertificateDetails> {
+        details(&self.root_certificates)
+    }
 }
 
 impl fmt::Debug for WorkloadCertificate {
@@ -208,11 +237,7 @@ impl Leaf {
             identity: uri_identity(&certificate)?,
             not_before: system_time(validity.not_before),
             not_after: system_time(validity.not_after),
-            serial: certificate
-                .raw_serial()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
+            serial: serial(&certificate),
         })
     }
 
@@ -227,8 +252,8 @@ impl Leaf {
     }
 }
 
-fn uri_identity(certificate: &X509Certificate<'_>) -> Result<Identity, LeafError> {
-    let mut uris = certificate
+fn uris<'a>(certificate: &'a X509Certificate<'_>) -> impl Iterator<Item = &'a str> {
+    certificate
         .extensions()
         .iter()
         .filter_map(|extension| match extension.parsed_extension() {
@@ -239,7 +264,46 @@ fn uri_identity(certificate: &X509Certificate<'_>) -> Result<Identity, LeafError
         .filter_map(|name| match name {
             GeneralName::URI(uri) => Some(*uri),
             _ => None,
-        });
+        })
+}
+
+fn serial(certificate: &X509Certificate<'_>) -> String {
+    let bytes = certificate.raw_serial().iter();
+    bytes.map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Those that can't be parsed are left out: webpki took them, so there are none.
+fn details(certificates: &[CertificateDer<'_>]) -> Vec<CertificateDetails> {
+    let parsed = certificates
+        .iter()
+        .filter_map(|der| X509Certificate::from_der(der).ok());
+    parsed
+        .map(|(_, certificate)| CertificateDetails {
+            serial: serial(&certificate),
+            not_before: system_time(certificate.validity().not_before),
+            not_after: system_time(certificate.validity().not_after),
+            uris: uris(&certificate).map(str::to_owned).collect(),
+        })
+        .collect()
+}
+
+/// The certificates of a PEM text and nothing else: a key may stand beside them.
+fn certificate_blocks(pem: &[u8]) -> String {
+    let mut inside = false;
+    let mut blocks = String::new();
+    for line in String::from_utf8_lossy(pem).lines().map(str::trim) {
+        inside |= line == "-----BEGIN CERTIFICATE-----";
+        if inside {
+            blocks.push_str(line);
+            blocks.push('\n');
+        }
+        inside &= line != "-----END CERTIFICATE-----";
+    }
+    blocks
+}
+
+fn uri_identity(certificate: &X509Certificate<'_>) -> Result<Identity, LeafError> {
+    let mut uris = uris(certificate);
     let uri = uris.next().ok_or(LeafError::NoUri)?;
     let more = uris.count();
     if more > 0 {
@@ -276,14 +340,13 @@ fn certificates(
     Ok(certificates)
 }
 
-fn parse_roots(pem: &[u8]) -> Result<RootCertStore, CertificateError> {
+fn parse_roots(
+    certificates: &[CertificateDer<'static>],
+) -> Result<RootCertStore, CertificateError> {
     let mut roots = RootCertStore::empty();
-    for (index, certificate) in certificates(pem, "root certificates", MAX_ROOTS)?
-        .into_iter()
-        .enumerate()
-    {
+    for (index, certificate) in certificates.iter().enumerate() {
         roots
-            .add(certificate)
+            .add(certificate.clone())
             .map_err(|error| CertificateError::Root {
                 index,
                 reason: error.to_string(),
@@ -293,7 +356,7 @@ fn parse_roots(pem: &[u8]) -> Result<RootCertStore, CertificateError> {
 }
 
 /// Certificates may claim any year; what lies before 1970 is clamped.
-fn system_time(time: ASN1Time) -> SystemTime {
+pub(crate) fn system_time(time: ASN1Time) -> SystemTime {
     let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
     UNIX_EPOCH
         .checked_add(Duration::from_secs(seconds))
@@ -334,6 +397,25 @@ mod tests {
         assert!(certificate.valid_at(SystemTime::now()));
         assert!(!certificate.valid_at(UNIX_EPOCH));
         assert!(!certificate.serial().is_empty());
+    }
+
+    #[test]
+    fn a_certificate_can_be_looked_into_and_its_key_cannot() {
+        let (chain, key) = self_signed(vec![uri("spiffe://td/a")]);
+        let both = format!("# a comment\n{key}{chain}");
+        let certificate =
+            WorkloadCertificate::from_pem(both.as_bytes(), key.as_bytes(), chain.as_bytes())
+                .unwrap();
+        let unix = chain.replace("\r\n", "\n");
+        assert_eq!(certificate.chain_pem(), unix);
+        assert_eq!(certificate.roots_pem(), unix);
+        let [leaf] = &*certificate.chain() else {
+            panic!("{:?}", certificate.chain());
+        };
+        assert_eq!(leaf.serial, certificate.serial());
+        assert_eq!(leaf.not_after, certificate.not_after());
+        assert_eq!(leaf.uris, ["spiffe://td/a"]);
+        assert_eq!(certificate.roots(), certificate.chain());
     }
 
     #[test]

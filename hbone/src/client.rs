@@ -27,9 +27,11 @@ use crate::http2::{Http2Options, KeepAlive};
 use crate::identity::Identity;
 use crate::reset::{Reset, reset_of};
 use crate::socket::SocketOptions;
+use crate::standing::{Standing, Step};
 use crate::stream::{TunnelStream, io_error};
-use crate::tls::{ALPN_H2, Tls, peer_identity};
+use crate::tls::{ALPN_H2, Tls};
 use crate::tls_failure::TlsFailure;
+use crate::trust::{PeerRole, peer_identity};
 use crate::wire::{ReadAhead, Wire};
 
 /// Settings of the client's side.
@@ -274,6 +276,7 @@ async fn handshake(
         return Err(failed(TlsFailure::Alpn));
     }
     let peer = peer_identity(session.peer_certificates()).map_err(|error| failed(error.into()))?;
+    let standing = Standing::new(tls, &configs, PeerRole::Server);
 
     let wire = Wire::new(stream);
     // Preface, SETTINGS and the first CONNECT leave together, at the end of the connection task's first turn.
@@ -313,6 +316,7 @@ async fn handshake(
         wire,
         keepalive,
         idle,
+        standing,
         shared: Arc::downgrade(&shared),
     };
     tokio::spawn(driver.run());
@@ -478,6 +482,7 @@ struct Driver {
     wire: ClientIo,
     keepalive: Option<KeepAlive>,
     idle: Option<Idle>,
+    standing: Standing,
     /// Weak: when pool and streams have let go of the connection, h2 ends it.
     shared: Weak<Shared>,
 }
@@ -488,6 +493,11 @@ impl Driver {
         if let Err(error) = result {
             tracing::debug!(%error, "HBONE connection ended");
         }
+        self.let_go();
+    }
+
+    /// No more streams; the pool forgets the connection, which ends with its last stream.
+    fn let_go(&self) {
         if let Some(shared) = self.shared.upgrade() {
             let connection = ClientConnection { shared };
             connection.retire();
@@ -497,7 +507,27 @@ impl Driver {
         }
     }
 
+    fn poll_standing(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        loop {
+            let wire = &self.wire;
+            let chain =
+                || wire.inspect(|tls| tls.get_ref().1.peer_certificates().map(<[_]>::to_vec));
+            match self.standing.poll(cx, chain) {
+                Step::Stay => return Poll::Pending,
+                Step::Leave => self.let_go(),
+                Step::End(reason) => {
+                    let peer = self.shared.upgrade().map(|shared| shared.peer.clone());
+                    tracing::warn!(?peer, %reason, "HBONE connection to a peer that isn't trusted any more ended");
+                    return Poll::Ready(io::Error::other(reason));
+                }
+            }
+        }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Poll::Ready(error) = self.poll_standing(cx) {
+            return Poll::Ready(Err(error));
+        }
         if let Some(keepalive) = &mut self.keepalive
             && keepalive
                 .poll_dead(cx, || self.wire.take_received())

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, RevokedCertParams, SanType, SerialNumber,
 };
 use time::OffsetDateTime;
 
@@ -116,7 +117,7 @@ impl DevCa {
             .mint(&probe, Duration::from_secs(60))
             .map_err(|error| error.to_string())?;
         let certificate = minted.workload().map_err(|error| error.to_string())?;
-        crate::tls::verify_own_chain(&certificate).map_err(|error| error.to_string())
+        crate::trust::verify_own_chain(&certificate).map_err(|error| error.to_string())
     }
 
     /// Issues a certificate that is valid from now (less two minutes) for `ttl`.
@@ -156,10 +157,54 @@ impl DevCa {
         })
     }
 
+    /// A list, in PEM, that revokes these serial numbers (hexadecimal); the next one is due at `next`.
+    pub fn revoke(
+        &self,
+        serials: &[&str],
+        now: SystemTime,
+        next: SystemTime,
+    ) -> Result<String, DevCaError> {
+        let revoked_certs = serials
+            .iter()
+            .map(|serial| {
+                Ok(RevokedCertParams {
+                    serial_number: serial_number(serial)?,
+                    revocation_time: now.into(),
+                    reason_code: None,
+                    invalidity_date: None,
+                })
+            })
+            .collect::<Result<_, DevCaError>>()?;
+        let list = CertificateRevocationListParams {
+            this_update: now.into(),
+            next_update: next.into(),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer)
+            .and_then(|list| list.pem())
+            .map_err(issue)
+    }
+
     /// The root certificate as PEM.
     pub fn root_pem(&self) -> &str {
         &self.root_pem
     }
+}
+
+fn serial_number(hex: &str) -> Result<SerialNumber, DevCaError> {
+    let invalid = || DevCaError::Issue(format!("the serial number {hex:?} is not hexadecimal"));
+    let byte = |at: usize| {
+        let digits = hex.get(at..at + 2).ok_or_else(invalid)?;
+        u8::from_str_radix(digits, 16).map_err(|_| invalid())
+    };
+    let bytes: Vec<u8> = (0..hex.len())
+        .step_by(2)
+        .map(byte)
+        .collect::<Result<_, _>>()?;
+    Ok(SerialNumber::from_slice(&bytes))
 }
 
 impl MintedCertificate {
@@ -293,7 +338,7 @@ mod tests {
         let loaded = WorkloadCertificate::load(&folder.0.join("out")).unwrap();
         assert_eq!(loaded.identity(), &identity);
         assert_eq!(loaded.serial(), minted.workload().unwrap().serial());
-        crate::tls::verify_own_chain(&loaded).unwrap();
+        crate::trust::verify_own_chain(&loaded).unwrap();
     }
 
     #[test]

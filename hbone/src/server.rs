@@ -23,9 +23,11 @@ use tokio_rustls::server::TlsStream;
 use crate::http2::{Http2Options, KeepAlive};
 use crate::identity::Identity;
 use crate::socket::SocketOptions;
+use crate::standing::{Standing, Step};
 use crate::stream::{TunnelStream, io_error};
-use crate::tls::{ALPN_H2, Tls, peer_identity};
+use crate::tls::{ALPN_H2, Tls};
 use crate::tls_failure::TlsFailure;
+use crate::trust::{PeerRole, peer_identity};
 use crate::wire::{ReadAhead, Wire};
 
 /// Settings of the server's side.
@@ -86,6 +88,8 @@ pub enum ConnectionEnd {
     Closed,
     /// The peer didn't answer a PING in time.
     Silent,
+    /// The peer wouldn't be accepted any more; its streams were reset.
+    Untrusted(TlsFailure),
     /// TCP, TLS or HTTP/2 failed; all its streams were reset.
     Failed(io::Error),
 }
@@ -105,6 +109,7 @@ pub struct ServerConnection {
     connection: h2::server::Connection<ServerIo, Bytes>,
     wire: ServerIo,
     keepalive: Option<KeepAlive>,
+    standing: Standing,
 }
 
 /// Makes an HBONE connection of a TCP connection: TLS 1.3 with verified identities, then HTTP/2.
@@ -140,6 +145,7 @@ async fn handshake(
         return Err(TlsFailure::Alpn.into());
     }
     let peer = peer_identity(session.peer_certificates()).map_err(TlsFailure::Peer)?;
+    let standing = Standing::new(tls, &configs, PeerRole::Client);
 
     let wire = Wire::new(stream);
     let mut connection = options
@@ -159,6 +165,7 @@ async fn handshake(
         connection,
         wire,
         keepalive,
+        standing,
     })
 }
 
@@ -189,6 +196,16 @@ impl ServerConnection {
         cx: &mut Context<'_>,
         on_request: &mut impl FnMut(TunnelRequest),
     ) -> Poll<ConnectionEnd> {
+        loop {
+            let wire = &self.wire;
+            let chain =
+                || wire.inspect(|tls| tls.get_ref().1.peer_certificates().map(<[_]>::to_vec));
+            match self.standing.poll(cx, chain) {
+                Step::Stay => break,
+                Step::Leave => self.connection.graceful_shutdown(),
+                Step::End(reason) => return Poll::Ready(ConnectionEnd::Untrusted(reason)),
+            }
+        }
         if let Some(keepalive) = &mut self.keepalive
             && keepalive
                 .poll_dead(cx, || self.wire.take_received())

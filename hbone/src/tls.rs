@@ -1,78 +1,39 @@
 //! The TLS side of HBONE: what we show to a peer, what we ask of it, and how both change while we run.
 //!
-//! TLS 1.3 only, ALPN `h2`, no resumption, no tickets, no SNI. Both sides are verified in the same way: the chain up to
-//! our roots, the validity, exactly one URI SAN that is a SPIFFE ID, and its trust domain. Host names play no part. A
-//! change builds new configurations and swaps them in one step; connections keep what they started with.
+//! TLS 1.3 only, ALPN `h2`, no resumption, no tickets, no SNI; both sides are verified in the same way, see
+//! [`trust`](crate::trust). A change builds new configurations and swaps them in one step; connections keep what they
+//! started with, and leave when trust has changed against them, see `standing`.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoServerSessionStorage, ParsedCertificate};
 use rustls::sign::SingleCertAndKey;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError,
-    RootCertStore, ServerConfig, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
 };
 
-use crate::certificate::{Leaf, LeafError, WorkloadCertificate};
-use crate::identity::{Identity, IdentityError, check_trust_domain};
+use crate::certificate::WorkloadCertificate;
+use crate::revocation::Revocations;
+use crate::tls_failure::TlsFailure;
+pub use crate::trust::{PeerError, TrustDomains};
+use crate::trust::{PeerRole, Trust};
 
 pub(crate) const ALPN_H2: &[u8] = b"h2";
 
-/// The trust domains whose workloads may be our peers.
-///
-/// The empty set means: the trust domain of our own certificate.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TrustDomains {
-    names: Arc<BTreeSet<Box<str>>>,
-}
+/// How long a connection may stay whose peer's root or trust domain is gone.
+const TRUST_GRACE: Duration = Duration::from_secs(3600);
 
-impl TrustDomains {
-    /// A set of trust domains; each name is checked.
-    pub fn new<S: AsRef<str>>(
-        names: impl IntoIterator<Item = S>,
-    ) -> Result<TrustDomains, IdentityError> {
-        let names = names
-            .into_iter()
-            .map(|name| check_trust_domain(name.as_ref()).map(|()| Box::from(name.as_ref())))
-            .collect::<Result<BTreeSet<Box<str>>, _>>()?;
-        Ok(TrustDomains {
-            names: Arc::new(names),
-        })
-    }
-
-    /// Whether a peer of this trust domain is accepted by a workload whose own trust domain is `own`.
-    pub fn accepts(&self, trust_domain: &str, own: &str) -> bool {
-        if self.names.is_empty() {
-            trust_domain == own
-        } else {
-            self.names.contains(trust_domain)
-        }
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = &str> {
-        self.names.iter().map(AsRef::as_ref)
-    }
-}
-
-/// Why a peer's certificate, though its chain is good, isn't accepted.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PeerError {
-    #[error("peer certificate: {0}")]
-    Leaf(#[from] LeafError),
-    #[error("peer {0} is of a foreign trust domain")]
-    ForeignTrustDomain(Identity),
-}
-
-/// The certificate and trust domains in use. Clones share them: a change is seen by all.
+/// The certificate and the trust in use. Clones share them: a change is seen by all.
 #[derive(Clone)]
 pub struct Tls {
     shared: Arc<Shared>,
@@ -80,6 +41,9 @@ pub struct Tls {
 
 struct Shared {
     current: ArcSwap<TlsConfigs>,
+    /// [`TlsConfigs::trust_version`] of `current`, for those who look often.
+    trust_version: AtomicU64,
+    trust_grace_millis: AtomicU64,
     /// Held by writers only, and never over an await: two changes at once must not lose one.
     writer: Mutex<()>,
 }
@@ -87,23 +51,32 @@ struct Shared {
 /// What the connections that start now use.
 pub(crate) struct TlsConfigs {
     pub(crate) generation: u64,
+    pub(crate) trust_version: u64,
     pub(crate) active: Option<Active>,
     trust_domains: TrustDomains,
+    revocations: Revocations,
 }
 
 pub(crate) struct Active {
     pub(crate) certificate: Arc<WorkloadCertificate>,
     pub(crate) server: Arc<ServerConfig>,
     pub(crate) client: Arc<ClientConfig>,
+    trust: Arc<Trust>,
 }
 
 impl Tls {
     /// Without a certificate, no connection can be made or accepted until one is set.
     pub fn new(certificate: Option<WorkloadCertificate>, trust_domains: TrustDomains) -> Tls {
-        let configs = TlsConfigs::new(certificate.map(Arc::new), trust_domains, 0);
+        let configs = TlsConfigs::new(
+            certificate.map(Arc::new),
+            trust_domains,
+            Revocations::default(),
+        );
         Tls {
             shared: Arc::new(Shared {
                 current: ArcSwap::from_pointee(configs),
+                trust_version: AtomicU64::new(0),
+                trust_grace_millis: AtomicU64::new(millis(TRUST_GRACE)),
                 writer: Mutex::new(()),
             }),
         }
@@ -111,24 +84,49 @@ impl Tls {
 
     /// New connections use this certificate and its roots.
     pub fn set_certificate(&self, certificate: WorkloadCertificate) {
-        let certificate = Arc::new(certificate);
-        self.change(|current| (Some(certificate), current.trust_domains.clone()));
+        let certificate = Some(Arc::new(certificate));
+        self.change(|current| {
+            let (domains, lists) = (current.trust_domains.clone(), current.revocations.clone());
+            let next = TlsConfigs::new(certificate, domains, lists);
+            next.of_generation(current.generation + 1)
+        });
     }
 
     /// New connections accept peers of these trust domains.
     pub fn set_trust_domains(&self, trust_domains: TrustDomains) {
-        self.change(|current| (current.certificate(), trust_domains));
+        self.change(|current| {
+            let (certificate, lists) = (current.certificate(), current.revocations.clone());
+            let next = TlsConfigs::new(certificate, trust_domains, lists);
+            next.of_generation(current.generation + 1)
+        });
     }
 
-    fn change(
-        &self,
-        next: impl FnOnce(&TlsConfigs) -> (Option<Arc<WorkloadCertificate>>, TrustDomains),
-    ) {
+    /// Peers whose chain is in these lists aren't accepted, and are cut off.
+    pub fn set_revocations(&self, revocations: Revocations) {
+        self.change(|current| {
+            let (certificate, domains) = (current.certificate(), current.trust_domains.clone());
+            let next = TlsConfigs::new(certificate, domains, revocations);
+            // Connections to those who aren't revoked are as good as before.
+            next.of_generation(current.generation)
+        });
+    }
+
+    /// How long a connection may stay whose peer's root or trust domain is gone.
+    pub fn set_trust_grace(&self, grace: Duration) {
+        let shared = &self.shared;
+        shared
+            .trust_grace_millis
+            .store(millis(grace), Ordering::Relaxed);
+    }
+
+    fn change(&self, next: impl FnOnce(&TlsConfigs) -> TlsConfigs) {
         let _writer = self.shared.writer.lock();
         let current = self.shared.current.load();
-        let (certificate, trust_domains) = next(&current);
-        let configs = TlsConfigs::new(certificate, trust_domains, current.generation + 1);
+        let mut configs = next(&current);
+        configs.trust_version = current.trust_version + u64::from(!configs.trusts_as(&current));
+        let version = configs.trust_version;
         self.shared.current.store(Arc::new(configs));
+        self.shared.trust_version.store(version, Ordering::Release);
     }
 
     /// The certificate that new connections use.
@@ -141,9 +139,23 @@ impl Tls {
         self.shared.current.load().trust_domains.clone()
     }
 
+    /// The lists of revoked certificates in use.
+    pub fn revocations(&self) -> Revocations {
+        self.shared.current.load().revocations.clone()
+    }
+
     /// Rises with each change of certificate or trust domains.
     pub fn generation(&self) -> u64 {
         self.shared.current.load().generation
+    }
+
+    /// Rises when peers may have lost, or won, our trust.
+    pub(crate) fn trust_version(&self) -> u64 {
+        self.shared.trust_version.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn trust_grace(&self) -> Duration {
+        Duration::from_millis(self.shared.trust_grace_millis.load(Ordering::Relaxed))
     }
 
     /// Whether there is a certificate. It may have expired: see [`WorkloadCertificate::valid_at`].
@@ -154,6 +166,10 @@ impl Tls {
     pub(crate) fn configs(&self) -> Arc<TlsConfigs> {
         self.shared.current.load_full()
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl fmt::Debug for Tls {
@@ -170,33 +186,64 @@ impl TlsConfigs {
     fn new(
         certificate: Option<Arc<WorkloadCertificate>>,
         trust_domains: TrustDomains,
-        generation: u64,
+        revocations: Revocations,
     ) -> TlsConfigs {
         let active = certificate.map(|certificate| {
+            let trust = Trust::new(&certificate, trust_domains.clone(), revocations.clone());
+            let trust = Arc::new(trust);
             let verifier = Arc::new(SpiffeVerifier {
-                own_trust_domain: certificate.identity().trust_domain().into(),
-                trust_domains: trust_domains.clone(),
-                client_chain: certificate.client_chain.clone(),
-                roots: certificate.roots.clone(),
+                trust: trust.clone(),
                 provider: certificate.provider.clone(),
             });
             Active {
                 server: Arc::new(server_config(&certificate, verifier.clone())),
                 client: Arc::new(client_config(&certificate, verifier)),
                 certificate,
+                trust,
             }
         });
         TlsConfigs {
-            generation,
+            generation: 0,
+            trust_version: 0,
             active,
             trust_domains,
+            revocations,
         }
+    }
+
+    fn of_generation(self, generation: u64) -> TlsConfigs {
+        TlsConfigs { generation, ..self }
     }
 
     fn certificate(&self) -> Option<Arc<WorkloadCertificate>> {
         self.active
             .as_ref()
             .map(|active| active.certificate.clone())
+    }
+
+    fn trusts_as(&self, other: &TlsConfigs) -> bool {
+        match (&self.active, &other.active) {
+            (Some(one), Some(other)) => one.trust.is_same(&other.trust),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether a peer with this chain would be accepted.
+    pub(crate) fn judge(
+        &self,
+        chain: &[CertificateDer<'_>],
+        role: PeerRole,
+        at: UnixTime,
+    ) -> Result<(), TlsFailure> {
+        let (Some(active), Some((leaf, intermediates))) = (&self.active, chain.split_first())
+        else {
+            return Err(TlsFailure::NoPeerCertificate);
+        };
+        active
+            .trust
+            .check(leaf, intermediates, role, at)
+            .map_err(|error| TlsFailure::from_rustls(&error))
     }
 }
 
@@ -230,34 +277,15 @@ fn client_config(certificate: &WorkloadCertificate, verifier: Arc<SpiffeVerifier
     config
 }
 
-/// Verifies that a peer, client or server, is a workload of an accepted trust domain.
+/// Asks [`Trust`] on behalf of rustls.
 struct SpiffeVerifier {
-    own_trust_domain: Box<str>,
-    trust_domains: TrustDomains,
-    client_chain: Arc<dyn ClientCertVerifier>,
-    roots: Arc<RootCertStore>,
+    trust: Arc<Trust>,
     provider: Arc<CryptoProvider>,
-}
-
-impl SpiffeVerifier {
-    fn check_identity(&self, leaf: &CertificateDer<'_>) -> Result<(), rustls::Error> {
-        let refuse = |error: PeerError| CertificateError::Other(OtherError(Arc::new(error)));
-        let identity = Leaf::identity(leaf).map_err(|error| refuse(error.into()))?;
-        if !self
-            .trust_domains
-            .accepts(identity.trust_domain(), &self.own_trust_domain)
-        {
-            return Err(refuse(PeerError::ForeignTrustDomain(identity)).into());
-        }
-        Ok(())
-    }
 }
 
 impl fmt::Debug for SpiffeVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SpiffeVerifier")
-            .field("trust_domains", &self.trust_domains)
-            .finish_non_exhaustive()
+        f.debug_struct("SpiffeVerifier").finish_non_exhaustive()
     }
 }
 
@@ -273,11 +301,9 @@ impl ClientCertVerifier for SpiffeVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self
-            .client_chain
-            .verify_client_cert(leaf, intermediates, now)?;
-        self.check_identity(leaf)?;
-        Ok(verified)
+        self.trust
+            .check(leaf, intermediates, PeerRole::Client, now)?;
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -316,14 +342,8 @@ impl ServerCertVerifier for SpiffeVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        verify_server_cert_signed_by_trust_anchor(
-            &ParsedCertificate::try_from(leaf)?,
-            &self.roots,
-            intermediates,
-            now,
-            self.provider.signature_verification_algorithms.all,
-        )?;
-        self.check_identity(leaf)?;
+        self.trust
+            .check(leaf, intermediates, PeerRole::Server, now)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -350,35 +370,6 @@ impl ServerCertVerifier for SpiffeVerifier {
     }
 }
 
-/// Verifies a certificate against the roots that came with it, at the present time.
-pub(crate) fn verify_own_chain(certificate: &WorkloadCertificate) -> Result<(), rustls::Error> {
-    let (leaf, intermediates) = certificate
-        .key
-        .cert
-        .split_first()
-        .ok_or(rustls::Error::NoCertificatesPresented)?;
-    certificate
-        .client_chain
-        .verify_client_cert(leaf, intermediates, UnixTime::now())
-        .map(|_| ())
-}
-
-/// What the handshake failed on, in words for a log: rustls wraps our own reasons.
-pub(crate) fn peer_error(error: &rustls::Error) -> Option<&PeerError> {
-    match error {
-        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => {
-            inner.downcast_ref()
-        }
-        _ => None,
-    }
-}
-
-/// The identity of a connection's peer, after the handshake.
-pub(crate) fn peer_identity(chain: Option<&[CertificateDer<'_>]>) -> Result<Identity, PeerError> {
-    let leaf = chain.and_then(<[_]>::first).ok_or(LeafError::NoUri)?;
-    Ok(Leaf::identity(leaf)?)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -386,6 +377,7 @@ mod tests {
 
     use super::*;
     use crate::dev_ca::DevCa;
+    use crate::identity::Identity;
 
     fn certificate(ca: &DevCa, trust_domain: &str) -> WorkloadCertificate {
         let identity = Identity::istio(trust_domain, "ns", "sa").unwrap();
@@ -416,68 +408,28 @@ mod tests {
     }
 
     #[test]
-    fn trust_domains_default_to_our_own() {
-        let own = TrustDomains::default();
-        assert!(own.accepts("a", "a") && !own.accepts("b", "a"));
-        let listed = TrustDomains::new(["b"]).unwrap();
-        assert!(listed.accepts("b", "a") && !listed.accepts("a", "a"));
-        assert!(TrustDomains::new(["Not.Lower"]).is_err());
-    }
-
-    #[test]
-    fn both_sides_check_chain_time_and_trust_domain() {
-        let (ca, stranger) = (DevCa::ephemeral().unwrap(), DevCa::ephemeral().unwrap());
-        let own = Arc::new(certificate(&ca, "td"));
-        let verifier = SpiffeVerifier {
-            own_trust_domain: "td".into(),
-            trust_domains: TrustDomains::default(),
-            client_chain: own.client_chain.clone(),
-            roots: own.roots.clone(),
-            provider: own.provider.clone(),
+    fn trust_changes_with_roots_trust_domains_and_lists_and_not_with_a_renewal() {
+        let (ca, other) = (DevCa::ephemeral().unwrap(), DevCa::ephemeral().unwrap());
+        let tls = Tls::new(Some(certificate(&ca, "td")), TrustDomains::default());
+        let changed = |change: &dyn Fn()| {
+            let before = tls.trust_version();
+            change();
+            tls.trust_version() != before
         };
-        let verdicts = |peer: &WorkloadCertificate| {
-            let (leaf, rest) = peer.key.cert.split_first().unwrap();
-            let name = ServerName::try_from("ignored").unwrap();
-            let server = verifier
-                .verify_server_cert(leaf, rest, &name, &[], UnixTime::now())
-                .map(|_| ());
-            let client = verifier
-                .verify_client_cert(leaf, rest, UnixTime::now())
-                .map(|_| ());
-            [client, server]
-        };
-        for verdict in verdicts(&own) {
-            verdict.unwrap();
-        }
-        for verdict in verdicts(&certificate(&ca, "foreign")) {
-            let error = verdict.unwrap_err();
-            assert!(
-                matches!(peer_error(&error), Some(PeerError::ForeignTrustDomain(_))),
-                "{error:?}"
-            );
-        }
-        for verdict in verdicts(&certificate(&stranger, "td")) {
-            let error = verdict.unwrap_err();
-            assert!(
-                matches!(error, rustls::Error::InvalidCertificate(_)),
-                "{error:?}"
-            );
-        }
-        let past = SystemTime::now() - Duration::from_secs(7200);
-        let identity = Identity::istio("td", "ns", "sa").unwrap();
-        let expired = ca
-            .mint_between(&identity, past, past + Duration::from_secs(60))
-            .unwrap();
-        for verdict in verdicts(&expired.workload().unwrap()) {
-            let error = verdict.unwrap_err();
-            use rustls::Error::InvalidCertificate;
-            assert!(
-                matches!(
-                    error,
-                    InvalidCertificate(CertificateError::ExpiredContext { .. })
-                ),
-                "{error:?}"
-            );
-        }
+        assert!(!changed(&|| tls.set_certificate(certificate(&ca, "td"))));
+        assert!(changed(&|| tls.set_certificate(certificate(&other, "td"))));
+        let domains = TrustDomains::new(["td", "other"]).unwrap();
+        assert!(changed(&|| tls.set_trust_domains(domains.clone())));
+        let now = SystemTime::now();
+        let list = ca.revoke(&[], now, now + Duration::from_secs(60)).unwrap();
+        let list = Revocations::from_pem(list.as_bytes()).unwrap();
+        let generation = tls.generation();
+        assert!(changed(&|| tls.set_revocations(list.clone())));
+        assert!(!changed(&|| tls.set_revocations(list.clone())));
+        assert_eq!(
+            tls.generation(),
+            generation,
+            "pooled connections to others stay"
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::tls::{PeerError, peer_error};
+use crate::trust::{PeerError, peer_error};
 
 /// Why a TLS handshake failed.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +13,8 @@ pub enum TlsFailure {
     PeerCertificateTime(String),
     #[error("the peer's certificate isn't signed by a root that we trust")]
     UnknownIssuer,
+    #[error("the peer's certificate has been revoked")]
+    Revoked,
     #[error("the peer's certificate is refused: {0}")]
     PeerCertificate(String),
     #[error("{0}")]
@@ -42,7 +44,7 @@ impl TlsFailure {
         }
     }
 
-    fn from_rustls(error: &rustls::Error) -> TlsFailure {
+    pub(crate) fn from_rustls(error: &rustls::Error) -> TlsFailure {
         use rustls::{CertificateError as Certificate, Error};
         if let Some(peer) = peer_error(error) {
             return TlsFailure::Peer(peer.clone());
@@ -57,6 +59,7 @@ impl TlsFailure {
                     TlsFailure::PeerCertificateTime(reason.to_string())
                 }
                 Certificate::UnknownIssuer => TlsFailure::UnknownIssuer,
+                Certificate::Revoked => TlsFailure::Revoked,
                 other => TlsFailure::PeerCertificate(other.to_string()),
             },
             Error::NoApplicationProtocol
@@ -76,6 +79,7 @@ impl TlsFailure {
             TlsFailure::NoPeerCertificate => "no_peer_certificate",
             TlsFailure::PeerCertificateTime(_) => "peer_certificate_time",
             TlsFailure::UnknownIssuer => "unknown_issuer",
+            TlsFailure::Revoked => "revoked",
             TlsFailure::PeerCertificate(_) => "peer_certificate",
             TlsFailure::Peer(PeerError::ForeignTrustDomain(_)) => "foreign_trust_domain",
             TlsFailure::Peer(PeerError::Leaf(_)) => "peer_identity",

@@ -72,6 +72,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Wire<T> {
         self.shared.lock().poll_drain(cx)
     }
 
+    /// Looks at the transport.
+    pub(crate) fn inspect<R>(&self, look: impl FnOnce(&T) -> R) -> R {
+        look(&self.shared.lock().io)
+    }
+
     /// Whether bytes have arrived since the last call.
     pub(crate) fn take_received(&self) -> bool {
         std::mem::take(&mut self.shared.lock().received)

@@ -212,8 +212,7 @@ async fn failures_say_what_failed() {
     let stranger = DevCa::ephemeral().unwrap();
     let server = Server::echo(tls(&stranger, "server"), ServerOptions::default()).await;
     let error = open(&pool, &server).await.unwrap_err();
-    // Both CAs have the same name, so the signature is what doesn't fit.
-    assert_eq!(error.label(), "peer_certificate", "{error}");
+    assert_eq!(error.label(), "unknown_issuer", "{error}");
 
     let server = Server::start(tls(&ca, "server"), ServerOptions::default(), |request| {
         request.reject(StatusCode::FORBIDDEN, HeaderMap::new());

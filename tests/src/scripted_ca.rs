@@ -7,10 +7,8 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use prost::Message;
 use rcgen::{
-    CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData, RevokedCertParams, SanType, SerialNumber,
-    SignatureAlgorithm,
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SignatureAlgorithm,
 };
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
@@ -86,32 +84,6 @@ impl Signer {
         ];
         params.signed_by(key, &self.issuer).unwrap().pem()
     }
-
-    /// A list that revokes these serial numbers (hexadecimal), with another due after `due`.
-    #[must_use]
-    pub fn crl(&self, serials: &[&str], due: SystemTime) -> String {
-        let now = SystemTime::now() - Duration::from_secs(3600);
-        let revoked = |serial: &&str| RevokedCertParams {
-            serial_number: SerialNumber::from_slice(&bytes(serial)),
-            revocation_time: now.into(),
-            reason_code: None,
-            invalidity_date: None,
-        };
-        let list = CertificateRevocationListParams {
-            this_update: now.into(),
-            next_update: due.into(),
-            crl_number: SerialNumber::from(1),
-            issuing_distribution_point: None,
-            revoked_certs: serials.iter().map(revoked).collect(),
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        list.signed_by(&self.issuer).unwrap().pem().unwrap()
-    }
-}
-
-fn bytes(hex: &str) -> Vec<u8> {
-    let digits = |n: usize| u8::from_str_radix(&hex[n..n + 2], 16).unwrap();
-    (0..hex.len()).step_by(2).map(digits).collect()
 }
 
 /// What the CA answers.
