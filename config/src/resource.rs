@@ -4,6 +4,7 @@
 //! what follows them is one path and the same bytes can be handed to another xDS client.
 
 use bytes::Bytes;
+use waypoint_filters::rejected::Refusal;
 
 /// The xDS resource types that a waypoint is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,6 +62,15 @@ pub struct Resource {
     pub name: String,
     /// The encoded message itself (the value of the `Any`).
     pub body: Bytes,
+}
+
+/// A resource says itself how it is called; the name that it is filed under must be that.
+pub(crate) fn check_name(own: &str, filed: &str) -> Result<(), Refusal> {
+    if own == filed {
+        return Ok(());
+    }
+    let reason = format!("the resource calls itself {own:?}");
+    Err(Refusal::new("name", reason))
 }
 
 /// What changed, in one step: additions replace resources of the same type and name.

@@ -17,7 +17,9 @@ use crate::connect::{self, ConnectOptions};
 use crate::demo::{self, DemoOptions};
 use crate::pod::agent;
 use crate::pod::environment::Environment;
-use crate::run::{AccessLogTarget, CertificateSource, ConfigSource, OnRefused, RunOptions, start};
+use crate::run::{
+    AccessLogTarget, CertificateSource, ConfigSource, CrlFile, OnRefused, RunOptions, start,
+};
 
 /// The L7 waypoint proxy of an Istio ambient mesh.
 #[derive(Debug, Parser)]
@@ -68,6 +70,12 @@ struct RunArgs {
     stats_addr: SocketAddr,
     #[command(flatten)]
     certificates: CertificateArgs,
+    /// Certificates that are revoked: CRLs in PEM; read again when they change.
+    #[arg(long, value_name = "FILE")]
+    crl: Option<PathBuf>,
+    /// Seconds that a connection may stay whose peer's root or trust domain is gone.
+    #[arg(long, default_value = "3600")]
+    trust_grace_seconds: u64,
     /// Threads for data [default: one per core].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: Option<u16>,
@@ -276,6 +284,11 @@ fn run_options(args: RunArgs) -> RunOptions {
         admin_addr: args.admin_addr,
         readiness_addr: args.readiness_addr,
         stats_addr: args.stats_addr,
+        crl: args.crl.map(|path| CrlFile {
+            path,
+            optional: false,
+        }),
+        trust_grace: Duration::from_secs(args.trust_grace_seconds),
         drain: Duration::from_secs(args.drain_seconds),
         access_log: AccessLogTarget::AsConfigured,
         on_refused: match args.on_refused {

@@ -215,10 +215,10 @@ impl Configurator {
         for rejected in &outcome.rejected {
             tracing::error!(%rejected, "configuration refused; what it had before stays, or is closed");
         }
-        self.count(if outcome.rejected.is_empty() {
-            "accepted"
-        } else {
-            "refused"
+        self.count(match (outcome.rejected.is_empty(), outcome.changed) {
+            (false, _) => "refused",
+            (true, true) => "accepted",
+            (true, false) => "unchanged",
         });
         self.set_trust_domains();
         self.tell_state();
@@ -282,7 +282,7 @@ impl Configurator {
         self.metrics
             .counters(
                 "waypoint_config_updates_total",
-                "Configuration updates, by whether all of it was accepted.",
+                "Configuration updates, by whether all of it was accepted, and whether anything in it was new.",
                 &["result"],
             )
             .with(&[result.into()])

@@ -9,6 +9,7 @@ use waypoint_config::xds::ads::AdsClient;
 use crate::admin::{Admin, Port};
 use crate::certificates::CertificateKeeper;
 use crate::configuration::Configurator;
+use crate::crl::CrlKeeper;
 use crate::workload_ca::WorkloadCa;
 
 /// How often unused metric series are looked for.
@@ -21,6 +22,7 @@ pub(crate) struct Control {
     pub(crate) live: Live,
     pub(crate) configurator: Configurator,
     pub(crate) keeper: CertificateKeeper,
+    pub(crate) crl: Option<CrlKeeper>,
     /// How often files are looked at.
     pub(crate) poll: Duration,
 }
@@ -66,6 +68,17 @@ impl Control {
             tokio::spawn(ca.run());
         }
         tokio::spawn(self.admin.readiness.clone().hesitate());
+        let (mut keeper, mut crl, poll) = (self.keeper, self.crl, self.poll);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(poll).await;
+                let now = SystemTime::now();
+                keeper.poll(now);
+                if let Some(crl) = &mut crl {
+                    crl.poll(now);
+                }
+            }
+        });
         let metrics = self.admin.metrics.clone();
         tokio::spawn(async move {
             loop {
@@ -76,9 +89,8 @@ impl Control {
         match self.live.configuration.take() {
             Some(client) => client.run(&mut self.configurator, fastrand::f64).await,
             None => loop {
-                tokio::time::sleep(self.poll).await;
+                tokio::time::sleep(poll).await;
                 self.configurator.poll();
-                self.keeper.poll(SystemTime::now());
             },
         }
     }

@@ -12,7 +12,7 @@ use waypoint_filters::metrics::{Counter, CounterFamily, MetricRegistry};
 use waypoint_filters::peer::Peer;
 use waypoint_filters::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
 use waypoint_hbone::pool::TunnelPool;
-use waypoint_hbone::server::{self, ServerOptions};
+use waypoint_hbone::server::{self, ConnectionEnd, ServerOptions};
 use waypoint_hbone::tls::Tls;
 
 use crate::attempts::PeerLookup;
@@ -86,6 +86,7 @@ pub(crate) struct DataPlane {
     server: ServerOptions,
     handshakes: tokio::sync::Semaphore,
     refused: Arc<CounterFamily>,
+    untrusted: Arc<CounterFamily>,
     pub(crate) panics: Counter,
     connection_task: Counter,
 }
@@ -104,6 +105,11 @@ impl DataPlane {
             refused: options.metrics.counters(
                 "waypoint_connections_refused_total",
                 "HBONE connections that failed before their first tunnel, by reason.",
+                &["reason"],
+            ),
+            untrusted: options.metrics.counters(
+                "waypoint_connections_untrusted_total",
+                "HBONE connections that were ended because their peer isn't trusted any more, by reason.",
                 &["reason"],
             ),
             panics: options.metrics.counter(
@@ -161,12 +167,16 @@ impl DataPlane {
             local: connection.local.clone(),
         });
         let signaled = drain.clone().signaled();
-        let busy = self.connection_task.clone();
+        let (busy, untrusted) = (self.connection_task.clone(), self.untrusted.clone());
+        let peer = connection.peer.clone();
         let serving = connection.serve(signaled, move |request| {
             let (plane, outer, drain) = (self.clone(), outer.clone(), drain.clone());
             tokio::spawn(tunnel::serve(plane, outer, request, drain));
         });
-        timed(serving, &busy).await;
+        if let ConnectionEnd::Untrusted(reason) = timed(serving, &busy).await {
+            untrusted.with(&[reason.label().into()]).add(1);
+            tracing::warn!(%source, %peer, %reason, "HBONE connection of a peer that isn't trusted any more ended");
+        }
     }
 
     /// The server's settings as configuration has them now.

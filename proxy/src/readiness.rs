@@ -18,6 +18,8 @@ pub(crate) struct Readiness {
     snapshot: SnapshotHandle,
     tls: Tls,
     draining: Arc<AtomicBool>,
+    /// Was ready once. As with Envoy, what is lost later doesn't take that away: traffic goes on.
+    live: Arc<AtomicBool>,
     started: Instant,
 }
 
@@ -27,6 +29,7 @@ impl Readiness {
             snapshot,
             tls,
             draining: Arc::default(),
+            live: Arc::default(),
             started: Instant::now(),
         }
     }
@@ -68,6 +71,9 @@ impl Readiness {
         if self.is_draining() {
             return Err("draining");
         }
+        if self.live.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         if self.snapshot.load().is_none() {
             return Err("no configuration yet");
         }
@@ -77,6 +83,7 @@ impl Readiness {
         if self.started.elapsed() < HESITATION && self.closed_chains() > 0 {
             return Err("a service's configuration was refused; see /problems");
         }
+        self.live.store(true, Ordering::Relaxed);
         Ok(())
     }
 }

@@ -27,6 +27,8 @@ pub use crate::certificates::{CertificateSource, CertificateSourceError};
 pub use crate::configuration::{ConfigError, ConfigSource};
 use crate::configuration::{Configurator, Loaded};
 use crate::control::{Control, Live};
+use crate::crl::CrlKeeper;
+pub use crate::crl::{CrlError, CrlFile};
 use crate::dataplane::{DataPlane, DataPlaneOptions, Terminals};
 use crate::drain::{self, Drain};
 use crate::host::ProxyHost;
@@ -35,6 +37,7 @@ use crate::listen::listen;
 pub use crate::log_writer::AccessLogTarget;
 use crate::log_writer::LogWriter;
 use crate::readiness::Readiness;
+use crate::seconds_until::SecondsUntil;
 use crate::workload_ca::WorkloadCa;
 
 /// Settings of a waypoint. Port 0 means any free port.
@@ -48,6 +51,10 @@ pub struct RunOptions {
     /// A second port for metrics, where Istio's pods have Envoy's.
     pub envoy_stats_addr: Option<SocketAddr>,
     pub certificates: CertificateSource,
+    /// The file of revoked certificates.
+    pub crl: Option<CrlFile>,
+    /// How long a connection may stay whose peer's root or trust domain is gone.
+    pub trust_grace: Duration,
     /// How often manifests and certificates are looked at; a change counts when two looks agree.
     pub poll: Duration,
     /// How long what runs may take to end.
@@ -68,6 +75,8 @@ impl RunOptions {
             stats_addr: ([0, 0, 0, 0], 15020).into(),
             envoy_stats_addr: None,
             certificates,
+            crl: None,
+            trust_grace: Duration::from_secs(3600),
             poll: Duration::from_secs(1),
             drain: Duration::from_secs(5),
             access_log: AccessLogTarget::AsConfigured,
@@ -83,6 +92,8 @@ pub enum StartError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Certificates(#[from] CertificateSourceError),
+    #[error(transparent)]
+    Crl(#[from] CrlError),
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("{0}")]
@@ -123,6 +134,10 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
     } = Core::new(&options)?;
     let snapshot = store.handle();
     let live = live(&options, &tls, &metrics);
+    let crl = match options.crl.clone() {
+        Some(file) => Some(CrlKeeper::start(file, tls.clone(), &metrics)?),
+        None => None,
+    };
     let keeper = CertificateKeeper::start(options.certificates, identity, tls.clone())?;
     let configurator = Configurator::new(store, loaded, tls.clone(), metrics.clone());
     if live.configuration.is_none() {
@@ -157,6 +172,7 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
         live,
         configurator,
         keeper,
+        crl,
         poll: options.poll,
     };
     let control = thread::Builder::new()
@@ -232,6 +248,15 @@ impl Core {
         );
         let logs = Arc::new(LogWriter::start(options.access_log.clone(), dropped)?);
         let tls = Tls::new(None, TrustDomains::default());
+        tls.set_trust_grace(options.trust_grace);
+        let own = tls.clone();
+        SecondsUntil::register(
+            &metrics,
+            "istio_agent_cert_expiry_seconds",
+            "Seconds until the certificate expires; negative when it has.",
+            &[("resource_name", "default")],
+            move || Some(own.certificate()?.not_after()),
+        );
         let tunnels = TunnelPool::new(tls.clone(), PoolOptions::default());
         let workloads = WorkloadIndex::default();
         let index = workloads.clone();

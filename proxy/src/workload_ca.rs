@@ -60,24 +60,57 @@ impl WorkloadCa {
                     self.report(&error);
                 }
             }
-            tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+            tokio::time::sleep(self.in_time(pause).mul_f64(0.5 + fastrand::f64())).await;
             pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 
+    /// No pause is longer than a quarter of what is left.
+    fn in_time(&self, pause: Duration) -> Duration {
+        let Some(certificate) = self.tls.certificate() else {
+            return pause;
+        };
+        match certificate.not_after().duration_since(SystemTime::now()) {
+            Ok(left) => pause.min((left / 4).max(FIRST_PAUSE)),
+            Err(_) => pause,
+        }
+    }
+
     fn report(&self, error: &CaError) {
-        let left = self.tls.certificate().map(|certificate| {
-            let until = certificate.not_after();
-            until.duration_since(SystemTime::now()).unwrap_or_default()
-        });
-        match left {
+        let certificate = self.tls.certificate();
+        let now = SystemTime::now();
+        match certificate.map(|certificate| Urgency::of(&certificate, now)) {
             None => tracing::warn!(%error, "no certificate yet"),
-            Some(left) if left > self.ttl / 4 => {
+            Some(Urgency::Calm(left)) => {
                 tracing::warn!(%error, seconds_left = left.as_secs(), "certificate not renewed");
             }
-            Some(left) => {
+            Some(Urgency::Pressing(left)) => {
                 tracing::error!(%error, seconds_left = left.as_secs(), "certificate not renewed and about to expire");
             }
+            Some(Urgency::TooLate) => {
+                tracing::error!(%error, "certificate not renewed and expired: peers refuse new connections");
+            }
+        }
+    }
+}
+
+/// How bad it is that a certificate isn't renewed.
+#[derive(Debug, PartialEq, Eq)]
+enum Urgency {
+    Calm(Duration),
+    /// Less than a quarter of its life is left.
+    Pressing(Duration),
+    TooLate,
+}
+
+impl Urgency {
+    fn of(certificate: &WorkloadCertificate, now: SystemTime) -> Urgency {
+        let (from, until) = (certificate.not_before(), certificate.not_after());
+        let life = until.duration_since(from).unwrap_or_default();
+        match until.duration_since(now) {
+            Ok(left) if left > life / 4 => Urgency::Calm(left),
+            Ok(left) if !left.is_zero() => Urgency::Pressing(left),
+            _ => Urgency::TooLate,
         }
     }
 }
@@ -98,16 +131,33 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_certificate_is_renewed_near_half_of_its_life() {
+    fn valid_between(from: SystemTime, until: SystemTime) -> WorkloadCertificate {
         let identity = Identity::istio("cluster.local", "default", "waypoint").unwrap();
-        let now = SystemTime::now();
-        let hour = Duration::from_secs(3600);
         let minted = DevCa::ephemeral()
             .unwrap()
-            .mint_between(&identity, now, now + hour)
+            .mint_between(&identity, from, until)
             .unwrap();
-        let certificate = minted.workload().unwrap();
+        minted.workload().unwrap()
+    }
+
+    #[test]
+    fn an_outage_grows_urgent_with_the_certificates_own_life() {
+        let hour = Duration::from_secs(3600);
+        // Certificates count in whole seconds.
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);
+        let certificate = valid_between(now, now + hour);
+        let of = |after| Urgency::of(&certificate, now + after);
+        assert_eq!(of(hour / 2), Urgency::Calm(hour / 2));
+        assert_eq!(of(hour * 4 / 5), Urgency::Pressing(hour / 5));
+        assert_eq!(of(hour), Urgency::TooLate);
+        assert_eq!(of(hour * 2), Urgency::TooLate);
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_near_half_of_its_life() {
+        let now = SystemTime::now();
+        let hour = Duration::from_secs(3600);
+        let certificate = valid_between(now, now + hour);
         for random in [0.0, 0.5, 1.0] {
             let pause = until_renewal(&certificate, now, random).as_secs();
             assert!((1760..=1801).contains(&pause), "{pause}");

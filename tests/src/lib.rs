@@ -12,6 +12,7 @@ pub mod envoy;
 pub mod envoy_ads;
 pub mod hbone_stream;
 pub mod istiod;
+pub mod load;
 pub mod logs;
 pub mod mesh;
 pub mod pod_ztunnel;

@@ -16,6 +16,7 @@ use waypoint_filters::whole;
 
 use crate::model::cluster::{Cluster, ClusterSlot, Discovery};
 use crate::model::endpoint::EndpointSet;
+use crate::resource::check_name;
 
 /// Finds the workload at an address.
 pub(crate) type PeerAt<'a> = &'a dyn Fn(IpAddr) -> Option<Arc<Peer>>;
@@ -66,6 +67,7 @@ impl ClusterTable {
             return Ok(false);
         }
         let proto = whole::decode::<ClusterProto>(body)?;
+        check_name(&proto.name, name)?;
         let cluster = Cluster::from_proto(&proto)?;
         let slot = self.slot(name);
         if cluster.discovery == Discovery::Static
@@ -83,7 +85,7 @@ impl ClusterTable {
             let names = self.renamed.entry(service_name.to_string()).or_default();
             names.insert(name.to_owned());
             if let Some(body) = self.assignments.get(&**service_name) {
-                slot.set_endpoints(Arc::new(endpoints(body, &slot, peer)?));
+                slot.set_endpoints(Arc::new(endpoints(service_name, body, &slot, peer)?));
             }
         }
         slot.set_cluster(Some(Arc::new(cluster)));
@@ -111,7 +113,7 @@ impl ClusterTable {
         let renamed = self.renamed.get(name).into_iter().flatten();
         for cluster in renamed.map(String::as_str).chain([name]) {
             let slot = self.slot(cluster);
-            slot.set_endpoints(Arc::new(endpoints(body, &slot, peer)?));
+            slot.set_endpoints(Arc::new(endpoints(name, body, &slot, peer)?));
         }
         Ok(())
     }
@@ -174,8 +176,14 @@ impl ClusterTable {
     }
 }
 
-fn endpoints(body: &Bytes, slot: &ClusterSlot, peer: PeerAt<'_>) -> Result<EndpointSet, Refusal> {
+fn endpoints(
+    name: &str,
+    body: &Bytes,
+    slot: &ClusterSlot,
+    peer: PeerAt<'_>,
+) -> Result<EndpointSet, Refusal> {
     let proto = whole::decode::<ClusterLoadAssignment>(body)?;
+    check_name(&proto.cluster_name, name)?;
     EndpointSet::from_proto(&proto, &slot.endpoints(), peer)
 }
 

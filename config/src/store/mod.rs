@@ -24,7 +24,7 @@ use crate::model::discovered::{Discovered, Reference};
 use crate::model::filter_chain_matcher::FilterChainMatcher;
 use crate::model::listener::{self, Inspection, RawListener};
 use crate::model::snapshot::{ConnectTerminate, MainListener, Snapshot};
-use crate::resource::{Resource, ResourceType, Update};
+use crate::resource::{Resource, ResourceType, Update, check_name};
 use crate::store::chains::{ChainTable, Refused, Surroundings};
 use crate::store::clusters::ClusterTable;
 use crate::workloads::{WorkloadIndex, WorkloadTable};
@@ -286,7 +286,7 @@ impl Store {
             // How tunnels go up is the waypoint's own; the other two carry multi-network traffic, which
             // no endpoint leads into: endpoints that would are refused by name.
             "connect_originate" | "inner_connect_originate" | "outer_connect_originate" => {
-                checked(&resource.body).map(|_| ())
+                checked(&resource.name, &resource.body).map(|_| ())
             }
             _ => Err(Refusal::new(
                 "name",
@@ -301,7 +301,7 @@ impl Store {
     }
 
     fn connect_terminate(&mut self, body: Bytes) -> Result<(), Refusal> {
-        let raw = checked(&body)?;
+        let raw = checked(CONNECT_TERMINATE, &body)?;
         let around = Surroundings {
             host: &self.host,
             clusters: &self.clusters,
@@ -322,7 +322,7 @@ impl Store {
 
     /// Chain by chain: those whose bytes are the same stay as they are.
     fn main_internal(&mut self, body: &Bytes, outcome: &mut Outcome) -> Result<(), Refusal> {
-        let raw = checked(body)?;
+        let raw = checked(MAIN_INTERNAL, body)?;
         let proto = raw
             .listener
             .filter_chain_matcher
@@ -399,8 +399,9 @@ impl Store {
 }
 
 /// A listener whose own fields are honoured; its chains are looked at one by one.
-fn checked(body: &Bytes) -> Result<RawListener, Refusal> {
+fn checked(name: &str, body: &Bytes) -> Result<RawListener, Refusal> {
     let raw = RawListener::decode(body)?;
+    check_name(&raw.listener.name, name)?;
     raw.check()?;
     Ok(raw)
 }

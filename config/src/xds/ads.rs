@@ -113,7 +113,7 @@ impl AdsClient {
                     for received in held {
                         self.apply(received, sink, &sender);
                     }
-                    sink.apply(removals);
+                    self.remove(removals, sink, &sender);
                     continue;
                 }
             };
@@ -161,16 +161,14 @@ impl AdsClient {
             added: std::mem::take(&mut received.update.added),
             removed: received.update.removed.clone(),
         };
-        let outcome = sink.apply(update);
-        sender.send(self.session.answer(&received, &outcome.rejected));
+        for rejected in &received.rejected {
+            tracing::error!(%rejected, "istiod sent what can't be taken");
+        }
+        let mut rejected = std::mem::take(&mut received.rejected);
+        rejected.extend(sink.apply(update).rejected);
+        sender.send(self.session.answer(&received, &rejected));
         if received.kind == ResourceType::Cluster {
-            let wanted = sink.wanted(ResourceType::Endpoints);
-            self.sequence.forget_endpoints(&wanted);
-            if let Some(request) = self.session.subscribe(ResourceType::Endpoints, wanted) {
-                self.sequence
-                    .await_endpoints(request.resource_names_subscribe.iter().cloned());
-                sender.send(request);
-            }
+            self.subscribe_endpoints(sink, sender);
             if let Some(request) = self.session.subscribe_all(ResourceType::Listener) {
                 sender.send(request);
             }
@@ -182,7 +180,25 @@ impl AdsClient {
             }
         }
         if let Some(removals) = self.sequence.applied(received.kind) {
+            self.remove(removals, sink, sender);
+        }
+    }
+
+    /// What comes back later is asked for again, so what goes must be given up.
+    fn remove(&mut self, removals: Update, sink: &mut impl Sink, sender: &Sender) {
+        if !removals.removed.is_empty() {
             sink.apply(removals);
+            self.subscribe_endpoints(sink, sender);
+        }
+    }
+
+    fn subscribe_endpoints(&mut self, sink: &mut impl Sink, sender: &Sender) {
+        let wanted = sink.wanted(ResourceType::Endpoints);
+        self.sequence.forget_endpoints(&wanted);
+        if let Some(request) = self.session.subscribe(ResourceType::Endpoints, wanted) {
+            self.sequence
+                .await_endpoints(request.resource_names_subscribe.iter().cloned());
+            sender.send(request);
         }
     }
 

@@ -3,7 +3,7 @@
 //! istiod certifies whom the token speaks for, whatever the request says. The answer is a list of PEM
 //! elements, leaf first; the last one is the root and may hold several certificates.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::uri::PathAndQuery;
 use tonic::Request;
@@ -50,8 +50,22 @@ pub enum CaError {
         "the CA {address} answered with {elements} PEM elements, at least leaf and root are needed"
     )]
     Incomplete { address: String, elements: usize },
-    #[error("the CA's certificate: {0}")]
+    #[error("the CA {address} answered with what can't be used: {reason}")]
+    Unusable {
+        address: String,
+        reason: UnusableCertificate,
+    },
+}
+
+/// What is wrong with a certificate that the CA issued.
+#[derive(Debug, thiserror::Error)]
+pub enum UnusableCertificate {
+    #[error(transparent)]
     Certificate(#[from] CertificateError),
+    #[error("it is for {issued}, not for {wanted}")]
+    Identity { issued: Identity, wanted: Identity },
+    #[error("it has expired already")]
+    Expired,
 }
 
 /// Gets a certificate for `identity`, asking for this validity.
@@ -88,9 +102,61 @@ pub async fn certify(
         });
     };
     let leaf_and_intermediates = chain[..chain.len() - 1].join("\n");
-    Ok(WorkloadCertificate::from_pem(
+    WorkloadCertificate::from_pem(
         leaf_and_intermediates.as_bytes(),
         request.key_pem().as_bytes(),
         roots.as_bytes(),
-    )?)
+    )
+    .map_err(UnusableCertificate::from)
+    .and_then(|certificate| check(certificate, identity, SystemTime::now()))
+    .map_err(|reason| CaError::Unusable {
+        address: plane.address.clone(),
+        reason,
+    })
+}
+
+/// A certificate that would make us somebody else, or nobody, is as good as none. One that isn't valid yet is taken: our
+/// clock may be behind.
+fn check(
+    certificate: WorkloadCertificate,
+    wanted: &Identity,
+    now: SystemTime,
+) -> Result<WorkloadCertificate, UnusableCertificate> {
+    if certificate.identity() != wanted {
+        return Err(UnusableCertificate::Identity {
+            issued: certificate.identity().clone(),
+            wanted: wanted.clone(),
+        });
+    }
+    if certificate.not_after() <= now {
+        return Err(UnusableCertificate::Expired);
+    }
+    Ok(certificate)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use waypoint_hbone::dev_ca::DevCa;
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_of_another_or_of_the_past_is_none() {
+        let identity = |name| Identity::istio("cluster.local", "default", name).unwrap();
+        let now = SystemTime::now();
+        let hour = Duration::from_secs(3600);
+        let issued = |from, until| {
+            let ca = DevCa::ephemeral().unwrap();
+            let minted = ca.mint_between(&identity("waypoint"), from, until);
+            minted.unwrap().workload().unwrap()
+        };
+        let text = |result: Result<_, UnusableCertificate>| result.unwrap_err().to_string();
+        let early = issued(now + hour, now + 2 * hour);
+        check(early, &identity("waypoint"), now).unwrap();
+        let other = check(issued(now, now + hour), &identity("other"), now);
+        assert!(text(other).ends_with("not for spiffe://cluster.local/ns/default/sa/other"));
+        let late = check(issued(now - hour, now), &identity("waypoint"), now);
+        assert_eq!(text(late), "it has expired already");
+    }
 }

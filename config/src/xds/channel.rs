@@ -48,11 +48,20 @@ pub enum ChannelError {
     },
     #[error("the address {0}")]
     Address(String),
-    #[error("connecting to {address}: {source}")]
+    #[error("connecting to {address}: {}", cause(source))]
     Connect {
         address: String,
         source: tonic::transport::Error,
     },
+}
+
+/// What an error comes down to: tonic's own words are "transport error".
+fn cause(error: &dyn std::error::Error) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
 }
 
 impl ControlPlane {

@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
 };
 use envoy_types::pb::google::rpc::Status;
-use waypoint_filters::rejected::Rejected;
+use waypoint_filters::rejected::{Refusal, Rejected};
 
 use crate::resource::{Resource, ResourceType, Update};
 
@@ -51,8 +51,12 @@ pub struct Received {
     pub update: Update,
     /// Names that the response spoke of, removed ones included.
     pub names: BTreeSet<String>,
+    /// What of the response is against the protocol, and was left out of the update.
+    pub rejected: Vec<Rejected>,
     nonce: String,
     versions: Vec<(String, String)>,
+    /// Names that istiod knows us to hold no longer, whenever their removal takes effect.
+    dropped: Vec<String>,
 }
 
 impl DeltaSession {
@@ -144,18 +148,32 @@ impl DeltaSession {
             kind,
             update: Update::default(),
             names: BTreeSet::new(),
+            rejected: Vec::new(),
             nonce: response.nonce,
             versions: Vec::new(),
+            dropped: response.removed_resources.clone(),
         };
         for resource in response.resources {
             // A late answer for a name that was unsubscribed since.
             if !wanted(&resource.name) {
                 continue;
             }
-            received.names.insert(resource.name.clone());
+            let first = received.names.insert(resource.name.clone());
             let Some(any) = resource.resource else {
                 continue;
             };
+            let reason = if !first {
+                "comes twice in one response".to_owned()
+            } else if any.type_url != kind.type_url() {
+                format!("is a {:?} in a response of another type", any.type_url)
+            } else {
+                String::new()
+            };
+            if !reason.is_empty() {
+                let refusal = Refusal::new("resource", reason);
+                received.rejected.push(refusal.of(resource.name));
+                continue;
+            }
             received
                 .versions
                 .push((resource.name.clone(), resource.version));
@@ -175,7 +193,7 @@ impl DeltaSession {
     /// The answer to a response that has been applied: an ACK, or a NACK with all reasons.
     pub fn answer(&mut self, received: &Received, rejected: &[Rejected]) -> DeltaDiscoveryRequest {
         if let Some(state) = self.types.get_mut(&received.kind) {
-            for (_, name) in &received.update.removed {
+            for name in &received.dropped {
                 state.held.remove(name);
             }
             state.held.extend(received.versions.iter().cloned());
@@ -220,7 +238,6 @@ fn reasons(rejected: &[Rejected]) -> String {
 mod tests {
     use envoy_types::pb::envoy::service::discovery::v3::Resource as ResourceProto;
     use envoy_types::pb::google::protobuf::Any;
-    use waypoint_filters::rejected::Refusal;
 
     use super::*;
 
@@ -235,7 +252,10 @@ mod tests {
         let resource = |name: &&str| ResourceProto {
             name: (*name).to_owned(),
             version: "v1".into(),
-            resource: Some(Any::default()),
+            resource: Some(Any {
+                type_url: kind.type_url().into(),
+                ..Any::default()
+            }),
             ..ResourceProto::default()
         };
         DeltaDiscoveryResponse {
@@ -296,10 +316,12 @@ mod tests {
             .receive(response(ResourceType::Cluster, &["a", "b"], &[]))
             .unwrap();
         session.answer(&received, &[]);
-        let received = session
+        let mut received = session
             .receive(response(ResourceType::Cluster, &[], &["a"]))
             .unwrap();
         assert_eq!(received.update.removed.len(), 1);
+        // The removal takes effect later.
+        received.update.removed.clear();
         session.answer(&received, &[]);
         let open = session.open();
         let held: Vec<_> = open[0].initial_resource_versions.iter().collect();
@@ -334,6 +356,25 @@ mod tests {
             .unwrap();
         assert_eq!(received.update.added.len(), 1);
         assert_eq!(received.names, names(&["c"]));
+    }
+
+    #[test]
+    fn what_is_against_the_protocol_is_named_and_the_rest_is_taken() {
+        let mut session = session();
+        session.subscribe_all(ResourceType::Cluster);
+        let mut mixed = response(ResourceType::Cluster, &["a", "b", "a", "c"], &[]);
+        mixed.resources[1].resource = Some(Any {
+            type_url: ResourceType::Listener.type_url().into(),
+            ..Any::default()
+        });
+        mixed.resources[3].resource = None;
+        let received = session.receive(mixed).unwrap();
+        let taken: Vec<_> = received.update.added.iter().map(|r| &*r.name).collect();
+        assert_eq!(taken, ["a"]);
+        let rejected: Vec<_> = received.rejected.iter().map(|r| &*r.resource).collect();
+        assert_eq!(rejected, ["b", "a"]);
+        let empty = session.receive(response(ResourceType::Cluster, &[], &[]));
+        assert!(empty.unwrap().rejected.is_empty());
     }
 
     #[test]

@@ -95,10 +95,10 @@ impl Sequence {
         (held, self.removals())
     }
 
-    /// A new stream: what waited came on the old one and can't be answered any more.
+    /// A new stream: what waited came on the old one, can't be answered any more, and comes again. The endpoints
+    /// that were awaited have been asked for again.
     pub fn restart(&mut self) {
         self.held.clear();
-        self.awaited.clear();
     }
 
     fn wait(&mut self, now: Instant) {
@@ -139,7 +139,10 @@ mod tests {
         session.subscribe_all(kind);
         let resource = |name: &&str| Resource {
             name: (*name).to_owned(),
-            resource: Some(Any::default()),
+            resource: Some(Any {
+                type_url: kind.type_url().into(),
+                ..Any::default()
+            }),
             ..Resource::default()
         };
         session
@@ -199,6 +202,19 @@ mod tests {
         sequence.take(received(Cluster, &[], &["a"]), now);
         sequence.take(received(Cluster, &["a"], &[]), now);
         assert!(sequence.applied(Listener).is_none());
+    }
+
+    #[test]
+    fn a_new_stream_waits_for_the_endpoints_that_the_old_one_did_not_bring() {
+        use ResourceType::{Endpoints, Listener};
+        let (mut sequence, now) = (Sequence::default(), Instant::now());
+        sequence.await_endpoints(["a".to_owned()]);
+        let listener = || received(Listener, &["main_internal"], &[]);
+        assert!(sequence.take(listener(), now).is_empty());
+        sequence.restart();
+        assert!(sequence.take(listener(), now).is_empty());
+        let ready = sequence.take(received(Endpoints, &["a"], &[]), now);
+        assert_eq!(kinds(&ready), [Endpoints, Listener]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::pod::environment::{Environment, EnvironmentError, Sources};
 use crate::pod::node::node;
-use crate::run::{AccessLogTarget, CertificateSource, ConfigSource, RunOptions};
+use crate::run::{AccessLogTarget, CertificateSource, ConfigSource, CrlFile, RunOptions};
 
 /// Stands for `/` in front of the pod's files; for tests and for trying it outside a pod.
 pub(crate) const ROOT_VARIABLE: &str = "WAYPOINT_ROOT";
@@ -41,6 +41,11 @@ pub(crate) fn options(environment: &Environment) -> RunOptions {
         readiness_addr: environment.ports.readiness,
         stats_addr: environment.ports.stats,
         envoy_stats_addr: Some(environment.ports.prometheus),
+        crl: Some(CrlFile {
+            path: environment.crl.clone(),
+            optional: true,
+        }),
+        trust_grace: environment.trust_grace,
         drain: environment.drain,
         access_log: AccessLogTarget::AsConfigured,
         ..RunOptions::new(source, certificates)

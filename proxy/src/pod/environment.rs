@@ -15,6 +15,7 @@ const DISCOVERY_ADDRESS: &str = "istiod.istio-system.svc:15012";
 const ISTIO_VERSION: &str = "1.31.0";
 const TOKEN: &str = "var/run/secrets/tokens/istio-token";
 const ROOT: &str = "var/run/secrets/istio/root-cert.pem";
+const CRL: &str = "var/run/secrets/istio/crl/ca-crl.pem";
 const LABELS: &str = "etc/istio/pod/labels";
 const ANNOTATIONS: &str = "etc/istio/pod/annotations";
 
@@ -57,6 +58,9 @@ pub(crate) struct Environment {
     pub(crate) discovery: ControlPlane,
     pub(crate) ca: ControlPlane,
     pub(crate) certificate_ttl: Duration,
+    /// Where CRLs are mounted, if they are.
+    pub(crate) crl: PathBuf,
+    pub(crate) trust_grace: Duration,
     /// `None`: one thread per core.
     pub(crate) concurrency: Option<u16>,
     pub(crate) drain: Duration,
@@ -219,6 +223,12 @@ impl Environment {
                 "SECRET_TTL",
                 variable("SECRET_TTL"),
                 Duration::from_secs(24 * 3600),
+            )?,
+            crl: sources.root.join(CRL),
+            trust_grace: seconds(
+                "WAYPOINT_TRUST_GRACE",
+                variable("WAYPOINT_TRUST_GRACE"),
+                Duration::from_secs(3600),
             )?,
             concurrency: concurrency(
                 flags.concurrency,
@@ -489,6 +499,12 @@ mod tests {
         assert_eq!(environment.concurrency, Some(2));
         assert_eq!(environment.drain, Duration::from_secs(7));
         assert_eq!(environment.metadata["EXTRA"]["a"], 1);
+        assert_eq!(environment.trust_grace, Duration::from_secs(3600));
+        assert!(
+            environment
+                .crl
+                .ends_with("var/run/secrets/istio/crl/ca-crl.pem")
+        );
         assert_eq!(environment.log, "info");
         assert_eq!(environment.ignored, ["--stsPort", "JWT_POLICY"]);
     }
@@ -501,6 +517,7 @@ mod tests {
             ("PROXY_CONFIG", "[", "PROXY_CONFIG"),
             ("ISTIO_CPU_LIMIT", "many", "ISTIO_CPU_LIMIT"),
             ("SECRET_TTL", "soon", "SECRET_TTL"),
+            ("WAYPOINT_TRUST_GRACE", "1 hour", "WAYPOINT_TRUST_GRACE"),
         ] {
             let mut variables = variables();
             variables.insert(name.into(), value.into());
