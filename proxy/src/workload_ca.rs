@@ -3,6 +3,7 @@
 //! A CA that can't be reached is no harm until the certificate expires; the log says so louder the nearer
 //! that comes.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,6 +16,8 @@ use waypoint_hbone::tls::Tls;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// Just before a certificate expires, and after.
+const URGENT_PAUSES: Range<Duration> = Duration::from_secs(1)..Duration::from_secs(5);
 
 /// Keeps the certificate in `tls` valid.
 pub(crate) struct WorkloadCa {
@@ -65,14 +68,14 @@ impl WorkloadCa {
         }
     }
 
-    /// No pause is longer than a quarter of what is left.
+    /// No pause is longer than a quarter of what is left, nor long when nothing is.
     fn in_time(&self, pause: Duration) -> Duration {
         let Some(certificate) = self.tls.certificate() else {
             return pause;
         };
         match certificate.not_after().duration_since(SystemTime::now()) {
-            Ok(left) => pause.min((left / 4).max(FIRST_PAUSE)),
-            Err(_) => pause,
+            Ok(left) => pause.min((left / 4).max(URGENT_PAUSES.start)),
+            Err(_) => pause.min(URGENT_PAUSES.end),
         }
     }
 

@@ -108,6 +108,8 @@ pub enum Issue {
     Noise,
     /// A gRPC status.
     Status(u32, &'static str),
+    /// The head of an answer, and nothing more.
+    Stall,
     /// Nothing, for ever.
     Silence,
 }
@@ -198,7 +200,7 @@ impl ScriptedCa {
             let mut state = self.0.lock();
             state.requests += 1;
             state.answer(&request.csr, &call);
-            matches!(state.issue, Issue::Silence)
+            matches!(state.issue, Issue::Silence | Issue::Stall)
         };
         if silent {
             std::future::pending::<()>().await;
@@ -225,6 +227,7 @@ impl State {
                 return call.end(0, "");
             }
             Issue::Status(status, message) => return call.end(status, message),
+            Issue::Stall => return call.bytes(bytes::Bytes::new()),
             Issue::Silence => return,
             _ => vec![leaf, self.roots.clone()],
         };

@@ -14,7 +14,7 @@ use waypoint_hbone::identity::Identity;
 use crate::xds::channel::{ChannelError, ControlPlane};
 
 const PATH: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
-/// For one call.
+/// For one certificate: connection, call and the whole of the answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `istio.v1.auth.IstioCertificateRequest`.
@@ -50,6 +50,8 @@ pub enum CaError {
         "the CA {address} answered with {elements} PEM elements, at least leaf and root are needed"
     )]
     Incomplete { address: String, elements: usize },
+    #[error("no certificate from the CA {address} within {TIMEOUT:?}")]
+    Timeout { address: String },
     #[error("the CA {address} answered with what can't be used: {reason}")]
     Unusable {
         address: String,
@@ -74,6 +76,19 @@ pub async fn certify(
     identity: &Identity,
     validity: Duration,
 ) -> Result<WorkloadCertificate, CaError> {
+    match tokio::time::timeout(TIMEOUT, ask(plane, identity, validity)).await {
+        Ok(result) => result,
+        Err(_) => Err(CaError::Timeout {
+            address: plane.address.clone(),
+        }),
+    }
+}
+
+async fn ask(
+    plane: &ControlPlane,
+    identity: &Identity,
+    validity: Duration,
+) -> Result<WorkloadCertificate, CaError> {
     let request = CertificateRequest::new(identity)?;
     let mut grpc = tonic::client::Grpc::new(plane.connect().await?);
     let refused = |status: tonic::Status| CaError::Refused {
@@ -88,7 +103,6 @@ pub async fn certify(
         validity_duration: i64::try_from(validity.as_secs()).unwrap_or(i64::MAX),
     });
     *call.metadata_mut() = plane.metadata().await;
-    call.set_timeout(TIMEOUT);
     let codec = tonic_prost::ProstCodec::<CreateCertificate, CreatedCertificate>::default();
     let answer = grpc
         .unary(call, PathAndQuery::from_static(PATH), codec)
