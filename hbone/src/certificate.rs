@@ -8,18 +8,16 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{ConfigBuilder, RootCertStore, WantsVerifier};
-use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::prelude::{FromDer, X509Certificate};
-use x509_parser::time::ASN1Time;
 
-use crate::identity::{Identity, IdentityError};
+use crate::identity::Identity;
+use crate::x509::{CertificateDetails, Leaf, LeafError, details};
 
 /// File names as istio-agent and the other tools of the mesh use them.
 pub const CHAIN_FILE: &str = "cert-chain.pem";
@@ -45,17 +43,6 @@ pub struct WorkloadCertificate {
     pub(crate) server_builder: ConfigBuilder<rustls::ServerConfig, WantsVerifier>,
     pub(crate) client_builder: ConfigBuilder<rustls::ClientConfig, WantsVerifier>,
     pub(crate) provider: Arc<CryptoProvider>,
-}
-
-/// What a certificate says of itself, for those who look into a running waypoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertificateDetails {
-    /// In lower-case hexadecimal.
-    pub serial: String,
-    pub not_before: SystemTime,
-    pub not_after: SystemTime,
-    /// Its URI SANs.
-    pub uris: Vec<String>,
 }
 
 /// Why certificate, key or roots can't be used. The fault lies with whoever issued or wrote them; a retry helps only
@@ -86,19 +73,6 @@ pub enum CertificateError {
     Peer(#[from] LeafError),
     #[error("TLS: {0}")]
     Tls(String),
-}
-
-/// Why a leaf certificate isn't one of a mesh workload.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LeafError {
-    #[error("not an X.509 certificate")]
-    Encoding,
-    #[error("no URI SAN")]
-    NoUri,
-    #[error("{0} URI SANs; a workload has exactly one")]
-    ManyUris(usize),
-    #[error("URI SAN {uri:?} is no SPIFFE ID: {error}")]
-    Identity { uri: String, error: IdentityError },
 }
 
 impl WorkloadCertificate {
@@ -217,76 +191,6 @@ impl fmt::Debug for WorkloadCertificate {
     }
 }
 
-/// What we read from a leaf, our own or a peer's.
-pub(crate) struct Leaf {
-    pub(crate) identity: Identity,
-    pub(crate) not_before: SystemTime,
-    pub(crate) not_after: SystemTime,
-    pub(crate) serial: String,
-}
-
-impl Leaf {
-    pub(crate) fn parse(der: &CertificateDer<'_>) -> Result<Leaf, LeafError> {
-        let (rest, certificate) =
-            X509Certificate::from_der(der).map_err(|_| LeafError::Encoding)?;
-        if !rest.is_empty() {
-            return Err(LeafError::Encoding);
-        }
-        let validity = certificate.validity();
-        Ok(Leaf {
-            identity: uri_identity(&certificate)?,
-            not_before: system_time(validity.not_before),
-            not_after: system_time(validity.not_after),
-            serial: serial(&certificate),
-        })
-    }
-
-    /// Only the identity, for a peer's certificate whose validity others check.
-    pub(crate) fn identity(der: &CertificateDer<'_>) -> Result<Identity, LeafError> {
-        let (rest, certificate) =
-            X509Certificate::from_der(der).map_err(|_| LeafError::Encoding)?;
-        if !rest.is_empty() {
-            return Err(LeafError::Encoding);
-        }
-        uri_identity(&certificate)
-    }
-}
-
-fn uris<'a>(certificate: &'a X509Certificate<'_>) -> impl Iterator<Item = &'a str> {
-    certificate
-        .extensions()
-        .iter()
-        .filter_map(|extension| match extension.parsed_extension() {
-            ParsedExtension::SubjectAlternativeName(names) => Some(&names.general_names),
-            _ => None,
-        })
-        .flatten()
-        .filter_map(|name| match name {
-            GeneralName::URI(uri) => Some(*uri),
-            _ => None,
-        })
-}
-
-fn serial(certificate: &X509Certificate<'_>) -> String {
-    let bytes = certificate.raw_serial().iter();
-    bytes.map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Those that can't be parsed are left out: webpki took them, so there are none.
-fn details(certificates: &[CertificateDer<'_>]) -> Vec<CertificateDetails> {
-    let parsed = certificates
-        .iter()
-        .filter_map(|der| X509Certificate::from_der(der).ok());
-    parsed
-        .map(|(_, certificate)| CertificateDetails {
-            serial: serial(&certificate),
-            not_before: system_time(certificate.validity().not_before),
-            not_after: system_time(certificate.validity().not_after),
-            uris: uris(&certificate).map(str::to_owned).collect(),
-        })
-        .collect()
-}
-
 /// The certificates of a PEM text and nothing else: a key may stand beside them.
 fn certificate_blocks(pem: &[u8]) -> String {
     let mut inside = false;
@@ -300,19 +204,6 @@ fn certificate_blocks(pem: &[u8]) -> String {
         inside &= line != "-----END CERTIFICATE-----";
     }
     blocks
-}
-
-fn uri_identity(certificate: &X509Certificate<'_>) -> Result<Identity, LeafError> {
-    let mut uris = uris(certificate);
-    let uri = uris.next().ok_or(LeafError::NoUri)?;
-    let more = uris.count();
-    if more > 0 {
-        return Err(LeafError::ManyUris(more + 1));
-    }
-    uri.parse().map_err(|error| LeafError::Identity {
-        uri: uri.chars().take(256).collect(),
-        error,
-    })
 }
 
 fn certificates(
@@ -355,17 +246,11 @@ fn parse_roots(
     Ok(roots)
 }
 
-/// Certificates may claim any year; what lies before 1970 is clamped.
-pub(crate) fn system_time(time: ASN1Time) -> SystemTime {
-    let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
-    UNIX_EPOCH
-        .checked_add(Duration::from_secs(seconds))
-        .unwrap_or(UNIX_EPOCH)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use rcgen::{CertificateParams, KeyPair, SanType};
 
     use super::*;
@@ -416,30 +301,6 @@ mod tests {
         assert_eq!(leaf.not_after, certificate.not_after());
         assert_eq!(leaf.uris, ["spiffe://td/a"]);
         assert_eq!(certificate.roots(), certificate.chain());
-    }
-
-    #[test]
-    fn other_san_shapes_are_refused() {
-        let leaf_error = |names| match read(names) {
-            Err(CertificateError::Peer(error)) => error,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(leaf_error(vec![]), LeafError::NoUri);
-        assert_eq!(
-            leaf_error(vec![SanType::DnsName("a.b".try_into().unwrap())]),
-            LeafError::NoUri
-        );
-        assert_eq!(
-            leaf_error(vec![
-                uri("spiffe://td/ns/a/sa/b"),
-                uri("spiffe://td/ns/a/sa/c")
-            ]),
-            LeafError::ManyUris(2)
-        );
-        assert!(matches!(
-            leaf_error(vec![uri("https://a/b")]),
-            LeafError::Identity { .. }
-        ));
     }
 
     #[test]

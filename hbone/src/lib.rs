@@ -23,5 +23,6 @@ mod standing;
 pub mod stream;
 pub mod tls;
 pub mod tls_failure;
-pub mod trust;
+mod trust;
 mod wire;
+pub mod x509;

@@ -14,7 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use webpki::{CertRevocationList, OwnedCertRevocationList};
 use x509_parser::prelude::FromDer;
 
-use crate::certificate::system_time;
+use crate::x509::system_time;
 
 /// A mesh has a list per CA.
 const MAX_LISTS: usize = 64;

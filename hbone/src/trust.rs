@@ -13,9 +13,10 @@ use webpki::{
     UnknownStatusPolicy,
 };
 
-use crate::certificate::{Leaf, LeafError, WorkloadCertificate};
+use crate::certificate::WorkloadCertificate;
 use crate::identity::{Identity, IdentityError, check_trust_domain};
 use crate::revocation::Revocations;
+use crate::x509::{Leaf, LeafError};
 
 /// The trust domains whose workloads may be our peers.
 ///
