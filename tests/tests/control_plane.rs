@@ -179,7 +179,17 @@ async fn what_is_bad_is_refused_by_name_and_what_is_good_is_taken() {
         refused.contains("main_internal: resource: is a"),
         "{refused}"
     );
-    let stranger = resource(Listener, "stranger", b"\n\x08stranger");
+    // As large as the listener of a waypoint for thousands of services.
+    let stranger = envoy_types::pb::envoy::config::listener::v3::Listener {
+        name: "stranger".into(),
+        stat_prefix: "x".repeat(40 << 20),
+        ..Default::default()
+    };
+    let stranger = Resource {
+        kind: Listener,
+        name: "stranger".into(),
+        body: prost::Message::encode_to_vec(&stranger).into(),
+    };
     let refused = verdict(Listener, &[stranger]).await.unwrap_err();
     assert!(refused.starts_with("stranger: name: "), "{refused}");
 
