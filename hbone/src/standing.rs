@@ -5,7 +5,7 @@
 //! is time for a PING. The chain is judged as of the handshake: what has only expired since is no reason.
 //!
 //! A peer that is revoked is cut off at once. One whose root or trust domain is gone is told to leave at a random time within
-//! the first half of the grace, so that not all reconnect together, and is cut off when the grace is over.
+//! the first half of the grace, and cut off at one in its last quarter, so that not all reconnect together.
 
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
@@ -106,7 +106,7 @@ impl Standing {
         self.lost = Some(Box::new(Lost {
             reason,
             told: false,
-            end: now + grace,
+            end: now + grace.mul_f64(1.0 - random() / 4.0),
             timer: Box::pin(tokio::time::sleep(grace.mul_f64(random() / 2.0))),
         }));
     }
