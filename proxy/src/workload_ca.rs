@@ -43,6 +43,10 @@ impl WorkloadCa {
                 until = %httpdate::fmt_http_date(certificate.not_after()),
                 "certificate issued"
             );
+            let asked = self.identity.trust_domain();
+            if certificate.identity().trust_domain() != asked {
+                tracing::warn!(identity = %certificate.identity(), asked, "the CA has another trust domain; its certificate is used");
+            }
             let pause = until_renewal(&certificate, SystemTime::now(), fastrand::f64());
             self.tls.set_certificate(certificate);
             tokio::time::sleep(pause).await;

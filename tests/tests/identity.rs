@@ -84,6 +84,21 @@ async fn what_the_ca_spoils_is_refused_and_asked_for_again() {
 }
 
 #[tokio::test]
+async fn a_certificate_of_another_trust_domain_is_used_and_told_of() {
+    logs::record();
+    let mesh = Mesh::new();
+    let (web, _) = mesh.http_service(1, "web").await;
+    let istiod = ControlPlane::of(&mesh).await;
+    let moved = Identity::istio("moved.example", "default", "waypoint").unwrap();
+    istiod.ca.issue(Issue::Identity(moved.clone()));
+    let waypoint = mesh.start_under(&istiod).await;
+    let parts = ["WARN", "the CA has another trust domain", moved.as_str()];
+    logs::until_line(&parts).await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    assert_eq!(client.get(web, "/").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn what_is_no_certificate_is_refused_and_asked_for_again() {
     logs::record();
     spoiled(Issue::LeafOnly, "answered with 1 PEM elements").await;

@@ -129,14 +129,14 @@ async fn ask(
     })
 }
 
-/// A certificate that would make us somebody else, or nobody, is as good as none. One that isn't valid yet is taken: our
-/// clock may be behind.
+/// A certificate that would make us somebody else, or nobody, is as good as none. One of another trust domain is taken:
+/// that is how a mesh gets a new one while its pods run. So is one that isn't valid yet: our clock may be behind.
 fn check(
     certificate: WorkloadCertificate,
     wanted: &Identity,
     now: SystemTime,
 ) -> Result<WorkloadCertificate, UnusableCertificate> {
-    if certificate.identity() != wanted {
+    if certificate.identity().path() != wanted.path() {
         return Err(UnusableCertificate::Identity {
             issued: certificate.identity().clone(),
             wanted: wanted.clone(),
@@ -170,6 +170,8 @@ mod tests {
         check(early, &identity("waypoint"), now).unwrap();
         let other = check(issued(now, now + hour), &identity("other"), now);
         assert!(text(other).ends_with("not for spiffe://cluster.local/ns/default/sa/other"));
+        let moved = Identity::istio("new.example", "default", "waypoint").unwrap();
+        check(issued(now, now + hour), &moved, now).unwrap();
         let late = check(issued(now - hour, now), &identity("waypoint"), now);
         assert_eq!(text(late), "it has expired already");
     }
