@@ -1,7 +1,6 @@
 //! Everything the control plane says, kept as one consistent snapshot.
 
 pub mod descriptors;
-mod honoured;
 pub mod model;
 pub mod recorded;
 pub mod resource;

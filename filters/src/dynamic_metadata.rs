@@ -6,9 +6,19 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::config::core::v3::Metadata as MetadataProto;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 
+use crate::coverage::well_known::STRUCT;
+use crate::coverage::{Table, honoured};
+
 /// `filter_metadata`: namespace to a JSON object. Cheap to clone, and empty without an allocation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metadata(Option<Arc<BTreeMap<String, serde_json::Value>>>);
+
+pub static METADATA: Table = Table {
+    name: "envoy.config.core.v3.Metadata",
+    fields: &[honoured(1, "filter_metadata").map().of(&STRUCT)],
+    refused: "2 typed_filter_metadata",
+    required: &[],
+};
 
 impl Metadata {
     pub fn from_proto(proto: Option<&MetadataProto>) -> Metadata {

@@ -10,11 +10,12 @@ use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::{
     filter_state_value::{Key, SharedWithUpstream, Value},
 };
 
+use crate::coverage::{Table, honoured, required};
 use crate::filter_state::{
     FilterState, FilterValue, ORIGINAL_DST_LOCAL, ORIGINAL_DST_REMOTE, Sharing,
 };
 use crate::format::FormatContext;
-use crate::format::substitution::Substitution;
+use crate::format::substitution::{SUBSTITUTION_FORMAT, Substitution};
 use crate::rejected::Refusal;
 
 /// Factories of string objects; the hashable ones decide on pooling in Envoy.
@@ -23,6 +24,22 @@ const STRING_FACTORIES: [&str; 3] = [
     "istio.hashable_string",
     "envoy.hashable_string",
 ];
+
+pub(crate) static FILTER_STATE_VALUE: Table = Table {
+    name: "envoy.extensions.filters.common.set_filter_state.v3.FilterStateValue",
+    fields: &[
+        honoured(1, "object_key"),
+        honoured(2, "format_string").of(&SUBSTITUTION_FORMAT),
+        honoured(4, "shared_with_upstream"),
+        honoured(5, "skip_if_empty"),
+        honoured(6, "factory_key").only("strings, and the objects that name addresses"),
+    ],
+    refused: "3 read_only",
+    required: &[
+        required("object_key", &[1]),
+        required("format_string", &[2]),
+    ],
+};
 
 /// A compiled object.
 #[derive(Debug)]

@@ -5,11 +5,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::connection::BindKey;
+use crate::coverage::well_known::DURATION;
+use crate::coverage::{Table, honoured, left_out};
 use crate::host::Host;
 use crate::metrics::{Counter, CounterFamily, Histogram, HistogramFamily};
 use crate::omitted::{Omissions, OmittedKind};
@@ -72,6 +74,34 @@ struct IstioStats {
     key: BindKey,
 }
 
+pub(crate) static STATS_CONFIG: Table = Table {
+    name: "stats.PluginConfig",
+    fields: &[
+        honoured(6, "disable_host_header_fallback"),
+        honoured(7, "tcp_reporting_duration").of(&DURATION),
+        honoured(8, "metrics").list().of(&METRIC_CONFIG),
+        honoured(10, "reporter").only("SERVER_GATEWAY"),
+    ],
+    refused: "1 debug, 2 max_peer_cache_size, 3 stat_prefix, 4 field_separator, 5 value_separator, \
+              9 definitions, 11 rotation_interval, 12 graceful_deletion_interval",
+    required: &[],
+};
+
+static METRIC_CONFIG: Table = Table {
+    name: "stats.MetricConfig",
+    fields: &[
+        left_out(1, "dimensions", NO_EXPRESSIONS).map(),
+        honoured(2, "name"),
+        left_out(3, "tags_to_remove", "labels are as Istio documents them").list(),
+        left_out(4, "match", NO_EXPRESSIONS),
+        honoured(5, "drop"),
+    ],
+    refused: "",
+    required: &[],
+};
+
+const NO_EXPRESSIONS: &str = "the expression language of overrides is not built";
+
 /// Builds the recorder.
 ///
 /// # Errors
@@ -84,6 +114,13 @@ pub(crate) fn recorder(
 ) -> Result<Arc<dyn Recorder>, Refusal> {
     if config.reporter != i32::from(StatsReporter::ServerGateway) {
         return Err(Refusal::unsupported("reporter"));
+    }
+    if !config.disable_host_header_fallback {
+        let refusal = Refusal::new(
+            "disable_host_header_fallback",
+            "destinations are not named after the host header",
+        );
+        omissions.add(OmittedKind::MetricOverride, refusal);
     }
     let mut dropped: Vec<String> = Vec::new();
     for (i, metric) in config.metrics.into_iter().enumerate() {
@@ -169,6 +206,14 @@ pub(crate) fn recorder(
         },
         key: BindKey::unique(),
     }))
+}
+
+/// How often open TCP streams report their bytes (`tcp_reporting_duration`); not below a second.
+pub(crate) fn reporting_interval(config: &StatsPluginConfig) -> Option<Duration> {
+    let proto = config.tcp_reporting_duration.as_ref()?;
+    let (seconds, nanos) = (proto.seconds.try_into().ok()?, proto.nanos.try_into().ok()?);
+    let interval = Duration::from_secs(seconds).checked_add(Duration::from_nanos(nanos))?;
+    Some(interval.max(Duration::from_secs(1)))
 }
 
 /// What decides on the labels, within one connection.
@@ -402,4 +447,28 @@ fn labels(stream: &StreamInfo, state: &StreamState, http: bool) -> Vec<Arc<str>>
         labels.push(status.map_or("".into(), |status| status.to_string().into()));
     }
     labels
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::google::protobuf::Duration as DurationProto;
+
+    use super::*;
+
+    #[test]
+    fn tcp_streams_report_as_often_as_is_said_and_not_below_a_second() {
+        let interval = |seconds, nanos| {
+            reporting_interval(&StatsPluginConfig {
+                tcp_reporting_duration: Some(DurationProto { seconds, nanos }),
+                ..StatsPluginConfig::default()
+            })
+        };
+        assert_eq!(
+            interval(15, 500_000_000),
+            Some(Duration::from_millis(15_500))
+        );
+        assert_eq!(interval(0, 1), Some(Duration::from_secs(1)));
+        assert_eq!(interval(-1, 0), None);
+        assert_eq!(reporting_interval(&StatsPluginConfig::default()), None);
+    }
 }

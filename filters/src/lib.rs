@@ -7,6 +7,7 @@
 pub mod access_log;
 pub mod body;
 pub mod connection;
+pub mod coverage;
 pub mod dynamic_metadata;
 pub mod filter_state;
 mod filter_state_value;
@@ -29,4 +30,3 @@ pub mod route;
 pub mod service;
 pub mod stream_info;
 pub mod typed_struct;
-pub mod whole;

@@ -1,5 +1,6 @@
 //! Recorders: what is written when a stream has ended (access logs, metrics; spans later).
 
+use std::fmt;
 use std::time::Instant;
 
 use crate::stream_info::{Capture, StreamInfo};
@@ -19,4 +20,10 @@ pub trait Recorder: Send + Sync + 'static {
 
     /// The stream has ended: at the later of its body's end and its drop, exactly once.
     fn record(&self, stream: &StreamInfo, end: Instant);
+}
+
+impl fmt::Debug for dyn Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Recorder")
+    }
 }

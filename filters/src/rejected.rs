@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Configuration that is not honoured, named so that its author finds it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{resource}: {field}: {reason}")]
+#[error("{resource}: {}", said(.field, .reason))]
 pub struct Rejected {
     /// The resource: an xDS name, followed by ` > ` and the filter chain or filter where that helps.
     pub resource: String,
@@ -60,7 +60,15 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.field, self.reason)
+        f.write_str(&said(&self.field, &self.reason))
+    }
+}
+
+/// No field: the whole is meant.
+fn said(field: &str, reason: &str) -> String {
+    match field {
+        "" => reason.to_owned(),
+        field => format!("{field}: {reason}"),
     }
 }
 
@@ -78,5 +86,7 @@ mod tests {
             rejected.to_string(),
             "main_internal > direct-http: rules.permissions[0].code_size: is not supported"
         );
+        let whole = Refusal::new("", "is not built").of("a");
+        assert_eq!(whole.to_string(), "a: is not built");
     }
 }

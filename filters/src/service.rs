@@ -6,6 +6,7 @@
 //! however long it is.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -71,6 +72,12 @@ pub trait HttpCall: Send + Sync + 'static {
 /// A link of the chain: a filter with everything behind it.
 #[derive(Clone)]
 pub struct HttpService(Arc<dyn HttpCall>);
+
+impl fmt::Debug for HttpService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HttpService")
+    }
+}
 
 impl HttpService {
     pub fn new(call: impl HttpCall) -> HttpService {

@@ -8,9 +8,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{HeaderValue, Method, StatusCode, Uri, header, uri};
-use waypoint_config::model::cluster::{Cluster, ClusterSlot, UpstreamProtocol};
+use waypoint_config::model::cluster::{Cluster, ClusterSlot};
 use waypoint_config::model::endpoint::Endpoint;
 use waypoint_config::model::retry_policy::RetryPolicy;
+use waypoint_config::model::upstream_protocol::UpstreamProtocol;
 use waypoint_filters::body::Body;
 use waypoint_filters::connection::BindKey;
 use waypoint_filters::peer::Peer;

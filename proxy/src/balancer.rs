@@ -10,8 +10,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use waypoint_config::model::cluster::{Cluster, LbPolicy};
+use waypoint_config::model::cluster::Cluster;
 use waypoint_config::model::endpoint::{Endpoint, EndpointSet, PriorityHosts};
+use waypoint_config::model::load_balancing::LbPolicy;
 
 /// Chooses an endpoint; `None`: there is no healthy one (`UH`). `tried` is avoided where the retry
 /// policy says so, for at most `attempts` further choices.
@@ -131,8 +132,9 @@ fn weighted_random<'a>(
 mod tests {
     use std::time::Duration;
 
-    use waypoint_config::model::cluster::{CircuitBreakers, Discovery, UpstreamProtocol};
+    use waypoint_config::model::cluster::Discovery;
     use waypoint_config::model::endpoint::{EndpointState, Locality, Transport};
+    use waypoint_config::model::upstream_protocol::UpstreamProtocol;
     use waypoint_filters::dynamic_metadata::Metadata;
 
     use super::*;
@@ -147,12 +149,6 @@ mod tests {
             idle_timeout: None,
             max_connection_duration: None,
             max_requests_per_connection: None,
-            circuit_breakers: CircuitBreakers {
-                max_connections: u32::MAX,
-                max_pending_requests: u32::MAX,
-                max_requests: u32::MAX,
-                max_retries: u32::MAX,
-            },
             metadata: Metadata::default(),
             service: None,
             healthy_panic_threshold: 0.0,

@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use pin_project_lite::pin_project;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Sleep;
-use waypoint_config::model::connection_manager::{Codec, CodecOptions};
+use waypoint_config::model::codec::{Codec, CodecOptions};
 use waypoint_hbone::stream::TunnelStream;
 
 use crate::drain;

@@ -9,7 +9,7 @@
 
 use std::borrow::Cow;
 
-use waypoint_config::model::connection_manager::{EscapedSlashes, PathNormalization};
+use waypoint_config::model::path_normalization::{EscapedSlashes, PathNormalization};
 
 /// What to do with a request's path.
 #[derive(Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, StatusCode, Uri, Version};
 use waypoint_config::model::connection_manager::{
-    ForwardClientCert, HeadersWithUnderscores, HttpConnectionManager, XFCC,
+    HeadersWithUnderscores, HttpConnectionManager, XFCC,
 };
 use waypoint_filters::body::Body;
 use waypoint_filters::local_reply::{Closing, LocalReply};
@@ -65,7 +65,7 @@ pub(crate) fn prepare(
         request.extensions_mut().insert(Upgrade);
     }
     let headers = request.headers_mut();
-    if manager.forward_client_cert == ForwardClientCert::Sanitize {
+    if !manager.keep_client_cert_header {
         headers.remove(XFCC);
     }
     if !headers.contains_key(X_FORWARDED_PROTO) {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use http::{HeaderName, Response};
-use waypoint_config::model::cluster::UpstreamProtocol;
 use waypoint_config::model::retry_policy::{RetryOn, RetryPolicy};
+use waypoint_config::model::upstream_protocol::UpstreamProtocol;
 
 use crate::upstream::error::UpstreamErrorKind;
 

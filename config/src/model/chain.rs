@@ -3,6 +3,7 @@
 //! A chain that was refused keeps its last good version; one that never had any is closed: its streams
 //! are answered 503, or reset, with the reason in the log. Nothing fails open.
 
+use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -11,6 +12,7 @@ use crate::model::connection_manager::HttpConnectionManager;
 use crate::model::tcp_proxy::TcpChain;
 
 /// What runs on an inner connection.
+#[derive(Debug)]
 pub enum FilterChain {
     Http(Arc<HttpConnectionManager>),
     Tcp(Arc<TcpChain>),
@@ -44,5 +46,11 @@ impl ChainSlot {
 
     pub fn store(&self, chain: FilterChain) {
         self.chain.store(Arc::new(chain));
+    }
+}
+
+impl fmt::Debug for ChainSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ChainSlot").field(&self.name).finish()
     }
 }

@@ -3,30 +3,31 @@
 //! A slot may be *missing*: configuration may name a cluster that does not exist (yet). Its requests are
 //! answered 503, or what the route says.
 
-use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use envoy_types::pb::envoy::config::cluster::v3::{
-    CircuitBreakers as CircuitBreakersProto, Cluster as ClusterProto, circuit_breakers, cluster,
-};
-use envoy_types::pb::envoy::config::core::v3::{
-    HttpProtocolOptions as CommonProtocolOptions, address,
-};
+use envoy_types::pb::envoy::config::cluster::v3::{Cluster as ClusterProto, cluster};
+use envoy_types::pb::envoy::config::core::v3::address;
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, lb_endpoint};
-use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
-    HttpProtocolOptions, http_protocol_options,
-};
-use waypoint_filters::dynamic_metadata::Metadata;
+use waypoint_filters::coverage::well_known::{DURATION, UINT32_VALUE};
+use waypoint_filters::coverage::{OWN_COUNTERS, Table, harmless, honoured, required};
+use waypoint_filters::dynamic_metadata::{METADATA, Metadata};
+use waypoint_filters::network::METADATA_EXCHANGE;
 use waypoint_filters::rejected::Refusal;
 use waypoint_filters::stream_info::DestinationService;
-use waypoint_filters::whole;
+use waypoint_filters::typed_struct;
 
-use crate::honoured::nothing_left;
+use crate::model::circuit_breakers::{self, CIRCUIT_BREAKERS};
+use crate::model::discovered::CONFIG_SOURCE;
 use crate::model::duration;
-use crate::model::endpoint::{CONNECT_ORIGINATE, EndpointSet};
-use crate::model::transport_socket;
+use crate::model::endpoint::{CLUSTER_LOAD_ASSIGNMENT, CONNECT_ORIGINATE, EndpointSet};
+use crate::model::load_balancing::{
+    self, COMMON_LB_CONFIG, LEAST_REQUEST_LB_CONFIG, LbPolicy, ROUND_ROBIN_LB_CONFIG,
+};
+use crate::model::transport_socket::{self, TRANSPORT_SOCKET, TRANSPORT_SOCKET_MATCH};
+use crate::model::upstream_protocol::{HTTP_PROTOCOL_OPTIONS, ProtocolOptions, UpstreamProtocol};
 
 /// A named place for a cluster and its endpoints, which change apart from each other.
 pub struct ClusterSlot {
@@ -64,6 +65,12 @@ impl ClusterSlot {
     }
 }
 
+impl fmt::Debug for ClusterSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ClusterSlot").field(&self.name).finish()
+    }
+}
+
 /// A compiled `Cluster`.
 #[derive(Debug)]
 pub struct Cluster {
@@ -75,7 +82,6 @@ pub struct Cluster {
     pub idle_timeout: Option<Duration>,
     pub max_connection_duration: Option<Duration>,
     pub max_requests_per_connection: Option<u32>,
-    pub circuit_breakers: CircuitBreakers,
     pub metadata: Metadata,
     /// `istio.services[0]` of the metadata.
     pub service: Option<Arc<DestinationService>>,
@@ -97,36 +103,6 @@ pub enum Discovery {
     OriginalDstOverHbone,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LbPolicy {
-    RoundRobin,
-    /// `choice_count` random endpoints are compared (Envoy: 2).
-    LeastRequest {
-        choice_count: u32,
-    },
-    Random,
-    /// The discovery type decides.
-    ClusterProvided,
-}
-
-/// HTTP spoken to the upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UpstreamProtocol {
-    Http1,
-    Http2,
-    /// What the client spoke.
-    Downstream,
-}
-
-/// Limits of the one threshold that istiod sends; `u32::MAX` is no limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CircuitBreakers {
-    pub max_connections: u32,
-    pub max_pending_requests: u32,
-    pub max_requests: u32,
-    pub max_retries: u32,
-}
-
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpKeepalive {
     pub probes: Option<u32>,
@@ -134,10 +110,130 @@ pub struct TcpKeepalive {
     pub interval: Option<Duration>,
 }
 
-const HTTP_PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-const METADATA_EXCHANGE: &str = "istio.metadata_exchange";
 /// Envoy's default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub static CLUSTER: Table = Table {
+    name: "envoy.config.cluster.v3.Cluster",
+    fields: &[
+        honoured(1, "name"),
+        honoured(2, "type").only("STATIC, EDS, ORIGINAL_DST"),
+        honoured(3, "eds_cluster_config").of(&EDS_CONFIG),
+        honoured(4, "connect_timeout").of(&DURATION),
+        honoured(6, "lb_policy").only("ROUND_ROBIN, LEAST_REQUEST, RANDOM, CLUSTER_PROVIDED"),
+        honoured(10, "circuit_breakers").of(&CIRCUIT_BREAKERS),
+        harmless(16, "dns_refresh_rate", NO_DNS),
+        harmless(17, "dns_lookup_family", NO_DNS),
+        harmless(18, "dns_resolvers", NO_DNS).list(),
+        harmless(
+            20,
+            "cleanup_interval",
+            "destinations that are not used are swept",
+        ),
+        honoured(24, "transport_socket").of(&TRANSPORT_SOCKET),
+        honoured(25, "metadata").of(&METADATA),
+        honoured(27, "common_lb_config").of(&COMMON_LB_CONFIG),
+        harmless(28, "alt_stat_name", OWN_COUNTERS),
+        honoured(30, "upstream_connection_options").of(&CONNECTION_OPTIONS),
+        honoured(33, "load_assignment").of(&CLUSTER_LOAD_ASSIGNMENT),
+        honoured(34, "original_dst_lb_config").of(&ORIGINAL_DST_LB_CONFIG),
+        honoured(36, "typed_extension_protocol_options")
+            .map()
+            .any(&[&[&HTTP_PROTOCOL_OPTIONS]]),
+        honoured(37, "least_request_lb_config").of(&LEAST_REQUEST_LB_CONFIG),
+        harmless(39, "respect_dns_ttl", NO_DNS),
+        honoured(40, "filters")
+            .only("istio.metadata_exchange")
+            .named(1)
+            .of(&FILTER),
+        honoured(43, "transport_socket_matches")
+            .named(1)
+            .of(&TRANSPORT_SOCKET_MATCH),
+        harmless(44, "dns_failure_refresh_rate", NO_DNS),
+        harmless(45, "use_tcp_for_dns_lookups", NO_DNS),
+        harmless(53, "dns_resolution_config", NO_DNS),
+        harmless(55, "typed_dns_resolver_config", NO_DNS),
+        honoured(56, "round_robin_lb_config").of(&ROUND_ROBIN_LB_CONFIG),
+        harmless(58, "dns_jitter", NO_DNS),
+    ],
+    refused: "5 per_connection_buffer_limit_bytes, 8 health_checks, 9 max_requests_per_connection, \
+              13 http_protocol_options, 14 http2_protocol_options, 19 outlier_detection, \
+              21 upstream_bind_config, 22 lb_subset_config, 23 ring_hash_lb_config, \
+              26 protocol_selection, 29 common_http_protocol_options, \
+              31 close_connections_on_host_health_failure, 32 ignore_health_on_host_removal, \
+              38 cluster_type, 41 load_balancing_policy, 42 lrs_server, \
+              46 upstream_http_protocol_options, 47 track_timeout_budgets, 48 upstream_config, \
+              49 track_cluster_stats, 50 preconnect_policy, \
+              51 connection_pool_per_downstream_connection, 52 maglev_lb_config, \
+              54 wait_for_warm_on_init, 57 lrs_report_endpoint_metrics, \
+              59 transport_socket_matcher, 60 per_connection_buffer_high_watermark_timeout, \
+              61 stats_matcher, 62 queuing_policies",
+    required: &[],
+};
+
+const NO_DNS: &str = "counts only for the types STRICT_DNS and LOGICAL_DNS, which are refused";
+
+static EDS_CONFIG: Table = Table {
+    name: "envoy.config.cluster.v3.Cluster.EdsClusterConfig",
+    fields: &[
+        honoured(1, "eds_config").of(&CONFIG_SOURCE),
+        honoured(2, "service_name"),
+    ],
+    refused: "",
+    required: &[required("eds_config", &[1])],
+};
+
+static ORIGINAL_DST_LB_CONFIG: Table = Table {
+    name: "envoy.config.cluster.v3.Cluster.OriginalDstLbConfig",
+    fields: &[
+        honoured(3, "upstream_port_override").of(&UINT32_VALUE),
+        honoured(4, "metadata_key")
+            .only("on the clusters behind which tunnels begin")
+            .of(&METADATA_KEY),
+    ],
+    refused: "1 use_http_header, 2 http_header_name",
+    required: &[],
+};
+
+static METADATA_KEY: Table = Table {
+    name: "envoy.type.metadata.v3.MetadataKey",
+    fields: &[
+        harmless(1, "key", NEXT_HOP),
+        harmless(2, "path", NEXT_HOP).list(),
+    ],
+    refused: "",
+    required: &[],
+};
+
+const NEXT_HOP: &str = "HBONE's next hop is found by the endpoint's own metadata";
+
+static CONNECTION_OPTIONS: Table = Table {
+    name: "envoy.config.cluster.v3.UpstreamConnectionOptions",
+    fields: &[honoured(1, "tcp_keepalive").of(&TCP_KEEPALIVE)],
+    refused: "2 set_local_interface_name_on_upstream_connections, 3 happy_eyeballs_config",
+    required: &[],
+};
+
+static TCP_KEEPALIVE: Table = Table {
+    name: "envoy.config.core.v3.TcpKeepalive",
+    fields: &[
+        honoured(1, "keepalive_probes").of(&UINT32_VALUE),
+        honoured(2, "keepalive_time").of(&UINT32_VALUE),
+        honoured(3, "keepalive_interval").of(&UINT32_VALUE),
+    ],
+    refused: "",
+    required: &[],
+};
+
+static FILTER: Table = Table {
+    name: "envoy.config.cluster.v3.Filter",
+    fields: &[
+        harmless(1, "name", "the type decides"),
+        honoured(2, "typed_config").any(&[&[&typed_struct::UDPA, &typed_struct::XDS]]),
+    ],
+    refused: "3 config_discovery",
+    required: &[required("typed_config", &[2])],
+};
 
 impl Discovery {
     /// Whether endpoints are listed (and not taken from the connection).
@@ -148,52 +244,32 @@ impl Discovery {
 
 impl Cluster {
     pub(crate) fn from_proto(proto: &ClusterProto) -> Result<Cluster, Refusal> {
-        nothing_left(&ClusterProto {
-            name: String::new(),
-            // Names Envoy's own counters.
-            alt_stat_name: String::new(),
-            eds_cluster_config: None,
-            connect_timeout: None,
-            lb_policy: 0,
-            load_assignment: None,
-            circuit_breakers: None,
-            typed_extension_protocol_options: HashMap::new(),
-            // How long Envoy remembers an original destination; unused ones are swept here.
-            cleanup_interval: None,
-            common_lb_config: None,
-            transport_socket: None,
-            transport_socket_matches: Vec::new(),
-            metadata: None,
-            upstream_connection_options: None,
-            filters: Vec::new(),
-            cluster_discovery_type: None,
-            lb_config: None,
-            ..proto.clone()
-        })?;
         for filter in &proto.filters {
             // Peers that speak HBONE never exchange metadata this way.
-            if filter.name != METADATA_EXCHANGE {
-                return Err(Refusal::unsupported(format!("filters[{}]", filter.name)));
+            let any = filter.typed_config.as_ref();
+            let inner = any.map(typed_struct::unwrap).transpose()?.flatten();
+            if inner.is_none_or(|(type_url, _)| type_url != METADATA_EXCHANGE) {
+                return Err(Refusal::unsupported(format!("filters[{:?}]", filter.name)));
             }
         }
         transport_socket::check(proto)?;
+        circuit_breakers::check(proto.circuit_breakers.as_ref())?;
         let options = ProtocolOptions::from_proto(proto)?;
         let metadata = Metadata::from_proto(proto.metadata.as_ref());
         Ok(Cluster {
             name: proto.name.as_str().into(),
             discovery: discovery(proto)?,
-            lb_policy: lb_policy(proto)?,
+            lb_policy: LbPolicy::from_proto(proto)?,
             connect_timeout: duration::limit(&proto.connect_timeout, "connect_timeout")?
                 .unwrap_or(CONNECT_TIMEOUT),
             protocol: options.protocol,
             idle_timeout: options.idle_timeout,
             max_connection_duration: options.max_connection_duration,
             max_requests_per_connection: options.max_requests_per_connection,
-            circuit_breakers: circuit_breakers(proto.circuit_breakers.as_ref())?,
             service: service(&metadata),
             metadata,
-            healthy_panic_threshold: panic_threshold(proto)?,
-            tcp_keepalive: tcp_keepalive(proto)?,
+            healthy_panic_threshold: load_balancing::panic_threshold(proto),
+            tcp_keepalive: tcp_keepalive(proto),
         })
     }
 }
@@ -259,10 +335,9 @@ fn port_override(proto: &ClusterProto) -> Result<Option<u16>, Refusal> {
     let Some(cluster::LbConfig::OriginalDstLbConfig(config)) = &proto.lb_config else {
         return Ok(None);
     };
-    if config.use_http_header {
-        return Err(Refusal::unsupported(
-            "original_dst_lb_config.use_http_header",
-        ));
+    // Where HBONE's next hop is, for Envoy; elsewhere it would be another destination than the stream's.
+    if config.metadata_key.is_some() && !transport_socket::is_infrastructure(&proto.name) {
+        return Err(Refusal::unsupported("original_dst_lb_config.metadata_key"));
     }
     config
         .upstream_port_override
@@ -275,75 +350,6 @@ fn port_override(proto: &ClusterProto) -> Result<Option<u16>, Refusal> {
                 "is no port",
             )
         })
-}
-
-fn lb_policy(proto: &ClusterProto) -> Result<LbPolicy, Refusal> {
-    let policy = cluster::LbPolicy::try_from(proto.lb_policy)
-        .map_err(|_| Refusal::new("lb_policy", format!("unknown value {}", proto.lb_policy)))?;
-    match &proto.lb_config {
-        None | Some(cluster::LbConfig::OriginalDstLbConfig(_)) => {}
-        Some(cluster::LbConfig::LeastRequestLbConfig(config))
-            if config.slow_start_config.is_none() => {}
-        Some(cluster::LbConfig::RoundRobinLbConfig(config))
-            if config.slow_start_config.is_none() => {}
-        Some(_) => return Err(Refusal::unsupported("lb_config")),
-    }
-    Ok(match policy {
-        cluster::LbPolicy::RoundRobin => LbPolicy::RoundRobin,
-        cluster::LbPolicy::Random => LbPolicy::Random,
-        cluster::LbPolicy::ClusterProvided => LbPolicy::ClusterProvided,
-        cluster::LbPolicy::LeastRequest => {
-            let count = match &proto.lb_config {
-                Some(cluster::LbConfig::LeastRequestLbConfig(config)) => {
-                    config.choice_count.as_ref()
-                }
-                _ => None,
-            };
-            LbPolicy::LeastRequest {
-                choice_count: count.map_or(2, |c| c.value),
-            }
-        }
-        other => {
-            return Err(Refusal::unsupported(format!(
-                "lb_policy {}",
-                other.as_str_name()
-            )));
-        }
-    })
-}
-
-/// Limits of istiod's default are none; others would have to be enforced, and are refused until they are.
-fn circuit_breakers(proto: Option<&CircuitBreakersProto>) -> Result<CircuitBreakers, Refusal> {
-    let field = |e: Refusal| e.within("circuit_breakers.thresholds");
-    for threshold in proto.iter().flat_map(|p| &p.thresholds) {
-        for (name, limit) in [
-            ("max_connections", &threshold.max_connections),
-            ("max_pending_requests", &threshold.max_pending_requests),
-            ("max_requests", &threshold.max_requests),
-            ("max_retries", &threshold.max_retries),
-        ] {
-            if limit.as_ref().is_some_and(|limit| limit.value != u32::MAX) {
-                return Err(field(Refusal::unsupported(name)));
-            }
-        }
-        nothing_left(&circuit_breakers::Thresholds {
-            max_connections: None,
-            max_pending_requests: None,
-            max_requests: None,
-            max_retries: None,
-            ..*threshold
-        })
-        .map_err(field)?;
-    }
-    if proto.is_some_and(|p| !p.per_host_thresholds.is_empty()) {
-        return Err(Refusal::unsupported("circuit_breakers.per_host_thresholds"));
-    }
-    Ok(CircuitBreakers {
-        max_connections: u32::MAX,
-        max_pending_requests: u32::MAX,
-        max_requests: u32::MAX,
-        max_retries: u32::MAX,
-    })
 }
 
 fn service(metadata: &Metadata) -> Option<Arc<DestinationService>> {
@@ -362,117 +368,16 @@ fn service(metadata: &Metadata) -> Option<Arc<DestinationService>> {
     }))
 }
 
-fn panic_threshold(proto: &ClusterProto) -> Result<f64, Refusal> {
-    let Some(config) = &proto.common_lb_config else {
-        return Ok(50.0);
-    };
-    nothing_left(&cluster::CommonLbConfig {
-        healthy_panic_threshold: None,
-        ..config.clone()
-    })
-    .map_err(|e| e.within("common_lb_config"))?;
-    Ok(config
-        .healthy_panic_threshold
-        .as_ref()
-        .map_or(50.0, |p| p.value))
-}
-
-fn tcp_keepalive(proto: &ClusterProto) -> Result<Option<TcpKeepalive>, Refusal> {
-    let Some(options) = &proto.upstream_connection_options else {
-        return Ok(None);
-    };
-    nothing_left(
-        &envoy_types::pb::envoy::config::cluster::v3::UpstreamConnectionOptions {
-            tcp_keepalive: None,
-            ..*options
-        },
-    )
-    .map_err(|e| e.within("upstream_connection_options"))?;
+fn tcp_keepalive(proto: &ClusterProto) -> Option<TcpKeepalive> {
+    let options = proto.upstream_connection_options.as_ref()?;
+    let keepalive = options.tcp_keepalive.as_ref()?;
     let seconds = |value: u32| Duration::from_secs(u64::from(value));
-    Ok(options
-        .tcp_keepalive
-        .as_ref()
-        .map(|keepalive| TcpKeepalive {
-            probes: keepalive.keepalive_probes.as_ref().map(|v| v.value),
-            time: keepalive.keepalive_time.as_ref().map(|v| seconds(v.value)),
-            interval: keepalive
-                .keepalive_interval
-                .as_ref()
-                .map(|v| seconds(v.value)),
-        }))
-}
-
-struct ProtocolOptions {
-    protocol: UpstreamProtocol,
-    idle_timeout: Option<Duration>,
-    max_connection_duration: Option<Duration>,
-    max_requests_per_connection: Option<u32>,
-}
-
-impl ProtocolOptions {
-    fn from_proto(cluster: &ClusterProto) -> Result<ProtocolOptions, Refusal> {
-        let mut options = ProtocolOptions {
-            protocol: UpstreamProtocol::Http1,
-            idle_timeout: None,
-            max_connection_duration: None,
-            max_requests_per_connection: None,
-        };
-        for (name, any) in &cluster.typed_extension_protocol_options {
-            if name != HTTP_PROTOCOL_OPTIONS {
-                return Err(Refusal::unsupported(format!(
-                    "typed_extension_protocol_options[{name:?}]"
-                )));
-            }
-            let proto = whole::decode::<HttpProtocolOptions>(&any.value)
-                .map_err(|e| e.within("typed_extension_protocol_options"))?;
-            options
-                .read(&proto)
-                .map_err(|e| e.within("typed_extension_protocol_options"))?;
-        }
-        Ok(options)
-    }
-
-    fn read(&mut self, proto: &HttpProtocolOptions) -> Result<(), Refusal> {
-        use http_protocol_options::{
-            UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
-        };
-        nothing_left(&HttpProtocolOptions {
-            common_http_protocol_options: None,
-            upstream_protocol_options: None,
-            ..proto.clone()
-        })?;
-        self.protocol = match &proto.upstream_protocol_options {
-            None => UpstreamProtocol::Http1,
-            Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(_)) => {
-                UpstreamProtocol::Downstream
-            }
-            Some(UpstreamProtocolOptions::ExplicitHttpConfig(config)) => {
-                match &config.protocol_config {
-                    None | Some(ProtocolConfig::HttpProtocolOptions(_)) => UpstreamProtocol::Http1,
-                    Some(ProtocolConfig::Http2ProtocolOptions(_)) => UpstreamProtocol::Http2,
-                    Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
-                        return Err(Refusal::unsupported("http3_protocol_options"));
-                    }
-                }
-            }
-            Some(UpstreamProtocolOptions::AutoConfig(_)) => {
-                return Err(Refusal::unsupported("auto_config"));
-            }
-        };
-        if let Some(common) = &proto.common_http_protocol_options {
-            nothing_left(&CommonProtocolOptions {
-                idle_timeout: None,
-                max_connection_duration: None,
-                max_requests_per_connection: None,
-                ..*common
-            })
-            .map_err(|e| e.within("common_http_protocol_options"))?;
-            self.idle_timeout = duration::limit(&common.idle_timeout, "idle_timeout")?;
-            self.max_connection_duration =
-                duration::limit(&common.max_connection_duration, "max_connection_duration")?;
-            self.max_requests_per_connection =
-                common.max_requests_per_connection.as_ref().map(|n| n.value);
-        }
-        Ok(())
-    }
+    Some(TcpKeepalive {
+        probes: keepalive.keepalive_probes.as_ref().map(|v| v.value),
+        time: keepalive.keepalive_time.as_ref().map(|v| seconds(v.value)),
+        interval: keepalive
+            .keepalive_interval
+            .as_ref()
+            .map(|v| seconds(v.value)),
+    })
 }

@@ -4,36 +4,38 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::{
-    Http2ProtocolOptions, HttpProtocolOptions, http_protocol_options::HeadersWithUnderscoresAction,
+    HttpProtocolOptions, http_protocol_options::HeadersWithUnderscoresAction,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager as HttpConnectionManagerProto, HttpFilter as HttpFilterProto,
     http_connection_manager::{
-        CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
-        ServerHeaderTransformation,
+        ForwardClientCertDetails, RouteSpecifier, ServerHeaderTransformation,
     },
     http_filter,
 };
 use envoy_types::pb::google::protobuf::Any;
 use http::{HeaderName, HeaderValue};
-use waypoint_filters::access_log::AccessLog;
+use waypoint_filters::access_log::{ACCESS_LOG, AccessLog};
+use waypoint_filters::coverage::well_known::{BOOL_VALUE, DURATION, UINT32_VALUE};
+use waypoint_filters::coverage::{OWN_COUNTERS, Table, harmless, honoured, left_out, required};
 use waypoint_filters::host::{Host, Terminal};
-use waypoint_filters::http::{FilterContext, ROUTER};
+use waypoint_filters::http::{FilterContext, ROUTER, TABLES};
 use waypoint_filters::omitted::{Omissions, OmittedKind};
 use waypoint_filters::recorder::Recorder;
 use waypoint_filters::rejected::Refusal;
 use waypoint_filters::service::HttpService;
 use waypoint_filters::stream_info::Capture;
 
-use crate::honoured::nothing_left;
 use crate::model::cluster::ClusterSlot;
-use crate::model::discovered::Lookup;
+use crate::model::codec::{CodecOptions, HTTP2_OPTIONS};
+use crate::model::discovered::{EXTENSION_SOURCE, Lookup, RDS};
 use crate::model::duration;
-use crate::model::route::{RouteConfiguration, RouteContext};
+use crate::model::path_normalization::PathNormalization;
+use crate::model::route::{ROUTE_CONFIGURATION, RouteConfiguration, RouteContext};
 
 /// A compiled `HttpConnectionManager` with its filters folded into one service.
+#[derive(Debug)]
 pub struct HttpConnectionManager {
-    pub stat_prefix: Arc<str>,
     /// The whole filter chain; the router is its innermost service.
     pub filters: HttpService,
     /// Access logs and metrics, in the order of the configuration.
@@ -45,69 +47,15 @@ pub struct HttpConnectionManager {
     pub path_normalization: PathNormalization,
     /// `server:` of responses; `None` passes the upstream's through.
     pub server_name: Option<HeaderValue>,
-    pub forward_client_cert: ForwardClientCert,
+    /// Whether a client's `x-forwarded-client-cert` is kept.
+    pub keep_client_cert_header: bool,
     pub generate_request_id: bool,
-    /// Whether a request id that the client sent is replaced (Envoy's edge requests).
-    pub preserve_external_request_id: bool,
-    pub append_x_forwarded_port: bool,
     /// Upgrades that are allowed, lower case (`websocket`).
     pub upgrades: Box<[Box<str>]>,
     /// Whether spans are configured: responses then name the route's operation.
     pub tracing: bool,
     pub request_headers_timeout: Option<Duration>,
-    pub drain_timeout: Duration,
     pub headers_with_underscores: HeadersWithUnderscores,
-}
-
-/// HTTP/1 and HTTP/2 settings of the server side.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CodecOptions {
-    /// Whether only HTTP/2 or only HTTP/1 is spoken; `Auto` tells by the preface.
-    pub codec: Codec,
-    /// Bytes of a request's head that are accepted; more is answered 431.
-    pub max_request_headers_bytes: u32,
-    pub max_request_headers_count: u32,
-    pub accept_http_10: bool,
-    pub http2_max_concurrent_streams: Option<u32>,
-    pub http2_initial_stream_window: Option<u32>,
-    pub http2_initial_connection_window: Option<u32>,
-    pub http2_keepalive: Option<(Duration, Duration)>,
-    /// Whether `100-continue` is proxied to the upstream (istiod: yes).
-    pub proxy_100_continue: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Codec {
-    Auto,
-    Http1,
-    Http2,
-}
-
-/// `normalize_path`, `merge_slashes`, `path_with_escaped_slashes_action`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PathNormalization {
-    pub normalize: bool,
-    pub merge_slashes: bool,
-    pub escaped_slashes: EscapedSlashes,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum EscapedSlashes {
-    #[default]
-    Keep,
-    Reject,
-    UnescapeAndRedirect,
-    UnescapeAndForward,
-}
-
-/// `forward_client_cert_details`: what becomes of `x-forwarded-client-cert`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ForwardClientCert {
-    Sanitize,
-    ForwardOnly,
-    AppendForward,
-    SanitizeSet,
-    AlwaysForwardOnly,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,13 +66,134 @@ pub enum HeadersWithUnderscores {
     DropHeader,
 }
 
+pub(crate) static HTTP_CONNECTION_MANAGER: Table = Table {
+    name: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+    fields: &[
+        honoured(1, "codec_type").only("AUTO, HTTP1, HTTP2"),
+        harmless(2, "stat_prefix", OWN_COUNTERS),
+        honoured(3, "rds").of(&RDS),
+        honoured(4, "route_config").of(&ROUTE_CONFIGURATION),
+        honoured(5, "http_filters").named(1).of(&HTTP_FILTER),
+        left_out(7, "tracing", "no tracer is built: no spans are sent"),
+        honoured(9, "http2_protocol_options").of(&HTTP2_OPTIONS),
+        honoured(10, "server_name"),
+        harmless(12, "drain_timeout", "the process has its own drain period"),
+        honoured(13, "access_log").named(1).of(&ACCESS_LOG),
+        honoured(14, "use_remote_address")
+            .only("false")
+            .of(&BOOL_VALUE),
+        honoured(15, "generate_request_id").of(&BOOL_VALUE),
+        honoured(16, "forward_client_cert_details"),
+        harmless(
+            17,
+            "set_current_client_cert_details",
+            "goes into a header of the CONNECT, which nobody reads",
+        ),
+        harmless(
+            18,
+            "proxy_100_continue",
+            "100 Continue is answered when policy has passed and the body is asked for",
+        ),
+        honoured(23, "upgrade_configs").named(1).of(&UPGRADE),
+        honoured(24, "stream_idle_timeout")
+            .only("0s, no limit")
+            .of(&DURATION),
+        honoured(28, "request_timeout")
+            .only("0s, no limit")
+            .of(&DURATION),
+        honoured(29, "max_request_headers_kb").of(&UINT32_VALUE),
+        honoured(30, "normalize_path").of(&BOOL_VALUE),
+        harmless(
+            32,
+            "preserve_external_request_id",
+            "ids that clients send are kept, as without use_remote_address",
+        ),
+        honoured(33, "merge_slashes"),
+        honoured(34, "server_header_transformation").only("OVERWRITE, PASS_THROUGH"),
+        honoured(35, "common_http_protocol_options").of(&COMMON_OPTIONS),
+        honoured(36, "request_id_extension").of(&REQUEST_ID),
+        honoured(41, "request_headers_timeout").of(&DURATION),
+        honoured(45, "path_with_escaped_slashes_action"),
+    ],
+    refused: "6 add_user_agent, 8 http_protocol_options, 19 xff_num_trusted_hops, \
+              20 represent_ipv4_remote_address_as_ipv4_mapped_ipv6, 21 skip_xff_append, 22 via, \
+              25 internal_address_config, 26 delayed_close_timeout, 31 scoped_routes, \
+              37 always_set_request_id_in_response, 38 local_reply_config, \
+              39 strip_matching_host_port, 40 stream_error_on_invalid_http_message, \
+              42 strip_any_host_port, 43 path_normalization_options, 44 http3_protocol_options, \
+              46 original_ip_detection_extensions, 47 strip_trailing_host_dot, \
+              48 scheme_header_transformation, 49 proxy_status_config, \
+              50 typed_header_validation_config, 51 append_x_forwarded_port, \
+              52 early_header_mutation_extensions, 53 add_proxy_protocol_connection_state, \
+              54 access_log_flush_interval, 55 flush_access_log_on_new_request, \
+              56 access_log_options, 57 append_local_overload, \
+              58 http1_safe_max_connection_duration, 59 stream_flush_timeout, \
+              60 forward_client_cert_matcher, 61 forward_proto_config, 62 drain_timeout_jitter",
+    required: &[
+        required("route_specifier", &[3, 4]),
+        required("http_filters", &[5]),
+    ],
+};
+
+static HTTP_FILTER: Table = Table {
+    name: "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter",
+    fields: &[
+        honoured(1, "name"),
+        honoured(4, "typed_config").any(&[TABLES]),
+        honoured(5, "config_discovery").of(&EXTENSION_SOURCE),
+        harmless(
+            6,
+            "is_optional",
+            "a filter that is not built is refused all the same",
+        ),
+    ],
+    refused: "7 disabled",
+    required: &[required("config_type", &[4, 5])],
+};
+
+static UPGRADE: Table = Table {
+    name: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig",
+    fields: &[
+        honoured(1, "upgrade_type"),
+        honoured(3, "enabled").of(&BOOL_VALUE),
+    ],
+    refused: "2 filters",
+    required: &[],
+};
+
+static REQUEST_ID: Table = Table {
+    name: "envoy.extensions.filters.network.http_connection_manager.v3.RequestIDExtension",
+    fields: &[honoured(1, "typed_config").any(&[&[&UUID]])],
+    refused: "",
+    required: &[required("typed_config", &[1])],
+};
+
+static UUID: Table = Table {
+    name: "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig",
+    fields: &[
+        harmless(1, "pack_trace_reason", NO_TRACING),
+        harmless(2, "use_request_id_for_trace_sampling", NO_TRACING),
+    ],
+    refused: "",
+    required: &[],
+};
+
+const NO_TRACING: &str = "no tracer is built";
+
+static COMMON_OPTIONS: Table = Table {
+    name: "envoy.config.core.v3.HttpProtocolOptions",
+    fields: &[
+        honoured(2, "max_headers_count").of(&UINT32_VALUE),
+        honoured(5, "headers_with_underscores_action"),
+    ],
+    refused: "1 idle_timeout, 3 max_connection_duration, 4 max_stream_duration, \
+              6 max_requests_per_connection, 7 max_response_headers_kb, \
+              8 max_connection_duration_jitter",
+    required: &[],
+};
+
 /// The header that carries the client's certificate details.
 pub const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-
-/// Envoy's defaults.
-const MAX_REQUEST_HEADERS_KB: u32 = 60;
-const MAX_HEADERS_COUNT: u32 = 100;
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a chain is compiled with.
 pub(crate) struct ChainContext<'a> {
@@ -142,7 +211,7 @@ impl HttpConnectionManager {
         context: &ChainContext<'_>,
         terminal: Terminal,
     ) -> Result<HttpConnectionManager, Refusal> {
-        check_fields(proto, context.omissions)?;
+        check_values(proto, context.omissions)?;
         let filters = named_filters(&proto.http_filters, context.lookup)?;
         let mut chain = context.host.terminal(terminal);
         let mut recorders: Vec<Arc<dyn Recorder>> = Vec::new();
@@ -175,9 +244,7 @@ impl HttpConnectionManager {
         let (routes, field) = match &proto.route_specifier {
             Some(RouteSpecifier::RouteConfig(routes)) => (routes, "route_config"),
             Some(RouteSpecifier::Rds(rds)) => {
-                let routes = context
-                    .lookup
-                    .routes(&rds.route_config_name, rds.config_source.as_ref());
+                let routes = context.lookup.routes(&rds.route_config_name);
                 (routes.map_err(|e| e.within("rds"))?, "rds")
             }
             Some(_) => return Err(Refusal::unsupported("route_specifier")),
@@ -192,7 +259,6 @@ impl HttpConnectionManager {
             RouteConfiguration::from_proto(routes, route_context).map_err(|e| e.within(field))?;
         let common = proto.common_http_protocol_options.unwrap_or_default();
         Ok(HttpConnectionManager {
-            stat_prefix: proto.stat_prefix.as_str().into(),
             filters: chain,
             recorders: recorders.into(),
             capture,
@@ -200,18 +266,14 @@ impl HttpConnectionManager {
             codec: CodecOptions::from_proto(proto, &common)?,
             path_normalization: PathNormalization::from_proto(proto)?,
             server_name: server_name(proto)?,
-            forward_client_cert: forward_client_cert(proto)?,
+            keep_client_cert_header: keep_client_cert_header(proto.forward_client_cert_details)?,
             generate_request_id: proto.generate_request_id.as_ref().is_none_or(|g| g.value),
-            preserve_external_request_id: proto.preserve_external_request_id,
-            append_x_forwarded_port: proto.append_x_forwarded_port,
-            upgrades: upgrades(proto)?,
+            upgrades: upgrades(proto),
             tracing: proto.tracing.is_some(),
             request_headers_timeout: duration::limit(
                 &proto.request_headers_timeout,
                 "request_headers_timeout",
             )?,
-            drain_timeout: duration::optional(&proto.drain_timeout, "drain_timeout")?
-                .unwrap_or(DRAIN_TIMEOUT),
             headers_with_underscores: underscores(&common)?,
         })
     }
@@ -224,8 +286,8 @@ fn tower_layer(
     layer.layer(inner)
 }
 
-/// Refuses fields that would change what is done and aren't honoured.
-fn check_fields(proto: &HttpConnectionManagerProto, omissions: &Omissions) -> Result<(), Refusal> {
+/// Refuses values that would change what is done and aren't honoured.
+fn check_values(proto: &HttpConnectionManagerProto, omissions: &Omissions) -> Result<(), Refusal> {
     if proto.use_remote_address.as_ref().is_some_and(|u| u.value) {
         return Err(Refusal::unsupported("use_remote_address"));
     }
@@ -238,39 +300,6 @@ fn check_fields(proto: &HttpConnectionManagerProto, omissions: &Omissions) -> Re
             return Err(Refusal::unsupported(field));
         }
     }
-    nothing_left(&HttpConnectionManagerProto {
-        codec_type: 0,
-        stat_prefix: String::new(),
-        http_filters: Vec::new(),
-        // Parsed and inert: no tracer is built, and none is configured by default.
-        tracing: None,
-        common_http_protocol_options: None,
-        http2_protocol_options: None,
-        server_name: String::new(),
-        server_header_transformation: 0,
-        max_request_headers_kb: None,
-        stream_idle_timeout: None,
-        request_timeout: None,
-        request_headers_timeout: None,
-        drain_timeout: None,
-        access_log: Vec::new(),
-        use_remote_address: None,
-        generate_request_id: None,
-        preserve_external_request_id: false,
-        forward_client_cert_details: 0,
-        // What of the client's certificate goes into a header of the CONNECT, which nobody reads.
-        set_current_client_cert_details: None,
-        // hyper answers `100 Continue` when the body is first asked for: after policy has passed.
-        proxy_100_continue: false,
-        upgrade_configs: Vec::new(),
-        normalize_path: None,
-        merge_slashes: false,
-        path_with_escaped_slashes_action: 0,
-        // The UUID extension, the only one that istiod sends; its settings are about tracing.
-        request_id_extension: None,
-        route_specifier: None,
-        ..proto.clone()
-    })?;
     if let Some(tracing) = &proto.tracing
         && let Some(provider) = &tracing.provider
     {
@@ -292,9 +321,6 @@ fn named_filters(
         .iter()
         .map(|filter| {
             let field = |e: Refusal| e.within(format!("http_filters[{:?}]", filter.name));
-            if filter.disabled {
-                return Err(field(Refusal::unsupported("disabled")));
-            }
             match &filter.config_type {
                 Some(http_filter::ConfigType::TypedConfig(any)) => {
                     Ok((filter.name.clone(), any.clone()))
@@ -316,91 +342,6 @@ fn named_filters(
     }
 }
 
-impl CodecOptions {
-    fn from_proto(
-        proto: &HttpConnectionManagerProto,
-        common: &HttpProtocolOptions,
-    ) -> Result<CodecOptions, Refusal> {
-        let codec = match CodecType::try_from(proto.codec_type) {
-            Ok(CodecType::Auto) => Codec::Auto,
-            Ok(CodecType::Http1) => Codec::Http1,
-            Ok(CodecType::Http2) => Codec::Http2,
-            _ => return Err(Refusal::unsupported("codec_type")),
-        };
-        nothing_left(&HttpProtocolOptions {
-            max_headers_count: None,
-            headers_with_underscores_action: 0,
-            ..*common
-        })
-        .map_err(|e| e.within("common_http_protocol_options"))?;
-        let http2 = proto.http2_protocol_options.clone().unwrap_or_default();
-        nothing_left(&Http2ProtocolOptions {
-            max_concurrent_streams: None,
-            initial_stream_window_size: None,
-            initial_connection_window_size: None,
-            allow_connect: false,
-            connection_keepalive: None,
-            ..http2.clone()
-        })
-        .map_err(|e| e.within("http2_protocol_options"))?;
-        let keepalive = match &http2.connection_keepalive {
-            None => None,
-            Some(settings) => {
-                let interval =
-                    duration::limit(&settings.interval, "connection_keepalive.interval")?;
-                let timeout = duration::limit(&settings.timeout, "connection_keepalive.timeout")?;
-                interval.zip(timeout)
-            }
-        };
-        let kb = proto
-            .max_request_headers_kb
-            .as_ref()
-            .map_or(MAX_REQUEST_HEADERS_KB, |kb| kb.value);
-        Ok(CodecOptions {
-            codec,
-            max_request_headers_bytes: kb.saturating_mul(1024),
-            max_request_headers_count: common
-                .max_headers_count
-                .as_ref()
-                .map_or(MAX_HEADERS_COUNT, |count| count.value),
-            accept_http_10: false,
-            http2_max_concurrent_streams: http2.max_concurrent_streams.as_ref().map(|n| n.value),
-            http2_initial_stream_window: http2.initial_stream_window_size.as_ref().map(|n| n.value),
-            http2_initial_connection_window: http2
-                .initial_connection_window_size
-                .as_ref()
-                .map(|n| n.value),
-            http2_keepalive: keepalive,
-            proxy_100_continue: proto.proxy_100_continue,
-        })
-    }
-}
-
-impl PathNormalization {
-    fn from_proto(proto: &HttpConnectionManagerProto) -> Result<PathNormalization, Refusal> {
-        use PathWithEscapedSlashesAction as Action;
-        let escaped_slashes = match Action::try_from(proto.path_with_escaped_slashes_action) {
-            Ok(Action::ImplementationSpecificDefault | Action::KeepUnchanged) => {
-                EscapedSlashes::Keep
-            }
-            Ok(Action::RejectRequest) => EscapedSlashes::Reject,
-            Ok(Action::UnescapeAndRedirect) => EscapedSlashes::UnescapeAndRedirect,
-            Ok(Action::UnescapeAndForward) => EscapedSlashes::UnescapeAndForward,
-            Err(_) => {
-                return Err(Refusal::new(
-                    "path_with_escaped_slashes_action",
-                    "unknown value",
-                ));
-            }
-        };
-        Ok(PathNormalization {
-            normalize: proto.normalize_path.as_ref().is_some_and(|n| n.value),
-            merge_slashes: proto.merge_slashes,
-            escaped_slashes,
-        })
-    }
-}
-
 fn server_name(proto: &HttpConnectionManagerProto) -> Result<Option<HeaderValue>, Refusal> {
     match ServerHeaderTransformation::try_from(proto.server_header_transformation) {
         Ok(ServerHeaderTransformation::PassThrough) => Ok(None),
@@ -417,30 +358,21 @@ fn server_name(proto: &HttpConnectionManagerProto) -> Result<Option<HeaderValue>
     }
 }
 
-fn forward_client_cert(proto: &HttpConnectionManagerProto) -> Result<ForwardClientCert, Refusal> {
-    Ok(
-        match ForwardClientCertDetails::try_from(proto.forward_client_cert_details) {
-            Ok(ForwardClientCertDetails::Sanitize) => ForwardClientCert::Sanitize,
-            Ok(ForwardClientCertDetails::ForwardOnly) => ForwardClientCert::ForwardOnly,
-            Ok(ForwardClientCertDetails::AppendForward) => ForwardClientCert::AppendForward,
-            Ok(ForwardClientCertDetails::SanitizeSet) => ForwardClientCert::SanitizeSet,
-            Ok(ForwardClientCertDetails::AlwaysForwardOnly) => ForwardClientCert::AlwaysForwardOnly,
-            Err(_) => return Err(Refusal::new("forward_client_cert_details", "unknown value")),
-        },
-    )
+/// Envoy removes the header of a connection without a client certificate, as all inside tunnels are,
+/// unless it is told to forward it always.
+fn keep_client_cert_header(details: i32) -> Result<bool, Refusal> {
+    match ForwardClientCertDetails::try_from(details) {
+        Ok(details) => Ok(details == ForwardClientCertDetails::AlwaysForwardOnly),
+        Err(_) => Err(Refusal::new("forward_client_cert_details", "unknown value")),
+    }
 }
 
-fn upgrades(proto: &HttpConnectionManagerProto) -> Result<Box<[Box<str>]>, Refusal> {
+fn upgrades(proto: &HttpConnectionManagerProto) -> Box<[Box<str>]> {
     proto
         .upgrade_configs
         .iter()
         .filter(|upgrade| upgrade.enabled.as_ref().is_none_or(|e| e.value))
-        .map(|upgrade| {
-            if !upgrade.filters.is_empty() {
-                return Err(Refusal::unsupported("upgrade_configs.filters"));
-            }
-            Ok(upgrade.upgrade_type.to_ascii_lowercase().into())
-        })
+        .map(|upgrade| upgrade.upgrade_type.to_ascii_lowercase().into())
         .collect()
 }
 
@@ -460,4 +392,25 @@ fn underscores(common: &HttpProtocolOptions) -> Result<HeadersWithUnderscores, R
             }
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_cert_header_is_kept_only_where_it_always_is() {
+        use ForwardClientCertDetails as Details;
+        let kept = |details: Details| keep_client_cert_header(details.into());
+        assert_eq!(kept(Details::AlwaysForwardOnly), Ok(true));
+        for details in [
+            Details::Sanitize,
+            Details::ForwardOnly,
+            Details::AppendForward,
+            Details::SanitizeSet,
+        ] {
+            assert_eq!(kept(details), Ok(false), "{details:?}");
+        }
+        assert!(keep_client_cert_header(9).is_err());
+    }
 }

@@ -10,18 +10,76 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::config::core::v3::{
-    ConfigSource, ExtensionConfigSource, TypedExtensionConfig, config_source::ConfigSourceSpecifier,
-};
+use envoy_types::pb::envoy::config::core::v3::{ExtensionConfigSource, TypedExtensionConfig};
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration as RouteConfigurationProto;
 use envoy_types::pb::google::protobuf::Any;
+use waypoint_filters::coverage::{self, Table, harmless, honoured, required};
 use waypoint_filters::host::Host;
-use waypoint_filters::http::FilterContext;
+use waypoint_filters::http::{self, FilterContext};
+use waypoint_filters::network;
 use waypoint_filters::omitted::Omissions;
 use waypoint_filters::rejected::Refusal;
-use waypoint_filters::whole;
 
+use crate::model::route::ROUTE_CONFIGURATION;
 use crate::resource::ResourceType;
+
+pub static EXTENSION: Table = Table {
+    name: "envoy.config.core.v3.TypedExtensionConfig",
+    fields: &[
+        harmless(1, "name", "the resource has the name"),
+        honoured(2, "typed_config").any(&[http::TABLES, network::TABLES]),
+    ],
+    refused: "",
+    required: &[required("typed_config", &[2])],
+};
+
+pub(crate) static EXTENSION_SOURCE: Table = Table {
+    name: "envoy.config.core.v3.ExtensionConfigSource",
+    fields: &[
+        honoured(1, "config_source").of(&CONFIG_SOURCE),
+        harmless(
+            3,
+            "apply_default_config_without_warming",
+            "default_config is refused",
+        ),
+        honoured(4, "type_urls").list(),
+    ],
+    refused: "2 default_config",
+    required: &[required("config_source", &[1])],
+};
+
+pub(crate) static RDS: Table = Table {
+    name: "envoy.extensions.filters.network.http_connection_manager.v3.Rds",
+    fields: &[
+        honoured(1, "config_source").of(&CONFIG_SOURCE),
+        honoured(2, "route_config_name"),
+    ],
+    refused: "",
+    required: &[required("config_source", &[1])],
+};
+
+/// Everything comes from one stream.
+pub(crate) static CONFIG_SOURCE: Table = Table {
+    name: "envoy.config.core.v3.ConfigSource",
+    fields: &[
+        honoured(3, "ads").of(&AGGREGATED),
+        harmless(
+            4,
+            "initial_fetch_timeout",
+            "what refers to it waits without limit",
+        ),
+        harmless(6, "resource_api_version", "there is one version"),
+    ],
+    refused: "1 path, 2 api_config_source, 5 self, 7 authorities, 8 path_config_source",
+    required: &[required("config_source_specifier", &[3])],
+};
+
+static AGGREGATED: Table = Table {
+    name: "envoy.config.core.v3.AggregatedConfigSource",
+    fields: &[],
+    refused: "",
+    required: &[],
+};
 
 /// A resource that a chain refers to: its type and name.
 pub(crate) type Reference = (ResourceType, String);
@@ -53,7 +111,7 @@ impl Discovered {
             self.extensions
                 .insert(name.to_owned(), (body.clone(), config));
         } else {
-            let routes = whole::decode::<RouteConfigurationProto>(body)?;
+            let routes = coverage::decode(body, &ROUTE_CONFIGURATION)?;
             self.routes.insert(name.to_owned(), (body.clone(), routes));
         }
         Ok(true)
@@ -87,7 +145,7 @@ impl Discovered {
 
 /// The configuration in an extension's resource, if a filter can be built of it.
 fn extension(name: &str, body: &Bytes, host: &Arc<dyn Host>) -> Result<Any, Refusal> {
-    let proto = whole::decode::<TypedExtensionConfig>(body)?;
+    let proto: TypedExtensionConfig = coverage::decode(body, &EXTENSION)?;
     let config = proto
         .typed_config
         .ok_or_else(|| Refusal::missing("typed_config"))?;
@@ -99,9 +157,9 @@ fn extension(name: &str, body: &Bytes, host: &Arc<dyn Host>) -> Result<Any, Refu
         omissions: &omissions,
     };
     // Whether it stands in an HTTP or a TCP chain isn't said here.
-    match waypoint_filters::http::build(&config, &context) {
+    match http::build(&config, &context) {
         Ok(_) => Ok(config),
-        Err(_) if waypoint_filters::network::build(&config, &context).is_ok() => Ok(config),
+        Err(_) if network::build(&config, &context).is_ok() => Ok(config),
         Err(refusal) => Err(refusal),
     }
 }
@@ -125,17 +183,13 @@ impl<'a> Lookup<'a> {
     /// The configuration of the filter `name`.
     ///
     /// # Errors
-    /// Its source isn't the stream that everything else comes from; or it hasn't come, see [`Lookup::end`].
+    /// It is of another type than the chain allows; or it hasn't come, see [`Lookup::end`].
     pub(crate) fn extension(
         &self,
         name: &str,
         source: &ExtensionConfigSource,
     ) -> Result<&'a Any, Refusal> {
         let field = |e: Refusal| e.within("config_discovery");
-        ads(source.config_source.as_ref()).map_err(field)?;
-        if source.default_config.is_some() {
-            return Err(field(Refusal::unsupported("default_config")));
-        }
         let reference = (ResourceType::Extension, name.to_owned());
         self.referred.borrow_mut().insert(reference.clone());
         let Some((_, config)) = self.discovered.extensions.get(name) else {
@@ -151,13 +205,8 @@ impl<'a> Lookup<'a> {
     /// The route configuration `name`.
     ///
     /// # Errors
-    /// As [`Lookup::extension`].
-    pub(crate) fn routes(
-        &self,
-        name: &str,
-        source: Option<&ConfigSource>,
-    ) -> Result<&'a RouteConfigurationProto, Refusal> {
-        ads(source)?;
+    /// It hasn't come, see [`Lookup::end`].
+    pub(crate) fn routes(&self, name: &str) -> Result<&'a RouteConfigurationProto, Refusal> {
         let reference = (ResourceType::Routes, name.to_owned());
         self.referred.borrow_mut().insert(reference.clone());
         match self.discovered.routes.get(name) {
@@ -185,11 +234,4 @@ pub(crate) fn waiting((kind, name): &Reference) -> Refusal {
         _ => "the route configuration",
     };
     Refusal::new("", format!("waits for {what} {name}"))
-}
-
-fn ads(source: Option<&ConfigSource>) -> Result<(), Refusal> {
-    match source.and_then(|s| s.config_source_specifier.as_ref()) {
-        Some(ConfigSourceSpecifier::Ads(_)) => Ok(()),
-        _ => Err(Refusal::new("config_source", "is not `ads`")),
-    }
 }

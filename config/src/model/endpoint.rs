@@ -11,13 +11,15 @@ use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 
 use envoy_types::pb::envoy::config::core::v3::{
-    EnvoyInternalAddress, SocketAddress, address, envoy_internal_address::AddressNameSpecifier,
-    socket_address::PortSpecifier,
+    EnvoyInternalAddress, HealthStatus, SocketAddress, address,
+    envoy_internal_address::AddressNameSpecifier, socket_address::PortSpecifier,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint as EndpointProto, LbEndpoint, lb_endpoint,
 };
-use waypoint_filters::dynamic_metadata::Metadata;
+use waypoint_filters::coverage::well_known::UINT32_VALUE;
+use waypoint_filters::coverage::{Table, harmless, honoured, required};
+use waypoint_filters::dynamic_metadata::{METADATA, Metadata};
 use waypoint_filters::peer::Peer;
 use waypoint_filters::rejected::Refusal;
 
@@ -47,7 +49,6 @@ pub struct Locality {
     pub region: Arc<str>,
     pub zone: Arc<str>,
     pub sub_zone: Arc<str>,
-    pub weight: Option<u32>,
     pub endpoints: Vec<Arc<Endpoint>>,
 }
 
@@ -131,6 +132,8 @@ impl fmt::Debug for Endpoint {
             .field("transport", &self.transport)
             .field("healthy", &self.healthy)
             .field("weight", &self.weight)
+            .field("metadata", &self.metadata)
+            .field("peer", &self.peer)
             .finish_non_exhaustive()
     }
 }
@@ -142,6 +145,115 @@ impl fmt::Debug for EndpointState {
             .finish_non_exhaustive()
     }
 }
+
+pub static CLUSTER_LOAD_ASSIGNMENT: Table = Table {
+    name: "envoy.config.endpoint.v3.ClusterLoadAssignment",
+    fields: &[
+        honoured(1, "cluster_name"),
+        honoured(2, "endpoints").list().of(&LOCALITY_ENDPOINTS),
+        honoured(4, "policy").of(&POLICY),
+    ],
+    refused: "5 named_endpoints",
+    required: &[],
+};
+
+static POLICY: Table = Table {
+    name: "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy",
+    fields: &[],
+    refused: "2 drop_overloads, 3 overprovisioning_factor, 4 endpoint_stale_after, \
+              6 weighted_priority_health",
+    required: &[],
+};
+
+static LOCALITY_ENDPOINTS: Table = Table {
+    name: "envoy.config.endpoint.v3.LocalityLbEndpoints",
+    fields: &[
+        honoured(1, "locality").of(&LOCALITY),
+        honoured(2, "lb_endpoints").list().of(&LB_ENDPOINT),
+        harmless(
+            3,
+            "load_balancing_weight",
+            "counts only with locality_weighted_lb_config, which is refused",
+        ),
+        honoured(5, "priority"),
+    ],
+    refused: "6 proximity, 7 load_balancer_endpoints, 8 leds_cluster_locality_config, 9 metadata",
+    required: &[],
+};
+
+static LOCALITY: Table = Table {
+    name: "envoy.config.core.v3.Locality",
+    fields: &[
+        honoured(1, "region"),
+        honoured(2, "zone"),
+        honoured(3, "sub_zone"),
+    ],
+    refused: "",
+    required: &[],
+};
+
+static LB_ENDPOINT: Table = Table {
+    name: "envoy.config.endpoint.v3.LbEndpoint",
+    fields: &[
+        honoured(1, "endpoint").of(&ENDPOINT),
+        honoured(2, "health_status"),
+        honoured(3, "metadata").of(&METADATA),
+        honoured(4, "load_balancing_weight").of(&UINT32_VALUE),
+    ],
+    refused: "5 endpoint_name",
+    required: &[required("host_identifier", &[1])],
+};
+
+static ENDPOINT: Table = Table {
+    name: "envoy.config.endpoint.v3.Endpoint",
+    fields: &[
+        honoured(1, "address").of(&ADDRESS),
+        harmless(
+            3,
+            "hostname",
+            "only auto_host_rewrite reads it, which is refused",
+        ),
+        harmless(
+            4,
+            "additional_addresses",
+            "the same endpoint; it is reached by its first address",
+        )
+        .list(),
+    ],
+    refused: "2 health_check_config, 5 observability_name",
+    required: &[required("address", &[1])],
+};
+
+static ADDRESS: Table = Table {
+    name: "envoy.config.core.v3.Address",
+    fields: &[
+        honoured(1, "socket_address").of(&SOCKET_ADDRESS),
+        honoured(3, "envoy_internal_address").of(&INTERNAL_ADDRESS),
+    ],
+    refused: "2 pipe",
+    required: &[required("address", &[1, 3])],
+};
+
+static SOCKET_ADDRESS: Table = Table {
+    name: "envoy.config.core.v3.SocketAddress",
+    fields: &[
+        honoured(2, "address"),
+        honoured(3, "port_value"),
+        harmless(6, "ipv4_compat", "an address says what it is"),
+    ],
+    refused: "1 protocol, 4 named_port, 5 resolver_name, 7 network_namespace_filepath",
+    required: &[required("address", &[2]), required("port_specifier", &[3])],
+};
+
+static INTERNAL_ADDRESS: Table = Table {
+    name: "envoy.config.core.v3.EnvoyInternalAddress",
+    fields: &[
+        honoured(1, "server_listener_name").only("connect_originate"),
+        honoured(2, "endpoint_id"),
+    ],
+    refused: "",
+    required: &[required("address_name_specifier", &[1])],
+};
 
 /// Where ztunnels take tunnels.
 const HBONE_PORT: u16 = 15008;
@@ -156,16 +268,6 @@ impl EndpointSet {
         previous: &EndpointSet,
         peer: &dyn Fn(IpAddr) -> Option<Arc<Peer>>,
     ) -> Result<EndpointSet, Refusal> {
-        if !proto.named_endpoints.is_empty() {
-            return Err(Refusal::unsupported("named_endpoints"));
-        }
-        if proto
-            .policy
-            .as_ref()
-            .is_some_and(|policy| !policy.drop_overloads.is_empty())
-        {
-            return Err(Refusal::unsupported("policy.drop_overloads"));
-        }
         let total: usize = proto.endpoints.iter().map(|l| l.lb_endpoints.len()).sum();
         if total > MAX_ENDPOINTS {
             return Err(Refusal::new(
@@ -204,7 +306,6 @@ impl EndpointSet {
                     region: place.region.into(),
                     zone: place.zone.into(),
                     sub_zone: place.sub_zone.into(),
-                    weight: locality.load_balancing_weight.as_ref().map(|w| w.value),
                     endpoints,
                 });
             }
@@ -248,13 +349,23 @@ impl Endpoint {
         Ok(Arc::new(Endpoint {
             address,
             transport,
-            // 0 unknown and 1 healthy may be used; 3 draining and the others get nothing new.
-            healthy: matches!(proto.health_status, 0 | 1),
+            healthy: healthy(proto.health_status)?,
             weight: proto.load_balancing_weight.as_ref().map_or(1, |w| w.value),
             metadata,
             peer,
             state: state.unwrap_or_default(),
         }))
+    }
+}
+
+/// Whether an endpoint may be used; one that is draining gets nothing new.
+fn healthy(status: i32) -> Result<bool, Refusal> {
+    match HealthStatus::try_from(status) {
+        Ok(status) => Ok(matches!(
+            status,
+            HealthStatus::Unknown | HealthStatus::Healthy
+        )),
+        Err(_) => Err(Refusal::new("health_status", "unknown value")),
     }
 }
 

@@ -8,21 +8,23 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::extensions::matching::common_inputs::network::v3::FilterStateInput;
 use envoy_types::pb::xds::core::v3::TypedExtensionConfig;
 use envoy_types::pb::xds::r#type::matcher::v3::{
     Matcher, matcher::MatcherType, matcher::OnMatch, matcher::matcher_tree::TreeType,
     matcher::on_match,
 };
 use ipnet::IpNet;
-use prost::Message;
+use waypoint_filters::coverage::well_known::STRING_VALUE;
+use waypoint_filters::coverage::{Table, decode_any, harmless, honoured, required};
 use waypoint_filters::rejected::Refusal;
 
 use crate::model::chain::ChainSlot;
-use crate::model::ip_matcher::IpMatcher;
+use crate::model::ip_matcher::{IP_MATCHER, IpMatcher};
 
 const INPUTS: &str = "type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.";
-const IP_MATCHER: &str = "type.googleapis.com/xds.type.matcher.v3.IPMatcher";
-const STRING_VALUE: &str = "type.googleapis.com/google.protobuf.StringValue";
+/// The filter state with the authority of the CONNECT, the only one that is matched.
+const AUTHORITY: &str = "io.istio.connect_authority";
 const MAX_DEPTH: usize = 16;
 
 /// What is known about a connection before its chain is chosen.
@@ -54,8 +56,10 @@ pub enum ChainChoice {
 }
 
 /// A compiled matcher.
+#[derive(Debug)]
 pub struct FilterChainMatcher(Node);
 
+#[derive(Debug)]
 enum Node {
     Chain(Arc<ChainSlot>),
     Tree {
@@ -64,6 +68,7 @@ enum Node {
     },
 }
 
+#[derive(Debug)]
 enum Tree {
     /// Single addresses, which nearly all are, and longer ranges, longest prefix first.
     Ip {
@@ -74,6 +79,107 @@ enum Tree {
     Protocol(Vec<(ApplicationProtocol, Node)>),
     Authority(HashMap<String, Node>),
 }
+
+pub(crate) static MATCHER: Table = Table {
+    name: "xds.type.matcher.v3.Matcher",
+    fields: &[
+        honoured(2, "matcher_tree").of(&TREE),
+        honoured(3, "on_no_match").of(&ON_MATCH),
+    ],
+    refused: "1 matcher_list",
+    required: &[required("matcher_type", &[2])],
+};
+
+pub(crate) static ON_MATCH: Table = Table {
+    name: "xds.type.matcher.v3.Matcher.OnMatch",
+    fields: &[
+        honoured(1, "matcher").of(&MATCHER),
+        honoured(2, "action").of(&ACTION),
+    ],
+    refused: "3 keep_matching",
+    required: &[required("on_match", &[1, 2])],
+};
+
+static ACTION: Table = Table {
+    name: "xds.core.v3.TypedExtensionConfig",
+    fields: &[
+        harmless(1, "name", "the type decides"),
+        honoured(2, "typed_config").any(&[&[&STRING_VALUE]]),
+    ],
+    refused: "",
+    required: &[required("typed_config", &[2])],
+};
+
+static TREE: Table = Table {
+    name: "xds.type.matcher.v3.Matcher.MatcherTree",
+    fields: &[
+        honoured(1, "input").of(&INPUT),
+        honoured(2, "exact_match_map").of(&MATCH_MAP),
+        honoured(4, "custom_match").of(&CUSTOM_MATCH),
+    ],
+    refused: "3 prefix_match_map",
+    required: &[required("input", &[1]), required("tree_type", &[2, 4])],
+};
+
+static MATCH_MAP: Table = Table {
+    name: "xds.type.matcher.v3.Matcher.MatcherTree.MatchMap",
+    fields: &[honoured(1, "map").map().of(&ON_MATCH)],
+    refused: "",
+    required: &[],
+};
+
+static INPUT: Table = Table {
+    name: "xds.core.v3.TypedExtensionConfig",
+    fields: &[
+        harmless(1, "name", "the type decides"),
+        honoured(2, "typed_config").any(&[&[
+            &DESTINATION_IP,
+            &DESTINATION_PORT,
+            &APPLICATION_PROTOCOL,
+            &FILTER_STATE,
+        ]]),
+    ],
+    refused: "",
+    required: &[required("typed_config", &[2])],
+};
+
+static DESTINATION_IP: Table = Table {
+    name: "envoy.extensions.matching.common_inputs.network.v3.DestinationIPInput",
+    fields: &[],
+    refused: "",
+    required: &[],
+};
+
+static DESTINATION_PORT: Table = Table {
+    name: "envoy.extensions.matching.common_inputs.network.v3.DestinationPortInput",
+    fields: &[],
+    refused: "",
+    required: &[],
+};
+
+static APPLICATION_PROTOCOL: Table = Table {
+    name: "envoy.extensions.matching.common_inputs.network.v3.ApplicationProtocolInput",
+    fields: &[],
+    refused: "",
+    required: &[],
+};
+
+static FILTER_STATE: Table = Table {
+    name: "envoy.extensions.matching.common_inputs.network.v3.FilterStateInput",
+    fields: &[honoured(1, "key").only("io.istio.connect_authority")],
+    refused: "2 field",
+    required: &[required("key", &[1])],
+};
+
+static CUSTOM_MATCH: Table = Table {
+    name: "xds.core.v3.TypedExtensionConfig",
+    fields: &[
+        harmless(1, "name", "the type decides"),
+        honoured(2, "typed_config").any(&[&[&IP_MATCHER]]),
+    ],
+    refused: "",
+    required: &[required("typed_config", &[2])],
+};
 
 /// The chain with this name, if the listener has it.
 pub(crate) type ChainByName<'a> = dyn Fn(&str) -> Option<Arc<ChainSlot>> + 'a;
@@ -191,12 +297,11 @@ fn matcher(proto: &Matcher, chains: &ChainByName<'_>, depth: usize) -> Result<No
             }
             Tree::Protocol(protocols)
         }
-        "FilterStateInput"
-            if tree
-                .input
-                .as_ref()
-                .is_some_and(|i| i.name == "authority-filter-state") =>
-        {
+        "FilterStateInput" => {
+            let input: FilterStateInput = decode_any(input)?;
+            if input.key != AUTHORITY {
+                return Err(Refusal::unsupported(format!("input key {}", input.key)));
+            }
             let mut names = HashMap::new();
             for (name, then) in entries(&tree.tree_type)? {
                 names.insert(name, on_match(Some(&then), chains, depth)?);
@@ -221,14 +326,7 @@ fn ip_tree(
         return Err(Refusal::unsupported("tree_type"));
     };
     let any = extension(Some(custom), "custom_match")?;
-    if any.type_url != IP_MATCHER {
-        return Err(Refusal::unsupported(format!(
-            "custom_match {}",
-            any.type_url
-        )));
-    }
-    let proto = waypoint_filters::whole::decode::<IpMatcher>(&any.value)
-        .map_err(|e| e.within("custom_match"))?;
+    let proto: IpMatcher = decode_any(any).map_err(|e| e.within("custom_match"))?;
     let mut hosts: HashMap<IpAddr, Vec<Arc<Node>>> = HashMap::new();
     let mut ranges = Vec::new();
     for (i, range) in proto.range_matchers.iter().enumerate() {
@@ -270,11 +368,7 @@ fn on_match(
         Some(on_match::OnMatch::Matcher(inner)) => matcher(inner, chains, depth + 1),
         Some(on_match::OnMatch::Action(action)) => {
             let any = extension(Some(action), "action")?;
-            if any.type_url != STRING_VALUE {
-                return Err(Refusal::unsupported(format!("action {}", any.type_url)));
-            }
-            let name = String::decode(any.value.as_slice())
-                .map_err(|error| Refusal::new("action", error.to_string()))?;
+            let name: String = decode_any(any).map_err(|e| e.within("action"))?;
             let slot = chains(&name).ok_or_else(|| {
                 Refusal::new("action", format!("there is no filter chain {name:?}"))
             })?;
@@ -290,4 +384,66 @@ fn extension<'a>(
     proto
         .and_then(|p| p.typed_config.as_ref())
         .ok_or_else(|| Refusal::missing(format!("{field}.typed_config")))
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::google::protobuf::Any;
+    use envoy_types::pb::xds::r#type::matcher::v3::matcher::{MatcherTree, matcher_tree::MatchMap};
+    use prost::Message as _;
+
+    use super::*;
+    use crate::model::chain::FilterChain;
+
+    /// By the filter state `key`: the authority `a:80` leads to a chain.
+    fn by_filter_state(key: &str) -> Matcher {
+        let extension = |type_name: &str, value: Vec<u8>| TypedExtensionConfig {
+            name: "authority-filter-state".into(),
+            typed_config: Some(Any {
+                type_url: format!("type.googleapis.com/{type_name}"),
+                value,
+            }),
+        };
+        let input = FilterStateInput {
+            key: key.into(),
+            ..FilterStateInput::default()
+        };
+        let action = extension(
+            "google.protobuf.StringValue",
+            "c".to_owned().encode_to_vec(),
+        );
+        let on_match = OnMatch {
+            on_match: Some(on_match::OnMatch::Action(action)),
+            ..OnMatch::default()
+        };
+        let tree = MatcherTree {
+            input: Some(extension(
+                "envoy.extensions.matching.common_inputs.network.v3.FilterStateInput",
+                input.encode_to_vec(),
+            )),
+            tree_type: Some(TreeType::ExactMatchMap(MatchMap {
+                map: [("a:80".to_owned(), on_match)].into(),
+            })),
+        };
+        Matcher {
+            matcher_type: Some(MatcherType::MatcherTree(tree)),
+            ..Matcher::default()
+        }
+    }
+
+    #[test]
+    fn only_the_authority_is_matched_of_filter_state() {
+        let chain = Arc::new(ChainSlot::new("c", FilterChain::Closed("".into())));
+        let chains = |_: &str| Some(chain.clone());
+        let compiled = |key| FilterChainMatcher::from_proto(&by_filter_state(key), &chains);
+        let choice = compiled(AUTHORITY).map(|matcher| {
+            matcher.lookup(ChainInput {
+                destination: ([10, 0, 0, 1], 80).into(),
+                authority: "a:80",
+                protocol: None,
+            })
+        });
+        assert!(matches!(choice, Ok(ChainChoice::Chain(_))));
+        assert!(compiled("io.istio.source").is_err());
+    }
 }

@@ -7,14 +7,16 @@ use envoy_types::pb::envoy::config::route::v3::{
     RouteAction as RouteActionProto, route_action, weighted_cluster,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use waypoint_filters::coverage::well_known::{DURATION, UINT32_VALUE};
+use waypoint_filters::coverage::{Table, harmless, honoured, required};
+use waypoint_filters::matcher::regex::SUBSTITUTION;
 use waypoint_filters::rejected::Refusal;
 
-use crate::honoured::nothing_left;
 use crate::model::cluster::ClusterSlot;
 use crate::model::duration;
-use crate::model::header_changes::HeaderChanges;
+use crate::model::header_changes::{HEADER_VALUE_OPTION, HeaderChanges};
 use crate::model::path_rewrite::PathRewrite;
-use crate::model::retry_policy::RetryPolicy;
+use crate::model::retry_policy::{RETRY_POLICY, RetryPolicy};
 use crate::model::route::RouteContext;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -22,13 +24,13 @@ const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Sends the request to a cluster.
+#[derive(Debug)]
 pub struct Forward {
     pub destinations: Destinations,
     /// The answer where the cluster does not exist: 503, or 500 from Gateway API routes.
     pub cluster_not_found: StatusCode,
     /// `None`: no limit (istiod writes `0s`).
     pub timeout: Option<Duration>,
-    pub idle_timeout: Option<Duration>,
     pub retry: Option<Arc<RetryPolicy>>,
     /// gRPC requests may bring their own limit (`grpc-timeout`); istiod always allows it.
     pub grpc_timeout_header: bool,
@@ -38,6 +40,7 @@ pub struct Forward {
 }
 
 /// One cluster, or several by weight.
+#[derive(Debug)]
 pub enum Destinations {
     Single(Arc<ClusterSlot>),
     /// Weights add up to `total`, which is more than 0.
@@ -49,6 +52,7 @@ pub enum Destinations {
     },
 }
 
+#[derive(Debug)]
 pub struct WeightedCluster {
     pub weight: u32,
     pub cluster: Arc<ClusterSlot>,
@@ -56,6 +60,85 @@ pub struct WeightedCluster {
     pub response_headers: HeaderChanges,
     pub host_rewrite: Option<HeaderValue>,
 }
+
+pub(crate) static ROUTE_ACTION: Table = Table {
+    name: "envoy.config.route.v3.RouteAction",
+    fields: &[
+        honoured(1, "cluster"),
+        honoured(3, "weighted_clusters").of(&WEIGHTED_CLUSTERS),
+        honoured(5, "prefix_rewrite"),
+        honoured(6, "host_rewrite_literal"),
+        honoured(8, "timeout").of(&DURATION),
+        honoured(9, "retry_policy").of(&RETRY_POLICY),
+        honoured(20, "cluster_not_found_response_code"),
+        honoured(23, "max_grpc_timeout").of(&DURATION),
+        honoured(24, "idle_timeout")
+            .only("0s, no limit")
+            .of(&DURATION),
+        honoured(25, "upgrade_configs").named(1).of(&UPGRADE),
+        honoured(32, "regex_rewrite").of(&SUBSTITUTION),
+        honoured(38, "append_x_forwarded_host"),
+    ],
+    refused: "2 cluster_header, 4 metadata_match, 7 auto_host_rewrite, 11 priority, 13 rate_limits, \
+              14 include_vh_rate_limits, 15 hash_policy, 17 cors, 26 internal_redirect_action, \
+              27 hedge_policy, 28 grpc_timeout_offset, 29 host_rewrite_header, \
+              30 request_mirror_policies, 31 max_internal_redirects, 33 retry_policy_typed_config, \
+              34 internal_redirect_policy, 35 host_rewrite_path_regex, 36 max_stream_duration, \
+              37 cluster_specifier_plugin, 39 inline_cluster_specifier_plugin, \
+              40 early_data_policy, 41 path_rewrite_policy, 42 flush_timeout, 44 host_rewrite, \
+              45 path_rewrite",
+    required: &[required("cluster_specifier", &[1, 3])],
+};
+
+static UPGRADE: Table = Table {
+    name: "envoy.config.route.v3.RouteAction.UpgradeConfig",
+    fields: &[
+        honoured(1, "upgrade_type").only("CONNECT"),
+        honoured(3, "connect_config").of(&CONNECT),
+    ],
+    refused: "2 enabled",
+    required: &[],
+};
+
+static CONNECT: Table = Table {
+    name: "envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig",
+    fields: &[],
+    refused: "1 proxy_protocol_config, 2 allow_post",
+    required: &[],
+};
+
+static WEIGHTED_CLUSTERS: Table = Table {
+    name: "envoy.config.route.v3.WeightedCluster",
+    fields: &[
+        honoured(1, "clusters").list().of(&CLUSTER_WEIGHT),
+        harmless(
+            2,
+            "runtime_key_prefix",
+            "there is no runtime that could override the weights",
+        ),
+    ],
+    refused: "3 total_weight, 4 header_name, 5 use_hash_policy",
+    required: &[required("clusters", &[1])],
+};
+
+static CLUSTER_WEIGHT: Table = Table {
+    name: "envoy.config.route.v3.WeightedCluster.ClusterWeight",
+    fields: &[
+        honoured(1, "name"),
+        honoured(2, "weight").of(&UINT32_VALUE),
+        honoured(4, "request_headers_to_add")
+            .list()
+            .of(&HEADER_VALUE_OPTION),
+        honoured(5, "response_headers_to_add")
+            .list()
+            .of(&HEADER_VALUE_OPTION),
+        honoured(6, "response_headers_to_remove").list(),
+        honoured(9, "request_headers_to_remove").list(),
+        honoured(11, "host_rewrite_literal"),
+    ],
+    refused: "3 metadata_match, 10 typed_per_filter_config, 12 cluster_header",
+    required: &[required("name", &[1])],
+};
 
 impl Destinations {
     /// The cluster for a random number, with what its weight brings along.
@@ -85,21 +168,6 @@ impl Forward {
         proto: &RouteActionProto,
         context: &RouteContext<'_>,
     ) -> Result<Forward, Refusal> {
-        nothing_left(&RouteActionProto {
-            cluster_not_found_response_code: 0,
-            prefix_rewrite: String::new(),
-            regex_rewrite: None,
-            append_x_forwarded_host: false,
-            timeout: None,
-            idle_timeout: None,
-            retry_policy: None,
-            max_grpc_timeout: None,
-            // CONNECT is routed by the waypoint itself.
-            upgrade_configs: Vec::new(),
-            cluster_specifier: None,
-            host_rewrite_specifier: None,
-            ..proto.clone()
-        })?;
         let host_rewrite = match &proto.host_rewrite_specifier {
             None => None,
             Some(route_action::HostRewriteSpecifier::HostRewriteLiteral(host)) => {
@@ -107,6 +175,17 @@ impl Forward {
             }
             Some(_) => return Err(Refusal::unsupported("host_rewrite_specifier")),
         };
+        // `0s`, no limit, is what there is.
+        if duration::limit(&proto.idle_timeout, "idle_timeout")?.is_some() {
+            return Err(Refusal::unsupported("idle_timeout"));
+        }
+        // CONNECT is routed by the waypoint itself; other upgrades are the chain's to allow.
+        for upgrade in &proto.upgrade_configs {
+            if !upgrade.upgrade_type.eq_ignore_ascii_case("connect") {
+                let field = format!("upgrade_configs[{:?}]", upgrade.upgrade_type);
+                return Err(Refusal::unsupported(field));
+            }
+        }
         let path_rewrite = match (&proto.regex_rewrite, proto.prefix_rewrite.as_str()) {
             (Some(rewrite), _) => {
                 Some(PathRewrite::regex(rewrite).map_err(|e| e.within("regex_rewrite"))?)
@@ -132,7 +211,6 @@ impl Forward {
                 None => Some(DEFAULT_TIMEOUT),
                 limit => limit.filter(|limit| !limit.is_zero()),
             },
-            idle_timeout: duration::limit(&proto.idle_timeout, "idle_timeout")?,
             retry: proto
                 .retry_policy
                 .as_ref()
@@ -228,16 +306,6 @@ impl WeightedCluster {
         proto: &weighted_cluster::ClusterWeight,
         context: &RouteContext<'_>,
     ) -> Result<WeightedCluster, Refusal> {
-        nothing_left(&weighted_cluster::ClusterWeight {
-            name: String::new(),
-            weight: None,
-            request_headers_to_add: Vec::new(),
-            request_headers_to_remove: Vec::new(),
-            response_headers_to_add: Vec::new(),
-            response_headers_to_remove: Vec::new(),
-            host_rewrite_specifier: None,
-            ..proto.clone()
-        })?;
         let host_rewrite = match &proto.host_rewrite_specifier {
             None => None,
             Some(weighted_cluster::cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(

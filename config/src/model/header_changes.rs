@@ -7,6 +7,8 @@ use envoy_types::pb::envoy::config::core::v3::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 use waypoint_filters::body::Body;
+use waypoint_filters::coverage::well_known::BOOL_VALUE;
+use waypoint_filters::coverage::{Table, honoured, required};
 use waypoint_filters::format::{Format, FormatContext, RequestView};
 use waypoint_filters::rejected::Refusal;
 use waypoint_filters::stream_info::StreamInfo;
@@ -32,6 +34,25 @@ enum Value {
     Literal(HeaderValue),
     Format(Format),
 }
+
+pub(crate) static HEADER_VALUE_OPTION: Table = Table {
+    name: "envoy.config.core.v3.HeaderValueOption",
+    fields: &[
+        honoured(1, "header").of(&HEADER_VALUE),
+        honoured(2, "append").of(&BOOL_VALUE),
+        honoured(3, "append_action"),
+        honoured(4, "keep_empty_value"),
+    ],
+    refused: "",
+    required: &[required("header", &[1])],
+};
+
+static HEADER_VALUE: Table = Table {
+    name: "envoy.config.core.v3.HeaderValue",
+    fields: &[honoured(1, "key"), honoured(2, "value")],
+    refused: "3 raw_value",
+    required: &[required("key", &[1])],
+};
 
 impl HeaderChanges {
     pub(crate) fn from_proto(

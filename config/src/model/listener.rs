@@ -15,28 +15,161 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
-use waypoint_filters::access_log::AccessLog;
+use waypoint_filters::access_log::{ACCESS_LOG, AccessLog};
+use waypoint_filters::coverage::well_known::INT32_RANGE;
+use waypoint_filters::coverage::{self, Table, decode_any, harmless, honoured, required};
 use waypoint_filters::host::{Host, Terminal};
+use waypoint_filters::network;
 use waypoint_filters::omitted::Omissions;
 use waypoint_filters::recorder::Recorder;
 use waypoint_filters::rejected::Refusal;
-use waypoint_filters::whole;
 
-use crate::honoured::nothing_left;
 use crate::model::chain::FilterChain;
-use crate::model::connection_manager::{ChainContext, HttpConnectionManager};
+use crate::model::connection_manager::{
+    ChainContext, HTTP_CONNECTION_MANAGER, HttpConnectionManager,
+};
+use crate::model::discovered::EXTENSION_SOURCE;
+use crate::model::filter_chain_matcher::MATCHER;
+use crate::model::hbone_tls::{self, DOWNSTREAM_TRANSPORT_SOCKET};
+use crate::model::originate::ORIGINATE_CHAIN;
 use crate::model::snapshot::ConnectTerminate;
-use crate::model::tcp_proxy::{TcpChain, network_filter, typed};
+use crate::model::tcp_proxy::{TCP_PROXY, TcpChain, typed};
 use crate::model::transport_socket;
 
 const CONNECTION_MANAGER: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-const TLS: &str =
-    "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
 const LISTENER_FILTERS: &str = "type.googleapis.com/envoy.extensions.filters.listener.";
 /// The field of `Listener` that holds its filter chains.
 const FILTER_CHAINS: u32 = 3;
 /// istiod's, and Envoy's for CONNECT.
 const MAX_CONCURRENT_STREAMS: u32 = 100;
+
+pub static LISTENER: Table = Table {
+    name: "envoy.config.listener.v3.Listener",
+    fields: &[
+        honoured(1, "name"),
+        harmless(2, "address", "the HBONE port is a setting of the process"),
+        honoured(3, "filter_chains").named(7).of(&FILTER_CHAIN),
+        harmless(
+            4,
+            "use_original_dst",
+            "the destination is always the tunnel's",
+        ),
+        honoured(9, "listener_filters")
+            .named(1)
+            .of(&LISTENER_FILTER),
+        harmless(16, "traffic_direction", "nothing depends on it"),
+        harmless(
+            20,
+            "connection_balance_config",
+            "streams are balanced over threads one by one",
+        ),
+        honoured(22, "access_log").named(1).of(&ACCESS_LOG),
+        harmless(
+            27,
+            "internal_listener",
+            "what runs inside tunnels is told by the name",
+        ),
+        honoured(32, "filter_chain_matcher").of(&MATCHER),
+        harmless(
+            33,
+            "additional_addresses",
+            "the HBONE port is a setting of the process",
+        )
+        .list(),
+    ],
+    refused: "5 per_connection_buffer_limit_bytes, 6 metadata, 7 deprecated_v1, 8 drain_type, \
+              10 transparent, 11 freebind, 12 tcp_fast_open_queue_length, 13 socket_options, \
+              15 listener_filters_timeout, 17 continue_on_listener_filters_timeout, \
+              18 udp_listener_config, 19 api_listener, 21 reuse_port, 24 tcp_backlog_size, \
+              25 default_filter_chain, 26 bind_to_port, 28 stat_prefix, 29 enable_reuse_port, \
+              30 enable_mptcp, 31 ignore_global_conn_limit, \
+              34 max_connections_to_accept_per_socket_event, 35 bypass_overload_manager, \
+              36 fcds_config, 37 tcp_keepalive, 38 per_connection_buffer_high_watermark_timeout, \
+              39 stats_matcher",
+    required: &[],
+};
+
+pub static FILTER_CHAIN: Table = Table {
+    name: "envoy.config.listener.v3.FilterChain",
+    fields: &[
+        honoured(3, "filters").named(1).of(&FILTER),
+        honoured(6, "transport_socket")
+            .only("of connect_terminate")
+            .of(&DOWNSTREAM_TRANSPORT_SOCKET),
+        honoured(7, "name"),
+    ],
+    refused: "1 filter_chain_match, 4 use_proxy_proto, 5 metadata, \
+              9 transport_socket_connect_timeout",
+    required: &[required("filters", &[3])],
+};
+
+static FILTER: Table = Table {
+    name: "envoy.config.listener.v3.Filter",
+    fields: &[
+        honoured(1, "name"),
+        honoured(4, "typed_config")
+            .any(&[&[&HTTP_CONNECTION_MANAGER, &TCP_PROXY], network::TABLES]),
+        honoured(5, "config_discovery").of(&EXTENSION_SOURCE),
+    ],
+    refused: "",
+    required: &[required("config_type", &[4, 5])],
+};
+
+static LISTENER_FILTER: Table = Table {
+    name: "envoy.config.listener.v3.ListenerFilter",
+    fields: &[
+        harmless(1, "name", "the type decides"),
+        honoured(3, "typed_config").any(&[&[&ORIGINAL_DST, &HTTP_INSPECTOR, &TLS_INSPECTOR]]),
+        honoured(4, "filter_disabled")
+            .only("not on the original_dst filter")
+            .of(&DISABLED),
+    ],
+    refused: "5 config_discovery",
+    required: &[required("typed_config", &[3])],
+};
+
+static ORIGINAL_DST: Table = Table {
+    name: "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
+    fields: &[],
+    refused: "",
+    required: &[],
+};
+
+static HTTP_INSPECTOR: Table = Table {
+    name: "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
+    fields: &[],
+    refused: "",
+    required: &[],
+};
+
+static TLS_INSPECTOR: Table = Table {
+    name: "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+    fields: &[harmless(
+        2,
+        "initial_read_buffer_size",
+        "server names are not read",
+    )],
+    refused: "1 enable_ja3_fingerprinting, 3 enable_ja4_fingerprinting, \
+              4 close_connection_on_client_hello_parsing_errors, 5 max_client_hello_size",
+    required: &[],
+};
+
+static DISABLED: Table = Table {
+    name: "envoy.config.listener.v3.ListenerFilterChainMatchPredicate",
+    fields: &[
+        honoured(1, "or_match").of(&DISABLED_SET),
+        honoured(5, "destination_port_range").of(&INT32_RANGE),
+    ],
+    refused: "2 and_match, 3 not_match, 4 any_match",
+    required: &[required("rule", &[1, 5])],
+};
+
+static DISABLED_SET: Table = Table {
+    name: "envoy.config.listener.v3.ListenerFilterChainMatchPredicate.MatchSet",
+    fields: &[honoured(1, "rules").list().of(&DISABLED)],
+    refused: "",
+    required: &[required("rules", &[1])],
+};
 
 /// A listener with its filter chains undecoded.
 pub(crate) struct RawListener {
@@ -81,26 +214,15 @@ impl RawListener {
                 rest.extend_from_slice(&body[start..body.len() - cursor.len()]);
             }
         }
-        let listener = whole::decode::<Listener>(&rest)?;
+        let listener = coverage::decode(&rest, &LISTENER)?;
         Ok(RawListener { listener, chains })
     }
 
-    /// Refuses fields of the listener that aren't honoured.
-    pub(crate) fn check(&self) -> Result<(), Refusal> {
-        nothing_left(&Listener {
-            name: String::new(),
-            // The HBONE port is a setting of the process.
-            address: None,
-            additional_addresses: Vec::new(),
-            filter_chain_matcher: None,
-            use_original_dst: None,
-            listener_filters: Vec::new(),
-            traffic_direction: 0,
-            // Streams are balanced over threads one by one.
-            connection_balance_config: None,
-            access_log: Vec::new(),
-            listener_specifier: None,
-            ..self.listener.clone()
+    /// Refuses a listener that only holds Envoy's way to open tunnels, where it isn't as istiod makes it.
+    pub(crate) fn check_originate(&self) -> Result<(), Refusal> {
+        self.chains.iter().enumerate().try_for_each(|(i, chain)| {
+            coverage::check(&chain.body, &ORIGINATE_CHAIN)
+                .map_err(|e| e.within(format!("filter_chains[{i}]")))
         })
     }
 }
@@ -118,12 +240,10 @@ pub(crate) fn recorders(
 
 /// Compiles one chain of `main_internal`.
 pub(crate) fn chain(body: &Bytes, context: &ChainContext<'_>) -> Result<FilterChain, Refusal> {
-    let proto = whole::decode::<FilterChainProto>(body)?;
-    nothing_left(&FilterChainProto {
-        name: String::new(),
-        filters: Vec::new(),
-        ..proto.clone()
-    })?;
+    let proto: FilterChainProto = coverage::decode(body, &FILTER_CHAIN)?;
+    if proto.transport_socket.is_some() {
+        return Err(Refusal::unsupported("transport_socket"));
+    }
     let is_manager = |i: usize| {
         let any = proto
             .filters
@@ -134,13 +254,12 @@ pub(crate) fn chain(body: &Bytes, context: &ChainContext<'_>) -> Result<FilterCh
     match proto.filters.len() {
         0 => Err(Refusal::missing("filters")),
         count if is_manager(count - 1) => {
-            // Network filters before a connection manager: those of pod chains only carry addresses.
-            for (position, filter) in proto.filters.iter().take(count - 1).enumerate() {
-                if !filter.name.starts_with("connect_authority") {
+            // That of pod chains shares the destination, which the router takes from the connection itself.
+            for filter in proto.filters.iter().take(count - 1) {
+                if !network::only_shares_destination(typed(filter, context)?) {
                     let refusal = Refusal::unsupported("a network filter before HTTP");
                     return Err(refusal.within(format!("filters[{:?}]", filter.name)));
                 }
-                network_filter(filter, position, context)?;
             }
             let manager = manager(&proto, count - 1, context, Terminal::Router)?;
             Ok(FilterChain::Http(Arc::new(manager)))
@@ -166,10 +285,9 @@ fn manager(
     if any.type_url != CONNECTION_MANAGER {
         return Err(Refusal::unsupported(format!("filters[{:?}]", filter.name)));
     }
-    let manager = whole::decode::<HttpConnectionManagerProto>(&any.value)
-        .map_err(|e| e.within("http_connection_manager"))?;
+    let manager: HttpConnectionManagerProto = decode_any(any)?;
     HttpConnectionManager::from_proto(&manager, context, terminal)
-        .map_err(|e| e.within("http_connection_manager"))
+        .map_err(|e| e.within(format!("filters[{:?}].typed_config", filter.name)))
 }
 
 /// Compiles `connect_terminate`.
@@ -180,16 +298,8 @@ pub(crate) fn connect_terminate(
     let [only] = raw.chains.as_slice() else {
         return Err(Refusal::new("filter_chains", "one chain is expected"));
     };
-    let proto =
-        whole::decode::<FilterChainProto>(&only.body).map_err(|e| e.within("filter_chains[0]"))?;
     let field = |e: Refusal| e.within("filter_chains[0]");
-    nothing_left(&FilterChainProto {
-        name: String::new(),
-        filters: Vec::new(),
-        transport_socket: None,
-        ..proto.clone()
-    })
-    .map_err(field)?;
+    let proto: FilterChainProto = coverage::decode(&only.body, &FILTER_CHAIN).map_err(field)?;
     if proto.filters.len() != 1 {
         return Err(field(Refusal::unsupported(
             "filters beside the connection manager",
@@ -199,25 +309,10 @@ pub(crate) fn connect_terminate(
         .transport_socket
         .as_ref()
         .ok_or_else(|| field(Refusal::missing("transport_socket")))?;
-    let any = transport_socket::typed(socket).map_err(field)?;
-    if any.type_url != TLS {
-        return Err(field(Refusal::unsupported(format!(
-            "transport_socket {}",
-            any.type_url
-        ))));
-    }
-    let tls = whole::decode::<DownstreamTlsContext>(&any.value)
-        .map_err(|e| field(e.within("transport_socket")))?;
-    if !tls
-        .require_client_certificate
-        .as_ref()
-        .is_some_and(|r| r.value)
-    {
-        return Err(field(Refusal::new(
-            "transport_socket.require_client_certificate",
-            "HBONE without a client certificate is not served",
-        )));
-    }
+    let tls: DownstreamTlsContext =
+        decode_any(transport_socket::typed(socket).map_err(field)?).map_err(field)?;
+    let trust_domains = hbone_tls::trust_domains(&tls)
+        .map_err(|e| field(e.within("transport_socket.typed_config")))?;
     let manager = manager(&proto, 0, context, Terminal::Connect).map_err(field)?;
     Ok(ConnectTerminate {
         max_concurrent_streams: manager
@@ -225,7 +320,7 @@ pub(crate) fn connect_terminate(
             .http2_max_concurrent_streams
             .unwrap_or(MAX_CONCURRENT_STREAMS),
         keepalive: manager.codec.http2_keepalive,
-        trust_domains: transport_socket::trust_domains(tls.common_tls_context.as_ref()),
+        trust_domains,
         manager: Arc::new(manager),
     })
 }
@@ -244,6 +339,10 @@ impl Inspection {
                 return Err(field(Refusal::missing("typed_config")));
             };
             match any.type_url.strip_prefix(LISTENER_FILTERS) {
+                // It would hide the destination from whom it is disabled for.
+                Some("original_dst.v3.OriginalDst") if filter.filter_disabled.is_some() => {
+                    return Err(field(Refusal::unsupported("filter_disabled")));
+                }
                 Some("original_dst.v3.OriginalDst") => {}
                 // Server names are read by nothing that is built: policies that ask for one are refused.
                 Some("tls_inspector.v3.TlsInspector") => {}

@@ -4,16 +4,22 @@
 //! holds the slot of its cluster, so an endpoint update touches one pointer and rebuilds nothing.
 
 pub mod chain;
+pub(crate) mod circuit_breakers;
 pub mod cluster;
+pub mod codec;
 pub mod connection_manager;
-pub(crate) mod discovered;
+pub mod discovered;
 pub(crate) mod duration;
 pub mod endpoint;
 pub mod filter_chain_matcher;
 pub mod forward;
+pub(crate) mod hbone_tls;
 pub mod header_changes;
 pub(crate) mod ip_matcher;
 pub mod listener;
+pub mod load_balancing;
+pub mod originate;
+pub mod path_normalization;
 pub mod path_rewrite;
 pub mod retry_policy;
 pub mod route;
@@ -21,3 +27,4 @@ pub mod route_match;
 pub mod snapshot;
 pub mod tcp_proxy;
 pub(crate) mod transport_socket;
+pub mod upstream_protocol;

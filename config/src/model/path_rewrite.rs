@@ -5,7 +5,8 @@ use envoy_types::pb::envoy::config::route::v3::{RedirectAction, redirect_action}
 use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 use http::{Request, StatusCode, Uri, header};
 use waypoint_filters::body::Body;
-use waypoint_filters::matcher::regex;
+use waypoint_filters::coverage::{Table, honoured};
+use waypoint_filters::matcher::regex::{self, SUBSTITUTION};
 use waypoint_filters::rejected::Refusal;
 
 /// How the path changes on its way up; the query stays.
@@ -94,6 +95,23 @@ pub struct Redirect {
     strip_query: bool,
     pub status: StatusCode,
 }
+
+pub(crate) static REDIRECT: Table = Table {
+    name: "envoy.config.route.v3.RedirectAction",
+    fields: &[
+        honoured(1, "host_redirect"),
+        honoured(2, "path_redirect"),
+        honoured(3, "response_code"),
+        honoured(4, "https_redirect"),
+        honoured(5, "prefix_rewrite"),
+        honoured(6, "strip_query"),
+        honoured(7, "scheme_redirect"),
+        honoured(8, "port_redirect"),
+        honoured(9, "regex_rewrite").of(&SUBSTITUTION),
+    ],
+    refused: "10 path_rewrite",
+    required: &[],
+};
 
 #[derive(Debug)]
 enum RedirectPath {

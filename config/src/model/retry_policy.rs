@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::route::v3::RetryPolicy as RetryPolicyProto;
+use waypoint_filters::coverage::well_known::{DURATION, UINT32_VALUE};
+use waypoint_filters::coverage::{Table, harmless, honoured, required};
 use waypoint_filters::rejected::Refusal;
 
-use crate::honoured::nothing_left;
 use crate::model::duration;
 
 /// A compiled `RetryPolicy`.
@@ -44,30 +45,54 @@ pub struct RetryOn {
     pub grpc_unavailable: bool,
 }
 
-const PREVIOUS_HOSTS: &str = "envoy.retry_host_predicates.previous_hosts";
+pub(crate) static RETRY_POLICY: Table = Table {
+    name: "envoy.config.route.v3.RetryPolicy",
+    fields: &[
+        honoured(1, "retry_on"),
+        honoured(2, "num_retries").of(&UINT32_VALUE),
+        honoured(3, "per_try_timeout").of(&DURATION),
+        honoured(5, "retry_host_predicate")
+            .named(1)
+            .of(&HOST_PREDICATE),
+        honoured(6, "host_selection_retry_max_attempts"),
+        honoured(7, "retriable_status_codes").list(),
+        honoured(8, "retry_back_off").of(&BACK_OFF),
+    ],
+    refused: "4 retry_priority, 9 retriable_headers, 10 retriable_request_headers, \
+              11 rate_limited_retry_back_off, 12 retry_options_predicates, 13 per_try_idle_timeout, \
+              14 refresh_cluster_on_retry",
+    required: &[],
+};
+
+static HOST_PREDICATE: Table = Table {
+    name: "envoy.config.route.v3.RetryPolicy.RetryHostPredicate",
+    fields: &[
+        harmless(1, "name", "the type decides"),
+        honoured(3, "typed_config").any(&[&[&PREVIOUS_HOSTS]]),
+    ],
+    refused: "",
+    required: &[required("typed_config", &[3])],
+};
+
+static PREVIOUS_HOSTS: Table = Table {
+    name: "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
+    fields: &[],
+    refused: "",
+    required: &[],
+};
+
+static BACK_OFF: Table = Table {
+    name: "envoy.config.route.v3.RetryPolicy.RetryBackOff",
+    fields: &[
+        honoured(1, "base_interval").of(&DURATION),
+        honoured(2, "max_interval").of(&DURATION),
+    ],
+    refused: "",
+    required: &[required("base_interval", &[1])],
+};
 
 impl RetryPolicy {
     pub(crate) fn from_proto(proto: &RetryPolicyProto) -> Result<RetryPolicy, Refusal> {
-        nothing_left(&RetryPolicyProto {
-            retry_on: String::new(),
-            num_retries: None,
-            per_try_timeout: None,
-            retry_host_predicate: Vec::new(),
-            host_selection_retry_max_attempts: 0,
-            retriable_status_codes: Vec::new(),
-            retry_back_off: None,
-            ..proto.clone()
-        })?;
-        let mut previous_hosts = false;
-        for predicate in &proto.retry_host_predicate {
-            if predicate.name != PREVIOUS_HOSTS {
-                return Err(Refusal::unsupported(format!(
-                    "retry_host_predicate {}",
-                    predicate.name
-                )));
-            }
-            previous_hosts = true;
-        }
         let status_codes = proto
             .retriable_status_codes
             .iter()
@@ -87,7 +112,8 @@ impl RetryPolicy {
             num_retries: proto.num_retries.as_ref().map_or(1, |n| n.value),
             per_try_timeout: duration::limit(&proto.per_try_timeout, "per_try_timeout")?,
             status_codes,
-            previous_hosts,
+            // The only predicate that isn't refused.
+            previous_hosts: !proto.retry_host_predicate.is_empty(),
             host_selection_attempts: u32::try_from(proto.host_selection_retry_max_attempts)
                 .map_err(|_| Refusal::new("host_selection_retry_max_attempts", "is negative"))?,
             base_interval,

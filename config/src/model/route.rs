@@ -10,19 +10,22 @@ use envoy_types::pb::envoy::config::route::v3::{
 use envoy_types::pb::google::protobuf::Any;
 use http::{StatusCode, header};
 use waypoint_filters::body::Body;
-use waypoint_filters::dynamic_metadata::Metadata;
+use waypoint_filters::coverage::well_known::UINT32_VALUE;
+use waypoint_filters::coverage::{OWN_COUNTERS, Table, harmless, honoured, required};
+use waypoint_filters::dynamic_metadata::{METADATA, Metadata};
+use waypoint_filters::http::PER_ROUTE_TABLES;
 use waypoint_filters::rejected::Refusal;
 use waypoint_filters::route::{PerRouteConfig, RouteInfo, RouteResolver, SelectedRoute};
 use waypoint_filters::stream_info::StreamInfo;
 
-use crate::honoured::nothing_left;
 use crate::model::cluster::ClusterSlot;
-use crate::model::forward::Forward;
-use crate::model::header_changes::HeaderChanges;
-use crate::model::path_rewrite::Redirect;
-use crate::model::route_match::RouteMatch;
+use crate::model::forward::{Forward, ROUTE_ACTION};
+use crate::model::header_changes::{HEADER_VALUE_OPTION, HeaderChanges};
+use crate::model::path_rewrite::{REDIRECT, Redirect};
+use crate::model::route_match::{ROUTE_MATCH, RouteMatch};
 
 /// A compiled `RouteConfiguration`.
+#[derive(Debug)]
 pub struct RouteConfiguration {
     pub name: Arc<str>,
     pub virtual_hosts: Box<[VirtualHost]>,
@@ -31,6 +34,7 @@ pub struct RouteConfiguration {
 }
 
 /// Routes for some domains. istiod gives waypoints one, for `*`.
+#[derive(Debug)]
 pub struct VirtualHost {
     pub name: Arc<str>,
     /// `*`, exact names, `*.suffix` and `prefix.*`, as Envoy orders them.
@@ -39,6 +43,7 @@ pub struct VirtualHost {
 }
 
 /// One route.
+#[derive(Debug)]
 pub struct Route {
     pub info: RouteInfo,
     pub matcher: RouteMatch,
@@ -50,6 +55,7 @@ pub struct Route {
 }
 
 /// What a route does.
+#[derive(Debug)]
 pub enum RouteAction {
     Forward(Box<Forward>),
     Redirect(Box<Redirect>),
@@ -84,6 +90,94 @@ impl RouteResolver for RouteConfiguration {
     }
 }
 
+pub static ROUTE_CONFIGURATION: Table = Table {
+    name: "envoy.config.route.v3.RouteConfiguration",
+    fields: &[
+        honoured(1, "name"),
+        honoured(2, "virtual_hosts").list().of(&VIRTUAL_HOST),
+        harmless(
+            7,
+            "validate_clusters",
+            "missing clusters are answered for, whatever it says",
+        ),
+        honoured(11, "max_direct_response_body_size_bytes").of(&UINT32_VALUE),
+    ],
+    refused: "3 internal_only_headers, 4 response_headers_to_add, 5 response_headers_to_remove, \
+              6 request_headers_to_add, 8 request_headers_to_remove, 9 vhds, \
+              10 most_specific_header_mutations_wins, 12 cluster_specifier_plugins, \
+              13 request_mirror_policies, 14 ignore_port_in_host_matching, \
+              15 ignore_path_parameters_in_path_matching, 16 typed_per_filter_config, 17 metadata, \
+              18 vhost_header, 19 route_specifiers",
+    required: &[],
+};
+
+static VIRTUAL_HOST: Table = Table {
+    name: "envoy.config.route.v3.VirtualHost",
+    fields: &[
+        honoured(1, "name"),
+        honoured(2, "domains").list(),
+        honoured(3, "routes").list().of(&ROUTE),
+    ],
+    refused: "4 require_tls, 5 virtual_clusters, 6 rate_limits, 7 request_headers_to_add, 8 cors, \
+              10 response_headers_to_add, 11 response_headers_to_remove, \
+              13 request_headers_to_remove, 14 include_request_attempt_count, \
+              15 typed_per_filter_config, 16 retry_policy, 17 hedge_policy, \
+              18 per_request_buffer_limit_bytes, 19 include_attempt_count_in_response, \
+              20 retry_policy_typed_config, 21 matcher, 22 request_mirror_policies, \
+              23 include_is_timeout_retry_header, 24 metadata, 25 request_body_buffer_limit, \
+              26 route_specifiers",
+    required: &[required("domains", &[2])],
+};
+
+static ROUTE: Table = Table {
+    name: "envoy.config.route.v3.Route",
+    fields: &[
+        honoured(1, "match").of(&ROUTE_MATCH),
+        honoured(2, "route").of(&ROUTE_ACTION),
+        honoured(3, "redirect").of(&REDIRECT),
+        honoured(4, "metadata").of(&METADATA),
+        honoured(5, "decorator").of(&DECORATOR),
+        honoured(7, "direct_response").of(&DIRECT_RESPONSE),
+        honoured(9, "request_headers_to_add")
+            .list()
+            .of(&HEADER_VALUE_OPTION),
+        honoured(10, "response_headers_to_add")
+            .list()
+            .of(&HEADER_VALUE_OPTION),
+        honoured(11, "response_headers_to_remove").list(),
+        honoured(12, "request_headers_to_remove").list(),
+        honoured(13, "typed_per_filter_config")
+            .map()
+            .any(&[PER_ROUTE_TABLES]),
+        honoured(14, "name"),
+        harmless(19, "stat_prefix", OWN_COUNTERS),
+    ],
+    refused: "15 tracing, 16 per_request_buffer_limit_bytes, 17 filter_action, \
+              18 non_forwarding_action, 20 request_body_buffer_limit, 21 route_specifiers",
+    required: &[required("match", &[1]), required("action", &[2, 3, 7])],
+};
+
+static DECORATOR: Table = Table {
+    name: "envoy.config.route.v3.Decorator",
+    fields: &[honoured(1, "operation")],
+    refused: "2 propagate",
+    required: &[],
+};
+
+static DIRECT_RESPONSE: Table = Table {
+    name: "envoy.config.route.v3.DirectResponseAction",
+    fields: &[honoured(1, "status"), honoured(2, "body").of(&BODY)],
+    refused: "3 body_format",
+    required: &[required("status", &[1])],
+};
+
+static BODY: Table = Table {
+    name: "envoy.config.core.v3.DataSource",
+    fields: &[honoured(2, "inline_bytes"), honoured(3, "inline_string")],
+    refused: "1 filename, 4 environment_variable, 5 watched_directory",
+    required: &[],
+};
+
 /// What routes are compiled with.
 pub(crate) struct RouteContext<'a> {
     /// The slot of the cluster with this name, whether there is one or not.
@@ -102,14 +196,6 @@ impl RouteConfiguration {
         proto: &RouteConfigurationProto,
         context: RouteContext<'_>,
     ) -> Result<RouteConfiguration, Refusal> {
-        nothing_left(&RouteConfigurationProto {
-            name: String::new(),
-            virtual_hosts: Vec::new(),
-            // Missing clusters are answered for, whatever this says.
-            validate_clusters: None,
-            max_direct_response_body_size_bytes: None,
-            ..proto.clone()
-        })?;
         let max = proto.max_direct_response_body_size_bytes.as_ref();
         let context = RouteContext {
             max_direct_response: max.map_or(MAX_DIRECT_RESPONSE, |m| m.value),
@@ -184,12 +270,6 @@ impl VirtualHost {
         proto: &VirtualHostProto,
         context: &RouteContext<'_>,
     ) -> Result<VirtualHost, Refusal> {
-        nothing_left(&VirtualHostProto {
-            name: String::new(),
-            domains: Vec::new(),
-            routes: Vec::new(),
-            ..proto.clone()
-        })?;
         let routes = proto
             .routes
             .iter()
@@ -215,22 +295,6 @@ impl VirtualHost {
 
 impl Route {
     fn from_proto(proto: &RouteProto, context: &RouteContext<'_>) -> Result<Route, Refusal> {
-        nothing_left(&RouteProto {
-            name: String::new(),
-            r#match: None,
-            metadata: None,
-            // The span's name: tracing is parsed and inert.
-            decorator: None,
-            typed_per_filter_config: HashMap::new(),
-            request_headers_to_add: Vec::new(),
-            request_headers_to_remove: Vec::new(),
-            response_headers_to_add: Vec::new(),
-            response_headers_to_remove: Vec::new(),
-            // Names Envoy's own counters.
-            stat_prefix: String::new(),
-            action: None,
-            ..proto.clone()
-        })?;
         let matcher = proto
             .r#match
             .as_ref()
@@ -305,9 +369,6 @@ fn direct_response(
     context: &RouteContext<'_>,
 ) -> Result<RouteAction, Refusal> {
     use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
-    if proto.body_format.is_some() {
-        return Err(Refusal::unsupported("body_format"));
-    }
     let status = u16::try_from(proto.status)
         .ok()
         .and_then(|status| StatusCode::from_u16(status).ok())

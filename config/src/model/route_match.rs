@@ -5,14 +5,14 @@ use envoy_types::pb::envoy::config::route::v3::{
 };
 use http::{Method, Request};
 use waypoint_filters::body::Body;
-use waypoint_filters::matcher::header::HeaderMatcher;
-use waypoint_filters::matcher::metadata::MetadataMatcher;
-use waypoint_filters::matcher::query::QueryParameterMatcher;
-use waypoint_filters::matcher::regex;
+use waypoint_filters::coverage::well_known::BOOL_VALUE;
+use waypoint_filters::coverage::{Table, honoured, required};
+use waypoint_filters::matcher::header::{HEADER_MATCHER, HeaderMatcher};
+use waypoint_filters::matcher::metadata::{METADATA_MATCHER, MetadataMatcher};
+use waypoint_filters::matcher::query::{QUERY_PARAMETER_MATCHER, QueryParameterMatcher};
+use waypoint_filters::matcher::regex::{self, REGEX_MATCHER};
 use waypoint_filters::rejected::Refusal;
 use waypoint_filters::stream_info::StreamInfo;
-
-use crate::honoured::nothing_left;
 
 /// When a route is taken. All parts must match.
 #[derive(Debug)]
@@ -34,16 +34,37 @@ enum PathMatch {
     Connect,
 }
 
+pub(crate) static ROUTE_MATCH: Table = Table {
+    name: "envoy.config.route.v3.RouteMatch",
+    fields: &[
+        honoured(1, "prefix"),
+        honoured(2, "path"),
+        honoured(4, "case_sensitive").of(&BOOL_VALUE),
+        honoured(6, "headers").list().of(&HEADER_MATCHER),
+        honoured(7, "query_parameters")
+            .list()
+            .of(&QUERY_PARAMETER_MATCHER),
+        honoured(10, "safe_regex").of(&REGEX_MATCHER),
+        honoured(12, "connect_matcher").of(&CONNECT_MATCHER),
+        honoured(13, "dynamic_metadata")
+            .list()
+            .of(&METADATA_MATCHER),
+        honoured(14, "path_separated_prefix"),
+    ],
+    refused: "8 grpc, 9 runtime_fraction, 11 tls_context, 15 path_match_policy, 16 filter_state, \
+              17 cookies",
+    required: &[required("path_specifier", &[1, 2, 10, 12, 14])],
+};
+
+static CONNECT_MATCHER: Table = Table {
+    name: "envoy.config.route.v3.RouteMatch.ConnectMatcher",
+    fields: &[],
+    refused: "",
+    required: &[],
+};
+
 impl RouteMatch {
     pub(crate) fn from_proto(proto: &RouteMatchProto) -> Result<RouteMatch, Refusal> {
-        nothing_left(&RouteMatchProto {
-            case_sensitive: None,
-            headers: Vec::new(),
-            query_parameters: Vec::new(),
-            dynamic_metadata: Vec::new(),
-            path_specifier: None,
-            ..proto.clone()
-        })?;
         let case_sensitive = proto.case_sensitive.as_ref().is_none_or(|c| c.value);
         let text = |s: &str| -> Box<str> {
             if case_sensitive {
@@ -97,7 +118,8 @@ impl RouteMatch {
             return request.method() == Method::CONNECT;
         }
         let path = request.uri().path();
-        if self.case_sensitive {
+        // Case counts in regular expressions, whatever is said of it.
+        if self.case_sensitive || matches!(self.path, PathMatch::Regex(_)) {
             return self.path.matches(path);
         }
         self.path.matches(&path.to_ascii_lowercase())
@@ -141,6 +163,8 @@ fn list<P, T>(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatcher;
+
     use super::*;
 
     fn path_matches(specifier: PathSpecifier, insensitive: bool, uri: &str) -> bool {
@@ -171,5 +195,13 @@ mod tests {
         ));
         assert!(!path_matches(PathSpecifier::Path("/a".into()), false, "/A"));
         assert!(path_matches(PathSpecifier::Path("/a".into()), true, "/A"));
+        let regex = || {
+            PathSpecifier::SafeRegex(RegexMatcher {
+                regex: "/A.*".into(),
+                ..RegexMatcher::default()
+            })
+        };
+        assert!(path_matches(regex(), true, "/Ab"));
+        assert!(!path_matches(regex(), true, "/ab"));
     }
 }

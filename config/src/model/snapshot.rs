@@ -14,12 +14,14 @@ use crate::model::filter_chain_matcher::{
 use crate::model::listener::Inspection;
 
 /// Everything that the data path looks up by address.
+#[derive(Debug)]
 pub struct Snapshot {
     pub connect_terminate: Arc<ConnectTerminate>,
     pub main: Arc<MainListener>,
 }
 
 /// `connect_terminate`: the HBONE server.
+#[derive(Debug)]
 pub struct ConnectTerminate {
     /// Its filters run on every CONNECT.
     pub manager: Arc<HttpConnectionManager>,
@@ -31,6 +33,7 @@ pub struct ConnectTerminate {
 }
 
 /// `main_internal`: what runs inside tunnels.
+#[derive(Debug)]
 pub struct MainListener {
     pub matcher: FilterChainMatcher,
     pub inspection: Inspection,

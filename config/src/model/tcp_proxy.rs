@@ -8,13 +8,14 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
     TcpProxy as TcpProxyProto, tcp_proxy,
 };
 use envoy_types::pb::google::protobuf::Any;
-use waypoint_filters::access_log::AccessLog;
+use waypoint_filters::access_log::{ACCESS_LOG, AccessLog};
+use waypoint_filters::coverage::well_known::{DURATION, UINT32_VALUE};
+use waypoint_filters::coverage::{OWN_COUNTERS, Table, decode_any, harmless, honoured, required};
 use waypoint_filters::http::FilterContext;
 use waypoint_filters::network::{BuiltNetworkFilter, NetworkFilter};
 use waypoint_filters::recorder::Recorder;
 use waypoint_filters::rejected::Refusal;
 
-use crate::honoured::nothing_left;
 use crate::model::cluster::ClusterSlot;
 use crate::model::connection_manager::ChainContext;
 use crate::model::duration;
@@ -26,6 +27,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 const REPORTING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A chain that carries bytes.
+#[derive(Debug)]
 pub struct TcpChain {
     pub filters: Box<[Box<dyn NetworkFilter>]>,
     pub recorders: Box<[Arc<dyn Recorder>]>,
@@ -35,14 +37,47 @@ pub struct TcpChain {
 }
 
 /// A compiled `envoy.filters.network.tcp_proxy`.
+#[derive(Debug)]
 pub struct TcpProxy {
-    pub stat_prefix: Arc<str>,
     /// Weighted destinations; one for a plain cluster. Weights add up to more than 0.
     pub clusters: Box<[(u32, Arc<ClusterSlot>)]>,
     /// `None`: no limit. Envoy's default is one hour.
     pub idle_timeout: Option<Duration>,
     pub max_connect_attempts: u32,
 }
+
+pub(crate) static TCP_PROXY: Table = Table {
+    name: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+    fields: &[
+        harmless(1, "stat_prefix", OWN_COUNTERS),
+        honoured(2, "cluster"),
+        honoured(5, "access_log").named(1).of(&ACCESS_LOG),
+        honoured(7, "max_connect_attempts").of(&UINT32_VALUE),
+        honoured(8, "idle_timeout").of(&DURATION),
+        honoured(10, "weighted_clusters").of(&WEIGHTED_CLUSTERS),
+    ],
+    refused: "3 downstream_idle_timeout, 4 upstream_idle_timeout, 9 metadata_match, 11 hash_policy, \
+              12 tunneling_config, 13 max_downstream_connection_duration, 14 on_demand, \
+              15 access_log_flush_interval, 16 flush_access_log_on_connected, \
+              17 access_log_options, 18 backoff_options, 19 proxy_protocol_tlvs, \
+              20 max_downstream_connection_duration_jitter_percentage, 21 upstream_connect_mode, \
+              22 max_early_data_bytes, 23 proxy_protocol_tlv_merge_policy, 24 check_drain_close",
+    required: &[required("cluster_specifier", &[2, 10])],
+};
+
+static WEIGHTED_CLUSTERS: Table = Table {
+    name: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster",
+    fields: &[honoured(1, "clusters").list().of(&CLUSTER_WEIGHT)],
+    refused: "",
+    required: &[required("clusters", &[1])],
+};
+
+static CLUSTER_WEIGHT: Table = Table {
+    name: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight",
+    fields: &[honoured(1, "name"), honoured(2, "weight")],
+    refused: "3 metadata_match",
+    required: &[required("name", &[1])],
+};
 
 impl TcpChain {
     pub(crate) fn from_proto(
@@ -54,10 +89,12 @@ impl TcpChain {
         };
         let mut built = Vec::new();
         let mut recorders = Vec::new();
+        let mut reporting_interval = REPORTING_INTERVAL;
         for (position, network) in before.iter().enumerate() {
             let filter = network_filter(network, position, context)?;
             built.extend(filter.filter);
             recorders.extend(filter.recorder);
+            reporting_interval = filter.reporting_interval.unwrap_or(reporting_interval);
         }
         let field = |e: Refusal| e.within(format!("filters[{:?}]", last.name));
         let config = typed(last, context).map_err(field)?;
@@ -67,8 +104,7 @@ impl TcpChain {
                 config.type_url
             ))));
         }
-        let proto = waypoint_filters::whole::decode::<TcpProxyProto>(&config.value)
-            .map_err(|e| field(e.within("typed_config")))?;
+        let proto: TcpProxyProto = decode_any(config).map_err(field)?;
         for log in &proto.access_log {
             if let Some(log) = AccessLog::optional(log, &**context.host, context.omissions) {
                 recorders.push(Arc::new(log));
@@ -78,13 +114,13 @@ impl TcpChain {
             filters: built.into(),
             recorders: recorders.into(),
             proxy: TcpProxy::from_proto(&proto, context).map_err(field)?,
-            reporting_interval: REPORTING_INTERVAL,
+            reporting_interval,
         })
     }
 }
 
 /// Builds the network filter at `position` of a chain.
-pub(crate) fn network_filter(
+fn network_filter(
     filter: &Filter,
     position: usize,
     context: &ChainContext<'_>,
@@ -116,14 +152,6 @@ pub(crate) fn typed<'a>(
 
 impl TcpProxy {
     fn from_proto(proto: &TcpProxyProto, context: &ChainContext<'_>) -> Result<TcpProxy, Refusal> {
-        nothing_left(&TcpProxyProto {
-            stat_prefix: String::new(),
-            idle_timeout: None,
-            access_log: Vec::new(),
-            max_connect_attempts: None,
-            cluster_specifier: None,
-            ..proto.clone()
-        })?;
         let clusters: Box<[_]> = match &proto.cluster_specifier {
             None => return Err(Refusal::missing("cluster_specifier")),
             Some(tcp_proxy::ClusterSpecifier::Cluster(name)) => {
@@ -139,7 +167,6 @@ impl TcpProxy {
             return Err(Refusal::new("weighted_clusters", "no cluster has a weight"));
         }
         Ok(TcpProxy {
-            stat_prefix: proto.stat_prefix.as_str().into(),
             clusters,
             idle_timeout: match duration::optional(&proto.idle_timeout, "idle_timeout")? {
                 None => Some(IDLE_TIMEOUT),

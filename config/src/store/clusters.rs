@@ -10,12 +10,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use waypoint_filters::coverage;
 use waypoint_filters::peer::Peer;
 use waypoint_filters::rejected::Refusal;
-use waypoint_filters::whole;
 
-use crate::model::cluster::{Cluster, ClusterSlot, Discovery};
-use crate::model::endpoint::EndpointSet;
+use crate::model::cluster::{CLUSTER, Cluster, ClusterSlot, Discovery};
+use crate::model::endpoint::{CLUSTER_LOAD_ASSIGNMENT, EndpointSet};
 use crate::resource::check_name;
 
 /// Finds the workload at an address.
@@ -66,7 +66,7 @@ impl ClusterTable {
         if self.clusters.get(name) == Some(body) {
             return Ok(false);
         }
-        let proto = whole::decode::<ClusterProto>(body)?;
+        let proto: ClusterProto = coverage::decode(body, &CLUSTER)?;
         check_name(&proto.name, name)?;
         let cluster = Cluster::from_proto(&proto)?;
         let slot = self.slot(name);
@@ -182,7 +182,7 @@ fn endpoints(
     slot: &ClusterSlot,
     peer: PeerAt<'_>,
 ) -> Result<EndpointSet, Refusal> {
-    let proto = whole::decode::<ClusterLoadAssignment>(body)?;
+    let proto: ClusterLoadAssignment = coverage::decode(body, &CLUSTER_LOAD_ASSIGNMENT)?;
     check_name(&proto.cluster_name, name)?;
     EndpointSet::from_proto(&proto, &slot.endpoints(), peer)
 }

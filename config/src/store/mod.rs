@@ -286,7 +286,7 @@ impl Store {
             // How tunnels go up is the waypoint's own; the other two carry multi-network traffic, which
             // no endpoint leads into: endpoints that would are refused by name.
             "connect_originate" | "inner_connect_originate" | "outer_connect_originate" => {
-                checked(&resource.name, &resource.body).map(|_| ())
+                checked(&resource.name, &resource.body).and_then(|raw| raw.check_originate())
             }
             _ => Err(Refusal::new(
                 "name",
@@ -402,6 +402,5 @@ impl Store {
 fn checked(name: &str, body: &Bytes) -> Result<RawListener, Refusal> {
     let raw = RawListener::decode(body)?;
     check_name(&raw.listener.name, name)?;
-    raw.check()?;
     Ok(raw)
 }

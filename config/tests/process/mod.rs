@@ -25,6 +25,10 @@ pub fn store_that(on_refused: OnRefused) -> Store {
     )
 }
 
+pub fn host() -> Arc<dyn Host> {
+    Arc::new(Process::default())
+}
+
 #[derive(Default)]
 struct Process {
     metrics: Arc<MetricRegistry>,

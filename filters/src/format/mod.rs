@@ -15,7 +15,11 @@ use crate::stream_info::{Capture, RequestHead, StreamInfo, StreamState};
 
 /// A compiled format string.
 #[derive(Clone, Debug)]
-pub struct Format(Box<[Piece]>);
+pub struct Format {
+    pieces: Box<[Piece]>,
+    /// What is printed where there is no value.
+    missing: &'static str,
+}
 
 #[derive(Clone, Debug)]
 enum Piece {
@@ -113,12 +117,23 @@ impl Format {
         if !literal.is_empty() {
             pieces.push(Piece::Literal(literal.into()));
         }
-        Ok(Format(pieces.into()))
+        Ok(Format {
+            pieces: pieces.into(),
+            missing: "-",
+        })
+    }
+
+    /// The same, printing nothing where there is no value, if `omit` (`omit_empty_values`).
+    pub fn omitting_empty(self, omit: bool) -> Format {
+        Format {
+            missing: if omit { "" } else { "-" },
+            ..self
+        }
     }
 
     /// Appends the text to `out`.
     pub fn write(&self, context: &FormatContext<'_>, out: &mut Vec<u8>) {
-        for piece in &self.0 {
+        for piece in &self.pieces {
             match piece {
                 Piece::Literal(text) => out.extend_from_slice(text.as_bytes()),
                 Piece::Value {
@@ -127,7 +142,7 @@ impl Format {
                 } => {
                     let start = out.len();
                     if !operator.write(context, out) {
-                        out.push(b'-');
+                        out.extend_from_slice(self.missing.as_bytes());
                     }
                     if let Some(max) = max_length {
                         out.truncate(start + max.min(&(out.len() - start)));
@@ -140,7 +155,7 @@ impl Format {
     /// The value where the format is one operator; its text otherwise.
     pub fn value(&self, context: &FormatContext<'_>) -> FormatValue {
         let mut out = Vec::new();
-        match &*self.0 {
+        match &*self.pieces {
             [
                 Piece::Value {
                     operator,
@@ -165,7 +180,7 @@ impl Format {
     /// Which parts of heads the format needs.
     pub fn capture(&self) -> Capture {
         let mut capture = Capture::default();
-        for piece in &self.0 {
+        for piece in &self.pieces {
             if let Piece::Value { operator, .. } = piece {
                 operator.capture(&mut capture);
             }
@@ -175,7 +190,7 @@ impl Format {
 
     /// The text of a format without operators.
     pub fn literal(&self) -> Option<&str> {
-        match &*self.0 {
+        match &*self.pieces {
             [] => Some(""),
             [Piece::Literal(text)] => Some(text),
             _ => None,
@@ -278,6 +293,25 @@ mod tests {
             "10.0.0.9"
         );
         assert_eq!(print("%REQ_WITHOUT_QUERY(:PATH)%"), "/a");
+    }
+
+    #[test]
+    fn what_has_no_value_is_a_dash_or_nothing() {
+        assert_eq!(print("a%ROUTE_NAME%b"), "a-b");
+        let format = Format::parse("a%ROUTE_NAME%b")
+            .unwrap()
+            .omitting_empty(true);
+        let (stream, mut out) = (stream(), Vec::new());
+        let state = stream.state();
+        let context = FormatContext {
+            stream: &stream,
+            state: &state,
+            request: None,
+            response: None,
+            end: stream.start,
+        };
+        format.write(&context, &mut out);
+        assert_eq!(out, b"ab");
     }
 
     #[test]

@@ -5,18 +5,21 @@ use envoy_types::pb::envoy::config::core::v3::{
 };
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 
+use crate::coverage::well_known::STRUCT;
+use crate::coverage::{Table, harmless, honoured, required};
 use crate::format::{Format, FormatContext, FormatValue};
 use crate::rejected::Refusal;
 use crate::stream_info::Capture;
-
-const REQ_WITHOUT_QUERY: &str = "envoy.formatter.req_without_query";
 
 /// A compiled substitution format.
 #[derive(Clone, Debug)]
 pub enum Substitution {
     Text(Format),
-    /// Keys in sorted order; the line ends with a newline.
-    Json(Json),
+    /// Keys in sorted order; the line ends with a newline. `omit_empty` leaves keys without a value out.
+    Json {
+        json: Json,
+        omit_empty: bool,
+    },
 }
 
 /// A JSON template.
@@ -28,39 +31,77 @@ pub enum Json {
     List(Box<[Json]>),
 }
 
+pub static SUBSTITUTION_FORMAT: Table = Table {
+    name: "envoy.config.core.v3.SubstitutionFormatString",
+    fields: &[
+        honoured(1, "text_format"),
+        honoured(2, "json_format").of(&STRUCT),
+        honoured(3, "omit_empty_values"),
+        harmless(4, "content_type", "nothing here is sent as a body"),
+        honoured(5, "text_format_source").of(&DATA_SOURCE),
+        honoured(6, "formatters").named(1).of(&FORMATTER),
+        harmless(7, "json_format_options", "keys always come in sorted order"),
+    ],
+    refused: "",
+    required: &[required("format", &[1, 2, 5])],
+};
+
+static DATA_SOURCE: Table = Table {
+    name: "envoy.config.core.v3.DataSource",
+    fields: &[honoured(3, "inline_string")],
+    refused: "1 filename, 2 inline_bytes, 4 environment_variable, 5 watched_directory",
+    required: &[required("specifier", &[3])],
+};
+
+static FORMATTER: Table = Table {
+    name: "envoy.config.core.v3.TypedExtensionConfig",
+    fields: &[
+        harmless(1, "name", "the type decides"),
+        honoured(2, "typed_config").any(&[&[&REQ_WITHOUT_QUERY]]),
+    ],
+    refused: "",
+    required: &[required("typed_config", &[2])],
+};
+
+static REQ_WITHOUT_QUERY: Table = Table {
+    name: "envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery",
+    fields: &[],
+    refused: "",
+    required: &[],
+};
+
 impl Substitution {
     pub fn from_proto(proto: &SubstitutionFormatString) -> Result<Substitution, Refusal> {
-        for formatter in &proto.formatters {
-            if formatter.name != REQ_WITHOUT_QUERY {
-                return Err(Refusal::unsupported(format!(
-                    "formatters[{}]",
-                    formatter.name
-                )));
-            }
-        }
+        let text = |text: &str| {
+            let format = Format::parse(text)?;
+            Ok(Substitution::Text(
+                format.omitting_empty(proto.omit_empty_values),
+            ))
+        };
         match &proto.format {
             None => Err(Refusal::missing("format")),
-            Some(substitution_format_string::Format::TextFormat(text)) => {
-                Ok(Substitution::Text(Format::parse(text)?))
-            }
+            Some(substitution_format_string::Format::TextFormat(format)) => text(format),
             Some(substitution_format_string::Format::TextFormatSource(source)) => {
                 match &source.specifier {
-                    Some(data_source::Specifier::InlineString(text)) => {
-                        Ok(Substitution::Text(Format::parse(text)?))
-                    }
+                    Some(data_source::Specifier::InlineString(format)) => text(format),
                     _ => Err(Refusal::unsupported("text_format_source")),
                 }
             }
             Some(substitution_format_string::Format::JsonFormat(object)) => {
-                Ok(Substitution::Json(Json::from_struct(object)?))
+                Substitution::json(object, proto.omit_empty_values)
             }
         }
+    }
+
+    pub fn json(object: &Struct, omit_empty: bool) -> Result<Substitution, Refusal> {
+        let json = Json::from_struct(object, omit_empty)?;
+        Ok(Substitution::Json { json, omit_empty })
     }
 
     pub fn capture(&self) -> Capture {
         match self {
             Substitution::Text(format) => format.capture(),
-            Substitution::Json(json) => json.capture(),
+            Substitution::Json { json, .. } => json.capture(),
         }
     }
 
@@ -68,8 +109,8 @@ impl Substitution {
     pub fn write(&self, context: &FormatContext<'_>, out: &mut Vec<u8>) {
         match self {
             Substitution::Text(format) => format.write(context, out),
-            Substitution::Json(json) => {
-                out.extend_from_slice(json.value(context).to_string().as_bytes());
+            Substitution::Json { json, omit_empty } => {
+                out.extend_from_slice(json.value(context, *omit_empty).to_string().as_bytes());
                 out.push(b'\n');
             }
         }
@@ -77,12 +118,12 @@ impl Substitution {
 }
 
 impl Json {
-    pub fn from_struct(object: &Struct) -> Result<Json, Refusal> {
+    fn from_struct(object: &Struct, omit_empty: bool) -> Result<Json, Refusal> {
         let mut fields = object
             .fields
             .iter()
             .map(|(key, value)| {
-                let json = Json::from_value(value).map_err(|e| e.within(key))?;
+                let json = Json::from_value(value, omit_empty).map_err(|e| e.within(key))?;
                 Ok((key.as_str().into(), json))
             })
             .collect::<Result<Vec<(Box<str>, Json)>, Refusal>>()?;
@@ -90,14 +131,16 @@ impl Json {
         Ok(Json::Object(fields.into()))
     }
 
-    fn from_value(value: &Value) -> Result<Json, Refusal> {
+    fn from_value(value: &Value, omit_empty: bool) -> Result<Json, Refusal> {
         Ok(match &value.kind {
-            Some(Kind::StringValue(text)) => Json::Format(Format::parse(text)?),
-            Some(Kind::StructValue(object)) => Json::from_struct(object)?,
+            Some(Kind::StringValue(text)) => {
+                Json::Format(Format::parse(text)?.omitting_empty(omit_empty))
+            }
+            Some(Kind::StructValue(object)) => Json::from_struct(object, omit_empty)?,
             Some(Kind::ListValue(list)) => Json::List(
                 list.values
                     .iter()
-                    .map(Json::from_value)
+                    .map(|value| Json::from_value(value, omit_empty))
                     .collect::<Result<_, _>>()?,
             ),
             Some(Kind::BoolValue(b)) => Json::Constant((*b).into()),
@@ -117,7 +160,7 @@ impl Json {
         capture
     }
 
-    fn value(&self, context: &FormatContext<'_>) -> serde_json::Value {
+    fn value(&self, context: &FormatContext<'_>, omit_empty: bool) -> serde_json::Value {
         match self {
             Json::Constant(value) => value.clone(),
             Json::Format(format) => match format.value(context) {
@@ -127,10 +170,69 @@ impl Json {
             },
             Json::Object(fields) => fields
                 .iter()
-                .map(|(key, value)| (key.to_string(), value.value(context)))
+                .map(|(key, value)| (key.to_string(), value.value(context, omit_empty)))
+                .filter(|(_, value)| !(omit_empty && value.is_null()))
                 .collect::<serde_json::Map<_, _>>()
                 .into(),
-            Json::List(list) => list.iter().map(|v| v.value(context)).collect(),
+            Json::List(list) => list.iter().map(|v| v.value(context, omit_empty)).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::{Instant, SystemTime};
+
+    use super::*;
+    use crate::connection::Connection;
+    use crate::stream_info::{Protocol, StreamInfo};
+
+    fn json(omit_empty: bool) -> String {
+        let text = |text: &str| Value {
+            kind: Some(Kind::StringValue(text.to_owned())),
+        };
+        let template = Struct {
+            fields: [
+                ("route", text("%ROUTE_NAME%")),
+                ("both", text("%ROUTE_NAME%/%PROTOCOL%")),
+            ]
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect(),
+        };
+        let proto = SubstitutionFormatString {
+            omit_empty_values: omit_empty,
+            format: Some(substitution_format_string::Format::JsonFormat(template)),
+            ..SubstitutionFormatString::default()
+        };
+        let start = Instant::now();
+        let address = ([10, 0, 0, 9], 999).into();
+        let connection = Connection::new(address, address, start);
+        let stream = StreamInfo::new(
+            connection.into(),
+            Protocol::Http11,
+            start,
+            SystemTime::now(),
+        );
+        let state = stream.state();
+        let context = FormatContext {
+            stream: &stream,
+            state: &state,
+            request: None,
+            response: None,
+            end: start,
+        };
+        let mut out = Vec::new();
+        Substitution::from_proto(&proto)
+            .unwrap()
+            .write(&context, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn keys_without_a_value_are_null_or_left_out() {
+        assert_eq!(json(false), "{\"both\":\"-/HTTP/1.1\",\"route\":null}\n");
+        assert_eq!(json(true), "{\"both\":\"/HTTP/1.1\"}\n");
     }
 }

@@ -3,29 +3,31 @@
 //! The empty filter has nothing to do. Delays and aborts are not built: a route that asks for one is
 //! refused by name.
 
-use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
-
-use crate::http::HttpFilter;
-use crate::rejected::Refusal;
+use crate::coverage::{Table, harmless};
 
 pub(super) const TYPE_URL: &str =
     "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
 
-pub(super) fn build(proto: &HttpFault) -> Result<HttpFilter, Refusal> {
-    empty(proto)?;
-    Ok(HttpFilter::inert())
-}
+/// Without a fault, it matters to nobody whom it would hit.
+const NO_FAULT: &str = "delay, abort and response_rate_limit are refused";
 
-/// A route's configuration; only an empty one is honoured.
-pub(super) fn empty(proto: &HttpFault) -> Result<(), Refusal> {
-    if proto.delay.is_some() {
-        return Err(Refusal::unsupported("delay"));
-    }
-    if proto.abort.is_some() {
-        return Err(Refusal::unsupported("abort"));
-    }
-    if proto.response_rate_limit.is_some() {
-        return Err(Refusal::unsupported("response_rate_limit"));
-    }
-    Ok(())
-}
+pub(super) static CONFIG: Table = Table {
+    name: "envoy.extensions.filters.http.fault.v3.HTTPFault",
+    fields: &[
+        harmless(3, "upstream_cluster", NO_FAULT),
+        harmless(4, "headers", NO_FAULT).list(),
+        harmless(5, "downstream_nodes", NO_FAULT).list(),
+        harmless(6, "max_active_faults", NO_FAULT),
+        harmless(8, "delay_percent_runtime", NO_FAULT),
+        harmless(9, "abort_percent_runtime", NO_FAULT),
+        harmless(10, "delay_duration_runtime", NO_FAULT),
+        harmless(11, "abort_http_status_runtime", NO_FAULT),
+        harmless(12, "max_active_faults_runtime", NO_FAULT),
+        harmless(13, "response_rate_limit_percent_runtime", NO_FAULT),
+        harmless(14, "abort_grpc_status_runtime", NO_FAULT),
+        harmless(15, "disable_downstream_cluster_stats", NO_FAULT),
+        harmless(16, "filter_metadata", NO_FAULT),
+    ],
+    refused: "1 delay, 2 abort, 7 response_rate_limit",
+    required: &[],
+};

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use envoy_types::pb::envoy::extensions::filters::http::grpc_stats::v3::FilterConfig;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
 use crate::body::{Body, BodyError, Direction};
+use crate::coverage::{OWN_COUNTERS, Table, harmless};
 use crate::http::HttpFilter;
 use crate::local_reply::is_grpc;
 use crate::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
@@ -20,8 +20,24 @@ use crate::stream_info::{GrpcInfo, StreamInfo};
 pub(super) const TYPE_URL: &str =
     "type.googleapis.com/envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";
 
-/// All settings only shape Envoy's own counters, which nothing here exposes.
-pub(super) fn build(_proto: &FilterConfig) -> HttpFilter {
+pub(super) static CONFIG: Table = Table {
+    name: "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
+    fields: &[
+        harmless(
+            1,
+            "emit_filter_state",
+            "what it counts is in the record of the stream",
+        ),
+        harmless(2, "individual_method_stats_allowlist", OWN_COUNTERS),
+        harmless(3, "stats_for_all_methods", OWN_COUNTERS),
+        harmless(4, "enable_upstream_stats", OWN_COUNTERS),
+        harmless(5, "replace_dots_in_grpc_service_name", OWN_COUNTERS),
+    ],
+    refused: "",
+    required: &[],
+};
+
+pub(super) fn build() -> HttpFilter {
     HttpFilter::layer(tower::layer::layer_fn(|inner| {
         HttpService::new(GrpcStats(inner))
     }))

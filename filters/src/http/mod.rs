@@ -13,11 +13,11 @@ mod set_filter_state;
 
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::google::protobuf::Any;
-use prost::Message;
 
+use crate::coverage::{OWN_COUNTERS, Table, decode_any as decode, harmless, left_out};
 use crate::host::Host;
+use crate::istio_stats::STATS_CONFIG;
 use crate::omitted::Omissions;
 use crate::proto::STATS_PLUGIN_CONFIG;
 use crate::recorder::Recorder;
@@ -29,6 +29,42 @@ use crate::typed_struct;
 /// The type that ends a chain; `config` puts the router's service there.
 pub const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
 const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
+
+/// The tables of all configurations that [`build`] takes.
+pub static TABLES: &[&Table] = &[
+    &rbac::CONFIG,
+    &set_filter_state::CONFIG,
+    &grpc_stats::CONFIG,
+    &fault::CONFIG,
+    &CORS_CONFIG,
+    &STATS_CONFIG,
+    &ROUTER_CONFIG,
+    &typed_struct::UDPA,
+    &typed_struct::XDS,
+];
+
+/// The tables of all configurations that [`build_per_route`] takes.
+pub static PER_ROUTE_TABLES: &[&Table] = &[&rbac::PER_ROUTE_CONFIG, &fault::CONFIG];
+
+static CORS_CONFIG: Table = Table {
+    name: "envoy.extensions.filters.http.cors.v3.Cors",
+    fields: &[],
+    refused: "",
+    required: &[],
+};
+
+static ROUTER_CONFIG: Table = Table {
+    name: "envoy.extensions.filters.http.router.v3.Router",
+    fields: &[
+        harmless(1, "dynamic_stats", OWN_COUNTERS),
+        left_out(2, "start_child_span", "no tracer is built"),
+        harmless(7, "suppress_grpc_request_failure_code_stats", OWN_COUNTERS),
+    ],
+    refused: "3 upstream_log, 4 suppress_envoy_headers, 5 strict_check_headers, \
+              6 respect_expected_rq_timeout, 8 upstream_http_filters, 9 upstream_log_options, \
+              10 reject_connect_request_early_data",
+    required: &[],
+};
 
 /// A filter that was built from its configuration.
 pub struct HttpFilter {
@@ -92,12 +128,10 @@ pub fn build(config: &Any, context: &FilterContext<'_>) -> Result<HttpFilter, Re
     match config.type_url.as_str() {
         rbac::TYPE_URL => rbac::build(decode(config)?, context),
         set_filter_state::TYPE_URL => set_filter_state::build(&decode(config)?),
-        grpc_stats::TYPE_URL => Ok(grpc_stats::build(&decode(config)?)),
-        fault::TYPE_URL => fault::build(&decode(config)?),
-        // The filter's own message has no fields; policies come with routes.
-        CORS => Ok(HttpFilter::inert()),
+        grpc_stats::TYPE_URL => Ok(grpc_stats::build()),
         STATS_PLUGIN_CONFIG => istio_stats::build(decode(config)?, context),
-        ROUTER => router(&decode(config)?),
+        // Faults and CORS policies come with routes; the router is put in by `config`.
+        fault::TYPE_URL | CORS | ROUTER => Ok(HttpFilter::inert()),
         other => Err(unknown(other)),
     }
 }
@@ -109,28 +143,9 @@ pub fn build(config: &Any, context: &FilterContext<'_>) -> Result<HttpFilter, Re
 pub fn build_per_route(filter: &Any, config: &Any) -> Result<PerRouteConfig, Refusal> {
     match (filter.type_url.as_str(), config.type_url.as_str()) {
         (rbac::TYPE_URL, rbac::PER_ROUTE) => Ok(Arc::new(rbac::build_per_route(decode(config)?)?)),
-        (fault::TYPE_URL, fault::TYPE_URL) => {
-            fault::empty(&decode(config)?)?;
-            Ok(Arc::new(()))
-        }
+        (fault::TYPE_URL, fault::TYPE_URL) => Ok(Arc::new(())),
         (_, other) => Err(unknown(other)),
     }
-}
-
-fn router(proto: &Router) -> Result<HttpFilter, Refusal> {
-    if !proto.upstream_log.is_empty() {
-        return Err(Refusal::unsupported("upstream_log"));
-    }
-    if !proto.upstream_http_filters.is_empty() {
-        return Err(Refusal::unsupported("upstream_http_filters"));
-    }
-    if !proto.strict_check_headers.is_empty() {
-        return Err(Refusal::unsupported("strict_check_headers"));
-    }
-    if proto.suppress_envoy_headers {
-        return Err(Refusal::unsupported("suppress_envoy_headers"));
-    }
-    Ok(HttpFilter::inert())
 }
 
 fn unknown(type_url: &str) -> Refusal {
@@ -138,8 +153,4 @@ fn unknown(type_url: &str) -> Refusal {
         "typed_config",
         format!("filter type {type_url} is not built in"),
     )
-}
-
-pub(crate) fn decode<M: Message + Default>(any: &Any) -> Result<M, Refusal> {
-    crate::whole::decode(&any.value).map_err(|e| e.within("typed_config"))
 }

@@ -31,10 +31,10 @@ pub(super) fn build(
     if !downstream {
         return Ok(HttpFilter::inert());
     }
-    let sharing = if config.get("shared_with_upstream") == Some(&serde_json::Value::Bool(true)) {
-        Sharing::Once
-    } else {
-        Sharing::None
+    let sharing = match config.get("shared_with_upstream") {
+        None | Some(serde_json::Value::Bool(false)) => Sharing::None,
+        Some(serde_json::Value::Bool(true)) => Sharing::Once,
+        Some(_) => return Err(Refusal::new("shared_with_upstream", "is no truth value")),
     };
     let host = context.host.clone();
     let key: Arc<str> = DOWNSTREAM_PEER.into();
@@ -50,8 +50,11 @@ pub(super) fn build(
 
 /// Whether `field` asks for workload discovery; any other way of discovery is refused.
 fn discovers(config: &serde_json::Value, field: &str) -> Result<bool, Refusal> {
-    let Some(methods) = config.get(field).and_then(|m| m.as_array()) else {
-        return Ok(false);
+    let methods = match config.get(field) {
+        None => return Ok(false),
+        Some(methods) => methods
+            .as_array()
+            .ok_or_else(|| Refusal::new(field, "is no list"))?,
     };
     for method in methods {
         typed_struct::only(method, &["workload_discovery"]).map_err(|e| e.within(field))?;

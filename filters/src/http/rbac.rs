@@ -9,9 +9,10 @@ use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerR
 use http::StatusCode;
 
 use crate::connection::BindKey;
+use crate::coverage::{OWN_COUNTERS, Table, harmless, honoured};
 use crate::http::{FilterContext, HttpFilter};
 use crate::local_reply::LocalReply;
-use crate::rbac::engine::{Action, BoundEngine, Engine};
+use crate::rbac::engine::{Action, BoundEngine, Engine, RBAC};
 use crate::rejected::Refusal;
 use crate::response_flags::ResponseFlags;
 use crate::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
@@ -21,6 +22,26 @@ pub(super) const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.filters.
 pub(super) const PER_ROUTE: &str =
     "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
 const NAMESPACE: &str = "envoy.filters.http.rbac";
+
+pub(super) static CONFIG: Table = Table {
+    name: "envoy.extensions.filters.http.rbac.v3.RBAC",
+    fields: &[
+        honoured(1, "rules").of(&RBAC),
+        honoured(2, "shadow_rules").of(&RBAC),
+        honoured(3, "shadow_rules_stat_prefix"),
+        harmless(6, "rules_stat_prefix", OWN_COUNTERS),
+        harmless(7, "track_per_rule_stats", OWN_COUNTERS),
+    ],
+    refused: "4 matcher, 5 shadow_matcher",
+    required: &[],
+};
+
+pub(super) static PER_ROUTE_CONFIG: Table = Table {
+    name: "envoy.extensions.filters.http.rbac.v3.RBACPerRoute",
+    fields: &[honoured(2, "rbac").of(&CONFIG)],
+    refused: "",
+    required: &[],
+};
 
 /// The rules of a filter, or of a route instead of it.
 pub(crate) struct Rules {
@@ -50,12 +71,6 @@ impl Bindable {
 
 impl Rules {
     fn from_proto(proto: &Rbac) -> Result<Rules, Refusal> {
-        if proto.matcher.is_some() {
-            return Err(Refusal::unsupported("matcher"));
-        }
-        if proto.shadow_matcher.is_some() {
-            return Err(Refusal::unsupported("shadow_matcher"));
-        }
         let engine = |rules: &Option<_>, field: &str| {
             rules
                 .as_ref()

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use envoy_types::pb::envoy::extensions::filters::http::set_filter_state::v3::Config;
 
-use crate::filter_state_value::FilterStateValue;
+use crate::coverage::{Table, honoured};
+use crate::filter_state_value::{FILTER_STATE_VALUE, FilterStateValue};
 use crate::format::{FormatContext, RequestView};
 use crate::http::HttpFilter;
 use crate::rejected::Refusal;
@@ -13,6 +14,18 @@ use crate::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
 
 pub(super) const TYPE_URL: &str =
     "type.googleapis.com/envoy.extensions.filters.http.set_filter_state.v3.Config";
+
+pub(super) static CONFIG: Table = Table {
+    name: "envoy.extensions.filters.http.set_filter_state.v3.Config",
+    fields: &[
+        honoured(1, "on_request_headers")
+            .list()
+            .of(&FILTER_STATE_VALUE),
+        honoured(2, "clear_route_cache"),
+    ],
+    refused: "",
+    required: &[],
+};
 
 pub(super) fn build(proto: &Config) -> Result<HttpFilter, Refusal> {
     let values: Arc<[FilterStateValue]> = proto

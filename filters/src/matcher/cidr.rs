@@ -5,7 +5,19 @@ use std::net::IpAddr;
 use envoy_types::pb::envoy::config::core::v3::CidrRange;
 use ipnet::IpNet;
 
+use crate::coverage::well_known::UINT32_VALUE;
+use crate::coverage::{Table, honoured, required};
 use crate::rejected::Refusal;
+
+pub static CIDR_RANGE: Table = Table {
+    name: "envoy.config.core.v3.CidrRange",
+    fields: &[
+        honoured(1, "address_prefix"),
+        honoured(2, "prefix_len").of(&UINT32_VALUE),
+    ],
+    refused: "",
+    required: &[required("address_prefix", &[1])],
+};
 
 /// From proto; a missing prefix length is 0, as Envoy reads it.
 pub fn from_proto(proto: &CidrRange) -> Result<IpNet, Refusal> {

@@ -10,7 +10,10 @@ use envoy_types::pb::envoy::config::route::v3::{
 };
 use http::{HeaderMap, HeaderName, Request, header};
 
-use crate::matcher::string::StringMatcher;
+use crate::coverage::well_known::INT64_RANGE;
+use crate::coverage::{Table, honoured, required};
+use crate::matcher::regex::REGEX_MATCHER;
+use crate::matcher::string::{STRING_MATCHER, StringMatcher};
 use crate::rejected::Refusal;
 
 /// Compares one header.
@@ -38,6 +41,25 @@ enum Check {
     /// Start (inclusive) and end (exclusive).
     Range(i64, i64),
 }
+
+pub static HEADER_MATCHER: Table = Table {
+    name: "envoy.config.route.v3.HeaderMatcher",
+    fields: &[
+        honoured(1, "name"),
+        honoured(4, "exact_match"),
+        honoured(6, "range_match").of(&INT64_RANGE),
+        honoured(7, "present_match"),
+        honoured(8, "invert_match"),
+        honoured(9, "prefix_match"),
+        honoured(10, "suffix_match"),
+        honoured(11, "safe_regex_match").of(&REGEX_MATCHER),
+        honoured(12, "contains_match"),
+        honoured(13, "string_match").of(&STRING_MATCHER),
+        honoured(14, "treat_missing_header_as_empty"),
+    ],
+    refused: "",
+    required: &[required("name", &[1])],
+};
 
 impl HeaderMatcher {
     pub fn from_proto(proto: &HeaderMatcherProto) -> Result<HeaderMatcher, Refusal> {

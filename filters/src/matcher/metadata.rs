@@ -4,8 +4,9 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{
     MetadataMatcher as MetadataMatcherProto, metadata_matcher::path_segment::Segment,
 };
 
+use crate::coverage::{Table, honoured, required};
 use crate::dynamic_metadata::Metadata;
-use crate::matcher::value::ValueMatcher;
+use crate::matcher::value::{VALUE_MATCHER, ValueMatcher};
 use crate::rejected::Refusal;
 
 /// Compares one value of metadata.
@@ -16,6 +17,29 @@ pub struct MetadataMatcher {
     value: ValueMatcher,
     invert: bool,
 }
+
+pub static METADATA_MATCHER: Table = Table {
+    name: "envoy.type.matcher.v3.MetadataMatcher",
+    fields: &[
+        honoured(1, "filter"),
+        honoured(2, "path").list().of(&PATH_SEGMENT),
+        honoured(3, "value").of(&VALUE_MATCHER),
+        honoured(4, "invert"),
+    ],
+    refused: "",
+    required: &[
+        required("filter", &[1]),
+        required("path", &[2]),
+        required("value", &[3]),
+    ],
+};
+
+static PATH_SEGMENT: Table = Table {
+    name: "envoy.type.matcher.v3.MetadataMatcher.PathSegment",
+    fields: &[honoured(1, "key")],
+    refused: "",
+    required: &[required("segment", &[1])],
+};
 
 impl MetadataMatcher {
     pub fn from_proto(proto: &MetadataMatcherProto) -> Result<MetadataMatcher, Refusal> {

@@ -5,7 +5,8 @@ use envoy_types::pb::envoy::config::route::v3::{
     query_parameter_matcher::QueryParameterMatchSpecifier,
 };
 
-use crate::matcher::string::StringMatcher;
+use crate::coverage::{Table, honoured, required};
+use crate::matcher::string::{STRING_MATCHER, StringMatcher};
 use crate::rejected::Refusal;
 
 /// Compares one query parameter.
@@ -16,6 +17,17 @@ pub struct QueryParameterMatcher {
     value: Option<StringMatcher>,
     present: bool,
 }
+
+pub static QUERY_PARAMETER_MATCHER: Table = Table {
+    name: "envoy.config.route.v3.QueryParameterMatcher",
+    fields: &[
+        honoured(1, "name"),
+        honoured(5, "string_match").of(&STRING_MATCHER),
+        honoured(6, "present_match"),
+    ],
+    refused: "",
+    required: &[required("name", &[1])],
+};
 
 impl QueryParameterMatcher {
     pub fn from_proto(

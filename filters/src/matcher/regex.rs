@@ -2,10 +2,35 @@
 
 use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatcher;
 
+use crate::coverage::{Table, harmless, honoured, required};
 use crate::rejected::Refusal;
 
 /// Compiled programs are bounded; a pattern that needs more is refused.
 const MAX_PROGRAM_BYTES: usize = 1 << 20;
+
+pub static REGEX_MATCHER: Table = Table {
+    name: "envoy.type.matcher.v3.RegexMatcher",
+    fields: &[
+        harmless(
+            1,
+            "google_re2",
+            "the engine is always linear in time, and bounded",
+        ),
+        honoured(2, "regex"),
+    ],
+    refused: "",
+    required: &[required("regex", &[2])],
+};
+
+pub static SUBSTITUTION: Table = Table {
+    name: "envoy.type.matcher.v3.RegexMatchAndSubstitute",
+    fields: &[
+        honoured(1, "pattern").of(&REGEX_MATCHER),
+        honoured(2, "substitution"),
+    ],
+    refused: "",
+    required: &[required("pattern", &[1])],
+};
 
 /// Compiles `pattern` to match whole values.
 pub fn full_match(pattern: &str) -> Result<regex::Regex, Refusal> {

@@ -7,7 +7,8 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{
     StringMatcher as StringMatcherProto, string_matcher::MatchPattern,
 };
 
-use crate::matcher::regex;
+use crate::coverage::{Table, honoured, required};
+use crate::matcher::regex::{self, REGEX_MATCHER};
 use crate::rejected::Refusal;
 
 /// Compares a string.
@@ -28,6 +29,20 @@ enum Pattern {
     Contains(Box<str>),
     Regex(::regex::Regex),
 }
+
+pub static STRING_MATCHER: Table = Table {
+    name: "envoy.type.matcher.v3.StringMatcher",
+    fields: &[
+        honoured(1, "exact"),
+        honoured(2, "prefix"),
+        honoured(3, "suffix"),
+        honoured(5, "safe_regex").of(&REGEX_MATCHER),
+        honoured(6, "ignore_case"),
+        honoured(7, "contains"),
+    ],
+    refused: "8 custom",
+    required: &[required("match_pattern", &[1, 2, 3, 5, 7])],
+};
 
 impl StringMatcher {
     pub fn from_proto(proto: &StringMatcherProto) -> Result<StringMatcher, Refusal> {

@@ -6,15 +6,30 @@
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
 
+use crate::coverage::{Table, decode_any, harmless, honoured, required};
 use crate::matcher::regex;
 use crate::rejected::Refusal;
-
-const TYPE_URL: &str =
-    "type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig";
 
 /// One segment: the characters of RFC 3986's `pchar` (which has `*`).
 const SEGMENT: &str = r"[a-zA-Z0-9\-._~%!$&'()*+,;=:@]+";
 const TEXT: &str = r"[a-zA-Z0-9\-._~%!$&'()*+,;=:@/]*";
+
+pub(crate) static URI_TEMPLATE: Table = Table {
+    name: "envoy.config.core.v3.TypedExtensionConfig",
+    fields: &[
+        harmless(1, "name", "the type decides"),
+        honoured(2, "typed_config").any(&[&[&MATCH_CONFIG]]),
+    ],
+    refused: "",
+    required: &[required("typed_config", &[2])],
+};
+
+static MATCH_CONFIG: Table = Table {
+    name: "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig",
+    fields: &[honoured(1, "path_template")],
+    refused: "",
+    required: &[required("path_template", &[1])],
+};
 
 /// Compares a path with a template.
 #[derive(Clone, Debug)]
@@ -26,14 +41,7 @@ impl UriTemplateMatcher {
             .typed_config
             .as_ref()
             .ok_or_else(|| Refusal::missing("typed_config"))?;
-        if any.type_url != TYPE_URL {
-            return Err(Refusal::new(
-                "typed_config",
-                format!("unknown type {}", any.type_url),
-            ));
-        }
-        let config = crate::whole::decode::<UriTemplateMatchConfig>(&any.value)
-            .map_err(|e| e.within("typed_config"))?;
+        let config: UriTemplateMatchConfig = decode_any(any)?;
         UriTemplateMatcher::new(&config.path_template).map_err(|e| e.within("path_template"))
     }
 

@@ -6,7 +6,9 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{
 };
 use serde_json::Value;
 
-use crate::matcher::string::StringMatcher;
+use crate::coverage::well_known::DOUBLE_RANGE;
+use crate::coverage::{Table, honoured, required};
+use crate::matcher::string::{STRING_MATCHER, StringMatcher};
 use crate::rejected::Refusal;
 
 /// Compares one value.
@@ -23,6 +25,49 @@ pub enum ValueMatcher {
     OneOf(Box<ValueMatcher>),
     Or(Box<[ValueMatcher]>),
 }
+
+pub static VALUE_MATCHER: Table = Table {
+    name: "envoy.type.matcher.v3.ValueMatcher",
+    fields: &[
+        honoured(1, "null_match").of(&NULL_MATCH),
+        honoured(2, "double_match").of(&DOUBLE_MATCHER),
+        honoured(3, "string_match").of(&STRING_MATCHER),
+        honoured(4, "bool_match"),
+        honoured(5, "present_match"),
+        honoured(6, "list_match").of(&LIST_MATCHER),
+        honoured(7, "or_match").of(&OR_MATCHER),
+    ],
+    refused: "",
+    required: &[required("match_pattern", &[1, 2, 3, 4, 5, 6, 7])],
+};
+
+static NULL_MATCH: Table = Table {
+    name: "envoy.type.matcher.v3.ValueMatcher.NullMatch",
+    fields: &[],
+    refused: "",
+    required: &[],
+};
+
+static DOUBLE_MATCHER: Table = Table {
+    name: "envoy.type.matcher.v3.DoubleMatcher",
+    fields: &[honoured(1, "range").of(&DOUBLE_RANGE), honoured(2, "exact")],
+    refused: "",
+    required: &[required("match_pattern", &[1, 2])],
+};
+
+static LIST_MATCHER: Table = Table {
+    name: "envoy.type.matcher.v3.ListMatcher",
+    fields: &[honoured(1, "one_of").of(&VALUE_MATCHER)],
+    refused: "",
+    required: &[required("match_pattern", &[1])],
+};
+
+static OR_MATCHER: Table = Table {
+    name: "envoy.type.matcher.v3.OrMatcher",
+    fields: &[honoured(1, "value_matchers").list().of(&VALUE_MATCHER)],
+    refused: "",
+    required: &[required("value_matchers", &[1])],
+};
 
 /// A matcher nested deeper than this is refused.
 const MAX_DEPTH: usize = 16;

@@ -6,8 +6,7 @@ use crate::network::BuiltNetworkFilter;
 use crate::rejected::Refusal;
 use crate::typed_struct;
 
-pub(super) const TYPE_URL: &str =
-    "type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange";
+pub const TYPE_URL: &str = "type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange";
 
 pub(super) fn build(config: &serde_json::Value) -> Result<BuiltNetworkFilter, Refusal> {
     typed_struct::only(config, &["protocol", "enable_discovery"])?;

@@ -7,17 +7,33 @@ mod rbac;
 mod set_filter_state;
 
 use std::borrow::Cow;
+use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use envoy_types::pb::google::protobuf::Any;
 
-use crate::http::{FilterContext, decode};
-use crate::istio_stats;
+use crate::coverage::{Table, decode_any as decode};
+use crate::http::FilterContext;
+use crate::istio_stats::{self, STATS_CONFIG};
 use crate::proto::STATS_PLUGIN_CONFIG;
 use crate::recorder::Recorder;
 use crate::rejected::Refusal;
 use crate::stream_info::StreamInfo;
 use crate::typed_struct;
+
+pub use metadata_exchange::TYPE_URL as METADATA_EXCHANGE;
+pub use set_filter_state::only_shares_destination;
+
+/// The tables of all configurations that [`build`] takes.
+pub static TABLES: &[&Table] = &[
+    &rbac::CONFIG,
+    &set_filter_state::CONFIG,
+    &mongo_proxy::CONFIG,
+    &STATS_CONFIG,
+    &typed_struct::UDPA,
+    &typed_struct::XDS,
+];
 
 /// What a network filter says of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +44,7 @@ pub enum Verdict {
 }
 
 /// A network filter: looks at a connection when it is new, and again when its chain has changed.
-pub trait NetworkFilter: Send + Sync + 'static {
+pub trait NetworkFilter: Debug + Send + Sync + 'static {
     fn on_connection(&self, stream: &StreamInfo) -> Verdict;
 }
 
@@ -37,6 +53,8 @@ pub trait NetworkFilter: Send + Sync + 'static {
 pub struct BuiltNetworkFilter {
     pub filter: Option<Box<dyn NetworkFilter>>,
     pub recorder: Option<Arc<dyn Recorder>>,
+    /// How often the recorder is to be told of an open stream's progress, where it asks for it.
+    pub reporting_interval: Option<Duration>,
 }
 
 /// Builds the network filter that `config` describes.
@@ -59,15 +77,19 @@ pub fn build(config: &Any, context: &FilterContext<'_>) -> Result<BuiltNetworkFi
     match config.type_url.as_str() {
         rbac::TYPE_URL => rbac::build(&decode(config)?),
         set_filter_state::TYPE_URL => set_filter_state::build(&decode(config)?),
-        mongo_proxy::TYPE_URL => mongo_proxy::build(&decode(config)?, context),
-        STATS_PLUGIN_CONFIG => Ok(BuiltNetworkFilter {
-            filter: None,
-            recorder: Some(istio_stats::recorder(
-                decode(config)?,
-                context.host,
-                context.omissions,
-            )?),
-        }),
+        mongo_proxy::TYPE_URL => Ok(mongo_proxy::build(context)),
+        STATS_PLUGIN_CONFIG => {
+            let config = decode(config)?;
+            Ok(BuiltNetworkFilter {
+                filter: None,
+                reporting_interval: istio_stats::reporting_interval(&config),
+                recorder: Some(istio_stats::recorder(
+                    config,
+                    context.host,
+                    context.omissions,
+                )?),
+            })
+        }
         other => Err(unknown(other)),
     }
 }

@@ -3,8 +3,7 @@
 //! It counts commands. That isn't built and is left out; what else it can be told (delays, an access log of
 //! its own) is refused.
 
-use envoy_types::pb::envoy::extensions::filters::network::mongo_proxy::v3::MongoProxy;
-
+use crate::coverage::{OWN_COUNTERS, Table, harmless};
 use crate::http::FilterContext;
 use crate::network::BuiltNetworkFilter;
 use crate::omitted::OmittedKind;
@@ -13,23 +12,21 @@ use crate::rejected::Refusal;
 pub(super) const TYPE_URL: &str =
     "type.googleapis.com/envoy.extensions.filters.network.mongo_proxy.v3.MongoProxy";
 
-pub(super) fn build(
-    proto: &MongoProxy,
-    context: &FilterContext<'_>,
-) -> Result<BuiltNetworkFilter, Refusal> {
-    if proto.delay.is_some() {
-        return Err(Refusal::unsupported("delay"));
-    }
-    if !proto.access_log.is_empty() {
-        return Err(Refusal::unsupported("access_log"));
-    }
-    if proto.emit_dynamic_metadata {
-        return Err(Refusal::unsupported("emit_dynamic_metadata"));
-    }
+pub(super) static CONFIG: Table = Table {
+    name: "envoy.extensions.filters.network.mongo_proxy.v3.MongoProxy",
+    fields: &[
+        harmless(1, "stat_prefix", OWN_COUNTERS),
+        harmless(5, "commands", OWN_COUNTERS).list(),
+    ],
+    refused: "2 access_log, 3 delay, 4 emit_dynamic_metadata, 6 max_bson_depth",
+    required: &[],
+};
+
+pub(super) fn build(context: &FilterContext<'_>) -> BuiltNetworkFilter {
     let reason = "commands are not counted";
     context.omissions.add(
         OmittedKind::Statistics,
         Refusal::new(format!("filters[{:?}]", context.name), reason),
     );
-    Ok(BuiltNetworkFilter::default())
+    BuiltNetworkFilter::default()
 }

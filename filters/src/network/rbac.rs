@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac;
 
+use crate::coverage::{OWN_COUNTERS, Table, harmless, honoured};
 use crate::network::{BuiltNetworkFilter, NetworkFilter, Verdict};
-use crate::rbac::engine::Engine;
+use crate::rbac::engine::{Engine, RBAC};
 use crate::rejected::Refusal;
 use crate::stream_info::StreamInfo;
 
@@ -13,6 +14,19 @@ pub(super) const TYPE_URL: &str =
     "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC";
 const NAMESPACE: &str = "envoy.filters.network.rbac";
 
+pub(super) static CONFIG: Table = Table {
+    name: "envoy.extensions.filters.network.rbac.v3.RBAC",
+    fields: &[
+        honoured(1, "rules").of(&RBAC),
+        honoured(2, "shadow_rules").of(&RBAC),
+        harmless(3, "stat_prefix", OWN_COUNTERS),
+        honoured(5, "shadow_rules_stat_prefix"),
+    ],
+    refused: "4 enforcement_type, 6 matcher, 7 shadow_matcher, 8 delay_deny",
+    required: &[],
+};
+
+#[derive(Debug)]
 struct RbacFilter {
     enforced: Option<Engine>,
     shadow: Option<Engine>,
@@ -20,15 +34,6 @@ struct RbacFilter {
 }
 
 pub(super) fn build(proto: &Rbac) -> Result<BuiltNetworkFilter, Refusal> {
-    if proto.matcher.is_some() {
-        return Err(Refusal::unsupported("matcher"));
-    }
-    if proto.shadow_matcher.is_some() {
-        return Err(Refusal::unsupported("shadow_matcher"));
-    }
-    if proto.delay_deny.is_some() {
-        return Err(Refusal::unsupported("delay_deny"));
-    }
     let engine = |rules: &Option<_>, field: &str| {
         rules
             .as_ref()
@@ -42,7 +47,7 @@ pub(super) fn build(proto: &Rbac) -> Result<BuiltNetworkFilter, Refusal> {
             shadow: engine(&proto.shadow_rules, "shadow_rules")?,
             shadow_prefix: proto.shadow_rules_stat_prefix.as_str().into(),
         })),
-        recorder: None,
+        ..BuiltNetworkFilter::default()
     })
 }
 

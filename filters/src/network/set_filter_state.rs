@@ -5,9 +5,15 @@
 
 use std::time::Instant;
 
+use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::{
+    FilterStateValue as FilterStateValueProto, filter_state_value::Key,
+};
 use envoy_types::pb::envoy::extensions::filters::network::set_filter_state::v3::Config;
+use envoy_types::pb::google::protobuf::Any;
 
-use crate::filter_state_value::FilterStateValue;
+use crate::coverage::{Table, decode_any, honoured};
+use crate::filter_state::ORIGINAL_DST_LOCAL;
+use crate::filter_state_value::{FILTER_STATE_VALUE, FilterStateValue};
 use crate::format::FormatContext;
 use crate::network::{BuiltNetworkFilter, NetworkFilter, Verdict};
 use crate::rejected::Refusal;
@@ -16,15 +22,19 @@ use crate::stream_info::StreamInfo;
 pub(super) const TYPE_URL: &str =
     "type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config";
 
+pub(super) static CONFIG: Table = Table {
+    name: "envoy.extensions.filters.network.set_filter_state.v3.Config",
+    fields: &[honoured(1, "on_new_connection")
+        .list()
+        .of(&FILTER_STATE_VALUE)],
+    refused: "2 on_downstream_tls_handshake, 3 on_downstream_data",
+    required: &[],
+};
+
+#[derive(Debug)]
 struct SetFilterState(Box<[FilterStateValue]>);
 
 pub(super) fn build(proto: &Config) -> Result<BuiltNetworkFilter, Refusal> {
-    if !proto.on_downstream_tls_handshake.is_empty() {
-        return Err(Refusal::unsupported("on_downstream_tls_handshake"));
-    }
-    if !proto.on_downstream_data.is_empty() {
-        return Err(Refusal::unsupported("on_downstream_data"));
-    }
     let values = proto
         .on_new_connection
         .iter()
@@ -36,8 +46,16 @@ pub(super) fn build(proto: &Config) -> Result<BuiltNetworkFilter, Refusal> {
         .collect::<Result<_, _>>()?;
     Ok(BuiltNetworkFilter {
         filter: Some(Box::new(SetFilterState(values))),
-        recorder: None,
+        ..BuiltNetworkFilter::default()
     })
+}
+
+/// Whether `config` does nothing but share the connection's own destination with the upstream.
+pub fn only_shares_destination(config: &Any) -> bool {
+    let is_destination = |value: &FilterStateValueProto| matches!(&value.key, Some(Key::ObjectKey(key)) if key == ORIGINAL_DST_LOCAL);
+    config.type_url == TYPE_URL
+        && decode_any::<Config>(config)
+            .is_ok_and(|config| config.on_new_connection.iter().all(is_destination))
 }
 
 impl NetworkFilter for SetFilterState {
@@ -56,5 +74,35 @@ impl NetworkFilter for SetFilterState {
             }
         }
         Verdict::Continue
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+
+    fn sets(key: &str, type_url: &str) -> Any {
+        let value = FilterStateValueProto {
+            key: Some(Key::ObjectKey(key.to_owned())),
+            ..FilterStateValueProto::default()
+        };
+        let config = Config {
+            on_new_connection: vec![value],
+            ..Config::default()
+        };
+        Any {
+            type_url: type_url.to_owned(),
+            value: config.encode_to_vec(),
+        }
+    }
+
+    #[test]
+    fn what_does_more_than_share_the_destination_is_told_apart() {
+        assert!(only_shares_destination(&sets(ORIGINAL_DST_LOCAL, TYPE_URL)));
+        assert!(!only_shares_destination(&sets("io.istio.source", TYPE_URL)));
+        let another = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC";
+        assert!(!only_shares_destination(&sets(ORIGINAL_DST_LOCAL, another)));
     }
 }

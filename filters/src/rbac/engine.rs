@@ -9,9 +9,11 @@ use envoy_types::pb::envoy::config::rbac::v3::{Policy as PolicyProto, Rbac, rbac
 use http::Request;
 
 use crate::connection::Connection;
+use crate::coverage::{Table, honoured, required};
 use crate::dynamic_metadata::Metadata;
 use crate::rbac::condition::{Condition, RequestView};
-use crate::rbac::{permission, principal};
+use crate::rbac::permission::{self, PERMISSION};
+use crate::rbac::principal::{self, PRINCIPAL};
 use crate::rejected::Refusal;
 use crate::stream_info::StreamInfo;
 
@@ -50,6 +52,26 @@ pub struct Decision {
     pub allowed: bool,
     pub policy: Option<Arc<str>>,
 }
+
+pub static RBAC: Table = Table {
+    name: "envoy.config.rbac.v3.RBAC",
+    fields: &[
+        honoured(1, "action"),
+        honoured(2, "policies").map().of(&POLICY),
+    ],
+    refused: "3 audit_logging_options",
+    required: &[],
+};
+
+static POLICY: Table = Table {
+    name: "envoy.config.rbac.v3.Policy",
+    fields: &[
+        honoured(1, "permissions").list().of(&PERMISSION),
+        honoured(2, "principals").list().of(&PRINCIPAL),
+    ],
+    refused: "3 condition, 4 checked_condition, 5 cel_config",
+    required: &[required("permissions", &[1]), required("principals", &[2])],
+};
 
 impl Engine {
     pub fn from_proto(proto: &Rbac) -> Result<Engine, Refusal> {

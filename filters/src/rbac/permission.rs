@@ -3,16 +3,51 @@
 use envoy_types::pb::envoy::config::rbac::v3::{Permission, permission::Rule};
 use envoy_types::pb::envoy::r#type::matcher::v3::{PathMatcher, path_matcher};
 
-use crate::matcher::cidr;
-use crate::matcher::header::HeaderMatcher;
-use crate::matcher::metadata::MetadataMatcher;
-use crate::matcher::string::StringMatcher;
-use crate::matcher::uri_template::UriTemplateMatcher;
+use crate::coverage::well_known::INT32_RANGE;
+use crate::coverage::{Table, honoured, required};
+use crate::matcher::cidr::{self, CIDR_RANGE};
+use crate::matcher::header::{HEADER_MATCHER, HeaderMatcher};
+use crate::matcher::metadata::{METADATA_MATCHER, MetadataMatcher};
+use crate::matcher::string::{STRING_MATCHER, StringMatcher};
+use crate::matcher::uri_template::{URI_TEMPLATE, UriTemplateMatcher};
 use crate::rbac::condition::{Condition, ConnectionTest, RequestTest};
 use crate::rejected::Refusal;
 
 /// Conditions nested deeper than this are refused.
 pub(crate) const MAX_DEPTH: usize = 64;
+
+pub(crate) static PERMISSION: Table = Table {
+    name: "envoy.config.rbac.v3.Permission",
+    fields: &[
+        honoured(1, "and_rules").of(&SET),
+        honoured(2, "or_rules").of(&SET),
+        honoured(3, "any"),
+        honoured(4, "header").of(&HEADER_MATCHER),
+        honoured(5, "destination_ip").of(&CIDR_RANGE),
+        honoured(6, "destination_port"),
+        honoured(7, "metadata").of(&METADATA_MATCHER),
+        honoured(8, "not_rule").of(&PERMISSION),
+        honoured(10, "url_path").of(&PATH_MATCHER),
+        honoured(11, "destination_port_range").of(&INT32_RANGE),
+        honoured(13, "uri_template").of(&URI_TEMPLATE),
+    ],
+    refused: "9 requested_server_name, 12 matcher, 14 sourced_metadata",
+    required: &[required("rule", &[1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 13])],
+};
+
+static SET: Table = Table {
+    name: "envoy.config.rbac.v3.Permission.Set",
+    fields: &[honoured(1, "rules").list().of(&PERMISSION)],
+    refused: "",
+    required: &[required("rules", &[1])],
+};
+
+pub(crate) static PATH_MATCHER: Table = Table {
+    name: "envoy.type.matcher.v3.PathMatcher",
+    fields: &[honoured(1, "path").of(&STRING_MATCHER)],
+    refused: "",
+    required: &[required("rule", &[1])],
+};
 
 pub(crate) fn condition(permission: &Permission, depth: usize) -> Result<Condition, Refusal> {
     if depth > MAX_DEPTH {

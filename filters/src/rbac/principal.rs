@@ -3,13 +3,61 @@
 use envoy_types::pb::envoy::config::rbac::v3::{Principal, principal::Identifier};
 use envoy_types::pb::envoy::r#type::matcher::v3::filter_state_matcher;
 
-use crate::matcher::cidr;
-use crate::matcher::header::HeaderMatcher;
-use crate::matcher::metadata::MetadataMatcher;
-use crate::matcher::string::StringMatcher;
+use crate::coverage::{Table, honoured, required};
+use crate::matcher::cidr::{self, CIDR_RANGE};
+use crate::matcher::header::{HEADER_MATCHER, HeaderMatcher};
+use crate::matcher::metadata::{METADATA_MATCHER, MetadataMatcher};
+use crate::matcher::string::{STRING_MATCHER, StringMatcher};
 use crate::rbac::condition::{Condition, ConnectionTest, RequestTest};
-use crate::rbac::permission::{MAX_DEPTH, request, url_path};
+use crate::rbac::permission::{MAX_DEPTH, PATH_MATCHER, request, url_path};
 use crate::rejected::Refusal;
+
+pub(crate) static PRINCIPAL: Table = Table {
+    name: "envoy.config.rbac.v3.Principal",
+    fields: &[
+        honoured(1, "and_ids").of(&SET),
+        honoured(2, "or_ids").of(&SET),
+        honoured(3, "any"),
+        honoured(4, "authenticated").of(&AUTHENTICATED),
+        honoured(5, "source_ip").of(&CIDR_RANGE),
+        honoured(6, "header").of(&HEADER_MATCHER),
+        honoured(7, "metadata").of(&METADATA_MATCHER),
+        honoured(8, "not_id").of(&PRINCIPAL),
+        honoured(9, "url_path").of(&PATH_MATCHER),
+        honoured(10, "direct_remote_ip").of(&CIDR_RANGE),
+        honoured(11, "remote_ip").of(&CIDR_RANGE),
+        honoured(12, "filter_state").of(&FILTER_STATE_MATCHER),
+    ],
+    refused: "13 sourced_metadata, 14 custom",
+    required: &[required(
+        "identifier",
+        &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
+    )],
+};
+
+static SET: Table = Table {
+    name: "envoy.config.rbac.v3.Principal.Set",
+    fields: &[honoured(1, "ids").list().of(&PRINCIPAL)],
+    refused: "",
+    required: &[required("ids", &[1])],
+};
+
+static AUTHENTICATED: Table = Table {
+    name: "envoy.config.rbac.v3.Principal.Authenticated",
+    fields: &[honoured(2, "principal_name").of(&STRING_MATCHER)],
+    refused: "",
+    required: &[],
+};
+
+static FILTER_STATE_MATCHER: Table = Table {
+    name: "envoy.type.matcher.v3.FilterStateMatcher",
+    fields: &[
+        honoured(1, "key"),
+        honoured(2, "string_match").of(&STRING_MATCHER),
+    ],
+    refused: "3 address_match",
+    required: &[required("key", &[1]), required("matcher", &[2])],
+};
 
 pub(crate) fn condition(principal: &Principal, depth: usize) -> Result<Condition, Refusal> {
     if depth > MAX_DEPTH {

@@ -1,0 +1,93 @@
+//! How a cluster's endpoints share the load.
+
+use envoy_types::pb::envoy::config::cluster::v3::{Cluster as ClusterProto, cluster};
+use waypoint_filters::coverage::well_known::UINT32_VALUE;
+use waypoint_filters::coverage::{Table, honoured};
+use waypoint_filters::rejected::Refusal;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LbPolicy {
+    RoundRobin,
+    /// `choice_count` random endpoints are compared (Envoy: 2).
+    LeastRequest {
+        choice_count: u32,
+    },
+    Random,
+    /// The discovery type decides.
+    ClusterProvided,
+}
+
+pub(crate) static COMMON_LB_CONFIG: Table = Table {
+    name: "envoy.config.cluster.v3.Cluster.CommonLbConfig",
+    fields: &[honoured(1, "healthy_panic_threshold").of(&PERCENT)],
+    refused: "2 zone_aware_lb_config, 3 locality_weighted_lb_config, 4 update_merge_window, \
+              5 ignore_new_hosts_until_first_hc, 6 close_connections_on_host_set_change, \
+              7 consistent_hashing_lb_config, 8 override_host_status",
+    required: &[],
+};
+
+static PERCENT: Table = Table {
+    name: "envoy.type.v3.Percent",
+    fields: &[honoured(1, "value")],
+    refused: "",
+    required: &[],
+};
+
+pub(crate) static LEAST_REQUEST_LB_CONFIG: Table = Table {
+    name: "envoy.config.cluster.v3.Cluster.LeastRequestLbConfig",
+    fields: &[honoured(1, "choice_count").of(&UINT32_VALUE)],
+    refused: "2 active_request_bias, 3 slow_start_config",
+    required: &[],
+};
+
+pub(crate) static ROUND_ROBIN_LB_CONFIG: Table = Table {
+    name: "envoy.config.cluster.v3.Cluster.RoundRobinLbConfig",
+    fields: &[],
+    refused: "1 slow_start_config",
+    required: &[],
+};
+
+impl LbPolicy {
+    pub(crate) fn from_proto(proto: &ClusterProto) -> Result<LbPolicy, Refusal> {
+        let policy = cluster::LbPolicy::try_from(proto.lb_policy)
+            .map_err(|_| Refusal::new("lb_policy", format!("unknown value {}", proto.lb_policy)))?;
+        match &proto.lb_config {
+            None | Some(cluster::LbConfig::OriginalDstLbConfig(_)) => {}
+            Some(
+                cluster::LbConfig::LeastRequestLbConfig(_)
+                | cluster::LbConfig::RoundRobinLbConfig(_),
+            ) => {}
+            Some(_) => return Err(Refusal::unsupported("lb_config")),
+        }
+        Ok(match policy {
+            cluster::LbPolicy::RoundRobin => LbPolicy::RoundRobin,
+            cluster::LbPolicy::Random => LbPolicy::Random,
+            cluster::LbPolicy::ClusterProvided => LbPolicy::ClusterProvided,
+            cluster::LbPolicy::LeastRequest => {
+                let count = match &proto.lb_config {
+                    Some(cluster::LbConfig::LeastRequestLbConfig(config)) => {
+                        config.choice_count.as_ref()
+                    }
+                    _ => None,
+                };
+                LbPolicy::LeastRequest {
+                    choice_count: count.map_or(2, |c| c.value),
+                }
+            }
+            other => {
+                return Err(Refusal::unsupported(format!(
+                    "lb_policy {}",
+                    other.as_str_name()
+                )));
+            }
+        })
+    }
+}
+
+/// Percent of healthy endpoints below which all are used; Envoy's default where nothing is said.
+pub(crate) fn panic_threshold(proto: &ClusterProto) -> f64 {
+    let config = proto.common_lb_config.as_ref();
+    config
+        .and_then(|config| config.healthy_panic_threshold.as_ref())
+        .map_or(50.0, |percent| percent.value)
+}
