@@ -4,11 +4,11 @@
 //! than a trust domain is refused, since to ignore it would let others in.
 
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CommonTlsContext, DownstreamTlsContext, SubjectAltNameMatcher, TlsParameters,
+    CommonTlsContext, DownstreamTlsContext, TlsParameters,
     common_tls_context::ValidationContextType, subject_alt_name_matcher::SanType,
     tls_parameters::TlsProtocol,
 };
-use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use waypoint_filters::coverage::well_known::BOOL_VALUE;
 use waypoint_filters::coverage::{Table, harmless, honoured, required};
 use waypoint_filters::matcher::string::STRING_MATCHER;
@@ -81,18 +81,25 @@ static COMBINED_VALIDATION: Table = Table {
     required: &[],
 };
 
+const WHOLE_DOMAINS: &str = "URI prefixes of whole trust domains (spiffe://DOMAIN/)";
+
 static VALIDATION: Table = Table {
     name: "envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext",
-    fields: &[honoured(15, "match_typed_subject_alt_names")
-        .only("URI prefixes of whole trust domains (spiffe://DOMAIN/)")
-        .list()
-        .of(&SUBJECT_ALT_NAME)],
+    fields: &[
+        honoured(9, "match_subject_alt_names")
+            .only(WHOLE_DOMAINS)
+            .list()
+            .of(&STRING_MATCHER),
+        honoured(15, "match_typed_subject_alt_names")
+            .only(WHOLE_DOMAINS)
+            .list()
+            .of(&SUBJECT_ALT_NAME),
+    ],
     refused: "1 trusted_ca, 2 verify_certificate_hash, 3 verify_certificate_spki, \
               6 require_signed_certificate_timestamp, 7 crl, 8 allow_expired_certificate, \
-              9 match_subject_alt_names, 10 trust_chain_verification, 11 watched_directory, \
-              12 custom_validator_config, 13 ca_certificate_provider_instance, \
-              14 only_verify_leaf_cert_crl, 16 max_verify_depth, 17 system_root_certs, \
-              18 suppress_client_ca_list",
+              10 trust_chain_verification, 11 watched_directory, 12 custom_validator_config, \
+              13 ca_certificate_provider_instance, 14 only_verify_leaf_cert_crl, \
+              16 max_verify_depth, 17 system_root_certs, 18 suppress_client_ca_list",
     required: &[],
 };
 
@@ -132,20 +139,26 @@ fn of_common(common: &CommonTlsContext) -> Result<Vec<String>, Refusal> {
     else {
         return Ok(Vec::new());
     };
-    let names = (combined.default_validation_context.iter())
-        .flat_map(|context| &context.match_typed_subject_alt_names);
-    let mut domains = names
-        .enumerate()
-        .map(|(i, name)| {
-            trust_domain(name).map(str::to_owned).ok_or_else(|| {
-                let path = "combined_validation_context.default_validation_context";
-                Refusal::new(
-                    format!("{path}.match_typed_subject_alt_names[{i}]"),
-                    "is not a URI of a whole trust domain (spiffe://DOMAIN/)",
-                )
-            })
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let Some(context) = &combined.default_validation_context else {
+        return Ok(Vec::new());
+    };
+    let typed = context.match_typed_subject_alt_names.iter();
+    let typed = typed.map(|name| {
+        let matcher = name.matcher.as_ref();
+        matcher.filter(|_| name.san_type() == SanType::Uri)
+    });
+    // The deprecated form of the same, which matches names of all types.
+    let untyped = context.match_subject_alt_names.iter().map(Some);
+    let mut domains = typed
+        .chain(untyped)
+        .map(|matcher| matcher.and_then(trust_domain).map(str::to_owned))
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| {
+            Refusal::new(
+                "combined_validation_context.default_validation_context",
+                "has a name that is no URI of a whole trust domain (spiffe://DOMAIN/)",
+            )
+        })?;
     domains.sort();
     domains.dedup();
     Ok(domains)
@@ -162,25 +175,22 @@ fn check_version(proto: &TlsParameters) -> Result<(), Refusal> {
 }
 
 /// The domain, if the matcher lets every identity in it pass.
-fn trust_domain(name: &SubjectAltNameMatcher) -> Option<&str> {
-    if name.san_type() != SanType::Uri {
-        return None;
-    }
-    let matcher = name.matcher.as_ref().filter(|m| !m.ignore_case)?;
+fn trust_domain(matcher: &StringMatcher) -> Option<&str> {
     let MatchPattern::Prefix(prefix) = matcher.match_pattern.as_ref()? else {
         return None;
     };
     let domain = prefix.strip_prefix("spiffe://")?.strip_suffix('/')?;
-    (!domain.is_empty() && !domain.contains('/')).then_some(domain)
+    let is_whole = !domain.is_empty() && !domain.contains('/') && !matcher.ignore_case;
+    is_whole.then_some(domain)
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
-        CertificateValidationContext, common_tls_context::CombinedCertificateValidationContext,
+        CertificateValidationContext, SubjectAltNameMatcher,
+        common_tls_context::CombinedCertificateValidationContext,
     };
-    use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
     use envoy_types::pb::google::protobuf::BoolValue;
 
     use super::*;
@@ -214,6 +224,20 @@ mod tests {
         }
     }
 
+    fn untyped(mut context: DownstreamTlsContext, text: &str) -> DownstreamTlsContext {
+        let common = context.common_tls_context.as_mut().unwrap();
+        if let Some(ValidationContextType::CombinedValidationContext(combined)) =
+            &mut common.validation_context_type
+        {
+            let names = combined.default_validation_context.as_mut().unwrap();
+            names.match_subject_alt_names.push(StringMatcher {
+                match_pattern: Some(prefix(text)),
+                ..StringMatcher::default()
+            });
+        }
+        context
+    }
+
     fn prefix(text: &str) -> MatchPattern {
         MatchPattern::Prefix(text.into())
     }
@@ -225,6 +249,12 @@ mod tests {
             &[prefix("spiffe://td/"), prefix("spiffe://alias/")],
         );
         assert_eq!(trust_domains(&two).unwrap(), ["alias", "td"]);
+        let deprecated = context(SanType::Uri, &[]);
+        assert_eq!(
+            trust_domains(&untyped(deprecated.clone(), "spiffe://td/")).unwrap(),
+            ["td"]
+        );
+        assert!(trust_domains(&untyped(deprecated, "spiffe://td/ns/a/")).is_err());
         for narrower in [
             prefix("spiffe://td/ns/prod/"),
             prefix("spiffe://t"),
