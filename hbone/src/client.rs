@@ -13,9 +13,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::SendRequest;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
 use http::uri::{Authority, Uri};
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -406,24 +407,10 @@ impl ClientConnection {
             hop,
             error: Arc::new(io_error(error)),
         };
-        // A handle of our own: its pending stream is ours alone.
         let mut send = self.shared.send.lock().clone();
-        let timeout = self.shared.response_timeout;
-        let exchange = async {
-            let (response, stream) = send.send_request(request, false).map_err(failed)?;
-            self.opened(&mut send).await?;
-            Ok((response.await.map_err(failed)?, stream))
-        };
-        let (response, send) = match tokio::time::timeout(timeout, exchange).await {
-            Ok(result) => result?,
-            Err(_) => {
-                return Err(ConnectError::Timeout {
-                    hop,
-                    phase: "answer to CONNECT",
-                    timeout,
-                });
-            }
-        };
+        let (response, mut stream) = send.send_request(request, false).map_err(failed)?;
+        drop(send);
+        let response = self.answer(response, &mut stream).await?;
         let (head, recv) = response.into_parts();
         if head.status != StatusCode::OK {
             return Err(ConnectError::Rejected {
@@ -431,33 +418,58 @@ impl ClientConnection {
                 status: head.status,
             });
         }
-        Ok(TunnelStream::new(send, recv).with_lease(lease, head.headers))
+        Ok(TunnelStream::new(stream, recv).with_lease(lease, head.headers))
     }
 
-    /// Waits until the CONNECT has left. The server's limit may come to be known after the stream was asked for and
-    /// before it is opened; h2 would then keep it until others end, however long that takes.
-    async fn opened(&self, send: &mut SendRequest<Bytes>) -> Result<(), ConnectError> {
+    /// Waits for the answer to CONNECT.
+    ///
+    /// The server's limit may come to be known after the stream was asked for and before it is opened; h2 then keeps
+    /// the stream until others end, however long that takes, and says so to nobody.
+    async fn answer(
+        &self,
+        mut response: ResponseFuture,
+        stream: &mut SendStream<Bytes>,
+    ) -> Result<Response<RecvStream>, ConnectError> {
         let hop = self.shared.hop;
+        let timeout = self.shared.response_timeout;
+        let deadline = Instant::now() + timeout;
+        let mut pause = OPEN_CHECK;
         loop {
-            let open = poll_fn(|cx| send.poll_ready(cx));
-            match tokio::time::timeout(OPEN_CHECK, open).await {
-                Ok(opened) => {
-                    return opened.map_err(|error| ConnectError::Handshake {
+            let until = deadline.min(Instant::now() + pause);
+            match tokio::time::timeout_at(until, &mut response).await {
+                Ok(answer) => {
+                    return answer.map_err(|error| ConnectError::Handshake {
                         hop,
                         error: Arc::new(io_error(error)),
                     });
                 }
-                Err(_) if self.active_streams() > self.max_streams() => {
+                Err(_) if self.active_streams() > self.max_streams() && !is_open(stream) => {
                     return Err(ConnectError::Full { hop });
                 }
-                Err(_) => {}
+                Err(_) if Instant::now() >= deadline => {
+                    return Err(ConnectError::Timeout {
+                        hop,
+                        phase: "answer to CONNECT",
+                        timeout,
+                    });
+                }
+                Err(_) => pause *= 2,
             }
         }
     }
 }
 
-/// How often a stream that isn't opened yet is looked at.
+/// After this time without an answer, and again after twice as long, a stream is looked at: it may not be open.
 const OPEN_CHECK: Duration = Duration::from_millis(20);
+
+/// Whether the CONNECT has left. h2 gives room to send to open streams alone; one whose peer's window is
+/// exhausted looks like one that isn't open, and trying that elsewhere is no loss.
+fn is_open(stream: &mut SendStream<Bytes>) -> bool {
+    stream.reserve_capacity(1);
+    let open = stream.capacity() > 0;
+    stream.reserve_capacity(0);
+    open
+}
 
 fn request(authority: &str, headers: &HeaderMap) -> Result<Request<()>, ConnectError> {
     let invalid = || ConnectError::Authority(authority.chars().take(256).collect());

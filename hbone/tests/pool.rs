@@ -5,12 +5,13 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use support::*;
-use waypoint_hbone::client::ConnectError;
+use waypoint_hbone::client::{self, ClientOptions, ConnectError};
 use waypoint_hbone::dev_ca::DevCa;
 use waypoint_hbone::pool::{PoolOptions, TunnelPool};
 use waypoint_hbone::server::ServerOptions;
@@ -82,6 +83,52 @@ async fn the_servers_limit_is_respected() {
     let streams = open_many(&fresh, &server, 6).await;
     assert!(server.accepted() <= 3 + 4, "{}", server.accepted());
     drop(streams);
+}
+
+/// Nobody may wait for a stream that h2 keeps back, for h2 doesn't say that it does.
+#[tokio::test]
+async fn a_stream_that_the_servers_limit_keeps_back_is_given_up() {
+    let ca = DevCa::ephemeral().unwrap();
+    let options = ServerOptions {
+        max_concurrent_streams: 2,
+        ..ServerOptions::default()
+    };
+    let server = Server::echo(tls(&ca, "server"), options).await;
+    let connection = client::connect(
+        &tls(&ca, "client"),
+        server.address,
+        &ClientOptions::default(),
+    )
+    .await
+    .unwrap();
+    let mut first = within(connection.open(TO, HeaderMap::new())).await.unwrap();
+    first.finish().unwrap();
+    assert!(within(first.data()).await.is_none());
+    drop(first);
+    assert_eq!(connection.max_streams(), 2);
+    // All are asked for before the connection's task, on this thread, has a turn to open one.
+    let mut opens: Vec<_> = (0..5)
+        .map(|_| Box::pin(connection.open(TO, HeaderMap::new())))
+        .collect();
+    for open in &mut opens {
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(open.as_mut().poll(&mut cx).is_pending());
+    }
+    let mut streams = Vec::new();
+    let mut full = 0;
+    for open in opens {
+        match within(open).await {
+            Ok(stream) => streams.push(stream),
+            Err(ConnectError::Full { .. }) => full += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!((streams.len(), full), (2, 3));
+    // Those that were given up leave the connection usable.
+    drop(streams);
+    let mut stream = within(connection.open(TO, HeaderMap::new())).await.unwrap();
+    stream.send_all(Bytes::from_static(b"x")).await.unwrap();
+    assert_eq!(within(stream.data()).await.unwrap().unwrap(), "x");
 }
 
 #[tokio::test]
