@@ -31,9 +31,9 @@ pub struct Http2Options {
     pub data_frame_budget: usize,
     /// The largest header list that is taken; the peer gets 431 for more.
     pub max_header_list: u32,
-    /// How often a silent peer is asked for a sign of life; `None`: never.
+    /// How often the peer is asked for a sign of life; `None`: never.
     pub keepalive_interval: Option<Duration>,
-    /// A connection whose peer doesn't answer within this time is closed.
+    /// A connection whose peer says nothing for this long after that is closed.
     pub keepalive_timeout: Duration,
 }
 
@@ -92,7 +92,7 @@ impl Http2Options {
     }
 }
 
-/// Asks a silent peer for a sign of life.
+/// Asks the peer for signs of life.
 pub(crate) struct KeepAlive {
     ping: Option<PingPong>,
     interval: Duration,
@@ -113,8 +113,8 @@ impl KeepAlive {
         })
     }
 
-    /// Ready when the peer is taken for dead. `received` says whether anything has arrived since it was last asked; bytes
-    /// are as good a sign of life as an answer.
+    /// Ready when the peer is taken for dead, at most interval and timeout after its last byte. `received` says whether
+    /// anything has arrived since it was last asked; bytes are as good a sign of life as an answer.
     pub(crate) fn poll_dead(
         &mut self,
         cx: &mut Context<'_>,
@@ -135,18 +135,15 @@ impl KeepAlive {
             }
         }
         while self.timer.as_mut().poll(cx).is_ready() {
-            if received() {
-                let pause = if self.waiting {
-                    self.timeout
-                } else {
-                    self.interval
-                };
-                self.timer.as_mut().reset(Instant::now() + pause);
+            let alive = received();
+            if self.waiting {
+                if !alive {
+                    return Poll::Ready(());
+                }
+                self.timer.as_mut().reset(Instant::now() + self.timeout);
                 continue;
             }
-            if self.waiting {
-                return Poll::Ready(());
-            }
+            // Bytes that came since the last PING may have come long ago: another one bounds the silence.
             if ping.send_ping(Ping::opaque()).is_err() {
                 return Poll::Pending;
             }

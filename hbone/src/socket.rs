@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 
 /// Options of a TCP socket. `TCP_NODELAY` is always on: frames are gathered before they are written.
@@ -13,12 +13,21 @@ pub struct SocketOptions {
     /// Unacknowledged data older than this breaks the connection (`TCP_USER_TIMEOUT`); without it, a vanished peer would hold
     /// a writer for a quarter of an hour.
     pub user_timeout: Option<Duration>,
+    /// A connection on which nothing goes to and fro is probed from this time on: a second line behind HTTP/2's
+    /// PINGs, which configuration can turn off.
+    pub keepalive: Option<Duration>,
 }
+
+/// Between probes.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// Probes without an answer that break the connection.
+const PROBES: u32 = 3;
 
 impl Default for SocketOptions {
     fn default() -> SocketOptions {
         SocketOptions {
             user_timeout: Some(Duration::from_secs(30)),
+            keepalive: Some(Duration::from_secs(60)),
         }
     }
 }
@@ -28,6 +37,13 @@ impl SocketOptions {
         tcp.set_nodelay(true)?;
         #[cfg(target_os = "linux")]
         SockRef::from(tcp).set_tcp_user_timeout(self.user_timeout)?;
+        if let Some(time) = self.keepalive {
+            let keepalive = TcpKeepalive::new()
+                .with_time(time)
+                .with_interval(PROBE_INTERVAL)
+                .with_retries(PROBES);
+            SockRef::from(tcp).set_tcp_keepalive(&keepalive)?;
+        }
         Ok(())
     }
 
@@ -48,5 +64,33 @@ impl SocketOptions {
         let tcp = socket.connect(to).await?;
         self.apply(&tcp)?;
         Ok(tcp)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn both_ends_are_probed_and_give_up() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let options = SocketOptions::default();
+        let address = listener.local_addr().unwrap();
+        let (near, far) = tokio::join!(options.connect(address, None), listener.accept());
+        let (near, (far, _)) = (near.unwrap(), far.unwrap());
+        options.apply(&far).unwrap();
+        for tcp in [near, far] {
+            assert!(tcp.nodelay().unwrap());
+            let socket = SockRef::from(&tcp);
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(
+                socket.tcp_keepalive_time().unwrap(),
+                Duration::from_secs(60)
+            );
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), PROBE_INTERVAL);
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), PROBES);
+            assert_eq!(socket.tcp_user_timeout().unwrap(), options.user_timeout);
+        }
     }
 }

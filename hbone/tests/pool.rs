@@ -13,6 +13,7 @@ use http::{HeaderMap, StatusCode};
 use support::*;
 use waypoint_hbone::client::{self, ClientOptions, ConnectError};
 use waypoint_hbone::dev_ca::DevCa;
+use waypoint_hbone::http2::Http2Options;
 use waypoint_hbone::pool::{PoolOptions, TunnelPool};
 use waypoint_hbone::server::ServerOptions;
 use waypoint_hbone::stream::TunnelStream;
@@ -324,6 +325,48 @@ async fn a_slow_dial_holds_up_nobody() {
         start.elapsed()
     );
     assert_eq!(count.load(Ordering::SeqCst), 2);
+}
+
+/// Packets vanish, and nothing is closed: whoever has a tunnel there learns of it, and whoever wants one gets it elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hop_that_falls_silent_is_left_within_the_bound() {
+    let ca = DevCa::ephemeral().unwrap();
+    let server = Server::echo(tls(&ca, "server"), ServerOptions::default()).await;
+    let cable = Cable::to(server.address).await;
+    let http2 = Http2Options {
+        keepalive_interval: Some(Duration::from_millis(200)),
+        keepalive_timeout: Duration::from_millis(400),
+        ..Http2Options::default()
+    };
+    let options = PoolOptions {
+        http2,
+        ..PoolOptions::default()
+    };
+    let pool = TunnelPool::new(tls(&ca, "client"), options);
+    let connect = || pool.connect(cable.address, TO, HeaderMap::new());
+    let mut open = within(connect()).await.unwrap();
+    open.send_all(Bytes::from_static(b"x")).await.unwrap();
+    assert_eq!(within(open.data()).await.unwrap().unwrap(), "x");
+    cable.cut();
+    let silent = Instant::now();
+    // Bytes that can't leave are no sign of life.
+    let _ = tokio::time::timeout(
+        Duration::from_millis(100),
+        open.send_all(vec![0; 8 << 20].into()),
+    )
+    .await;
+    let (ended, asked) = tokio::join!(within(open.data()), within(connect()));
+    assert!(ended.unwrap().is_err());
+    let mut other = asked.unwrap();
+    // A PING, its answer's time, and a new connection; far from `response_timeout`.
+    assert!(
+        silent.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        silent.elapsed()
+    );
+    other.send_all(Bytes::from_static(b"y")).await.unwrap();
+    assert_eq!(within(other.data()).await.unwrap().unwrap(), "y");
+    assert_eq!((server.accepted(), pool.connections()), (2, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

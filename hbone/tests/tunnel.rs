@@ -6,7 +6,7 @@ mod support;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -342,24 +342,12 @@ async fn a_silent_peer_is_noticed() {
         ..ServerOptions::default()
     };
     let mut server = Server::echo(tls(&ca, "server"), options).await;
-    // A proxy that stops carrying bytes without closing anything.
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let upstream = server.address;
-    let (freeze, frozen) = tokio::sync::oneshot::channel::<()>();
-    tokio::spawn(async move {
-        let (mut near, _) = listener.accept().await.unwrap();
-        let mut far = tokio::net::TcpStream::connect(upstream).await.unwrap();
-        tokio::select! {
-            _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-            _ = frozen => std::future::pending().await,
-        }
-    });
+    let cable = Cable::to(server.address).await;
     let options = ClientOptions {
         http2,
         ..ClientOptions::default()
     };
-    let connection = client::connect(&tls(&ca, "client"), address, &options)
+    let connection = client::connect(&tls(&ca, "client"), cable.address, &options)
         .await
         .unwrap();
     let mut stream = connection
@@ -370,9 +358,38 @@ async fn a_silent_peer_is_noticed() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     stream.write_all(b"alive").await.unwrap();
     assert_eq!(within(stream.data()).await.unwrap().unwrap(), "alive");
-    freeze.send(()).unwrap();
+    cable.cut();
     assert!(within(stream.data()).await.unwrap().is_err());
     assert!(matches!(server.ended().await, ConnectionEnd::Silent));
+}
+
+#[tokio::test]
+async fn the_last_byte_counts_and_not_the_last_look() {
+    let ca = DevCa::ephemeral().unwrap();
+    let server = Server::echo(tls(&ca, "server"), ServerOptions::default()).await;
+    let cable = Cable::to(server.address).await;
+    let options = ClientOptions {
+        http2: Http2Options {
+            keepalive_interval: Some(Duration::from_secs(1)),
+            keepalive_timeout: Duration::from_millis(500),
+            ..Http2Options::default()
+        },
+        ..ClientOptions::default()
+    };
+    let connection = client::connect(&tls(&ca, "client"), cable.address, &options)
+        .await
+        .unwrap();
+    let mut stream = connection
+        .open("10.0.0.1:80", HeaderMap::new())
+        .await
+        .unwrap();
+    // The peer has just been heard when it falls silent.
+    cable.cut();
+    let silent = Instant::now();
+    assert!(within(stream.data()).await.unwrap().is_err());
+    let noticed = silent.elapsed();
+    assert!(noticed >= Duration::from_millis(1400), "{noticed:?}");
+    assert!(noticed < Duration::from_millis(2200), "{noticed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use waypoint_hbone::certificate::WorkloadCertificate;
@@ -144,6 +144,41 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// A cable to a server that can be cut without either end being told. Connections made after a cut go through.
+pub struct Cable {
+    pub address: SocketAddr,
+    cuts: Arc<watch::Sender<u64>>,
+}
+
+impl Cable {
+    pub async fn to(server: SocketAddr) -> Cable {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let cuts = Arc::new(watch::Sender::new(0));
+        let cable = Cable {
+            address,
+            cuts: cuts.clone(),
+        };
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut cut = cuts.subscribe();
+                tokio::spawn(async move {
+                    let mut far = TcpStream::connect(server).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = cut.changed() => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        cable
+    }
+
+    pub fn cut(&self) {
+        self.cuts.send_modify(|cuts| *cuts += 1);
     }
 }
 
