@@ -1,5 +1,6 @@
 //! The command line: `waypoint run`, `cert`, `connect`, `demo`. Its flags are a contract with scripts outside.
 
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use waypoint_hbone::dev_ca::DevCa;
 use waypoint_hbone::identity::Identity;
 
@@ -17,9 +19,14 @@ use crate::connect::{self, ConnectOptions};
 use crate::demo::{self, DemoOptions};
 use crate::pod::agent;
 use crate::pod::environment::Environment;
+use crate::pod::request::request;
+use crate::pod::version::{VersionArgs, version};
+use crate::pod::wait::{WaitArgs, wait};
 use crate::run::{
-    AccessLogTarget, CertificateSource, ConfigSource, CrlFile, OnRefused, RunOptions, start,
+    AccessLogTarget, CertificateSource, ConfigSource, CrlFile, DrainTimes, Limits, OnRefused,
+    RunOptions, start,
 };
+use crate::{descriptors, logging};
 
 /// The L7 waypoint proxy of an Istio ambient mesh.
 #[derive(Debug, Parser)]
@@ -43,8 +50,12 @@ enum Command {
     /// Run as a waypoint pod's container, with the arguments and environment of istiod's template.
     #[command(disable_help_flag = true)]
     Proxy(PodArgs),
-    /// Ask the admin port, as `pilot-agent request` does.
+    /// Ask a port of the pod, as `pilot-agent request` does.
     Request(PodArgs),
+    /// Wait until the waypoint is ready, as `pilot-agent wait` does.
+    Wait(WaitArgs),
+    /// Say which Istio this stands for, as `pilot-agent version` does.
+    Version(VersionArgs),
     /// Carry TCP connections through a waypoint, as the ztunnel of a client does.
     Connect(ConnectArgs),
 }
@@ -82,6 +93,9 @@ struct RunArgs {
     /// Seconds that what runs may take to end on SIGTERM.
     #[arg(long, default_value = "5")]
     drain_seconds: u64,
+    /// Tunnels at a time on one connection [default: what the configuration says, 100].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_concurrent_streams: Option<u32>,
     /// What becomes of a service whose new configuration is refused: the last good one stays, or it is closed.
     #[arg(long, value_enum, default_value = "keep")]
     on_refused: OnRefusedArg,
@@ -190,33 +204,36 @@ pub fn main() -> ExitCode {
         },
         _ => None,
     };
-    let default = match (&cli.command, &pod) {
-        (Command::Demo(_), _) => "warn",
-        (_, Some(environment)) => environment.log.as_str(),
-        _ => "info",
+    let mut settings = pod.as_ref().map(|pod| pod.log.clone()).unwrap_or_default();
+    if matches!(cli.command, Command::Demo(_)) {
+        settings.level = LevelFilter::WARN;
+    }
+    let filter = match &cli.log {
+        None => EnvFilter::default().add_directive(settings.level.into()),
+        Some(log) => match EnvFilter::try_new(log) {
+            Ok(filter) => filter,
+            Err(error) => {
+                eprintln!("waypoint: --log {log}: {error}");
+                return ExitCode::from(2);
+            }
+        },
     };
-    let log = cli.log.as_deref().unwrap_or(default);
-    let filter = match EnvFilter::try_new(log) {
-        Ok(filter) => filter,
-        Err(error) => {
-            eprintln!("waypoint: --log {log}: {error}");
-            return ExitCode::from(2);
-        }
-    };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    logging::start(filter, settings.json, settings.stdout);
     let done = match cli.command {
         Command::Run(args) => {
             let concurrency = args.concurrency;
             run(run_options(args), concurrency)
         }
         Command::Proxy(_) => pod.ok_or_else(|| "no pod".into()).and_then(run_pod),
-        Command::Request(args) => agent::request(&args.words).map(|answer| {
-            print!("{answer}");
-            ExitCode::SUCCESS
+        Command::Request(args) => request(&args.words).map_err(Into::into).and_then(|answer| {
+            std::io::stdout().write_all(&answer)?;
+            Ok(ExitCode::SUCCESS)
         }),
+        Command::Wait(args) => wait(&args).map_err(Into::into).map(|()| ExitCode::SUCCESS),
+        Command::Version(args) => {
+            print!("{}", version(&args));
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Cert(args) => cert(&args),
         Command::Connect(args) => connect(args),
         Command::Demo(args) => demo(args),
@@ -231,13 +248,17 @@ pub fn main() -> ExitCode {
 }
 
 fn run_pod(environment: Environment) -> Result<ExitCode, Failure> {
-    for name in &environment.ignored {
-        tracing::warn!(name, "has no effect on this proxy");
+    if !environment.ignored.is_empty() {
+        tracing::info!(
+            settings = environment.ignored.join(", "),
+            "given and without effect"
+        );
     }
     run(agent::options(&environment), environment.concurrency)
 }
 
 fn run(options: RunOptions, concurrency: Option<u16>) -> Result<ExitCode, Failure> {
+    descriptors::raise_limit();
     let runtime = data_runtime(concurrency)?;
     let code = runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -250,7 +271,11 @@ fn run(options: RunOptions, concurrency: Option<u16>) -> Result<ExitCode, Failur
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
-            () = running.asked_to_quit() => {}
+            () = running.asked_to_quit() => {
+                tracing::info!("asked to quit");
+                running.stop().await;
+                return Ok(ExitCode::SUCCESS);
+            }
         }
         tracing::info!("draining; a second signal ends at once");
         let finished = tokio::select! {
@@ -289,7 +314,11 @@ fn run_options(args: RunArgs) -> RunOptions {
             optional: false,
         }),
         trust_grace: Duration::from_secs(args.trust_grace_seconds),
-        drain: Duration::from_secs(args.drain_seconds),
+        drain: DrainTimes::at_most(Duration::from_secs(args.drain_seconds)),
+        limits: Limits {
+            streams: args.max_concurrent_streams,
+            ..Limits::default()
+        },
         access_log: AccessLogTarget::AsConfigured,
         on_refused: match args.on_refused {
             OnRefusedArg::Keep => OnRefused::Keep,

@@ -1,14 +1,16 @@
 //! The data path as a whole: what its parts share, and the accept loop of the HBONE port.
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Response, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use waypoint_config::store::SnapshotHandle;
 use waypoint_filters::body::Body;
-use waypoint_filters::metrics::{Counter, CounterFamily, MetricRegistry};
+use waypoint_filters::metrics::{Counter, CounterFamily, Gauge, MetricRegistry};
 use waypoint_filters::peer::Peer;
 use waypoint_filters::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
 use waypoint_hbone::pool::TunnelPool;
@@ -16,7 +18,7 @@ use waypoint_hbone::server::{self, ConnectionEnd, ServerOptions};
 use waypoint_hbone::tls::Tls;
 
 use crate::attempts::PeerLookup;
-use crate::drain;
+use crate::drain::{Drain, Watch};
 use crate::router::Router;
 use crate::tunnel::{self, TunnelConnection, is_link_local};
 use crate::upstream::original_dst::OriginalDestinations;
@@ -72,7 +74,26 @@ pub(crate) struct DataPlaneOptions {
     /// The waypoint's own ports, which no tunnel reaches.
     pub own_ports: Vec<u16>,
     pub server: ServerOptions,
+    pub limits: Limits,
     pub metrics: Arc<MetricRegistry>,
+}
+
+/// How much is taken at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// HBONE connections; further ones are closed at once.
+    pub connections: usize,
+    /// Tunnels on one connection; `None`: what the configuration says.
+    pub streams: Option<u32>,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections: 16 * 1024,
+            streams: None,
+        }
+    }
 }
 
 /// The data path.
@@ -84,7 +105,13 @@ pub(crate) struct DataPlane {
     tls: Tls,
     own_ports: Vec<u16>,
     server: ServerOptions,
-    handshakes: tokio::sync::Semaphore,
+    /// How many there may be at a time, and a place for each.
+    connections: usize,
+    places: Arc<Semaphore>,
+    active: Gauge,
+    /// Tunnels on one connection, whatever the configuration says.
+    streams: Option<u32>,
+    handshakes: Semaphore,
     refused: Arc<CounterFamily>,
     untrusted: Arc<CounterFamily>,
     pub(crate) panics: Counter,
@@ -93,6 +120,7 @@ pub(crate) struct DataPlane {
 
 impl DataPlane {
     pub(crate) fn new(options: DataPlaneOptions) -> Arc<DataPlane> {
+        let connections = options.limits.connections.min(Semaphore::MAX_PERMITS);
         Arc::new(DataPlane {
             snapshot: options.snapshot,
             upstreams: options.terminals.upstreams,
@@ -101,7 +129,18 @@ impl DataPlane {
             tls: options.tls,
             own_ports: options.own_ports,
             server: options.server,
-            handshakes: tokio::sync::Semaphore::new(MAX_HANDSHAKES),
+            connections,
+            places: Arc::new(Semaphore::new(connections)),
+            active: options
+                .metrics
+                .gauges(
+                    "waypoint_connections_active",
+                    "HBONE connections that are open.",
+                    &[],
+                )
+                .with(&[]),
+            streams: options.limits.streams,
+            handshakes: Semaphore::new(MAX_HANDSHAKES),
             refused: options.metrics.counters(
                 "waypoint_connections_refused_total",
                 "HBONE connections that failed before their first tunnel, by reason.",
@@ -123,20 +162,18 @@ impl DataPlane {
         })
     }
 
-    /// Takes HBONE connections until `drain` is signaled.
-    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener, drain: drain::Watch) {
+    /// Takes HBONE connections until the drain comes to its end.
+    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener, drain: Drain) {
         let sweeper = tokio::spawn(self.clone().sweep());
+        let mut ending = pin!(drain.ending());
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = drain.clone().signaled() => break,
+                () = &mut ending => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((tcp, source)) => {
-                    let (plane, drain) = (self.clone(), drain.clone());
-                    tokio::spawn(async move { plane.connection(tcp, source, drain).await });
-                }
+                Ok((tcp, source)) => self.take(tcp, source, drain.watch()),
                 Err(error) => {
                     // Out of file descriptors, most likely: a pause lets some go.
                     tracing::warn!(%error, "could not accept an HBONE connection");
@@ -147,7 +184,29 @@ impl DataPlane {
         sweeper.abort();
     }
 
-    async fn connection(self: Arc<Self>, tcp: TcpStream, source: SocketAddr, drain: drain::Watch) {
+    /// Serves the connection, or closes it at once if there are too many.
+    fn take(self: &Arc<Self>, tcp: TcpStream, source: SocketAddr, drain: Watch) {
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            self.refused.with(&["limit".into()]).add(1);
+            tracing::debug!(%source, "HBONE connection refused: there are as many as may be");
+            return;
+        };
+        self.count_connections();
+        let plane = self.clone();
+        tokio::spawn(async move {
+            plane.clone().connection(tcp, source, drain).await;
+            drop(place);
+            plane.count_connections();
+        });
+    }
+
+    fn count_connections(&self) {
+        let free = self.places.available_permits();
+        self.active
+            .set(self.connections.saturating_sub(free) as u64);
+    }
+
+    async fn connection(self: Arc<Self>, tcp: TcpStream, source: SocketAddr, drain: Watch) {
         let accepted = {
             let _permit = self.handshakes.acquire().await;
             server::accept(tcp, &self.tls, &self.server_options()).await
@@ -166,10 +225,11 @@ impl DataPlane {
             peer: connection.peer.clone(),
             local: connection.local.clone(),
         });
-        let signaled = drain.clone().signaled();
+        let (used, farewell) = drain.farewell();
         let (busy, untrusted) = (self.connection_task.clone(), self.untrusted.clone());
         let peer = connection.peer.clone();
-        let serving = connection.serve(signaled, move |request| {
+        let serving = connection.serve(farewell, move |request| {
+            used.mark();
             let (plane, outer, drain) = (self.clone(), outer.clone(), drain.clone());
             tokio::spawn(tunnel::serve(plane, outer, request, drain));
         });
@@ -184,7 +244,8 @@ impl DataPlane {
         let mut options = self.server.clone();
         if let Some(snapshot) = self.snapshot.load() {
             let listener = &snapshot.connect_terminate;
-            options.max_concurrent_streams = listener.max_concurrent_streams;
+            options.max_concurrent_streams =
+                self.streams.unwrap_or(listener.max_concurrent_streams);
             if let Some((interval, timeout)) = listener.keepalive {
                 options.http2.keepalive_interval = Some(interval);
                 options.http2.keepalive_timeout = timeout;
@@ -215,7 +276,7 @@ impl DataPlane {
 
 /// Adds the time that polling takes to `busy`, in nanoseconds.
 async fn timed<T>(future: impl Future<Output = T>, busy: &Counter) -> T {
-    let mut future = std::pin::pin!(future);
+    let mut future = pin!(future);
     std::future::poll_fn(|cx| {
         let start = Instant::now();
         let polled = future.as_mut().poll(cx);
@@ -335,12 +396,12 @@ mod tests {
             terminals: Terminals::new(own, tunnels, Arc::new(|_| None)),
             own_ports: Vec::new(),
             server: ServerOptions::default(),
+            limits: Limits::default(),
             metrics,
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let via = listener.local_addr().unwrap();
-        let (_drain, watch) = drain::channel();
-        tokio::spawn(plane.clone().serve(listener, watch));
+        tokio::spawn(plane.clone().serve(listener, Drain::new()));
 
         let client = TunnelPool::new(tls("curl"), PoolOptions::default());
         assert!(answer(&client, via, "/before").await.ends_with("fine"));

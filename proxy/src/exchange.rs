@@ -35,6 +35,8 @@ pub(crate) struct HttpConnection {
     pub(crate) requests: AtomicU64,
     /// An answer could not be finished: the stream must not end as if it had been.
     pub(crate) failed: AtomicBool,
+    /// The client is to go elsewhere with its next request.
+    pub(crate) draining: AtomicBool,
 }
 
 /// Serves one request, from its head to the head of its response.

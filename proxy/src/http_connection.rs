@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::Request;
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -18,7 +18,7 @@ use tokio::time::Sleep;
 use waypoint_config::model::codec::{Codec, CodecOptions};
 use waypoint_hbone::stream::TunnelStream;
 
-use crate::drain;
+use crate::drain::Watch;
 use crate::exchange::{self, HttpConnection};
 use crate::linger::Lingering;
 use crate::sniff;
@@ -30,17 +30,16 @@ const MAX_CONCURRENT_STREAMS: u32 = 1000;
 /// A connection without a request for this long is closed (Envoy's default).
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// Serves the connection to its end. On drain it says goodbye and finishes what runs.
-pub(crate) async fn serve(
-    connection: Arc<HttpConnection>,
-    mut stream: TunnelStream,
-    drain: drain::Watch,
-) {
+/// Serves the connection to its end.
+///
+/// While the waypoint drains, HTTP/1.1's answers say `connection: close`, but an idle connection stays: closing it could lose
+/// the request that is on its way. HTTP/2 has GOAWAY, which loses none.
+pub(crate) async fn serve(connection: Arc<HttpConnection>, mut stream: TunnelStream, drain: Watch) {
     let codec = &connection.first.codec;
     let http2 = match codec.codec {
         Codec::Auto => tokio::select! {
             http2 = sniff::is_http2(&mut stream) => http2,
-            () = drain.clone().signaled() => return,
+            () = drain.ending() => return,
             () = tokio::time::sleep(IDLE) => return,
         },
         Codec::Http1 => false,
@@ -53,7 +52,7 @@ pub(crate) async fn serve(
     }
 }
 
-async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream, drain: drain::Watch) {
+async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream, drain: Watch) {
     let codec = &connection.first.codec;
     let mut builder = http1::Builder::new();
     // A client that ends its direction is gone, as for Envoy: what it asked for is not finished.
@@ -67,7 +66,7 @@ async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream, dra
     if let Some(limit) = connection.first.request_headers_timeout {
         builder.timer(TokioTimer::new()).header_read_timeout(limit);
     }
-    let service = service_fn(|request| answer(connection.clone(), request));
+    let service = service_fn(|request| answer_http1(connection.clone(), request));
     let mut serving = pin!(
         builder
             .serve_connection(
@@ -76,7 +75,12 @@ async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream, dra
             )
             .with_upgrades()
     );
-    let mut ending = pin!(Ending::new(drain, connection.clone()));
+    let told = async {
+        drain.draining().await;
+        connection.draining.store(true, Ordering::Relaxed);
+        drain.ending().await;
+    };
+    let mut ending = pin!(Ending::new(told, connection.clone()));
     let result = std::future::poll_fn(|cx| {
         if ending.as_mut().poll_ending(cx) {
             serving.as_mut().graceful_shutdown();
@@ -89,7 +93,7 @@ async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream, dra
     }
 }
 
-async fn serve_http2(connection: &Arc<HttpConnection>, stream: TunnelStream, drain: drain::Watch) {
+async fn serve_http2(connection: &Arc<HttpConnection>, stream: TunnelStream, drain: Watch) {
     let codec = &connection.first.codec;
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
@@ -112,12 +116,16 @@ async fn serve_http2(connection: &Arc<HttpConnection>, stream: TunnelStream, dra
             .keep_alive_timeout(timeout);
     }
     let owned = connection.clone();
-    let service = service_fn(move |request| answer(owned.clone(), request));
+    let (used, farewell) = drain.farewell();
+    let service = service_fn(move |request| {
+        used.mark();
+        answer(owned.clone(), request)
+    });
     let mut serving = pin!(builder.serve_connection(
         TokioIo::new(Lingering::new(stream, Some(connection.clone()))),
         service
     ));
-    let mut ending = pin!(Ending::new(drain, connection.clone()));
+    let mut ending = pin!(Ending::new(farewell, connection.clone()));
     let result = std::future::poll_fn(|cx| {
         if ending.as_mut().poll_ending(cx) {
             serving.as_mut().graceful_shutdown();
@@ -131,48 +139,43 @@ async fn serve_http2(connection: &Arc<HttpConnection>, stream: TunnelStream, dra
 }
 
 pin_project! {
-    /// When a connection is to end in good order: on drain, and after a long time without a request.
+    /// When a connection is to end in good order: when it is told, and after a long time without a request.
     struct Ending<D> {
         #[pin]
-        drained: D,
+        told: D,
         #[pin]
         idle: Sleep,
         connection: Arc<HttpConnection>,
         seen: u64,
-        told: bool,
-    }
-}
-
-impl Ending<()> {
-    fn new(
-        drain: drain::Watch,
-        connection: Arc<HttpConnection>,
-    ) -> Ending<impl Future<Output = ()>> {
-        Ending {
-            drained: drain.signaled(),
-            idle: tokio::time::sleep(IDLE),
-            connection,
-            seen: 0,
-            told: false,
-        }
+        over: bool,
     }
 }
 
 impl<D: Future<Output = ()>> Ending<D> {
+    fn new(told: D, connection: Arc<HttpConnection>) -> Ending<D> {
+        Ending {
+            told,
+            idle: tokio::time::sleep(IDLE),
+            connection,
+            seen: 0,
+            over: false,
+        }
+    }
+
     /// Whether the connection is to say goodbye now; true once.
     fn poll_ending(self: Pin<&mut Self>, cx: &mut Context<'_>) -> bool {
         let mut this = self.project();
-        if *this.told {
+        if *this.over {
             return false;
         }
-        let mut over = this.drained.poll(cx).is_ready();
+        let mut over = this.told.poll(cx).is_ready();
         while !over && this.idle.as_mut().poll(cx).is_ready() {
             let requests = this.connection.requests.load(Ordering::Relaxed);
             over = requests == *this.seen;
             *this.seen = requests;
             this.idle.as_mut().reset(tokio::time::Instant::now() + IDLE);
         }
-        *this.told = over;
+        *this.over = over;
         over
     }
 }
@@ -182,6 +185,22 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<http::Response<crate::record::RecordedBody>, std::convert::Infallible> {
     Ok(exchange::serve(connection, request).await)
+}
+
+/// As [`answer`], for HTTP/1.1: it tells the client when it is the connection's last.
+async fn answer_http1(
+    connection: Arc<HttpConnection>,
+    request: Request<Incoming>,
+) -> Result<http::Response<crate::record::RecordedBody>, std::convert::Infallible> {
+    let tunnel = request.method() == Method::CONNECT;
+    let mut response = exchange::serve(connection.clone(), request).await;
+    let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS
+        || (tunnel && response.status().is_success());
+    if connection.draining.load(Ordering::Relaxed) && !upgraded {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    Ok(response)
 }
 
 /// hyper's buffer for a head must hold at least 8 KiB.

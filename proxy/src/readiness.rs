@@ -8,6 +8,8 @@ use waypoint_config::model::chain::FilterChain;
 use waypoint_config::store::SnapshotHandle;
 use waypoint_hbone::tls::Tls;
 
+use crate::drain::Drain;
+
 /// How long a new process stays out of traffic for the sake of a chain that it can't honour: long enough
 /// for a rollout to stop at it, short enough not to take the other services down.
 const HESITATION: Duration = Duration::from_secs(30);
@@ -17,18 +19,18 @@ const HESITATION: Duration = Duration::from_secs(30);
 pub(crate) struct Readiness {
     snapshot: SnapshotHandle,
     tls: Tls,
-    draining: Arc<AtomicBool>,
+    drain: Drain,
     /// Was ready once. As with Envoy, what is lost later doesn't take that away: traffic goes on.
     live: Arc<AtomicBool>,
     started: Instant,
 }
 
 impl Readiness {
-    pub(crate) fn new(snapshot: SnapshotHandle, tls: Tls) -> Readiness {
+    pub(crate) fn new(snapshot: SnapshotHandle, tls: Tls, drain: Drain) -> Readiness {
         Readiness {
             snapshot,
             tls,
-            draining: Arc::default(),
+            drain,
             live: Arc::default(),
             started: Instant::now(),
         }
@@ -45,12 +47,13 @@ impl Readiness {
             .count()
     }
 
+    /// Starts the drain without ending the process: from now on not ready, and clients are told to go elsewhere.
     pub(crate) fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.drain.start();
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.drain.is_started()
     }
 
     /// Returns when the hesitation is over; says so then if there is anything that can't be honoured.

@@ -29,8 +29,10 @@ use crate::configuration::{Configurator, Loaded};
 use crate::control::{Control, Live};
 use crate::crl::CrlKeeper;
 pub use crate::crl::{CrlError, CrlFile};
+pub use crate::dataplane::Limits;
 use crate::dataplane::{DataPlane, DataPlaneOptions, Terminals};
-use crate::drain::{self, Drain};
+use crate::drain::Drain;
+pub use crate::drain::DrainTimes;
 use crate::host::ProxyHost;
 pub use crate::listen::ListenError;
 use crate::listen::listen;
@@ -38,6 +40,7 @@ pub use crate::log_writer::AccessLogTarget;
 use crate::log_writer::LogWriter;
 use crate::readiness::Readiness;
 use crate::seconds_until::SecondsUntil;
+pub use crate::workload_ca::RenewalPoint;
 use crate::workload_ca::WorkloadCa;
 
 /// Settings of a waypoint. Port 0 means any free port.
@@ -55,10 +58,12 @@ pub struct RunOptions {
     pub crl: Option<CrlFile>,
     /// How long a connection may stay whose peer's root or trust domain is gone.
     pub trust_grace: Duration,
+    /// When a certificate of the mesh's CA is renewed.
+    pub renewal: RenewalPoint,
     /// How often manifests and certificates are looked at; a change counts when two looks agree.
     pub poll: Duration,
-    /// How long what runs may take to end.
-    pub drain: Duration,
+    pub drain: DrainTimes,
+    pub limits: Limits,
     pub access_log: AccessLogTarget,
     /// What becomes of a service whose new configuration is refused.
     pub on_refused: OnRefused,
@@ -77,8 +82,10 @@ impl RunOptions {
             certificates,
             crl: None,
             trust_grace: Duration::from_secs(3600),
+            renewal: RenewalPoint::default(),
             poll: Duration::from_secs(1),
-            drain: Duration::from_secs(5),
+            drain: DrainTimes::at_most(Duration::from_secs(5)),
+            limits: Limits::default(),
             access_log: AccessLogTarget::AsConfigured,
             on_refused: OnRefused::Keep,
         }
@@ -107,7 +114,7 @@ pub struct Running {
     pub readiness_addr: SocketAddr,
     pub stats_addr: SocketAddr,
     drain: Drain,
-    drain_limit: Duration,
+    drain_times: DrainTimes,
     readiness: Readiness,
     logs: Arc<LogWriter>,
     quit: Arc<Notify>,
@@ -150,12 +157,13 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
         terminals,
         own_ports: addresses.iter().map(SocketAddr::port).collect(),
         server: ServerOptions::default(),
+        limits: options.limits,
         metrics: metrics.clone(),
     });
-    let (drain, watch) = drain::channel();
-    tokio::spawn(plane.serve(TcpListener::from_std(sockets.hbone)?, watch));
+    let drain = Drain::new();
+    tokio::spawn(plane.serve(TcpListener::from_std(sockets.hbone)?, drain.clone()));
 
-    let readiness = Readiness::new(snapshot, tls.clone());
+    let readiness = Readiness::new(snapshot, tls.clone(), drain.clone());
     let quit = Arc::new(Notify::new());
     let admin = Admin {
         readiness: readiness.clone(),
@@ -185,7 +193,7 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
         readiness_addr,
         stats_addr,
         drain,
-        drain_limit: options.drain,
+        drain_times: options.drain,
         readiness,
         logs,
         quit,
@@ -296,6 +304,7 @@ fn live(options: &RunOptions, tls: &Tls, metrics: &Arc<MetricRegistry>) -> Live 
             plane: plane.clone(),
             identity: identity.clone(),
             ttl: *ttl,
+            renewal: options.renewal,
             tls: tls.clone(),
             metrics: metrics.clone(),
         }),
@@ -312,15 +321,23 @@ impl Running {
         self.quit.notified().await;
     }
 
-    /// Takes no more connections, lets what runs end within the drain time, and stops. Says whether
-    /// all ended in time.
-    pub async fn shutdown(self) -> bool {
+    /// Begins to drain, without ending: not ready from now on, and clients are told to go elsewhere.
+    pub fn drain(&self) {
         self.readiness.drain();
-        let finished = self.drain.finish(self.drain_limit).await;
+    }
+
+    /// Drains to the end and stops. Says whether all that ran has ended in time.
+    pub async fn shutdown(self) -> bool {
+        let finished = self.drain.finish(&self.drain_times).await;
+        self.stop().await;
+        finished
+    }
+
+    /// Stops at once; what runs is cut off.
+    pub async fn stop(self) {
         let _ = self.stop.send(());
         // The control thread ends at once, unless it is reading manifests.
         let _ = tokio::task::spawn_blocking(move || self.control.join()).await;
         self.logs.flush();
-        finished
     }
 }

@@ -26,7 +26,7 @@ use waypoint_hbone::server::TunnelRequest;
 use waypoint_hbone::stream::TunnelStream;
 
 use crate::dataplane::DataPlane;
-use crate::drain;
+use crate::drain::Watch;
 use crate::exchange::{HttpConnection, capture_request};
 use crate::record::RecordGuard;
 use crate::{http_connection, sniff, tcp};
@@ -44,7 +44,7 @@ pub(crate) async fn serve(
     plane: Arc<DataPlane>,
     outer: Arc<TunnelConnection>,
     request: TunnelRequest,
-    drain: drain::Watch,
+    drain: Watch,
 ) {
     let _panics = CountPanic(&plane.panics);
     let Some(snapshot) = plane.snapshot.load() else {
@@ -222,7 +222,7 @@ async fn run(
     slot: Arc<ChainSlot>,
     info: Arc<Connection>,
     stream: TunnelStream,
-    drain: drain::Watch,
+    drain: Watch,
 ) {
     let chain = slot.load();
     match &*chain {
@@ -233,6 +233,7 @@ async fn run(
                 first: manager.clone(),
                 requests: AtomicU64::new(0),
                 failed: AtomicBool::new(false),
+                draining: AtomicBool::new(false),
             };
             http_connection::serve(Arc::new(connection), stream, drain).await;
         }

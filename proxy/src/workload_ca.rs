@@ -19,11 +19,31 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// Just before a certificate expires, and after.
 const URGENT_PAUSES: Range<Duration> = Duration::from_secs(1)..Duration::from_secs(5);
 
+/// When a certificate is renewed, in fractions of its life.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RenewalPoint {
+    /// What is left of it.
+    pub ratio: f64,
+    /// By how much that differs at most, by chance: not all pods shall ask at once.
+    pub jitter: f64,
+}
+
+/// As Istio's agent.
+impl Default for RenewalPoint {
+    fn default() -> RenewalPoint {
+        RenewalPoint {
+            ratio: 0.5,
+            jitter: 0.01,
+        }
+    }
+}
+
 /// Keeps the certificate in `tls` valid.
 pub(crate) struct WorkloadCa {
     pub(crate) plane: ControlPlane,
     pub(crate) identity: Identity,
     pub(crate) ttl: Duration,
+    pub(crate) renewal: RenewalPoint,
     pub(crate) tls: Tls,
     pub(crate) metrics: Arc<MetricRegistry>,
 }
@@ -47,7 +67,12 @@ impl WorkloadCa {
             if certificate.identity().trust_domain() != asked {
                 tracing::warn!(identity = %certificate.identity(), asked, "the CA has another trust domain; its certificate is used");
             }
-            let pause = until_renewal(&certificate, SystemTime::now(), fastrand::f64());
+            let pause = until_renewal(
+                &certificate,
+                self.renewal,
+                SystemTime::now(),
+                fastrand::f64(),
+            );
             self.tls.set_certificate(certificate);
             tokio::time::sleep(pause).await;
         }
@@ -122,12 +147,16 @@ impl Urgency {
     }
 }
 
-/// Half of the certificate's life, less up to a hundredth by chance, as Istio's agent does.
-fn until_renewal(certificate: &WorkloadCertificate, now: SystemTime, random: f64) -> Duration {
+fn until_renewal(
+    certificate: &WorkloadCertificate,
+    point: RenewalPoint,
+    now: SystemTime,
+    random: f64,
+) -> Duration {
     let (from, until) = (certificate.not_before(), certificate.not_after());
     let life = until.duration_since(from).unwrap_or_default();
     let left = until.duration_since(now).unwrap_or_default();
-    left.saturating_sub(life.mul_f64(0.5 + 0.01 * random))
+    left.saturating_sub(life.mul_f64(point.ratio + point.jitter * random))
         .max(FIRST_PAUSE)
 }
 
@@ -166,11 +195,11 @@ mod tests {
         let hour = Duration::from_secs(3600);
         let certificate = valid_between(now, now + hour);
         for random in [0.0, 0.5, 1.0] {
-            let pause = until_renewal(&certificate, now, random).as_secs();
+            let pause = until_renewal(&certificate, RenewalPoint::default(), now, random).as_secs();
             assert!((1760..=1801).contains(&pause), "{pause}");
         }
         assert_eq!(
-            until_renewal(&certificate, now + hour, 0.5),
+            until_renewal(&certificate, RenewalPoint::default(), now + hour, 0.5),
             FIRST_PAUSE,
             "no busy loop"
         );

@@ -11,7 +11,8 @@ use waypoint_config::standalone::StandaloneSource;
 use waypoint_hbone::dev_ca::{DevCa, MintedCertificate};
 use waypoint_hbone::identity::Identity;
 use waypoint_proxy::run::{
-    AccessLogTarget, CertificateSource, ConfigSource, RunOptions, Running, StartError, start,
+    AccessLogTarget, CertificateSource, ConfigSource, DrainTimes, RunOptions, Running, StartError,
+    start,
 };
 
 use crate::app::App;
@@ -176,11 +177,16 @@ impl Mesh {
         self.try_start().await.unwrap()
     }
 
+    /// Starts the waypoint with settings of the story's own.
+    pub async fn start_with(&self, change: impl FnOnce(&mut RunOptions)) -> Waypoint {
+        let mut options = self.standalone();
+        change(&mut options);
+        self.try_start_with(options).await.unwrap()
+    }
+
     /// Starts the waypoint, which may refuse.
     pub async fn try_start(&self) -> Result<Waypoint, StartError> {
-        let certificates = CertificateSource::DevCa(self.folder.join("ca"));
-        self.try_start_as(certificates, Duration::from_secs(5))
-            .await
+        self.try_start_with(self.standalone()).await
     }
 
     /// As [`Mesh::try_start`], with another source of certificates and another time to drain.
@@ -189,15 +195,20 @@ impl Mesh {
         certificates: CertificateSource,
         drain: Duration,
     ) -> Result<Waypoint, StartError> {
+        let options = RunOptions {
+            certificates,
+            drain: DrainTimes::at_most(drain),
+            ..self.standalone()
+        };
+        self.try_start_with(options).await
+    }
+
+    fn standalone(&self) -> RunOptions {
         let source = ConfigSource::Manifests {
             paths: vec![self.manifests()],
             gateway: None,
         };
-        let options = RunOptions {
-            drain,
-            ..self.options(source, certificates)
-        };
-        self.try_start_with(options).await
+        self.options(source, CertificateSource::DevCa(self.folder.join("ca")))
     }
 
     /// Starts the waypoint with this istiod, and waits until it is ready.

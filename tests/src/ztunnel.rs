@@ -105,6 +105,12 @@ impl Ztunnel {
         Ok(Ztunnel { connection })
     }
 
+    /// How many tunnels at a time the waypoint allows on this connection.
+    #[must_use]
+    pub fn max_streams(&self) -> usize {
+        self.connection.current_max_send_streams()
+    }
+
     /// Sends a CONNECT as it is.
     pub async fn send(&self, request: Request<()>) -> Result<(StatusCode, HboneStream), h2::Error> {
         let mut connection = self.connection.clone().ready().await?;
@@ -139,20 +145,12 @@ impl Ztunnel {
 
     /// HTTP/1.1 in a new tunnel.
     pub async fn http1(&self, to: SocketAddr) -> Http1 {
-        let stream = self.tunnel(to).await;
-        let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(driver.with_upgrades());
-        Http1(sender)
+        Http1::over(self.tunnel(to).await).await
     }
 
     /// HTTP/2 in a new tunnel.
     pub async fn http2(&self, to: SocketAddr) -> Http2 {
-        let stream = self.tunnel(to).await;
-        let (sender, driver) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-            .await
-            .unwrap();
-        tokio::spawn(driver);
-        Http2(sender)
+        Http2::over(self.tunnel(to).await).await
     }
 
     /// One HTTP/1.1 request in a tunnel of its own.
@@ -191,6 +189,13 @@ impl Ztunnel {
 }
 
 impl Http1 {
+    /// HTTP/1.1 in this tunnel.
+    pub async fn over(stream: HboneStream) -> Http1 {
+        let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(driver.with_upgrades());
+        Http1(sender)
+    }
+
     pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Answer {
         let sent = async {
             self.0.ready().await.unwrap();
@@ -210,6 +215,15 @@ impl Http1 {
 }
 
 impl Http2 {
+    /// HTTP/2 in this tunnel.
+    pub async fn over(stream: HboneStream) -> Http2 {
+        let (sender, driver) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+        tokio::spawn(driver);
+        Http2(sender)
+    }
+
     /// The answer as it comes: its head first.
     pub async fn start(
         &self,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use waypoint_tests::Mesh;
-use waypoint_tests::wait::{until, within};
+use waypoint_tests::wait::until;
 use waypoint_tests::ztunnel::{get, request, tls};
 
 fn route(to: &str) -> String {
@@ -159,37 +159,6 @@ async fn services_come_and_go() {
 }
 
 #[tokio::test]
-async fn the_end_waits_for_what_runs() {
-    let mesh = Mesh::new();
-    let (to, _) = mesh.http_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
-    let idle = client.http1(to).await;
-    let mut busy = client.http1(to).await;
-    let running = tokio::spawn(async move {
-        busy.send(request(Method::GET, "/slow", &[("x-delay-ms", "600")]))
-            .await
-    });
-    tokio::time::sleep(Duration::from_millis(150)).await;
-    let address = waypoint.address();
-    let readiness = waypoint.running.readiness_addr;
-    let ended = tokio::spawn(waypoint.running.shutdown());
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let (status, text) = waypoint_tests::telemetry::http_get(readiness, "/healthz/ready").await;
-    assert_eq!((status, text.as_str()), (503, "draining\n"));
-    assert!(
-        tokio::net::TcpStream::connect(address).await.is_err(),
-        "no new connections"
-    );
-    assert_eq!(running.await.unwrap().status, StatusCode::OK);
-    assert!(
-        within("the shutdown", ended).await.unwrap(),
-        "all ended in time"
-    );
-    drop(idle);
-}
-
-#[tokio::test]
 async fn half_written_manifests_are_waited_for() {
     let mesh = Mesh::new();
     let (to, _) = mesh.http_service(1, "web").await;
@@ -330,49 +299,4 @@ async fn certificates_are_renewed_without_a_lost_connection() {
     .await;
     let answer = connection.send(get("/")).await;
     assert_eq!(answer.status, StatusCode::OK, "the open connection lives");
-}
-
-#[tokio::test]
-async fn the_end_does_not_wait_for_ever() {
-    let mesh = Mesh::new();
-    let (to, _) = mesh.http_service(1, "web").await;
-    let source = waypoint_proxy::run::CertificateSource::DevCa(mesh.folder().join("ca"));
-    let waypoint = mesh
-        .try_start_as(source, Duration::from_millis(400))
-        .await
-        .unwrap();
-    let client = mesh.client(&waypoint, "default", "curl").await;
-    let mut busy = client.http1(to).await;
-    let running = tokio::spawn(async move {
-        let slow = request(Method::GET, "/slow", &[("x-delay-ms", "8000")]);
-        busy.start(slow).await.is_ok()
-    });
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let started = std::time::Instant::now();
-    assert!(!waypoint.running.shutdown().await, "not all ended in time");
-    assert!(started.elapsed() < Duration::from_secs(3));
-    running.abort();
-}
-
-#[tokio::test]
-async fn an_open_http2_connection_is_told_of_the_end() {
-    let mesh = Mesh::new();
-    let (to, app) = mesh.http_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
-    let connection = client.http2(to).await;
-    let running = connection.clone();
-    let slow = tokio::spawn(async move {
-        running
-            .send(request(Method::GET, "/slow", &[("x-delay-ms", "500")]))
-            .await
-    });
-    until("the slow request", async || {
-        (!app.seen().is_empty()).then_some(())
-    })
-    .await;
-    let ended = tokio::spawn(waypoint.running.shutdown());
-    assert_eq!(slow.await.unwrap().status, StatusCode::OK);
-    assert!(within("the shutdown", ended).await.unwrap());
-    assert!(connection.start(get("/late")).await.is_err());
 }

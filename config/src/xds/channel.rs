@@ -13,8 +13,6 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use waypoint_hbone::control_plane::{ControlPlaneTls, ControlPlaneTlsError};
 
-/// As Istio's agent: 30 s, then 10 s for the answer.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// HTTP/2 windows: a full push of a large mesh shall not crawl.
 const WINDOW: u32 = 4 << 20;
@@ -34,6 +32,26 @@ pub struct ControlPlane {
     pub cluster_id: String,
     /// Further metadata (`XDS_HEADER_*`, `CA_HEADER_*`).
     pub headers: Vec<(String, String)>,
+    pub keepalive: KeepAlive,
+}
+
+/// How a connection that says nothing is told from one that is dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// Time between PINGs.
+    pub interval: Duration,
+    /// For the answer.
+    pub timeout: Duration,
+}
+
+/// As Istio's agent.
+impl Default for KeepAlive {
+    fn default() -> KeepAlive {
+        KeepAlive {
+            interval: Duration::from_secs(30),
+            timeout: Duration::from_secs(10),
+        }
+    }
 }
 
 /// Why there is no connection. All may pass with time.
@@ -72,7 +90,7 @@ impl ControlPlane {
     }
 
     /// What the server's certificate must be for.
-    fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         match (&self.server_name, self.host()) {
             (Some(name), _) => name,
             // As Istio's agent, for port-forwards.
@@ -87,8 +105,8 @@ impl ControlPlane {
         let endpoint = Endpoint::try_from(uri)
             .map_err(|error| ChannelError::Address(format!("{}: {error}", self.address)))?
             .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEPALIVE.0)
-            .keep_alive_timeout(KEEPALIVE.1)
+            .http2_keep_alive_interval(self.keepalive.interval)
+            .keep_alive_timeout(self.keepalive.timeout)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW);
@@ -160,6 +178,7 @@ mod tests {
             token: "/does/not/exist".into(),
             cluster_id: "Kubernetes".into(),
             headers: vec![("X-Team".into(), "blue".into())],
+            keepalive: KeepAlive::default(),
         }
     }
 

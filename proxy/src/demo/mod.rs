@@ -24,7 +24,9 @@ use waypoint_config::standalone::cluster_state::ClusterState;
 use waypoint_hbone::dev_ca::DevCa;
 use waypoint_hbone::identity::Identity;
 
-use crate::run::{AccessLogTarget, CertificateSource, ConfigSource, RunOptions, Running, start};
+use crate::run::{
+    AccessLogTarget, CertificateSource, ConfigSource, DrainTimes, RunOptions, Running, start,
+};
 
 use self::client::Client;
 
@@ -86,7 +88,7 @@ fn run_options(options: &DemoOptions, ca: PathBuf) -> RunOptions {
         readiness_addr: any_port,
         stats_addr: any_port,
         poll: Duration::from_millis(500),
-        drain: Duration::from_secs(2),
+        drain: DrainTimes::at_most(Duration::from_secs(2)),
         access_log: AccessLogTarget::File(options.work.join("access.log")),
         ..RunOptions::new(source, CertificateSource::DevCa(ca))
     }
