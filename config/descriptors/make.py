@@ -1,7 +1,7 @@
 """Compiles Envoy's API and ours to one FileDescriptorSet, without what a reader of messages has no use for.
 
 Options (validation rules, annotations) and services are two thirds of the set; what is left is names,
-numbers and types.
+numbers and types. Of the annotations one counts: the fields that are sensitive are listed beside the set.
 """
 
 import pathlib
@@ -33,6 +33,32 @@ def compile_all(api, ours):
         if protoc.main(arguments) != 0:
             sys.exit("protoc failed")
         return descriptor_pb2.FileDescriptorSet.FromString(pathlib.Path(out.name).read_bytes())
+
+
+# The number of the option udpa.annotations.sensitive, as the key of a varint that is 1.
+SENSITIVE = 76569463
+
+
+def varint(number):
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def sensitive_fields(name, message):
+    for field in message.field:
+        if varint(SENSITIVE << 3) + b"\x01" in field.options.SerializeToString():
+            yield f"{name}.{field.name}"
+    for nested in message.nested_type:
+        yield from sensitive_fields(f"{name}.{nested.name}", nested)
+
+
+def sensitive(files):
+    return sorted(field for file in files.file for message in file.message_type
+                  for field in sensitive_fields(f"{file.package}.{message.name}", message))
 
 
 def strip_message(message):
@@ -84,7 +110,9 @@ def strip(files):
 
 def main():
     api, ours, out = (pathlib.Path(argument) for argument in sys.argv[1:])
-    out.write_bytes(strip(compile_all(api, ours)).SerializeToString(deterministic=True))
+    files = compile_all(api, ours)
+    (out / "sensitive.txt").write_text("".join(f"{field}\n" for field in sensitive(files)))
+    (out / "descriptors.bin").write_bytes(strip(files).SerializeToString(deterministic=True))
 
 
 main()

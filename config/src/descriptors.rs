@@ -7,6 +7,7 @@
 use prost_reflect::DescriptorPool;
 
 static DESCRIPTORS: &[u8] = include_bytes!("../descriptors/descriptors.bin");
+static SENSITIVE: &str = include_str!("../descriptors/sensitive.txt");
 
 /// Makes the pool. `None` only if the file isn't what the build put there.
 pub fn pool() -> Option<DescriptorPool> {
@@ -17,6 +18,11 @@ pub fn pool() -> Option<DescriptorPool> {
             None
         }
     }
+}
+
+/// The full names of the fields that nobody may be shown.
+pub fn sensitive() -> impl Iterator<Item = &'static str> {
+    SENSITIVE.lines()
 }
 
 #[cfg(test)]

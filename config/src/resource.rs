@@ -21,13 +21,13 @@ pub enum ResourceType {
 impl ResourceType {
     /// All types, in the order in which one update applies them (make before break).
     pub const ALL: [ResourceType; 7] = [
+        ResourceType::Workload,
         ResourceType::Secret,
         ResourceType::Cluster,
         ResourceType::Endpoints,
         ResourceType::Extension,
         ResourceType::Routes,
         ResourceType::Listener,
-        ResourceType::Workload,
     ];
 
     /// The type URL on the wire.
@@ -78,4 +78,6 @@ pub(crate) fn check_name(own: &str, filed: &str) -> Result<(), Refusal> {
 pub struct Update {
     pub added: Vec<Resource>,
     pub removed: Vec<(ResourceType, String)>,
+    /// The source's word for this version of its resources; empty where it has none.
+    pub version: String,
 }

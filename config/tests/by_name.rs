@@ -99,7 +99,7 @@ fn deny_all() -> Resource {
 fn apply(store: &mut Store, added: Vec<Resource>) -> Outcome {
     store.apply(Update {
         added,
-        removed: Vec::new(),
+        ..Update::default()
     })
 }
 
@@ -156,8 +156,11 @@ fn a_chain_that_served_serves_on_while_it_waits_and_one_that_needs_it_no_more_le
     assert_eq!(in_state(&store, ChainState::Stale), 1);
     apply(&mut store, vec![deny_all()]);
     assert_eq!(in_state(&store, ChainState::Stale), 0);
+    let shown = |store: &Store| store.received().entries(ResourceType::Extension);
+    assert_eq!(&*shown(&store)[0].0, PLUGIN);
     apply(&mut store, walkthrough(|_| {}));
     assert!(store.wanted(ResourceType::Extension).is_empty());
+    assert!(shown(&store).is_empty());
     // It was forgotten: who refers to it again waits again.
     apply(&mut store, walkthrough(plugin));
     assert_eq!(in_state(&store, ChainState::Stale), 1);

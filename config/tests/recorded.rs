@@ -18,7 +18,7 @@ fn apply(store: &mut Store, name: &str) -> Vec<String> {
     let added = recorded::read(&std::fs::read(path).unwrap()).unwrap();
     let outcome = store.apply(Update {
         added,
-        removed: Vec::new(),
+        ..Update::default()
     });
     outcome.rejected.iter().map(ToString::to_string).collect()
 }
@@ -77,7 +77,7 @@ fn the_same_update_again_changes_nothing_and_a_chain_keeps_its_slot() {
         !store
             .apply(Update {
                 added,
-                removed: Vec::new()
+                ..Update::default()
             })
             .changed
     );

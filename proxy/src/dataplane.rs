@@ -385,7 +385,7 @@ mod tests {
             .resources;
         store.apply(Update {
             added,
-            removed: Vec::new(),
+            ..Update::default()
         });
 
         let own = tls("waypoint");

@@ -276,5 +276,6 @@ pub fn difference(old: &[Resource], new: &[Resource]) -> Update {
         removed: removed
             .map(|resource| (resource.kind, resource.name.clone()))
             .collect(),
+        version: String::new(),
     }
 }

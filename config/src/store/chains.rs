@@ -14,6 +14,7 @@ use crate::model::chain::{ChainSlot, FilterChain};
 use crate::model::connection_manager::ChainContext;
 use crate::model::discovered::{Discovered, Lookup, Reference, waiting};
 use crate::model::listener;
+use crate::received::Chains;
 use crate::store::clusters::ClusterTable;
 
 /// What becomes of a chain whose new version is refused.
@@ -210,6 +211,26 @@ impl ChainTable {
         entries
             .filter_map(|(name, entry)| entry.rejected(name))
             .collect()
+    }
+
+    /// The chains that serve, and why others don't; `None`: all serve as they were received last.
+    pub(crate) fn apart(&self) -> Option<Chains> {
+        let mut entries: Vec<_> = self.entries.iter().collect();
+        if entries.iter().all(|(_, entry)| entry.refused.is_none()) {
+            return None;
+        }
+        entries.sort_by_key(|(name, _)| name.as_str());
+        let reason = |(name, entry): &(&String, &Entry)| {
+            let refused = entry.refused.as_ref()?;
+            Some(format!("{name}: {refused}"))
+        };
+        let reasons = entries.iter().filter_map(reason);
+        let serves = |(name, entry): &(&String, &Entry)| {
+            let body = entry.in_force.clone()?;
+            Some(((*name).clone(), body))
+        };
+        let serving = entries.iter().filter_map(serves);
+        Some(Chains::new(serving.collect(), reasons))
     }
 
     /// What chains refer to by name.

@@ -10,6 +10,7 @@ mod clusters;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
@@ -24,6 +25,7 @@ use crate::model::discovered::{Discovered, Reference};
 use crate::model::filter_chain_matcher::FilterChainMatcher;
 use crate::model::listener::{self, Inspection, RawListener};
 use crate::model::snapshot::{ConnectTerminate, MainListener, Snapshot};
+use crate::received::{Received, Response};
 use crate::resource::{Resource, ResourceType, Update, check_name};
 use crate::store::chains::{ChainTable, Refused, Surroundings};
 use crate::store::clusters::ClusterTable;
@@ -67,8 +69,9 @@ pub struct Store {
     chains: ChainTable,
     discovered: Discovered,
     listeners: HashMap<String, Bytes>,
-    /// Resources whose last version was refused; chains tell of theirs themselves.
-    refused: BTreeMap<(ResourceType, String), Rejected>,
+    received: Received,
+    /// How many updates there were.
+    updates: u64,
     terminate: Terminate,
     main: Option<Arc<MainListener>>,
     /// What `main_internal` itself leaves out.
@@ -95,7 +98,8 @@ impl Store {
             chains: ChainTable::new(on_refused),
             discovered: Discovered::default(),
             listeners: HashMap::new(),
-            refused: BTreeMap::new(),
+            received: Received::default(),
+            updates: 0,
             terminate: Terminate::default(),
             main: None,
             main_omitted: Vec::new(),
@@ -110,6 +114,11 @@ impl Store {
             snapshot: self.published.clone(),
             version: self.version.subscribe(),
         }
+    }
+
+    /// What the admin port reads from.
+    pub fn received(&self) -> Received {
+        self.received.clone()
     }
 
     /// Trust domains of `connect_terminate`.
@@ -141,8 +150,9 @@ impl Store {
 
     /// Everything whose last version was refused.
     pub fn rejected(&self) -> Vec<Rejected> {
-        let resources = self.refused.values().cloned();
-        resources.chain(self.chains.rejected()).collect()
+        let mut rejected = self.received.rejected();
+        rejected.extend(self.chains.rejected());
+        rejected
     }
 
     /// How many filter chains are in which state.
@@ -157,56 +167,88 @@ impl Store {
         for resource in update.added {
             by_kind.entry(resource.kind).or_default().push(resource);
         }
-        let mut of = |kind| by_kind.remove(&kind).unwrap_or_default();
-        self.apply_workloads(of(ResourceType::Workload), &update.removed, &mut outcome);
-        for resource in of(ResourceType::Cluster) {
-            let peer = |address: IpAddr| self.workloads.lookup(address);
-            let Resource { kind, name, body } = resource;
-            let taken = self.clusters.take_cluster(&name, &body, &peer);
-            self.settle(kind, name, taken, &mut outcome);
-        }
-        for resource in of(ResourceType::Endpoints) {
-            let peer = |address: IpAddr| self.workloads.lookup(address);
-            let Resource { kind, name, body } = resource;
-            let taken = self.clusters.take_assignment(&name, &body, &peer);
-            self.settle(kind, name, taken, &mut outcome);
-        }
-        let mut referred = of(ResourceType::Extension);
-        referred.extend(of(ResourceType::Routes));
-        self.apply_referred(referred, &update.removed, &mut outcome);
-        for resource in of(ResourceType::Listener) {
-            self.apply_listener(resource, &mut outcome);
-        }
-        for resource in of(ResourceType::Secret) {
-            // Nothing that asks for one is built.
-            let refused = Err(Refusal::new("", "secrets are not supported"));
-            self.settle(resource.kind, resource.name, refused, &mut outcome);
+        self.updates += 1;
+        let response = Arc::new(Response {
+            // Manifests have no version of their own.
+            version: match update.version.is_empty() {
+                true => self.updates.to_string(),
+                false => update.version,
+            },
+            at: SystemTime::now(),
+        });
+        for kind in ResourceType::ALL {
+            let added = by_kind.remove(&kind).unwrap_or_default();
+            let any = !added.is_empty() || update.removed.iter().any(|(of, _)| *of == kind);
+            if any {
+                let before = outcome.rejected.len();
+                self.apply_kind(kind, added, &update.removed, &response, &mut outcome);
+                let accepted = outcome.rejected.len() == before;
+                self.received.count(kind, accepted);
+            }
         }
         for (kind, name) in update.removed {
             outcome.changed |= self.remove(kind, &name);
-            self.refused.remove(&(kind, name));
+            self.received.remove(kind, &name);
         }
         self.publish(&outcome);
         outcome
     }
 
+    fn apply_kind(
+        &mut self,
+        kind: ResourceType,
+        added: Vec<Resource>,
+        removed: &[(ResourceType, String)],
+        response: &Arc<Response>,
+        outcome: &mut Outcome,
+    ) {
+        match kind {
+            ResourceType::Workload => self.apply_workloads(added, removed, response, outcome),
+            ResourceType::Extension | ResourceType::Routes => {
+                self.apply_referred(added, removed, response, outcome);
+            }
+            ResourceType::Listener => {
+                for resource in added {
+                    self.apply_listener(resource, response, outcome);
+                }
+            }
+            ResourceType::Cluster | ResourceType::Endpoints | ResourceType::Secret => {
+                for resource in added {
+                    let peer = |address: IpAddr| self.workloads.lookup(address);
+                    let Resource { name, body, .. } = &resource;
+                    let taken = match kind {
+                        ResourceType::Cluster => self.clusters.take_cluster(name, body, &peer),
+                        ResourceType::Endpoints => self.clusters.take_assignment(name, body, &peer),
+                        // Nothing that asks for one is built.
+                        _ => Err(Refusal::new("", "secrets are not supported")),
+                    };
+                    self.settle(resource, taken, response, outcome);
+                }
+            }
+        }
+    }
+
     /// Notes what became of a resource.
     fn settle(
         &mut self,
-        kind: ResourceType,
-        name: String,
+        resource: Resource,
         taken: Result<bool, Refusal>,
+        response: &Arc<Response>,
         outcome: &mut Outcome,
     ) {
         match taken {
             Ok(changed) => {
                 outcome.changed |= changed;
-                self.refused.remove(&(kind, name));
+                if resource.kind == ResourceType::Cluster {
+                    let slot = self.clusters.slot(&resource.name);
+                    self.received.set_cluster(slot);
+                }
+                self.received.accept(resource, response);
             }
             Err(refusal) => {
-                let rejected = refusal.of(name.as_str());
+                let rejected = refusal.of(resource.name.as_str());
                 outcome.rejected.push(rejected.clone());
-                self.refused.insert((kind, name), rejected);
+                self.received.refuse(resource.kind, rejected, response);
             }
         }
     }
@@ -215,16 +257,16 @@ impl Store {
         &mut self,
         added: Vec<Resource>,
         removed: &[(ResourceType, String)],
+        response: &Arc<Response>,
         outcome: &mut Outcome,
     ) {
         let removed = removed.iter().filter(|(k, _)| *k == ResourceType::Workload);
         let removed: Vec<&str> = removed.map(|(_, name)| name.as_str()).collect();
         let changes = self.workloads.apply(added, &removed);
         for rejected in changes.rejected {
-            let name = rejected.resource.clone();
             outcome.rejected.push(rejected.clone());
-            self.refused
-                .insert((ResourceType::Workload, name), rejected);
+            self.received
+                .refuse(ResourceType::Workload, rejected, response);
         }
         if !changes.addresses.is_empty() {
             let peer = |address: IpAddr| self.workloads.lookup(address);
@@ -238,15 +280,17 @@ impl Store {
         &mut self,
         added: Vec<Resource>,
         removed: &[(ResourceType, String)],
+        response: &Arc<Response>,
         outcome: &mut Outcome,
     ) {
         let mut changed = BTreeSet::new();
-        for Resource { kind, name, body } in added {
-            let taken = self.discovered.take(kind, &name, &body, &self.host);
+        for resource in added {
+            let Resource { kind, name, body } = &resource;
+            let taken = self.discovered.take(*kind, name, body, &self.host);
             if taken == Ok(true) {
-                changed.insert((kind, name.clone()));
+                changed.insert((*kind, name.clone()));
             }
-            self.settle(kind, name, taken, outcome);
+            self.settle(resource, taken, response, outcome);
         }
         for (kind, name) in removed {
             if self.discovered.remove(*kind, name) {
@@ -265,19 +309,28 @@ impl Store {
         let rejected = self.chains.take_references(&changed, &around);
         outcome.rejected.extend(rejected);
         if !self.terminate.referred.is_disjoint(&changed) {
-            let newest = self.terminate.newest.clone();
-            let taken = self.connect_terminate(newest).map(|()| true);
-            let name = CONNECT_TERMINATE.to_owned();
-            self.settle(ResourceType::Listener, name, taken, outcome);
+            let resource = Resource {
+                kind: ResourceType::Listener,
+                name: CONNECT_TERMINATE.to_owned(),
+                body: self.terminate.newest.clone(),
+            };
+            let taken = self.connect_terminate(resource.body.clone());
+            self.settle(resource, taken.map(|()| true), response, outcome);
         }
     }
 
-    fn apply_listener(&mut self, resource: Resource, outcome: &mut Outcome) {
+    fn apply_listener(
+        &mut self,
+        resource: Resource,
+        response: &Arc<Response>,
+        outcome: &mut Outcome,
+    ) {
         if self.listeners.get(&resource.name) == Some(&resource.body) {
             if resource.name == MAIN_INTERNAL {
                 // What was refused is refused again, or istiod would take it for accepted.
                 outcome.rejected.extend(self.chains.rejected());
             }
+            self.settle(resource, Ok(false), response, outcome);
             return;
         }
         let applied = match resource.name.as_str() {
@@ -294,10 +347,11 @@ impl Store {
             )),
         };
         if applied.is_ok() {
-            self.listeners.insert(resource.name.clone(), resource.body);
+            self.listeners
+                .insert(resource.name.clone(), resource.body.clone());
         }
         let taken = applied.map(|()| true);
-        self.settle(resource.kind, resource.name, taken, outcome);
+        self.settle(resource, taken, response, outcome);
     }
 
     fn connect_terminate(&mut self, body: Bytes) -> Result<(), Refusal> {
@@ -391,9 +445,16 @@ impl Store {
             _ => None,
         };
         self.published.store(snapshot);
+        let chains = self.chains.apart();
+        self.received.set_chains(MAIN_INTERNAL, chains);
         self.clusters.sweep();
         let referred = self.chains.referred().chain(&self.terminate.referred);
-        self.discovered.retain(&referred.cloned().collect());
+        let referred: BTreeSet<Reference> = referred.cloned().collect();
+        self.discovered.retain(&referred);
+        for kind in [ResourceType::Extension, ResourceType::Routes] {
+            let is_referred = |name: &str| referred.contains(&(kind, name.to_owned()));
+            self.received.retain(kind, is_referred);
+        }
         self.version.send_modify(|version| *version += 1);
     }
 }

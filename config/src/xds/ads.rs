@@ -160,6 +160,7 @@ impl AdsClient {
         let update = Update {
             added: std::mem::take(&mut received.update.added),
             removed: received.update.removed.clone(),
+            version: std::mem::take(&mut received.update.version),
         };
         for rejected in &received.rejected {
             tracing::error!(%rejected, "istiod sent what can't be taken");

@@ -146,7 +146,10 @@ impl DeltaSession {
         };
         let mut received = Received {
             kind,
-            update: Update::default(),
+            update: Update {
+                version: response.system_version_info,
+                ..Update::default()
+            },
             names: BTreeSet::new(),
             rejected: Vec::new(),
             nonce: response.nonce,

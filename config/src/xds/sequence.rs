@@ -118,8 +118,8 @@ impl Sequence {
     fn removals(&mut self) -> Update {
         self.deadline = None;
         Update {
-            added: Vec::new(),
             removed: std::mem::take(&mut self.removals),
+            ..Update::default()
         }
     }
 }

@@ -50,7 +50,7 @@ fn a_thousand_chains() {
         };
         let update = Update {
             added: vec![resource],
-            removed: Vec::new(),
+            ..Update::default()
         };
         let start = Instant::now();
         let outcome = store.apply(update);

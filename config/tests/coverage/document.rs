@@ -136,7 +136,7 @@ fn refusals(recording: &str, about: &str, seen: &Seen, text: &mut String) {
     let mut store = process::store();
     let outcome = store.apply(Update {
         added: resources(recording),
-        removed: Vec::new(),
+        ..Update::default()
     });
     let refused = outcome
         .rejected

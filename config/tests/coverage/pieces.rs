@@ -239,7 +239,7 @@ impl Piece {
         let mut store = process::store();
         let outcome = store.apply(Update {
             added: vec![self.resource(bytes)],
-            removed: Vec::new(),
+            ..Update::default()
         });
         let rejected = outcome.rejected.iter().map(ToString::to_string).collect();
         Applied { store, rejected }
@@ -271,7 +271,7 @@ impl Applied {
         }
         self.store.apply(Update {
             added,
-            removed: Vec::new(),
+            ..Update::default()
         });
         let Some(snapshot) = self.store.handle().load() else {
             return Vec::new();
