@@ -17,6 +17,7 @@ use waypoint_hbone::identity::Identity;
 use crate::certificates::DEV_TTL;
 use crate::connect::{self, ConnectOptions};
 use crate::demo::{self, DemoOptions};
+use crate::log_levels::LogLevels;
 use crate::pod::agent;
 use crate::pod::environment::Environment;
 use crate::pod::request::request;
@@ -218,13 +219,15 @@ pub fn main() -> ExitCode {
             }
         },
     };
-    logging::start(filter, settings.json, settings.stdout);
+    let log_levels = logging::start(filter, settings.json, settings.stdout);
     let done = match cli.command {
         Command::Run(args) => {
             let concurrency = args.concurrency;
-            run(run_options(args), concurrency)
+            run(run_options(args), concurrency, log_levels)
         }
-        Command::Proxy(_) => pod.ok_or_else(|| "no pod".into()).and_then(run_pod),
+        Command::Proxy(_) => pod
+            .ok_or_else(|| "no pod".into())
+            .and_then(|pod| run_pod(pod, log_levels)),
         Command::Request(args) => request(&args.words).map_err(Into::into).and_then(|answer| {
             std::io::stdout().write_all(&answer)?;
             Ok(ExitCode::SUCCESS)
@@ -247,18 +250,30 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run_pod(environment: Environment) -> Result<ExitCode, Failure> {
+fn run_pod(environment: Environment, log_levels: LogLevels) -> Result<ExitCode, Failure> {
     if !environment.ignored.is_empty() {
         tracing::info!(
             settings = environment.ignored.join(", "),
             "given and without effect"
         );
     }
-    run(agent::options(&environment), environment.concurrency)
+    run(
+        agent::options(&environment),
+        environment.concurrency,
+        log_levels,
+    )
 }
 
-fn run(options: RunOptions, concurrency: Option<u16>) -> Result<ExitCode, Failure> {
+fn run(
+    options: RunOptions,
+    concurrency: Option<u16>,
+    log_levels: LogLevels,
+) -> Result<ExitCode, Failure> {
     descriptors::raise_limit();
+    let options = RunOptions {
+        log_levels,
+        ..options
+    };
     let runtime = data_runtime(concurrency)?;
     let code = runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;

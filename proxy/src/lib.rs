@@ -21,6 +21,7 @@ mod host;
 mod http_connection;
 mod linger;
 mod listen;
+pub mod log_levels;
 mod log_writer;
 mod logging;
 mod path_normalization;

@@ -22,6 +22,8 @@ pub(crate) struct Readiness {
     drain: Drain,
     /// Was ready once. As with Envoy, what is lost later doesn't take that away: traffic goes on.
     live: Arc<AtomicBool>,
+    /// Told to look unhealthy.
+    failed: Arc<AtomicBool>,
     started: Instant,
 }
 
@@ -32,6 +34,7 @@ impl Readiness {
             tls,
             drain,
             live: Arc::default(),
+            failed: Arc::default(),
             started: Instant::now(),
         }
     }
@@ -50,6 +53,15 @@ impl Readiness {
     /// Starts the drain without ending the process: from now on not ready, and clients are told to go elsewhere.
     pub(crate) fn drain(&self) {
         self.drain.start();
+    }
+
+    /// Somebody wants it to look unhealthy, or no longer does.
+    pub(crate) fn fail(&self, failed: bool) {
+        self.failed.store(failed, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -73,6 +85,9 @@ impl Readiness {
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         if self.is_draining() {
             return Err("draining");
+        }
+        if self.is_failed() {
+            return Err("told to fail by /healthcheck/fail");
         }
         if self.live.load(Ordering::Relaxed) {
             return Ok(());

@@ -7,10 +7,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, oneshot};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, Semaphore, oneshot};
 pub use waypoint_config::store::OnRefused;
 use waypoint_config::store::Store;
 use waypoint_config::workloads::WorkloadIndex;
@@ -21,7 +22,7 @@ use waypoint_hbone::pool::{PoolOptions, TunnelPool};
 use waypoint_hbone::server::ServerOptions;
 use waypoint_hbone::tls::{Tls, TrustDomains};
 
-use crate::admin::{Admin, Port};
+use crate::admin::{Admin, Port, Started, node, tell_build};
 use crate::certificates::CertificateKeeper;
 pub use crate::certificates::{CertificateSource, CertificateSourceError};
 pub use crate::configuration::{ConfigError, ConfigSource};
@@ -36,6 +37,7 @@ pub use crate::drain::DrainTimes;
 use crate::host::ProxyHost;
 pub use crate::listen::ListenError;
 use crate::listen::listen;
+use crate::log_levels::LogLevels;
 pub use crate::log_writer::AccessLogTarget;
 use crate::log_writer::LogWriter;
 use crate::readiness::Readiness;
@@ -67,6 +69,8 @@ pub struct RunOptions {
     pub access_log: AccessLogTarget,
     /// What becomes of a service whose new configuration is refused.
     pub on_refused: OnRefused,
+    /// Where the log's levels can be changed.
+    pub log_levels: LogLevels,
 }
 
 impl RunOptions {
@@ -88,6 +92,7 @@ impl RunOptions {
             limits: Limits::default(),
             access_log: AccessLogTarget::AsConfigured,
             on_refused: OnRefused::Keep,
+            log_levels: LogLevels::fixed(),
         }
     }
 }
@@ -128,6 +133,7 @@ pub struct Running {
 /// # Errors
 /// Configuration or certificate can't be used, or a port is taken. Nothing is left running.
 pub async fn start(options: RunOptions) -> Result<Running, StartError> {
+    let started = Started::now();
     let loaded = Loaded::read(&options.source)?;
     let identity = loaded.identity().map_err(CertificateSourceError::from)?;
     let sockets = Sockets::bind(&options)?;
@@ -139,7 +145,10 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
         terminals,
         store,
     } = Core::new(&options)?;
-    let snapshot = store.handle();
+    let [hbone_addr, admin_addr, readiness_addr, stats_addr, ..] = addresses;
+    let node = Arc::new(node(&options.source, &identity, hbone_addr));
+    tell_build(&node, &metrics);
+    let (snapshot, received) = (store.handle(), store.received());
     let live = live(&options, &tls, &metrics);
     let crl = match options.crl.clone() {
         Some(file) => Some(CrlKeeper::start(file, tls.clone(), &metrics)?),
@@ -169,9 +178,16 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
         readiness: readiness.clone(),
         metrics,
         tls,
+        received,
         problems: configurator.problems(),
-        started: Instant::now(),
+        node,
+        hbone_addr,
+        admin_addr,
+        concurrency: Handle::current().metrics().num_workers(),
+        log_levels: options.log_levels,
+        started,
         quit: quit.clone(),
+        dumps: Arc::new(Semaphore::new(1)),
     };
     let (stop, stopped) = oneshot::channel();
     let control = Control {
@@ -186,7 +202,6 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
     let control = thread::Builder::new()
         .name("control".into())
         .spawn(move || control.run(stopped))?;
-    let [hbone_addr, admin_addr, readiness_addr, stats_addr, ..] = addresses;
     Ok(Running {
         hbone_addr,
         admin_addr,
@@ -222,7 +237,7 @@ impl Sockets {
         if let Some(address) = options.envoy_stats_addr {
             ports.push((
                 listen(address, "metrics, where Envoy has them")?,
-                Port::Stats,
+                Port::EnvoyStats,
             ));
         }
         Ok(Sockets { hbone, ports })

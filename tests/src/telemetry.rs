@@ -7,8 +7,15 @@ use tokio::net::TcpStream;
 
 /// GET from one of the plain ports: status and body.
 pub async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
+    let (status, _, body) = http_request(address, "GET", path).await;
+    (status, body)
+}
+
+/// A request without a body to one of the plain ports: status, head and body. HTTP/1.0, so that a body that is
+/// made while it is sent comes as it is.
+pub async fn http_request(address: SocketAddr, method: &str, path: &str) -> (u16, String, String) {
     let mut tcp = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+    let request = format!("{method} {path} HTTP/1.0\r\nhost: test\r\n\r\n");
     tcp.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     tcp.read_to_string(&mut answer).await.unwrap();
@@ -17,8 +24,8 @@ pub async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
         .nth(1)
         .and_then(|s| s.parse().ok())
         .unwrap_or(0);
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    (status, body.to_owned())
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    (status, head.to_ascii_lowercase(), body.to_owned())
 }
 
 /// The sum of a metric's series that have all these labels.

@@ -4,7 +4,7 @@
 
 use http::{Method, StatusCode};
 use waypoint_tests::pod_ztunnel::PodZtunnel;
-use waypoint_tests::telemetry::http_get;
+use waypoint_tests::telemetry::{http_get, http_request};
 use waypoint_tests::ztunnel::request;
 use waypoint_tests::{App, Mesh};
 
@@ -134,7 +134,7 @@ async fn readiness_and_metrics_have_their_ports_and_paths() {
             .0,
         200
     );
-    let (status, info) = http_get(waypoint.running.admin_addr, "/server_info").await;
+    let (status, info) = http_get(waypoint.running.admin_addr, "/certs").await;
     assert_eq!(status, 200);
     assert!(
         info.contains("spiffe://cluster.local/ns/default/sa/waypoint"),
@@ -153,23 +153,14 @@ async fn readiness_and_metrics_have_their_ports_and_paths() {
 
 #[tokio::test]
 async fn somebody_in_the_pod_may_ask_for_the_end() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mesh = Mesh::new();
     mesh.http_service(1, "web").await;
     let waypoint = mesh.start().await;
-    let ask = async |method: &str| {
-        let mut tcp = tokio::net::TcpStream::connect(waypoint.running.stats_addr)
-            .await
-            .unwrap();
-        let request =
-            format!("{method} /quitquitquit HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-        tcp.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        tcp.read_to_string(&mut answer).await.unwrap();
-        answer
-    };
-    assert!(ask("GET").await.starts_with("HTTP/1.1 404"));
-    assert!(ask("POST").await.starts_with("HTTP/1.1 200"));
+    let stats = waypoint.running.stats_addr;
+    let (status, ..) = http_request(stats, "GET", "/quitquitquit").await;
+    assert_eq!(status, 405);
+    let (status, ..) = http_request(stats, "POST", "/quitquitquit").await;
+    assert_eq!(status, 200);
     waypoint_tests::wait::within("the request for the end", waypoint.running.asked_to_quit()).await;
     assert!(waypoint.running.shutdown().await);
 }

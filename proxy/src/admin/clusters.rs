@@ -1,0 +1,130 @@
+//! `/clusters`: clusters and their endpoints as they are used, in Envoy's text and as
+//! `envoy.admin.v3.Clusters`, which `istioctl proxy-config endpoint` reads.
+
+use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
+
+use http::StatusCode;
+use serde_json::{Value, json};
+use waypoint_config::model::cluster::{Cluster, ClusterSlot, Discovery};
+use waypoint_config::model::endpoint::{Endpoint, EndpointSet, Locality, Transport};
+
+use crate::admin::Admin;
+use crate::admin::answer::{self, Answer, text};
+use crate::admin::target::Target;
+
+/// The listener that endpoints behind HBONE are reached through.
+const CONNECT_ORIGINATE: &str = "connect_originate";
+
+impl Admin {
+    pub(super) fn clusters(&self, target: &Target) -> Answer {
+        let clusters = self.received.clusters();
+        let all = clusters
+            .iter()
+            .filter_map(|slot| Some((slot, slot.cluster()?)));
+        if target.get("format") == Some("json") {
+            let statuses: Vec<Value> = all.map(|(slot, c)| status(slot, &c)).collect();
+            return answer::json(&json!({"cluster_statuses": statuses}));
+        }
+        let mut out = String::new();
+        for (slot, cluster) in all {
+            // Writing to memory doesn't fail.
+            let _ = write_cluster(&mut out, slot, &cluster);
+        }
+        text(StatusCode::OK, out)
+    }
+}
+
+/// Every endpoint with its priority and place.
+fn hosts(set: &EndpointSet) -> impl Iterator<Item = (usize, &Locality, &Endpoint)> {
+    let priorities = set.priorities.iter().enumerate();
+    priorities.flat_map(|(priority, localities)| {
+        localities.iter().flat_map(move |locality| {
+            let endpoints = locality.endpoints.iter();
+            endpoints.map(move |endpoint| (priority, locality, &**endpoint))
+        })
+    })
+}
+
+fn write_cluster(out: &mut String, slot: &ClusterSlot, cluster: &Cluster) -> std::fmt::Result {
+    let name = &slot.name;
+    writeln!(out, "{name}::observability_name::{name}")?;
+    writeln!(out, "{name}::added_via_api::true")?;
+    if let Discovery::Eds { service_name } = &cluster.discovery {
+        writeln!(out, "{name}::eds_service_name::{service_name}")?;
+    }
+    for (priority, locality, endpoint) in hosts(&slot.endpoints()) {
+        let host = match endpoint.transport {
+            Transport::Plain => endpoint.address.to_string(),
+            Transport::Hbone { .. } => format!("envoy://{CONNECT_ORIGINATE}/{}", endpoint.address),
+        };
+        let health = if endpoint.healthy {
+            "healthy"
+        } else {
+            "/failed_eds_health"
+        };
+        for (key, value) in [
+            ("rq_active", active(endpoint).to_string()),
+            ("health_flags", health.to_owned()),
+            ("weight", endpoint.weight.to_string()),
+            ("region", locality.region.to_string()),
+            ("zone", locality.zone.to_string()),
+            ("sub_zone", locality.sub_zone.to_string()),
+            ("priority", priority.to_string()),
+        ] {
+            writeln!(out, "{name}::{host}::{key}::{value}")?;
+        }
+    }
+    Ok(())
+}
+
+fn active(endpoint: &Endpoint) -> u32 {
+    endpoint.state.active.load(Ordering::Relaxed)
+}
+
+fn status(slot: &ClusterSlot, cluster: &Cluster) -> Value {
+    let endpoints = slot.endpoints();
+    let hosts: Vec<Value> = hosts(&endpoints)
+        .map(|(priority, locality, endpoint)| host_status(priority, locality, endpoint))
+        .collect();
+    let mut status = json!({
+        "name": &*slot.name,
+        "observability_name": &*slot.name,
+        "added_via_api": true,
+        "host_statuses": hosts,
+    });
+    if let Discovery::Eds { service_name } = &cluster.discovery {
+        status["eds_service_name"] = (&**service_name).into();
+    }
+    status
+}
+
+fn host_status(priority: usize, locality: &Locality, endpoint: &Endpoint) -> Value {
+    let address = match endpoint.transport {
+        Transport::Plain => json!({"socket_address": {
+            "address": endpoint.address.ip().to_string(),
+            "port_value": endpoint.address.port(),
+        }}),
+        Transport::Hbone { .. } => json!({"envoy_internal_address": {
+            "server_listener_name": CONNECT_ORIGINATE,
+            "endpoint_id": endpoint.address.to_string(),
+        }}),
+    };
+    let health = if endpoint.healthy {
+        "HEALTHY"
+    } else {
+        "UNHEALTHY"
+    };
+    json!({
+        "address": address,
+        "stats": [{"name": "rq_active", "type": "GAUGE", "value": active(endpoint).to_string()}],
+        "health_status": {"eds_health_status": health},
+        "weight": endpoint.weight,
+        "priority": priority,
+        "locality": {
+            "region": &*locality.region,
+            "zone": &*locality.zone,
+            "sub_zone": &*locality.sub_zone,
+        },
+    })
+}
