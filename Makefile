@@ -1,6 +1,6 @@
 # The commands of README and CONTRIBUTING. Everything is built into target/.
 
-.PHONY: demo test test-envoy test-istiod check bench clean
+.PHONY: demo test test-envoy test-istiod istiod check bench clean
 
 # A small mesh in one process, with real requests through a real waypoint.
 demo:
@@ -17,10 +17,13 @@ test-envoy:
 	WAYPOINT_ENVOY="$$(./benches/envoy.sh)" cargo test --locked -p waypoint-tests --test envoy -- --include-ignored
 
 # A real istiod configures the waypoint's pod. Needs Go; the first build takes some minutes.
-test-istiod:
-	cd tests/istiod && go build -o ../../target/istiod .
+test-istiod: istiod
 	cargo build --locked -p waypoint-proxy
-	WAYPOINT_ISTIOD="$(CURDIR)/target/istiod" cargo test --locked -p waypoint-tests --test istiod -- --include-ignored
+	WAYPOINT_ISTIOD="$(CURDIR)/target/istiod" cargo test --locked -p waypoint-tests --test istiod --test istiod_scenarios -- --include-ignored
+
+# Istio's discovery server for the tests, and what the API server knows of its kinds.
+istiod:
+	cd tests/istiod && go build -o ../../target/istiod -ldflags "-X main.gatewayCRDs=$$(go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)/config/crd/experimental" .
 
 # What a change has to pass before it is looked at.
 check:

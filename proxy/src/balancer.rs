@@ -3,8 +3,8 @@
 //! Pure: the caller brings the random numbers. Priorities spill as in Envoy: a priority takes
 //! 1.4 times its share of healthy endpoints, the rest goes to the next one
 //! (`overprovisioning_factor` 140).
-//! Least request compares `choice_count` random endpoints by requests in flight; with unequal weights
-//! the load is divided by the weight, which prefers heavier endpoints as Envoy's weighted form does.
+//! Least request compares `choice_count` random endpoints by requests in flight. With unequal weights there
+//! is one draw, as in Envoy: shares go by weight per request in flight, so that at rest they are the weights.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -94,15 +94,15 @@ fn least_request<'a>(
     equal_weights: bool,
     random: &mut impl FnMut() -> u64,
 ) -> Option<&'a Arc<Endpoint>> {
-    // In flight (plus the request to come) per unit of weight, compared without a division.
     let load = |e: &Endpoint| u64::from(e.state.active.load(Ordering::Relaxed)) + 1;
-    let lighter = |a: &Endpoint, b: &Endpoint| {
-        load(a) * u64::from(b.weight.max(1)) < load(b) * u64::from(a.weight.max(1))
-    };
+    if !equal_weights {
+        // A finer unit than one, so that a busy endpoint keeps a share.
+        return by_share(hosts, |e| (weight(e) << 16) / load(e), random);
+    }
     let mut best: Option<&Arc<Endpoint>> = None;
     for _ in 0..choice_count.max(1) {
-        let candidate = weighted_random(hosts, equal_weights, random)?;
-        if best.is_none_or(|best| lighter(candidate, best)) {
+        let candidate = uniform(hosts, random)?;
+        if best.is_none_or(|best| load(candidate) < load(best)) {
             best = Some(candidate);
         }
     }
@@ -115,16 +115,39 @@ fn weighted_random<'a>(
     random: &mut impl FnMut() -> u64,
 ) -> Option<&'a Arc<Endpoint>> {
     if equal_weights {
-        return hosts.get((random() % hosts.len() as u64) as usize);
+        return uniform(hosts, random);
     }
-    let total: u64 = hosts.iter().map(|e| u64::from(e.weight.max(1))).sum();
+    by_share(hosts, weight, random)
+}
+
+fn weight(endpoint: &Endpoint) -> u64 {
+    u64::from(endpoint.weight.max(1))
+}
+
+fn uniform<'a>(
+    hosts: &'a [Arc<Endpoint>],
+    random: &mut impl FnMut() -> u64,
+) -> Option<&'a Arc<Endpoint>> {
+    hosts.get((random() % hosts.len().max(1) as u64) as usize)
+}
+
+fn by_share<'a>(
+    hosts: &'a [Arc<Endpoint>],
+    share: impl Fn(&Endpoint) -> u64,
+    random: &mut impl FnMut() -> u64,
+) -> Option<&'a Arc<Endpoint>> {
+    let total = hosts
+        .iter()
+        .fold(0u64, |sum, e| sum.saturating_add(share(e)));
     let mut point = random() % total.max(1);
-    hosts.iter().find(|e| {
-        let weight = u64::from(e.weight.max(1));
-        let found = point < weight;
-        point = point.saturating_sub(weight);
+    let chosen = hosts.iter().find(|e| {
+        let share = share(e);
+        let found = point < share;
+        point = point.saturating_sub(share);
         found
-    })
+    });
+    // Shares may shrink meanwhile: requests begin and end.
+    chosen.or(hosts.last())
 }
 
 #[cfg(test)]
@@ -212,6 +235,23 @@ mod tests {
             (150..350).contains(&loaded),
             "only when drawn twice: {loaded}"
         );
+    }
+
+    #[test]
+    fn least_request_shares_by_weight_and_by_load() {
+        let (light, heavy) = (endpoint(1, true, 1), endpoint(2, true, 3));
+        let set = set(vec![vec![light, heavy.clone()]]);
+        let mut random = counter();
+        let cluster = cluster(LbPolicy::LeastRequest { choice_count: 2 });
+        let mut of_light = || {
+            let chosen = (0..4000).filter_map(|_| choose(&cluster, &set, &mut random, &[], 0));
+            chosen.filter(|e| e.address.port() == 1).count()
+        };
+        let at_rest = of_light();
+        assert!((900..1100).contains(&at_rest), "a quarter: {at_rest}");
+        heavy.state.active.store(2, Ordering::Relaxed);
+        let loaded = of_light();
+        assert!((1900..2100).contains(&loaded), "a half: {loaded}");
     }
 
     #[test]

@@ -11,11 +11,12 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// endpoints plays the EndpointSlice controller: a slice for every Service with a selector, of the pods that it
-// selects.
+// endpoints plays the EndpointSlice controller: a slice of the pods that it selects for every Service that has a
+// selector, and no slice among the documents.
 func endpoints(documents []string) ([]string, error) {
 	var services []*corev1.Service
 	var pods []*corev1.Pod
+	sliced := map[string]bool{}
 	for _, document := range documents {
 		object, _, err := decode(document)
 		if err != nil {
@@ -26,11 +27,13 @@ func endpoints(documents []string) ([]string, error) {
 			services = append(services, o)
 		case *corev1.Pod:
 			pods = append(pods, o)
+		case *discoveryv1.EndpointSlice:
+			sliced[o.Namespace+"/"+o.Labels[discoveryv1.LabelServiceName]] = true
 		}
 	}
 	var slices []string
 	for _, service := range services {
-		if len(service.Spec.Selector) == 0 {
+		if len(service.Spec.Selector) == 0 || sliced[service.Namespace+"/"+service.Name] {
 			continue
 		}
 		slice := &discoveryv1.EndpointSlice{

@@ -38,7 +38,17 @@ func main() {
 	ca := flag.String("ca", "", "CERT,KEY,ROOTS of the mesh's CA")
 	ttl := flag.Duration("cert-ttl", time.Hour, "life of issued certificates")
 	flag.Parse()
-	manifests, err := load(*dir)
+	api, err := newAPIServer()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	text, err := read(*dir)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	manifests, err := parse(text, api)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
@@ -61,7 +71,7 @@ func main() {
 				}
 			},
 		})
-		if err := serveSecure(server, *secure, *ca, *ttl); err != nil {
+		if err := serveSecure(server, *secure, manifests.mesh.GetTrustDomain(), *ca, *ttl); err != nil {
 			t.Fatal(err)
 		}
 		if *debug != "" {
@@ -70,7 +80,7 @@ func main() {
 			}
 		}
 		fmt.Println("serving")
-		watch(server, t, *dir, manifests)
+		watch(server, t, *dir, manifests, text, api)
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

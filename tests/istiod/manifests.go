@@ -33,42 +33,68 @@ type object struct {
 	Data map[string]string `json:"data"`
 }
 
-func load(dir string) (*manifests, error) {
+// read gives the text of all files of a folder, in the order of their names.
+func read(dir string) (string, error) {
 	files, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	sort.Strings(files)
-	found := &manifests{mesh: mesh.DefaultMeshConfig()}
-	waypoints := 0
+	var all strings.Builder
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
+			return "", err
+		}
+		all.WriteString("\n---\n" + string(text))
+	}
+	return all.String(), nil
+}
+
+// parse takes the documents of a text. Of those that describe one object the last counts, as if it had been
+// applied after the others.
+func parse(text string, server *apiServer) (*manifests, error) {
+	var names []string
+	documents, objects := map[string]string{}, map[string]object{}
+	for _, document := range strings.Split(text, "\n---") {
+		var o object
+		if err := yaml.Unmarshal([]byte(document), &o); err != nil {
+			return nil, fmt.Errorf("%w in %s", err, document)
+		}
+		if o.Kind == "" {
+			continue
+		}
+		admitted, err := server.admit(document)
+		if err != nil {
 			return nil, err
 		}
-		for _, document := range strings.Split("\n"+string(text), "\n---") {
-			var o object
-			if err := yaml.Unmarshal([]byte(document), &o); err != nil {
-				return nil, fmt.Errorf("%s: %w", file, err)
+		name := o.Kind + "/" + o.Metadata.Namespace + "/" + o.Metadata.Name
+		if _, known := documents[name]; !known {
+			names = append(names, name)
+		}
+		documents[name], objects[name] = admitted, o
+	}
+	found := &manifests{mesh: mesh.DefaultMeshConfig()}
+	waypoints := 0
+	for _, name := range names {
+		document, o := documents[name], objects[name]
+		switch {
+		case o.Kind == "ConfigMap":
+			var err error
+			if found.mesh, err = mesh.ApplyMeshConfig(o.Data["mesh"], found.mesh); err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
 			}
-			switch {
-			case o.Kind == "":
-			case o.Kind == "ConfigMap":
-				if found.mesh, err = mesh.ApplyMeshConfig(o.Data["mesh"], found.mesh); err != nil {
-					return nil, fmt.Errorf("%s: %w", file, err)
-				}
-			case o.Kind == "Gateway" && o.Spec.GatewayClassName == "istio-waypoint":
-				waypoints++
-				deployed, err := deploy(document, o.Metadata.Name, o.Metadata.Namespace, waypoints)
-				if err != nil {
-					return nil, err
-				}
-				found.kube = append(found.kube, deployed...)
-			default:
-				found.kube = append(found.kube, document)
-				if strings.Contains(o.APIVersion, ".istio.io/") {
-					found.istio = append(found.istio, document)
-				}
+		case o.Kind == "Gateway" && o.Spec.GatewayClassName == "istio-waypoint":
+			waypoints++
+			deployed, err := deploy(document, o.Metadata.Name, o.Metadata.Namespace, waypoints)
+			if err != nil {
+				return nil, err
+			}
+			found.kube = append(found.kube, deployed...)
+		default:
+			found.kube = append(found.kube, document)
+			if strings.Contains(o.APIVersion, ".istio.io/") {
+				found.istio = append(found.istio, document)
 			}
 		}
 	}
@@ -105,7 +131,7 @@ spec:
 	pod := fmt.Sprintf(`apiVersion: v1
 kind: Pod
 metadata: {name: %[1]s-0, namespace: %[2]s, labels: {%[3]s}}
-spec: {serviceAccountName: %[1]s, nodeName: node}
+spec: {serviceAccountName: %[1]s, nodeName: n1}
 status:
   phase: Running
   podIP: 10.1.250.%[4]d

@@ -23,11 +23,11 @@ import (
 )
 
 // believer authenticates a caller by what its token claims: system:serviceaccount:NAMESPACE:NAME.
-type believer struct{}
+type believer struct{ trustDomain string }
 
 func (believer) AuthenticatorType() string { return "token" }
 
-func (believer) Authenticate(context security.AuthContext) (*security.Caller, error) {
+func (b believer) Authenticate(context security.AuthContext) (*security.Caller, error) {
 	if context.GrpcContext == nil {
 		return nil, errors.New("no gRPC context")
 	}
@@ -52,15 +52,15 @@ func (believer) Authenticate(context security.AuthContext) (*security.Caller, er
 		namespace, account := subject[2], subject[3]
 		return &security.Caller{
 			AuthSource:     security.AuthSourceIDToken,
-			Identities:     []string{"spiffe://cluster.local/ns/" + namespace + "/sa/" + account},
+			Identities:     []string{"spiffe://" + b.trustDomain + "/ns/" + namespace + "/sa/" + account},
 			KubernetesInfo: security.KubernetesInfo{PodNamespace: namespace, PodServiceAccount: account},
 		}, nil
 	}
 	return nil, errors.New("no token")
 }
 
-func serveSecure(server *xds.FakeDiscoveryServer, address, files string, ttl time.Duration) error {
-	options, err := ca.NewSelfSignedDebugIstioCAOptions("", 24*time.Hour, ttl, 24*time.Hour, "cluster.local", 2048)
+func serveSecure(server *xds.FakeDiscoveryServer, address, trustDomain, files string, ttl time.Duration) error {
+	options, err := ca.NewSelfSignedDebugIstioCAOptions("", 24*time.Hour, ttl, 24*time.Hour, trustDomain, 2048)
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func serveSecure(server *xds.FakeDiscoveryServer, address, files string, ttl tim
 	if err != nil {
 		return err
 	}
-	authenticators := []security.Authenticator{believer{}}
+	authenticators := []security.Authenticator{believer{trustDomain}}
 	listener := grpc.NewServer(grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12})))
 	server.Discovery.Authenticators = authenticators
 	server.Discovery.Register(listener)

@@ -10,9 +10,13 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
+	gatewaybeta "sigs.k8s.io/gateway-api/apis/v1beta1"
 
+	extv1 "istio.io/client-go/pkg/apis/extensions/v1alpha1"
 	netv1 "istio.io/client-go/pkg/apis/networking/v1"
+	netv1alpha3 "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	secv1 "istio.io/client-go/pkg/apis/security/v1"
+	telv1 "istio.io/client-go/pkg/apis/telemetry/v1"
 	"istio.io/istio/pilot/pkg/config/kube/crd"
 	"istio.io/istio/pilot/test/xds"
 	"istio.io/istio/pkg/config"
@@ -46,6 +50,8 @@ func (c cluster) apply(document string, gone bool) error {
 	switch o := object.(type) {
 	case *corev1.Namespace:
 		put(c, o, gone)
+	case *corev1.Node:
+		put(c, o, gone)
 	case *corev1.Service:
 		put(c, o, gone)
 	case *corev1.Pod:
@@ -56,11 +62,35 @@ func (c cluster) apply(document string, gone bool) error {
 		put(c, o, gone)
 	case *gateway.HTTPRoute:
 		put(c, o, gone)
+	case *gateway.GRPCRoute:
+		put(c, o, gone)
+	case *gateway.TCPRoute:
+		put(c, o, gone)
+	case *gateway.TLSRoute:
+		put(c, o, gone)
+	case *gateway.BackendTLSPolicy:
+		put(c, o, gone)
+	case *gatewaybeta.ReferenceGrant:
+		put(c, o, gone)
 	case *netv1.ServiceEntry:
+		put(c, o, gone)
+	case *netv1.WorkloadEntry:
+		put(c, o, gone)
+	case *netv1.VirtualService:
+		put(c, o, gone)
+	case *netv1.DestinationRule:
+		put(c, o, gone)
+	case *netv1alpha3.EnvoyFilter:
 		put(c, o, gone)
 	case *secv1.AuthorizationPolicy:
 		put(c, o, gone)
 	case *secv1.RequestAuthentication:
+		put(c, o, gone)
+	case *telv1.Telemetry:
+		put(c, o, gone)
+	case *extv1.WasmPlugin:
+		put(c, o, gone)
+	case *extv1.TrafficExtension:
 		put(c, o, gone)
 	default:
 		return fmt.Errorf("%T is not applied while it runs", object)
@@ -102,7 +132,7 @@ func (m *manifests) state() (*state, error) {
 }
 
 // watch applies what changes in dir, ten times a second, for ever.
-func watch(server *xds.FakeDiscoveryServer, t test.Failer, dir string, first *manifests) {
+func watch(server *xds.FakeDiscoveryServer, t test.Failer, dir string, first *manifests, before string, api *apiServer) {
 	complain := func(err error) {
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "watch:", err)
@@ -112,7 +142,13 @@ func watch(server *xds.FakeDiscoveryServer, t test.Failer, dir string, first *ma
 	have, err := first.state()
 	complain(err)
 	for range time.Tick(100 * time.Millisecond) {
-		found, err := load(dir)
+		text, err := read(dir)
+		if err != nil || text == before {
+			complain(err)
+			continue
+		}
+		before = text
+		found, err := parse(text, api)
 		if err != nil {
 			complain(err)
 			continue

@@ -22,6 +22,7 @@ pub struct Istiod {
     child: Child,
     address: SocketAddr,
     debug: SocketAddr,
+    log: PathBuf,
 }
 
 impl Istiod {
@@ -39,7 +40,8 @@ impl Istiod {
         );
         let ca = mesh.folder().join("ca");
         let (root, key) = (ca.join("root-cert.pem"), ca.join("ca-key.pem"));
-        let log = fs::File::create(mesh.folder().join("istiod.log")).unwrap();
+        let log = mesh.folder().join("istiod.log");
+        let errors = fs::File::create(&log).unwrap();
         let mut child = Command::new(program)
             .env("PILOT_ENABLE_AMBIENT", "true")
             .arg("-f")
@@ -53,7 +55,7 @@ impl Istiod {
             .arg("-ca")
             .arg(format!("{0},{1},{0}", root.display(), key.display()))
             .stdout(Stdio::piped())
-            .stderr(Stdio::from(log))
+            .stderr(Stdio::from(errors))
             .spawn()
             .unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -64,9 +66,9 @@ impl Istiod {
             child,
             address,
             debug,
+            log,
         };
-        let log = || fs::read_to_string(mesh.folder().join("istiod.log")).unwrap_or_default();
-        assert!(serving, "istiod doesn't start: {}", log());
+        assert!(serving, "istiod doesn't start: {}", istiod.log());
         istiod
     }
 
@@ -74,6 +76,27 @@ impl Istiod {
     pub async fn syncz(&self) -> serde_json::Value {
         let (_, text) = http_get(self.debug, "/debug/syncz").await;
         serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// How the pod took the last that it was sent of a kind (`cluster.v3.Cluster`, `listener.v3.Listener`,
+    /// `endpoint.v3.ClusterLoadAssignment`); `None` if it hasn't said yet.
+    pub async fn answer(&self, kind: &str) -> Option<Result<(), String>> {
+        let status = self.syncz().await;
+        let mut pods = status.as_array()?.iter();
+        let pod = pods.find(|p| p["proxy"] == "waypoint-0.default")?;
+        let state = &pod["resources"][format!("type.googleapis.com/envoy.config.{kind}")];
+        match state["lastError"].as_str() {
+            Some(error) => Some(Err(error.to_owned())),
+            None => {
+                (state["sent"].is_string() && state["sent"] == state["acked"]).then_some(Ok(()))
+            }
+        }
+    }
+
+    /// What it logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
 
@@ -96,11 +119,17 @@ pub struct Pod {
 
 impl Pod {
     /// Starts pod `n` of the mesh's waypoint.
+    #[must_use]
+    pub fn start(mesh: &Mesh, istiod: &Istiod, n: u8) -> Pod {
+        Pod::start_with(mesh, istiod, n, &[])
+    }
+
+    /// As [`Pod::start`], with other variables in the environment.
     ///
     /// # Panics
     /// The program isn't built.
     #[must_use]
-    pub fn start(mesh: &Mesh, istiod: &Istiod, n: u8) -> Pod {
+    pub fn start_with(mesh: &Mesh, istiod: &Istiod, n: u8, variables: &[(&str, &str)]) -> Pod {
         let ip = mesh.pod_ip(n);
         let root = mesh.folder().join(format!("pod-{n}"));
         let secrets = root.join("var/run/secrets");
@@ -164,6 +193,7 @@ impl Pod {
             .env("ISTIO_META_WORKLOAD_NAME", "waypoint")
             .env("ISTIO_META_MESH_ID", "cluster.local")
             .env("ISTIO_META_ENABLE_HBONE", "true")
+            .envs(variables.iter().copied())
             .stdout(Stdio::from(out.try_clone().unwrap()))
             .stderr(Stdio::from(out))
             .spawn()

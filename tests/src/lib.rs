@@ -16,6 +16,7 @@ pub mod load;
 pub mod logs;
 pub mod mesh;
 pub mod pod_ztunnel;
+pub mod scenario;
 pub mod scripted_ca;
 pub mod telemetry;
 pub mod wait;

@@ -62,15 +62,21 @@ impl Mesh {
     /// A mesh with namespaces `default` and `other`, and the waypoint Gateway of `default`.
     #[must_use]
     pub fn new() -> Mesh {
+        let mesh = Mesh::empty();
+        mesh.manifest("base.yaml", BASE);
+        mesh
+    }
+
+    /// A mesh without any manifest.
+    #[must_use]
+    pub fn empty() -> Mesh {
         static NEXT: AtomicU8 = AtomicU8::new(20);
         let net = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder =
             std::env::temp_dir().join(format!("waypoint-story-{}-{net}", std::process::id()));
         fs::create_dir_all(folder.join("manifests")).unwrap();
         let ca = DevCa::open_or_create(&folder.join("ca")).unwrap();
-        let mesh = Mesh { net, folder, ca };
-        mesh.manifest("base.yaml", BASE);
-        mesh
+        Mesh { net, folder, ca }
     }
 
     /// Writes a manifest at once, as `mv` does.

@@ -1,0 +1,204 @@
+//! Whom a stream is for: pods themselves, services outside of the mesh, two families of addresses, endpoints that
+//! aren't ready.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use http::{Method, StatusCode};
+use tokio::net::TcpStream;
+use waypoint_tests::App;
+use waypoint_tests::scenario::{
+    CLUSTER, LISTENER, Scenario, service, without_lines, without_objects,
+};
+use waypoint_tests::ztunnel::{get, request};
+
+async fn echo(mut tcp: TcpStream) {
+    let (mut read, mut write) = tcp.split();
+    let _ = tokio::io::copy(&mut read, &mut write).await;
+}
+
+#[tokio::test]
+#[ignore = "needs istiod"]
+async fn waypoint_for_all() {
+    let scenario = Scenario::start("waypoint-for-all").await;
+    scenario.pod.until_ready().await;
+    scenario.until_refused(&[]).await;
+    let client = scenario.client("curl").await;
+    let pod = scenario.pod_address("ratings-v1", 9080);
+    let answer = client.get(pod, "/by-address").await;
+    assert_eq!(
+        (answer.status, answer.header("x-app").as_str()),
+        (StatusCode::OK, "ratings-v1")
+    );
+    let tunnels = scenario.ztunnel("ratings-v1").connects();
+    assert_eq!(tunnels.last().unwrap().authority, pod.to_string());
+    scenario
+        .until_logged(&["GET /by-address", " encap ", &format!(" {pod} ")])
+        .await;
+    scenario
+        .until_metric(
+            "istio_requests_total",
+            &[
+                ("source_workload", "curl"),
+                ("destination_workload", "ratings-v1"),
+                ("destination_service_name", "unknown"),
+                ("response_code", "200"),
+            ],
+            1.0,
+        )
+        .await;
+    // Its service goes the service's way; a policy on the Gateway holds for both.
+    let ratings = service("ratings");
+    assert_eq!(client.get(ratings, "/").await.status, StatusCode::OK);
+    for to in [pod, ratings] {
+        let post = request(Method::POST, "/", &[]);
+        let denied = client.request(to, post).await;
+        assert_eq!(denied.status, StatusCode::FORBIDDEN, "{to}");
+    }
+
+    // Bytes that aren't HTTP. On a policy's port there is no method to look at: nobody passes.
+    let other = scenario.pod_address("ratings-v1", 9000);
+    for to in [pod, other] {
+        if to == other {
+            App::tcp(to, echo).await;
+        }
+        let (answer, _) = client.exchange(to, b"\0\0\0\0").await;
+        let expected = if to == other { "\0\0\0\0" } else { "" };
+        assert_eq!(answer, expected, "{to}");
+    }
+
+    // A service that has no waypoint, though its namespace has; its pod has.
+    let (status, _) = client
+        .connect_to(&service("details").to_string(), &[])
+        .await
+        .unwrap();
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    let details = scenario.pod_address("details-v1", 9080);
+    assert_eq!(client.get(details, "/").await.status, StatusCode::OK);
+    // A pod of another namespace.
+    let legacy = scenario.pod_address("legacy", 8080).to_string();
+    let (status, _) = client.connect_to(&legacy, &[]).await.unwrap();
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+fn external(n: u8) -> SocketAddr {
+    SocketAddr::from(([240, 240, 0, n], 80))
+}
+
+#[tokio::test]
+#[ignore = "needs istiod"]
+async fn egress() {
+    // Ports that anybody may listen on.
+    let mut scenario = Scenario::start_with("egress", &[], |text| {
+        text.replace(
+            ", locality: r2/r2-a",
+            ", ports: {http: 8080}, locality: r2/r2-a",
+        )
+        .replace(
+            "serviceAccount: vm,",
+            "serviceAccount: vm, ports: {http: 9080},",
+        )
+    })
+    .await;
+    scenario
+        .until_refused(&[
+            ("inbound-vip|443|tcp|api.external.test", "dns_refresh_rate"),
+            ("inbound-vip|80|http|api.external.test", "dns_refresh_rate"),
+            ("inbound-vip|80|http|*.wild.test", "dynamic_forward_proxy"),
+            (
+                "main_internal > inbound-vip|80|http|*.wild.test",
+                "dynamic_forward_proxy",
+            ),
+        ])
+        .await;
+    scenario.until_nacked(CLUSTER, "dns_refresh_rate").await;
+    scenario
+        .until_nacked(LISTENER, "dynamic_forward_proxy")
+        .await;
+    let client = scenario.client("curl").await;
+    // What can't be resolved is unavailable; who may not ask isn't told so much.
+    assert_eq!(
+        client.get(external(1), "/").await.status,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    scenario
+        .until_logged(&[" 503 NC ", "inbound-vip|80|http|api.external.test"])
+        .await;
+    let post = request(Method::POST, "/", &[]);
+    let denied = client.request(external(1), post).await;
+    assert_eq!(denied.status, StatusCode::FORBIDDEN);
+    let stranger = scenario.client("stranger").await;
+    let denied = stranger.get(external(1), "/").await;
+    assert_eq!(denied.status, StatusCode::FORBIDDEN);
+
+    // Addresses by weight: three to one.
+    let mut connection = client.http1(external(2)).await;
+    let mut answered = BTreeMap::new();
+    for _ in 0..100 {
+        let answer = connection.send(get("/")).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        *answered.entry(answer.header("x-app")).or_insert(0) += 1;
+    }
+    assert!((10..45).contains(&answered["static-far"]), "{answered:?}");
+    scenario
+        .until_metric(
+            "istio_requests_total",
+            &[("destination_service", "static.external.test")],
+            100.0,
+        )
+        .await;
+    // A machine of the mesh outside of Kubernetes.
+    let answer = client.get(external(3), "/").await;
+    assert_eq!(answer.header("x-app"), "vm");
+    let tunnels = scenario.ztunnel("vm").connects();
+    assert_eq!(
+        tunnels[0].authority,
+        scenario.pod_address("vm", 9080).to_string()
+    );
+
+    scenario.change(|text| without_objects(text, &["name: dns", "name: wildcard"]));
+    scenario.until_refused(&[]).await;
+    scenario.until_synced().await;
+}
+
+#[tokio::test]
+#[ignore = "needs istiod"]
+async fn dual_stack() {
+    let both = [("INSTANCE_IP", "10.1.250.1,fd00:250::1")];
+    let mut scenario = Scenario::start_with("dual-stack", &both, |text| text).await;
+    let dual = "inbound-vip|80|http|dual.default.svc.cluster.local";
+    scenario
+        .until_refused(&[(dual, "locality_config_specifier")])
+        .await;
+    let client = scenario.client("curl").await;
+    let (v4, v6) = (
+        "10.43.60.1:80".parse().unwrap(),
+        "[fd00::60:1]:80".parse().unwrap(),
+    );
+    for to in [v4, v6] {
+        scenario.until_status(&client, to, "/", 503).await;
+    }
+    scenario.until_nacked(CLUSTER, dual).await;
+
+    scenario.change(|text| without_lines(text, &["trafficDistribution:"]));
+    scenario.until_refused(&[]).await;
+    scenario.pod.until_ready().await;
+    // One of three endpoints is ready; both families lead to it.
+    scenario.until_status(&client, v4, "/", 200).await;
+    for to in [v4, v6] {
+        let mut connection = client.http1(to).await;
+        for _ in 0..20 {
+            let answer = connection.send(get("/")).await;
+            assert_eq!(answer.header("x-app"), "reviews-v1");
+        }
+    }
+    scenario.until_logged(&[" [fd00::60:1]:80 "]).await;
+    // A headless service has no address but its pods'.
+    let pod = scenario.pod_address("details-v1", 9080).to_string();
+    let (status, _) = client.connect_to(&pod, &[]).await.unwrap();
+    assert_eq!(
+        status,
+        StatusCode::NOT_FOUND,
+        "the waypoint is for services"
+    );
+}

@@ -1,0 +1,18 @@
+//! Every scenario whose resources were recorded, pushed by a real istiod, with traffic. `make test-istiod` runs
+//! these.
+//!
+//! What the waypoint can't honour of a scenario stands in its story, whole: neither more nor less is refused.
+//! Then the story takes that out of the manifests, and sees the rest at work.
+
+#![allow(clippy::unwrap_used)]
+
+mod addresses;
+mod mesh_settings;
+mod policy;
+mod ports;
+mod routes;
+
+/// The chain of a service of Bookinfo, as refusals name it.
+fn chain(service: &str) -> String {
+    format!("main_internal > inbound-vip|9080|http|{service}.default.svc.cluster.local")
+}
