@@ -17,6 +17,11 @@ use crate::wait::{PATIENCE, until};
 /// The address that istiod's deployment controller gives the waypoint's pod.
 const POD_IP: &str = "10.1.250.1";
 
+/// What istiod may have been answered.
+pub const CLUSTER: &str = "cluster.v3.Cluster";
+pub const ENDPOINT: &str = "endpoint.v3.ClusterLoadAssignment";
+pub const LISTENER: &str = "listener.v3.Listener";
+
 /// Istio's discovery server and CA, reading the mesh's manifests.
 pub struct Istiod {
     child: Child,
@@ -78,8 +83,7 @@ impl Istiod {
         serde_json::from_str(&text).unwrap_or_default()
     }
 
-    /// How the pod took the last that it was sent of a kind (`cluster.v3.Cluster`, `listener.v3.Listener`,
-    /// `endpoint.v3.ClusterLoadAssignment`); `None` if it hasn't said yet.
+    /// How the pod took the last that it was sent of a kind; `None` if it hasn't said yet.
     pub async fn answer(&self, kind: &str) -> Option<Result<(), String>> {
         let status = self.syncz().await;
         let mut pods = status.as_array()?.iter();
@@ -91,6 +95,31 @@ impl Istiod {
                 (state["sent"].is_string() && state["sent"] == state["acked"]).then_some(Ok(()))
             }
         }
+    }
+
+    /// Waits until all that it sent was taken.
+    pub async fn until_synced(&self) {
+        for kind in [CLUSTER, ENDPOINT, LISTENER] {
+            until(&format!("{kind} acknowledged"), async || {
+                self.answer(kind).await?.ok()
+            })
+            .await;
+        }
+    }
+
+    /// Waits until what it sent of a kind was refused, for this reason.
+    pub async fn until_nacked(&self, kind: &str, reason: &str) {
+        until(&format!("{kind} refused: {reason}"), async || {
+            let error = self.answer(kind).await?.err()?;
+            error.contains(reason).then_some(())
+        })
+        .await;
+    }
+
+    /// What it would send to the pod, as text.
+    pub async fn config_dump(&self) -> String {
+        let path = "/debug/config_dump?proxyID=waypoint-0.default";
+        http_get(self.debug, path).await.1
     }
 
     /// What it logged.

@@ -22,11 +22,6 @@ use crate::telemetry::http_get;
 use crate::wait::until;
 use crate::ztunnel::Ztunnel;
 
-/// What istiod may have been answered.
-pub const CLUSTER: &str = "cluster.v3.Cluster";
-pub const ENDPOINT: &str = "endpoint.v3.ClusterLoadAssignment";
-pub const LISTENER: &str = "listener.v3.Listener";
-
 /// Where the waypoint's pod listens, of the mesh's addresses.
 const WAYPOINT: u8 = 240;
 
@@ -230,25 +225,6 @@ impl Scenario {
             tokio::time::sleep(Duration::from_millis(40)).await;
         }
         panic!("expected {expected:#?}, refused is\n{problems}");
-    }
-
-    /// Waits until istiod says that all it sent was taken.
-    pub async fn until_synced(&self) {
-        for kind in [CLUSTER, ENDPOINT, LISTENER] {
-            until(&format!("{kind} acknowledged"), async || {
-                self.istiod.answer(kind).await?.ok()
-            })
-            .await;
-        }
-    }
-
-    /// Waits until istiod says that what it sent of a kind was refused, for this reason.
-    pub async fn until_nacked(&self, kind: &str, reason: &str) {
-        until(&format!("{kind} refused: {reason}"), async || {
-            let error = self.istiod.answer(kind).await?.err()?;
-            error.contains(reason).then_some(())
-        })
-        .await;
     }
 
     /// Waits until a service answers a GET with this status.

@@ -7,9 +7,8 @@ use std::net::SocketAddr;
 use http::{Method, StatusCode};
 use tokio::net::TcpStream;
 use waypoint_tests::App;
-use waypoint_tests::scenario::{
-    CLUSTER, LISTENER, Scenario, service, without_lines, without_objects,
-};
+use waypoint_tests::istiod::{CLUSTER, LISTENER};
+use waypoint_tests::scenario::{Scenario, service, without_lines, without_objects};
 use waypoint_tests::ztunnel::{get, request};
 
 async fn echo(mut tcp: TcpStream) {
@@ -111,8 +110,12 @@ async fn egress() {
             ),
         ])
         .await;
-    scenario.until_nacked(CLUSTER, "dns_refresh_rate").await;
     scenario
+        .istiod
+        .until_nacked(CLUSTER, "dns_refresh_rate")
+        .await;
+    scenario
+        .istiod
         .until_nacked(LISTENER, "dynamic_forward_proxy")
         .await;
     let client = scenario.client("curl").await;
@@ -158,7 +161,7 @@ async fn egress() {
 
     scenario.change(|text| without_objects(text, &["name: dns", "name: wildcard"]));
     scenario.until_refused(&[]).await;
-    scenario.until_synced().await;
+    scenario.istiod.until_synced().await;
 }
 
 #[tokio::test]
@@ -178,7 +181,7 @@ async fn dual_stack() {
     for to in [v4, v6] {
         scenario.until_status(&client, to, "/", 503).await;
     }
-    scenario.until_nacked(CLUSTER, dual).await;
+    scenario.istiod.until_nacked(CLUSTER, dual).await;
 
     scenario.change(|text| without_lines(text, &["trafficDistribution:"]));
     scenario.until_refused(&[]).await;

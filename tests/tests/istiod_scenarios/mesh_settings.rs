@@ -2,7 +2,8 @@
 
 use http::{Method, StatusCode};
 use waypoint_tests::Ztunnel;
-use waypoint_tests::scenario::{LISTENER, Scenario, service, without_objects};
+use waypoint_tests::istiod::LISTENER;
+use waypoint_tests::scenario::{Scenario, service, without_objects};
 use waypoint_tests::ztunnel::{get, request};
 
 use crate::chain;
@@ -75,7 +76,7 @@ async fn telemetry() {
     scenario.pod.until_ready().await;
     // Traffic doesn't depend on it: nothing is refused, and what is left out is told.
     scenario.until_refused(&[]).await;
-    scenario.until_synced().await;
+    scenario.istiod.until_synced().await;
     for left_out in [
         "access_log envoy.access_loggers.file.filter.extension_filter",
         "access_log envoy.access_loggers.open_telemetry",
@@ -157,7 +158,10 @@ async fn extensions() {
     let whole = all.into_inner();
     scenario.change(|_| whole);
     scenario.until_refused(&refused).await;
-    scenario.until_nacked(LISTENER, "local_ratelimit").await;
+    scenario
+        .istiod
+        .until_nacked(LISTENER, "local_ratelimit")
+        .await;
     let answer = connection.send(get("/")).await;
     assert_eq!(
         answer.header("server"),

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use http::{Method, StatusCode};
-use waypoint_tests::scenario::{LISTENER, Scenario, service, without_lines, without_objects};
+use waypoint_tests::istiod::LISTENER;
+use waypoint_tests::scenario::{Scenario, service, without_lines, without_objects};
 use waypoint_tests::ztunnel::{get, request};
 
 use crate::chain;
@@ -14,7 +15,7 @@ async fn walkthrough() {
     let scenario = Scenario::start("walkthrough").await;
     scenario.pod.until_ready().await;
     scenario.until_refused(&[]).await;
-    scenario.until_synced().await;
+    scenario.istiod.until_synced().await;
 
     // Nine of ten to v1, over HBONE.
     let client = scenario.client("curl").await;
@@ -98,7 +99,7 @@ async fn authorization() {
             (&chain("reviews-v3"), "ext_authz"),
         ])
         .await;
-    scenario.until_nacked(LISTENER, sni).await;
+    scenario.istiod.until_nacked(LISTENER, sni).await;
     let client = scenario.client("curl").await;
     // Closed is closed, for everybody.
     for closed in ["productpage", "reviews", "reviews-v3"] {
@@ -150,7 +151,7 @@ async fn authorization() {
         )
     });
     scenario.until_refused(&[]).await;
-    scenario.until_synced().await;
+    scenario.istiod.until_synced().await;
     every_field(&scenario).await;
 }
 
@@ -326,7 +327,7 @@ async fn jwt() {
     chains.push("main_internal > direct-http".to_owned());
     let refused: Vec<_> = chains.iter().map(|c| (c.as_str(), "jwt_authn")).collect();
     scenario.until_refused(&refused).await;
-    scenario.until_nacked(LISTENER, "jwt_authn").await;
+    scenario.istiod.until_nacked(LISTENER, "jwt_authn").await;
     // A token that can't be checked lets nobody in, and a new pod gets no traffic yet.
     let client = scenario.client("curl").await;
     for name in services {

@@ -28,7 +28,7 @@ async fn ports() {
     }
     scenario.pod.until_ready().await;
     scenario.until_refused(&[]).await;
-    scenario.until_synced().await;
+    scenario.istiod.until_synced().await;
     let client = scenario.client("curl").await;
     http_ports(&scenario, &client).await;
     grpc_route(&scenario, &client).await;

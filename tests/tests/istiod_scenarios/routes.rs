@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
-use waypoint_tests::scenario::{CLUSTER, LISTENER, Scenario, service, without_lines};
+use waypoint_tests::istiod::{CLUSTER, LISTENER};
+use waypoint_tests::scenario::{Scenario, service, without_lines};
 use waypoint_tests::ztunnel::{Answer, Ztunnel, request};
 
 use crate::chain;
@@ -21,6 +22,7 @@ async fn httproute() {
         .until_refused(&[(&chain("reviews"), "request_mirror_policies")])
         .await;
     scenario
+        .istiod
         .until_nacked(LISTENER, "request_mirror_policies")
         .await;
     let client = scenario.client("curl").await;
@@ -35,7 +37,7 @@ async fn httproute() {
 
     scenario.change(|text| without_lines(text, &["RequestMirror", "type: CORS"]));
     scenario.until_refused(&[]).await;
-    scenario.until_synced().await;
+    scenario.istiod.until_synced().await;
     scenario.pod.until_ready().await;
     matches_and_headers(&scenario, &client).await;
     redirect_and_rewrites(&scenario, &client).await;
@@ -175,8 +177,12 @@ async fn traffic_policy() {
     let reviews = chain("reviews");
     refused.push((&reviews, "request_mirror_policies"));
     scenario.until_refused(&refused).await;
-    scenario.until_nacked(CLUSTER, "outlier_detection").await;
     scenario
+        .istiod
+        .until_nacked(CLUSTER, "outlier_detection")
+        .await;
+    scenario
+        .istiod
         .until_nacked(LISTENER, "request_mirror_policies")
         .await;
     let client = scenario.client("curl").await;
@@ -213,7 +219,7 @@ async fn traffic_policy() {
         without_lines(text, &not_built)
     });
     scenario.until_refused(&[]).await;
-    scenario.until_synced().await;
+    scenario.istiod.until_synced().await;
     virtual_service(&scenario, &client).await;
 }
 
