@@ -184,6 +184,17 @@ fn a_filter_that_is_not_built_is_refused_in_its_own_resource() {
 }
 
 #[test]
+fn the_refusal_of_a_filter_goes_when_nothing_refers_to_it_any_more() {
+    let mut store = store();
+    apply(&mut store, walkthrough(plugin));
+    apply(&mut store, vec![extension(WASM, Vec::new())]);
+    assert_eq!(store.rejected().len(), 1);
+    // istiod sends no removals of extensions.
+    apply(&mut store, walkthrough(|_| {}));
+    assert!(store.rejected().is_empty());
+}
+
+#[test]
 fn a_filter_of_a_type_that_its_place_does_not_allow_is_refused() {
     let mut store = store();
     let narrow = |manager: &mut HttpConnectionManager| {

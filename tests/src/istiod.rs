@@ -19,6 +19,7 @@ const POD_IP: &str = "10.1.250.1";
 
 /// What istiod may have been answered.
 pub const CLUSTER: &str = "cluster.v3.Cluster";
+pub const EXTENSION: &str = "core.v3.TypedExtensionConfig";
 pub const ENDPOINT: &str = "endpoint.v3.ClusterLoadAssignment";
 pub const LISTENER: &str = "listener.v3.Listener";
 

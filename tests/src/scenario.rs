@@ -203,7 +203,7 @@ impl Scenario {
             .unwrap()
     }
 
-    /// Waits until what is refused is exactly this: the resource, and a part of the reason.
+    /// Waits until what isn't honoured is exactly this: the resource, and a part of the reason.
     ///
     /// # Panics
     /// It never is; says what was refused instead.

@@ -12,6 +12,17 @@ mod policy;
 mod ports;
 mod routes;
 
+/// The services of Bookinfo.
+const SERVICES: [&str; 7] = [
+    "productpage",
+    "details",
+    "ratings",
+    "reviews",
+    "reviews-v1",
+    "reviews-v2",
+    "reviews-v3",
+];
+
 /// The chain of a service of Bookinfo, as refusals name it.
 fn chain(service: &str) -> String {
     format!("main_internal > inbound-vip|9080|http|{service}.default.svc.cluster.local")

@@ -7,7 +7,7 @@ use waypoint_tests::istiod::LISTENER;
 use waypoint_tests::scenario::{Scenario, service, without_lines, without_objects};
 use waypoint_tests::ztunnel::{get, request};
 
-use crate::chain;
+use crate::{SERVICES, chain};
 
 #[tokio::test]
 #[ignore = "needs istiod"]
@@ -314,23 +314,14 @@ async fn every_field(scenario: &Scenario) {
 #[ignore = "needs istiod"]
 async fn jwt() {
     let mut scenario = Scenario::start("jwt").await;
-    let services = [
-        "productpage",
-        "details",
-        "ratings",
-        "reviews",
-        "reviews-v1",
-        "reviews-v2",
-        "reviews-v3",
-    ];
-    let mut chains: Vec<_> = services.iter().map(|service| chain(service)).collect();
+    let mut chains: Vec<_> = SERVICES.map(chain).into();
     chains.push("main_internal > direct-http".to_owned());
     let refused: Vec<_> = chains.iter().map(|c| (c.as_str(), "jwt_authn")).collect();
     scenario.until_refused(&refused).await;
     scenario.istiod.until_nacked(LISTENER, "jwt_authn").await;
     // A token that can't be checked lets nobody in, and a new pod gets no traffic yet.
     let client = scenario.client("curl").await;
-    for name in services {
+    for name in SERVICES {
         let answer = client.get(service(name), "/").await;
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{name}");
     }
