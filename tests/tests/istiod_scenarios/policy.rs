@@ -175,7 +175,7 @@ async fn every_field(scenario: &Scenario) {
     };
     let client = scenario.client("curl").await;
     scenario.until_status(&client, reviews, "/any", 403).await;
-    let cases: &[(&str, Method, &str, [(&str, &str); 3], u16)] = &[
+    let cases = [
         ("host", Method::PUT, "/any", good, 200),
         (
             "host by suffix",
@@ -286,9 +286,9 @@ async fn every_field(scenario: &Scenario) {
     ];
     for (case, method, path, headers, status) in cases {
         let answer = client
-            .request(reviews, request(method.clone(), path, headers))
+            .request(reviews, request(method, path, &headers))
             .await;
-        assert_eq!(answer.status, *status, "{case}");
+        assert_eq!(answer.status, status, "{case}");
     }
     // The trust domain's alias is as good; another account is not, nor another namespace.
     let as_curl = [("old.example", 200), ("cluster.local", 200)];

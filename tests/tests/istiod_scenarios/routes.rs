@@ -67,9 +67,10 @@ async fn matches_and_headers(scenario: &Scenario, client: &Ztunnel) {
     scenario
         .until_logged(&["GET /exact", "exact-and-header"])
         .await;
-    let cases: &[(&str, &[(&str, &str)], u16)] = &[
-        ("/exact", &[("x-user", "jason")], 404),
-        ("/exact", &[("x-user", "jason"), ("x-re", "b")], 404),
+    let (only_user, other_re) = (&user[..1], [user[0], ("x-re", "b")]);
+    let cases = [
+        ("/exact", only_user, 404),
+        ("/exact", &other_re, 404),
         ("/exact/", &user, 404),
         ("/item/12?q=1&r=abc", &[], 200),
         ("/item/12?q=1&r=ABC", &[], 404),
@@ -81,7 +82,7 @@ async fn matches_and_headers(scenario: &Scenario, client: &Ztunnel) {
     ];
     for (path, headers, status) in cases {
         let answer = ask(client, path, headers).await;
-        assert_eq!(answer.status, *status, "{path} {headers:?}");
+        assert_eq!(answer.status, status, "{path} {headers:?}");
     }
     assert_eq!(scenario.app("reviews-v3").last().target, "/nothing");
     let posted = request(Method::POST, "/item/12?q=1&r=abc", &[]);
