@@ -144,11 +144,10 @@ impl Scenario {
             ztunnels,
             text,
         };
-        until("the stream to istiod", async || {
-            let log = scenario.pod.log();
-            log.contains("connected to istiod").then_some(())
-        })
-        .await;
+        // Readiness may be held back by what is refused.
+        for start in ["connected to istiod", "certificate issued"] {
+            scenario.until_logged(&[start]).await;
+        }
         scenario
     }
 
