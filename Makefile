@@ -1,6 +1,6 @@
 # The commands of README and CONTRIBUTING. Everything is built into target/.
 
-.PHONY: demo test test-envoy test-istiod istiod check bench clean
+.PHONY: demo test test-envoy test-istiod istiod test-image check bench clean
 
 # A small mesh in one process, with real requests through a real waypoint.
 demo:
@@ -24,6 +24,11 @@ test-istiod: istiod
 # Istio's discovery server for the tests, and what the API server knows of its kinds.
 istiod:
 	cd tests/istiod && go build -o ../../target/istiod -ldflags "-X main.gatewayCRDs=$$(go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)/config/crd/experimental" .
+
+# The image without a container runtime. Needs Python 3 for the linter's package, and root.
+test-image:
+	./image/lint.sh
+	./tests/image.sh
 
 # What a change has to pass before it is looked at.
 check:

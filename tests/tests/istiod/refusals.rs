@@ -132,3 +132,31 @@ async fn a_refused_cluster_keeps_its_last_good_version_until_it_is_corrected() {
     assert_eq!(http_get(pod.admin, "/problems").await.1, "");
     assert!(load.finish().await > 20);
 }
+
+const BACKEND_TLS: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: web, namespace: default}\n\
+    spec: {targetRefs: [{group: '', kind: Service, name: web}], validation: {wellKnownCACertificates: System, hostname: web.example.com}}\n";
+
+#[tokio::test]
+#[ignore = "needs istiod"]
+async fn tls_to_a_backend_is_refused_and_nothing_goes_in_the_clear() {
+    for manifest in [
+        &destination_rule("tls: {mode: SIMPLE, sni: web.example.com}"),
+        BACKEND_TLS,
+    ] {
+        let mesh = Mesh::new();
+        let (web, app) = mesh.http_service(1, "web").await;
+        mesh.manifest("tls.yaml", manifest);
+        let istiod = Istiod::start(&mesh);
+        let pod = Pod::start(&mesh, &istiod, 240);
+        istiod.until_nacked(CLUSTER, "transport_socket").await;
+        let client = client(&mesh, &pod).await;
+        until("the service", async || {
+            let (status, _) = client.connect_to(&web.to_string(), &[]).await.ok()?;
+            (status == StatusCode::OK).then_some(())
+        })
+        .await;
+        let answer = client.get(web, "/").await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(app.seen().is_empty());
+    }
+}
