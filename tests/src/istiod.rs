@@ -261,6 +261,13 @@ impl Pod {
         }
     }
 
+    /// Waits until it has a certificate and a stream to istiod: readiness may be held back by what is refused.
+    pub async fn until_started(&self) {
+        for start in ["certificate issued", "connected to istiod"] {
+            until(start, async || self.log().contains(start).then_some(())).await;
+        }
+    }
+
     pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         metric(
             &http_get(self.stats, "/stats/prometheus").await.1,

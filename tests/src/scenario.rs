@@ -22,6 +22,10 @@ use crate::telemetry::http_get;
 use crate::wait::until;
 use crate::ztunnel::Ztunnel;
 
+/// The manifests that every scenario stands on, in the mesh's folder.
+pub const BOOKINFO: &str = "1-bookinfo.yaml";
+const SCENARIO: &str = "2-scenario.yaml";
+
 /// Where the waypoint's pod listens, of the mesh's addresses.
 const WAYPOINT: u8 = 240;
 
@@ -117,9 +121,9 @@ impl Scenario {
         change: impl FnOnce(String) -> String,
     ) -> Scenario {
         let mesh = Mesh::empty();
-        mesh.manifest("1-bookinfo.yaml", &manifest(&mesh, "bookinfo"));
+        mesh.manifest(BOOKINFO, &manifest(&mesh, "bookinfo"));
         let text = change(manifest(&mesh, name));
-        mesh.manifest("2-scenario.yaml", &text);
+        mesh.manifest(SCENARIO, &text);
         let variable = variables.iter().find(|(name, _)| *name == "TRUST_DOMAIN");
         let trust_domain = variable.map_or("cluster.local", |(_, value)| value);
         let (mut apps, mut ztunnels) = (BTreeMap::new(), BTreeMap::new());
@@ -144,17 +148,14 @@ impl Scenario {
             ztunnels,
             text,
         };
-        // Readiness may be held back by what is refused.
-        for start in ["connected to istiod", "certificate issued"] {
-            scenario.until_logged(&[start]).await;
-        }
+        scenario.pod.until_started().await;
         scenario
     }
 
     /// Changes the scenario's manifests while it plays.
     pub fn change(&mut self, change: impl FnOnce(&str) -> String) {
         self.text = change(&self.text);
-        self.mesh.manifest("2-scenario.yaml", &self.text);
+        self.mesh.manifest(SCENARIO, &self.text);
     }
 
     /// The application in a pod.

@@ -61,8 +61,8 @@ async fn a_service_that_never_had_a_good_version_is_closed_and_holds_readiness_b
     mesh.manifest("jwt.yaml", JWT);
     let istiod = Istiod::start(&mesh);
     let pod = Pod::start(&mesh, &istiod, 240);
+    pod.until_started().await;
     until("configuration", async || {
-        let _ = tokio::net::TcpStream::connect(pod.readiness).await.ok()?;
         http_get(pod.admin, "/problems")
             .await
             .1
@@ -148,6 +148,7 @@ async fn tls_to_a_backend_is_refused_and_nothing_goes_in_the_clear() {
         mesh.manifest("tls.yaml", manifest);
         let istiod = Istiod::start(&mesh);
         let pod = Pod::start(&mesh, &istiod, 240);
+        pod.until_started().await;
         istiod.until_nacked(CLUSTER, "transport_socket").await;
         let client = client(&mesh, &pod).await;
         until("the service", async || {

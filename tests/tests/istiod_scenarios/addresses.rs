@@ -2,13 +2,14 @@
 //! aren't ready.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::SocketAddr;
 
 use http::{Method, StatusCode};
 use tokio::net::TcpStream;
 use waypoint_tests::App;
 use waypoint_tests::istiod::{CLUSTER, LISTENER};
-use waypoint_tests::scenario::{Scenario, service, without_lines, without_objects};
+use waypoint_tests::scenario::{BOOKINFO, Scenario, service, without_lines, without_objects};
 use waypoint_tests::ztunnel::{get, request};
 
 async fn echo(mut tcp: TcpStream) {
@@ -196,12 +197,13 @@ async fn dual_stack() {
         }
     }
     scenario.until_logged(&[" [fd00::60:1]:80 "]).await;
-    // A headless service has no address but its pods'.
-    let pod = scenario.pod_address("details-v1", 9080).to_string();
-    let (status, _) = client.connect_to(&pod, &[]).await.unwrap();
-    assert_eq!(
-        status,
-        StatusCode::NOT_FOUND,
-        "the waypoint is for services"
-    );
+    // A headless service has no address but its pods', and those only a waypoint for all of it serves.
+    let details = scenario.pod_address("details-v1", 9080);
+    let refused = client.connect_to(&details.to_string(), &[]).await;
+    assert_eq!(refused.unwrap().0, StatusCode::NOT_FOUND);
+    let bookinfo = fs::read_to_string(scenario.mesh.manifests().join(BOOKINFO)).unwrap();
+    let for_all = bookinfo.replace("waypoint-for: service", "waypoint-for: all");
+    scenario.mesh.manifest(BOOKINFO, &for_all);
+    scenario.until_status(&client, details, "/", 200).await;
+    scenario.istiod.until_synced().await;
 }
