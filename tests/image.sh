@@ -85,6 +85,8 @@ inside() {
     until_logged 'root-cert.pem: No such file'
     if ready=$($as /usr/local/bin/pilot-agent request GET ready 2>&1); then fail "ready without configuration"; fi
     case $ready in *503*) ;; *) fail "the admin port says: $ready" ;; esac
+    $as /usr/local/bin/pilot-agent request --debug-port 15020 GET stats/prometheus | grep -q ^waypoint_ ||
+        fail "no metrics"
     # With root and token it looks for istiod, by its name, and finds nobody there.
     cp "$folder/ca/root-cert.pem" "$folder/volumes/var/run/secrets/istio/"
     echo a.b.c > "$folder/volumes/var/run/secrets/tokens/istio-token"

@@ -2,8 +2,9 @@
 // Kubernetes client that holds what a folder of manifests says, now and whenever it changes.
 //
 // It serves what istiod serves on port 15012 (delta ADS and the certificate service, TLS, a bearer token's
-// subject as the caller) and its debug pages, and does the part of the Gateway deployment controller that
-// configuration depends on: the waypoint's Service, pod and Gateway status.
+// subject as the caller) and its debug pages. Around it, it does what configuration depends on: the API server's
+// part (defaults, schema and rules of custom resources), the EndpointSlice controller's, and that of the Gateway
+// deployment controller: the waypoint's Service, pod and Gateway status.
 package main
 
 import (

@@ -6,6 +6,7 @@ use http::{Method, StatusCode};
 use waypoint_tests::Ztunnel;
 use waypoint_tests::istiod::{EXTENSION, LISTENER};
 use waypoint_tests::scenario::{Scenario, service, without_objects};
+use waypoint_tests::telemetry::http_get;
 use waypoint_tests::ztunnel::{Http1, get, request};
 
 use crate::{SERVICES, chain};
@@ -222,6 +223,28 @@ async fn extensions_from_the_start() {
     scenario.until_refused(&[]).await;
     scenario.pod.until_ready().await;
     scenario.istiod.until_synced().await;
+    let answer = client.get(service("details"), "/").await;
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+#[tokio::test]
+#[ignore = "needs istiod"]
+async fn extensions_of_the_tunnels_from_the_start() {
+    let mut scenario = Scenario::start("extensions").await;
+    let wasm = (PLUGIN, "envoy.extensions.filters.http.wasm.v3.Wasm");
+    scenario
+        .until_refused(&[wasm, ("connect_terminate", "is not built in")])
+        .await;
+    // No tunnel is granted, and the pod isn't ready for any.
+    let client = scenario.client("curl").await;
+    let to = service("details").to_string();
+    let (status, _) = client.connect_to(&to, &[]).await.unwrap();
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    let (status, reason) = http_get(scenario.pod.readiness, "/healthz/ready").await;
+    assert_eq!(status, 503, "{reason}");
+    scenario.change(|text| without_objects(text, &["name: lua", "name: rate-limit", "WasmPlugin"]));
+    scenario.until_refused(&[]).await;
+    scenario.pod.until_ready().await;
     let answer = client.get(service("details"), "/").await;
     assert_eq!(answer.status, StatusCode::OK);
 }
