@@ -23,7 +23,7 @@ test-istiod: istiod
 
 # Istio's discovery server for the tests, and what the API server knows of its kinds.
 istiod:
-	cd tests/istiod && go build -o ../../target/istiod -ldflags "-X main.gatewayCRDs=$$(go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)/config/crd/experimental" .
+	cd tests/istiod && go vet . && go build -o ../../target/istiod -ldflags "-X main.gatewayCRDs=$$(go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)/config/crd/experimental" .
 
 # The image without a container runtime. Needs Python 3 for the linter's package, and root.
 test-image:

@@ -172,7 +172,7 @@ async fn dual_stack() {
     let mut scenario = Scenario::start_with("dual-stack", &both, |text| text).await;
     let dual = "inbound-vip|80|http|dual.default.svc.cluster.local";
     scenario
-        .until_refused(&[(dual, "locality_config_specifier")])
+        .until_refused(&[(dual, "common_lb_config.locality")])
         .await;
     let client = scenario.client("curl").await;
     let (v4, v6) = (
