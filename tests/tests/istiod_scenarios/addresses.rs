@@ -102,19 +102,17 @@ async fn egress() {
     .await;
     scenario
         .until_refused(&[
-            ("inbound-vip|443|tcp|api.external.test", "dns_refresh_rate"),
-            ("inbound-vip|80|http|api.external.test", "dns_refresh_rate"),
-            ("inbound-vip|80|http|*.wild.test", "dynamic_forward_proxy"),
+            ("inbound-vip|443|tcp|api.external.test", "is not supported"),
+            // A name to look up, and TLS.
+            ("inbound-vip|80|http|api.external.test", " is not "),
+            ("inbound-vip|80|http|*.wild.test", "cluster_type"),
             (
                 "main_internal > inbound-vip|80|http|*.wild.test",
                 "dynamic_forward_proxy",
             ),
         ])
         .await;
-    scenario
-        .istiod
-        .until_nacked(CLUSTER, "dns_refresh_rate")
-        .await;
+    scenario.istiod.until_nacked(CLUSTER, "cluster_type").await;
     scenario
         .istiod
         .until_nacked(LISTENER, "dynamic_forward_proxy")

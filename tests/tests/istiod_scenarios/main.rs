@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod addresses;
+mod extensions;
 mod mesh_settings;
 mod policy;
 mod ports;

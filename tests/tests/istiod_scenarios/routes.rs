@@ -176,7 +176,8 @@ async fn traffic_policy() {
         .map(|c| (c.as_str(), "outlier_detection"))
         .collect();
     let reviews = chain("reviews");
-    refused.push((&reviews, "request_mirror_policies"));
+    // Mirrors and CORS; the first is named.
+    refused.push((&reviews, "virtual_hosts[0].routes[0]"));
     scenario.until_refused(&refused).await;
     scenario
         .istiod
@@ -184,7 +185,7 @@ async fn traffic_policy() {
         .await;
     scenario
         .istiod
-        .until_nacked(LISTENER, "request_mirror_policies")
+        .until_nacked(LISTENER, "virtual_hosts[0].routes[0]")
         .await;
     let client = scenario.client("curl").await;
     assert_eq!(
