@@ -183,11 +183,8 @@ impl Scenario {
     /// The ztunnel of a client pod, connected from the pod's address.
     pub async fn client(&self, pod: &str) -> Ztunnel {
         let of = PODS.iter().find(|p| p.name == pod).unwrap();
-        let own = certificate(&self.mesh, &self.trust_domain, of.namespace, of.account);
-        let source = self.pod_address(pod, 0).ip();
-        Ztunnel::connect_from(source, self.pod.hbone, &own)
-            .await
-            .unwrap()
+        let identity = (self.trust_domain.as_str(), of.namespace, of.account);
+        self.client_as(pod, identity).await
     }
 
     /// A client with another identity, connected from this pod's address.
