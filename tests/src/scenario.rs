@@ -224,6 +224,17 @@ impl Scenario {
         panic!("expected {expected:#?}, refused is\n{problems}");
     }
 
+    /// Waits until this of a resource is among what isn't honoured.
+    pub async fn until_named(&self, resource: &str, reason: &str) {
+        until(&format!("{resource}: {reason}"), async || {
+            let (_, problems) = http_get(self.pod.admin, "/problems").await;
+            let of_it = |line: &str| line.starts_with(&format!("{resource}: "));
+            let mut lines = problems.lines().filter(|line| of_it(line));
+            lines.any(|line| line.contains(reason)).then_some(())
+        })
+        .await;
+    }
+
     /// Waits until a service answers a GET with this status.
     pub async fn until_status(&self, client: &Ztunnel, to: SocketAddr, path: &str, status: u16) {
         until(&format!("{status} from {to}{path}"), async || {

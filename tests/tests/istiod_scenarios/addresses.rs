@@ -102,9 +102,11 @@ async fn egress() {
     .await;
     scenario
         .until_refused(&[
-            ("inbound-vip|443|tcp|api.external.test", "is not supported"),
-            // A name to look up, and TLS.
-            ("inbound-vip|80|http|api.external.test", " is not "),
+            ("inbound-vip|443|tcp|api.external.test", "type STRICT_DNS"),
+            (
+                "inbound-vip|80|http|api.external.test",
+                "tls.v3.UpstreamTlsContext is not built in",
+            ),
             ("inbound-vip|80|http|*.wild.test", "cluster_type"),
             (
                 "main_internal > inbound-vip|80|http|*.wild.test",

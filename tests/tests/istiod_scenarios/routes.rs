@@ -176,17 +176,15 @@ async fn traffic_policy() {
         .map(|c| (c.as_str(), "outlier_detection"))
         .collect();
     let reviews = chain("reviews");
-    // Mirrors and CORS; the first is named.
-    refused.push((&reviews, "virtual_hosts[0].routes[0]"));
+    // Of several reasons one is named.
+    let first = "virtual_hosts[0].routes[0].typed_per_filter_config[\"envoy.filters.http.cors\"]";
+    refused.push((&reviews, first));
     scenario.until_refused(&refused).await;
     scenario
         .istiod
         .until_nacked(CLUSTER, "outlier_detection")
         .await;
-    scenario
-        .istiod
-        .until_nacked(LISTENER, "virtual_hosts[0].routes[0]")
-        .await;
+    scenario.istiod.until_nacked(LISTENER, first).await;
     let client = scenario.client("curl").await;
     assert_eq!(
         ask(&client, "/", &[]).await.status,
@@ -204,22 +202,24 @@ async fn traffic_policy() {
     let ratings = client.get(service("ratings"), "/").await;
     assert_eq!(ratings.status, StatusCode::OK);
 
-    scenario.change(|text| {
-        let not_built = [
-            "mirrors:",
-            "corsPolicy:",
-            "fault:",
-            "retryRemoteLocalities:",
-            "outlierDetection:",
-            "warmup:",
-            "consistentHash:",
-            "maxConnections:",
-            "http1MaxPendingRequests:",
-            "http2MaxRequests:",
-            "maxRetries:",
-        ];
-        without_lines(text, &not_built)
-    });
+    // One thing after the other is taken out, and the next is named.
+    let steps = [
+        ("corsPolicy:", &reviews, "retry_priority"),
+        ("retryRemoteLocalities:", &reviews, "hash_policy"),
+        ("outlierDetection:", &clusters[0], "slow_start_config"),
+        ("warmup:", &clusters[0], "max_connections"),
+        ("maxConnections:", &clusters[0], "max_pending_requests"),
+        ("http1MaxPendingRequests:", &clusters[0], "max_requests"),
+        ("http2MaxRequests:", &clusters[0], "max_retries"),
+        ("maxRetries:", &clusters[2], "ring_hash_lb_config"),
+        ("consistentHash:", &reviews, "request_mirror_policies"),
+        ("mirrors:", &reviews, "envoy.filters.http.fault"),
+    ];
+    for (without, resource, next) in steps {
+        scenario.change(|text| without_lines(text, &[without]));
+        scenario.until_named(resource, next).await;
+    }
+    scenario.change(|text| without_lines(text, &["fault:"]));
     scenario.until_refused(&[]).await;
     scenario.istiod.until_synced().await;
     virtual_service(&scenario, &client).await;
