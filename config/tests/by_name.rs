@@ -4,6 +4,7 @@
 
 mod process;
 
+use envoy_types::pb::envoy::config::cluster::v3::{Cluster, OutlierDetection};
 use envoy_types::pb::envoy::config::core::v3::{
     AggregatedConfigSource, ConfigSource, ExtensionConfigSource, TypedExtensionConfig,
     config_source::ConfigSourceSpecifier,
@@ -300,6 +301,25 @@ fn the_strict_close_what_is_refused() {
     assert!(closed(&store).unwrap().contains("strip_trailing_host_dot"));
     apply(&mut store, walkthrough(|_| {}));
     assert_eq!(closed(&store), None);
+    // A cluster that can't be reached as it says is reached no more.
+    let name = "inbound-vip|9080|http|details.default.svc.cluster.local";
+    let cluster = |change: fn(&mut Cluster)| {
+        let mut resources = walkthrough(|_| {});
+        resources.retain(|r| r.kind == ResourceType::Cluster && r.name == name);
+        let mut proto = Cluster::decode(resources[0].body.clone()).unwrap();
+        change(&mut proto);
+        resources[0].body = proto.encode_to_vec().into();
+        resources
+    };
+    let there = |store: &Store| store.wanted(ResourceType::Endpoints).contains(name);
+    assert!(there(&store));
+    let refused = apply(
+        &mut store,
+        cluster(|c| c.outlier_detection = Some(OutlierDetection::default())),
+    );
+    assert!(refused.changed && !there(&store));
+    apply(&mut store, cluster(|_| {}));
+    assert!(there(&store));
     // Waiting isn't refusal.
     apply(&mut store, walkthrough(plugin));
     assert_eq!(closed(&store), None);

@@ -17,7 +17,7 @@ use crate::model::listener;
 use crate::received::Chains;
 use crate::store::clusters::ClusterTable;
 
-/// What becomes of a chain whose new version is refused.
+/// What becomes of a chain or cluster whose new version is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnRefused {
     /// Its last good version stays.

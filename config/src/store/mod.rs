@@ -6,6 +6,7 @@
 
 mod chains;
 mod clusters;
+mod listeners;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -16,19 +17,18 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use tokio::sync::watch;
 use waypoint_filters::host::Host;
-use waypoint_filters::omitted::{Omissions, Omitted};
+use waypoint_filters::omitted::Omitted;
 use waypoint_filters::rejected::{Refusal, Rejected};
 
 pub use crate::store::chains::{ChainState, OnRefused};
 
 use crate::model::discovered::{Discovered, Reference};
-use crate::model::filter_chain_matcher::FilterChainMatcher;
-use crate::model::listener::{self, Inspection, RawListener};
-use crate::model::snapshot::{ConnectTerminate, MainListener, Snapshot};
+use crate::model::snapshot::{MainListener, Snapshot};
 use crate::received::{Received, Response};
-use crate::resource::{Resource, ResourceType, Update, check_name};
-use crate::store::chains::{ChainTable, Refused, Surroundings};
+use crate::resource::{Resource, ResourceType, Update};
+use crate::store::chains::{ChainTable, Surroundings};
 use crate::store::clusters::ClusterTable;
+use crate::store::listeners::Terminate;
 use crate::workloads::{WorkloadIndex, WorkloadTable};
 
 const CONNECT_TERMINATE: &str = "connect_terminate";
@@ -66,6 +66,7 @@ pub struct Store {
     host: Arc<dyn Host>,
     workloads: WorkloadTable,
     clusters: ClusterTable,
+    on_refused: OnRefused,
     chains: ChainTable,
     discovered: Discovered,
     listeners: HashMap<String, Bytes>,
@@ -80,21 +81,13 @@ pub struct Store {
     version: watch::Sender<u64>,
 }
 
-/// `connect_terminate` as it was received last, and what serves.
-#[derive(Default)]
-struct Terminate {
-    newest: Bytes,
-    in_force: Option<Arc<ConnectTerminate>>,
-    referred: BTreeSet<Reference>,
-    omitted: Vec<Omitted>,
-}
-
 impl Store {
     pub fn new(host: Arc<dyn Host>, workloads: WorkloadIndex, on_refused: OnRefused) -> Store {
         Store {
             host,
             workloads: WorkloadTable::new(workloads),
             clusters: ClusterTable::default(),
+            on_refused,
             chains: ChainTable::new(on_refused),
             discovered: Discovered::default(),
             listeners: HashMap::new(),
@@ -246,10 +239,23 @@ impl Store {
                 self.received.accept(resource, response);
             }
             Err(refusal) => {
+                self.close_if_strict(&resource, outcome);
                 let rejected = refusal.of(resource.name.as_str());
                 outcome.rejected.push(rejected.clone());
                 self.received.refuse(resource.kind, rejected, response);
             }
+        }
+    }
+
+    /// A cluster whose new version is refused might be reached in a way that is no longer wanted.
+    fn close_if_strict(&mut self, refused: &Resource, outcome: &mut Outcome) {
+        let strict = self.on_refused == OnRefused::Close;
+        if strict
+            && refused.kind == ResourceType::Cluster
+            && self.clusters.remove_cluster(&refused.name)
+        {
+            self.received.remove(refused.kind, &refused.name);
+            outcome.changed = true;
         }
     }
 
@@ -319,98 +325,6 @@ impl Store {
         }
     }
 
-    fn apply_listener(
-        &mut self,
-        resource: Resource,
-        response: &Arc<Response>,
-        outcome: &mut Outcome,
-    ) {
-        if self.listeners.get(&resource.name) == Some(&resource.body) {
-            if resource.name == MAIN_INTERNAL {
-                // What was refused is refused again, or istiod would take it for accepted.
-                outcome.rejected.extend(self.chains.rejected());
-            }
-            self.settle(resource, Ok(false), response, outcome);
-            return;
-        }
-        let applied = match resource.name.as_str() {
-            CONNECT_TERMINATE => self.connect_terminate(resource.body.clone()),
-            MAIN_INTERNAL => self.main_internal(&resource.body, outcome),
-            // How tunnels go up is the waypoint's own; the other two carry multi-network traffic, which
-            // no endpoint leads into: endpoints that would are refused by name.
-            "connect_originate" | "inner_connect_originate" | "outer_connect_originate" => {
-                checked(&resource.name, &resource.body).and_then(|raw| raw.check_originate())
-            }
-            _ => Err(Refusal::new(
-                "name",
-                "no waypoint has a listener of this name",
-            )),
-        };
-        if applied.is_ok() {
-            self.listeners
-                .insert(resource.name.clone(), resource.body.clone());
-        }
-        let taken = applied.map(|()| true);
-        self.settle(resource, taken, response, outcome);
-    }
-
-    fn connect_terminate(&mut self, body: Bytes) -> Result<(), Refusal> {
-        let raw = checked(CONNECT_TERMINATE, &body)?;
-        let around = Surroundings {
-            host: &self.host,
-            clusters: &self.clusters,
-            discovered: &self.discovered,
-        };
-        let compiled = around.compile(|context| listener::connect_terminate(&raw, context));
-        match compiled.result {
-            Ok(terminate) => self.terminate.in_force = Some(Arc::new(terminate)),
-            // What served before serves on, until that has come.
-            Err(Refused::Waits(_)) => {}
-            Err(Refused::For(refusal)) => return Err(refusal),
-        }
-        self.terminate.newest = body;
-        self.terminate.referred = compiled.referred;
-        self.terminate.omitted = compiled.omitted;
-        Ok(())
-    }
-
-    /// Chain by chain: those whose bytes are the same stay as they are.
-    fn main_internal(&mut self, body: &Bytes, outcome: &mut Outcome) -> Result<(), Refusal> {
-        let raw = checked(MAIN_INTERNAL, body)?;
-        let proto = raw
-            .listener
-            .filter_chain_matcher
-            .as_ref()
-            .ok_or_else(|| Refusal::missing("filter_chain_matcher"))?;
-        let inspection = Inspection::from_proto(&raw.listener.listener_filters)?;
-        let omissions = Omissions::default();
-        let recorders = listener::recorders(&raw.listener, &*self.host, &omissions);
-        let around = Surroundings {
-            host: &self.host,
-            clusters: &self.clusters,
-            discovered: &self.discovered,
-        };
-        let mut chains = HashMap::new();
-        for chain in &raw.chains {
-            let (slot, rejected) = self.chains.take(&chain.name, &chain.body, &around);
-            outcome.rejected.extend(rejected);
-            chains.insert(slot.name.clone(), slot);
-        }
-        let by_name = |name: &str| chains.get(name).cloned();
-        let matcher = FilterChainMatcher::from_proto(proto, &by_name)
-            .map_err(|e| e.within("filter_chain_matcher"))?;
-        let names: HashSet<&str> = raw.chains.iter().map(|c| c.name.as_str()).collect();
-        self.chains.retain(&names);
-        self.main_omitted = omissions.into_vec();
-        self.main = Some(Arc::new(MainListener {
-            matcher,
-            inspection,
-            chains,
-            recorders,
-        }));
-        Ok(())
-    }
-
     fn remove(&mut self, kind: ResourceType, name: &str) -> bool {
         match kind {
             ResourceType::Cluster => self.clusters.remove_cluster(name),
@@ -457,11 +371,4 @@ impl Store {
         }
         self.version.send_modify(|version| *version += 1);
     }
-}
-
-/// A listener whose own fields are honoured; its chains are looked at one by one.
-fn checked(name: &str, body: &Bytes) -> Result<RawListener, Refusal> {
-    let raw = RawListener::decode(body)?;
-    check_name(&raw.listener.name, name)?;
-    Ok(raw)
 }
