@@ -8,13 +8,12 @@ mod chains;
 mod clusters;
 mod listeners;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
-use bytes::Bytes;
 use tokio::sync::watch;
 use waypoint_filters::host::Host;
 use waypoint_filters::omitted::Omitted;
@@ -23,16 +22,13 @@ use waypoint_filters::rejected::{Refusal, Rejected};
 pub use crate::store::chains::{ChainState, OnRefused};
 
 use crate::model::discovered::{Discovered, Reference};
-use crate::model::snapshot::{MainListener, Snapshot};
+use crate::model::snapshot::Snapshot;
 use crate::received::{Received, Response};
 use crate::resource::{Resource, ResourceType, Update};
-use crate::store::chains::{ChainTable, Surroundings};
+use crate::store::chains::Surroundings;
 use crate::store::clusters::ClusterTable;
-use crate::store::listeners::Terminate;
+use crate::store::listeners::{CONNECT_TERMINATE, ListenerTable, MAIN_INTERNAL};
 use crate::workloads::{WorkloadIndex, WorkloadTable};
-
-const CONNECT_TERMINATE: &str = "connect_terminate";
-const MAIN_INTERNAL: &str = "main_internal";
 
 /// What the data path reads; clones share it.
 #[derive(Clone)]
@@ -67,16 +63,11 @@ pub struct Store {
     workloads: WorkloadTable,
     clusters: ClusterTable,
     on_refused: OnRefused,
-    chains: ChainTable,
+    listeners: ListenerTable,
     discovered: Discovered,
-    listeners: HashMap<String, Bytes>,
     received: Received,
     /// How many updates there were.
     updates: u64,
-    terminate: Terminate,
-    main: Option<Arc<MainListener>>,
-    /// What `main_internal` itself leaves out.
-    main_omitted: Vec<Omitted>,
     published: Arc<ArcSwapOption<Snapshot>>,
     version: watch::Sender<u64>,
 }
@@ -88,14 +79,10 @@ impl Store {
             workloads: WorkloadTable::new(workloads),
             clusters: ClusterTable::default(),
             on_refused,
-            chains: ChainTable::new(on_refused),
+            listeners: ListenerTable::new(on_refused),
             discovered: Discovered::default(),
-            listeners: HashMap::new(),
             received: Received::default(),
             updates: 0,
-            terminate: Terminate::default(),
-            main: None,
-            main_omitted: Vec::new(),
             published: Arc::new(ArcSwapOption::empty()),
             version: watch::Sender::new(0),
         }
@@ -116,8 +103,7 @@ impl Store {
 
     /// Trust domains of `connect_terminate`.
     pub fn trust_domains(&self) -> Vec<String> {
-        let terminate = self.terminate.in_force.as_ref();
-        terminate.map_or(Vec::new(), |c| c.trust_domains.clone())
+        self.listeners.trust_domains()
     }
 
     /// The names of this type that configuration refers to. Empty for types that come whole.
@@ -125,32 +111,25 @@ impl Store {
         if kind == ResourceType::Endpoints {
             return self.clusters.wanted_assignments();
         }
-        let referred = self.chains.referred().chain(&self.terminate.referred);
-        let of_kind = referred.filter(|(of, _)| *of == kind);
+        let of_kind = self.listeners.referred().filter(|(of, _)| *of == kind);
         of_kind.map(|(_, name)| name.clone()).collect()
     }
 
     /// Telemetry that is left out, with the name of what it stands in.
     pub fn omitted(&self) -> impl Iterator<Item = (&str, &Omitted)> {
-        let terminate = self
-            .terminate
-            .omitted
-            .iter()
-            .map(|o| (CONNECT_TERMINATE, o));
-        let main = self.main_omitted.iter().map(|o| (MAIN_INTERNAL, o));
-        terminate.chain(main).chain(self.chains.omitted())
+        self.listeners.omitted()
     }
 
     /// Everything whose last version was refused.
     pub fn rejected(&self) -> Vec<Rejected> {
         let mut rejected = self.received.rejected();
-        rejected.extend(self.chains.rejected());
+        rejected.extend(self.listeners.rejected_chains());
         rejected
     }
 
     /// How many filter chains are in which state.
     pub fn chain_states(&self) -> BTreeMap<ChainState, usize> {
-        self.chains.states()
+        self.listeners.chain_states()
     }
 
     /// Takes an update in one step.
@@ -202,7 +181,15 @@ impl Store {
             }
             ResourceType::Listener => {
                 for resource in added {
-                    self.apply_listener(resource, response, outcome);
+                    let around = Surroundings {
+                        host: &self.host,
+                        clusters: &self.clusters,
+                        discovered: &self.discovered,
+                    };
+                    let Resource { name, body, .. } = &resource;
+                    let rejected = &mut outcome.rejected;
+                    let taken = self.listeners.take(name, body, &around, rejected);
+                    self.settle(resource, taken, response, outcome);
                 }
             }
             ResourceType::Cluster | ResourceType::Endpoints | ResourceType::Secret => {
@@ -312,16 +299,15 @@ impl Store {
             clusters: &self.clusters,
             discovered: &self.discovered,
         };
-        let rejected = self.chains.take_references(&changed, &around);
-        outcome.rejected.extend(rejected);
-        if !self.terminate.referred.is_disjoint(&changed) {
+        let rejected = &mut outcome.rejected;
+        let terminate = self.listeners.take_references(&changed, &around, rejected);
+        if let Some((body, taken)) = terminate {
             let resource = Resource {
                 kind: ResourceType::Listener,
                 name: CONNECT_TERMINATE.to_owned(),
-                body: self.terminate.newest.clone(),
+                body,
             };
-            let taken = self.connect_terminate(resource.body.clone());
-            self.settle(resource, taken.map(|()| true), response, outcome);
+            self.settle(resource, taken, response, outcome);
         }
     }
 
@@ -329,18 +315,7 @@ impl Store {
         match kind {
             ResourceType::Cluster => self.clusters.remove_cluster(name),
             ResourceType::Endpoints => self.clusters.remove_assignment(name),
-            ResourceType::Listener => {
-                match name {
-                    MAIN_INTERNAL => {
-                        self.main = None;
-                        self.main_omitted = Vec::new();
-                        self.chains.retain(&HashSet::new());
-                    }
-                    CONNECT_TERMINATE => self.terminate = Terminate::default(),
-                    _ => {}
-                }
-                self.listeners.remove(name).is_some()
-            }
+            ResourceType::Listener => self.listeners.remove(name),
             // Taken with what was added.
             ResourceType::Workload | ResourceType::Extension | ResourceType::Routes => false,
             ResourceType::Secret => false,
@@ -351,19 +326,12 @@ impl Store {
         if !outcome.changed {
             return;
         }
-        let snapshot = match (&self.terminate.in_force, &self.main) {
-            (Some(connect_terminate), Some(main)) => Some(Arc::new(Snapshot {
-                connect_terminate: connect_terminate.clone(),
-                main: main.clone(),
-            })),
-            _ => None,
-        };
-        self.published.store(snapshot);
-        let chains = self.chains.apart();
+        self.published
+            .store(self.listeners.snapshot().map(Arc::new));
+        let chains = self.listeners.chains_apart();
         self.received.set_chains(MAIN_INTERNAL, chains);
         self.clusters.sweep();
-        let referred = self.chains.referred().chain(&self.terminate.referred);
-        let referred: BTreeSet<Reference> = referred.cloned().collect();
+        let referred: BTreeSet<Reference> = self.listeners.referred().cloned().collect();
         self.discovered.retain(&referred);
         for kind in [ResourceType::Extension, ResourceType::Routes] {
             let is_referred = |name: &str| referred.contains(&(kind, name.to_owned()));
