@@ -20,7 +20,7 @@ use waypoint_filters::stream_info::DestinationService;
 use waypoint_filters::typed_struct;
 
 use crate::model::circuit_breakers::{self, CIRCUIT_BREAKERS};
-use crate::model::discovered::CONFIG_SOURCE;
+use crate::model::config_source::CONFIG_SOURCE;
 use crate::model::duration;
 use crate::model::endpoint::{CLUSTER_LOAD_ASSIGNMENT, CONNECT_ORIGINATE, EndpointSet};
 use crate::model::load_balancing::{

@@ -20,6 +20,7 @@ use waypoint_filters::network;
 use waypoint_filters::omitted::Omissions;
 use waypoint_filters::rejected::Refusal;
 
+use crate::model::config_source::CONFIG_SOURCE;
 use crate::model::route::ROUTE_CONFIGURATION;
 use crate::resource::ResourceType;
 
@@ -59,28 +60,6 @@ pub(crate) static RDS: Table = Table {
 };
 
 /// Everything comes from one stream.
-pub(crate) static CONFIG_SOURCE: Table = Table {
-    name: "envoy.config.core.v3.ConfigSource",
-    fields: &[
-        honoured(3, "ads").of(&AGGREGATED),
-        harmless(
-            4,
-            "initial_fetch_timeout",
-            "what refers to it waits without limit",
-        ),
-        harmless(6, "resource_api_version", "there is one version"),
-    ],
-    refused: "1 path, 2 api_config_source, 5 self, 7 authorities, 8 path_config_source",
-    required: &[required("config_source_specifier", &[3])],
-};
-
-static AGGREGATED: Table = Table {
-    name: "envoy.config.core.v3.AggregatedConfigSource",
-    fields: &[],
-    refused: "",
-    required: &[],
-};
-
 /// A resource that a chain refers to: its type and name.
 pub(crate) type Reference = (ResourceType, String);
 

@@ -7,6 +7,7 @@ pub mod chain;
 pub(crate) mod circuit_breakers;
 pub mod cluster;
 pub mod codec;
+pub(crate) mod config_source;
 pub mod connection_manager;
 pub mod discovered;
 pub(crate) mod duration;
