@@ -1,8 +1,7 @@
 //! Load balancing: which endpoint of a cluster gets the next request.
 //!
-//! Pure: the caller brings the random numbers. Priorities spill as in Envoy: a priority takes
-//! 1.4 times its share of healthy endpoints, the rest goes to the next one
-//! (`overprovisioning_factor` 140).
+//! Pure: the caller brings the random numbers. First a priority is chosen, then, where the cluster says so, a
+//! locality in it, both by the shares that the set of endpoints has computed; then the policy has its say.
 //! Least request compares `choice_count` random endpoints by requests in flight. With unequal weights there
 //! is one draw, as in Envoy: shares go by weight per request in flight, so that at rest they are the weights.
 
@@ -11,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use waypoint_config::model::cluster::Cluster;
-use waypoint_config::model::endpoint::{Endpoint, EndpointSet, PriorityHosts};
+use waypoint_config::model::endpoint::{Endpoint, EndpointSet};
 use waypoint_config::model::load_balancing::LbPolicy;
 
 /// Chooses an endpoint; `None`: there is no healthy one (`UH`). `tried` is avoided where the retry
@@ -38,54 +37,27 @@ fn pick(
     endpoints: &EndpointSet,
     random: &mut impl FnMut() -> u64,
 ) -> Option<Arc<Endpoint>> {
-    let hosts = priority(endpoints.hosts(), random)?;
-    let candidates = usable(hosts, cluster.healthy_panic_threshold);
-    let chosen = match (cluster.lb_policy, candidates) {
+    let hosts = endpoints.hosts();
+    let (priority, panics) = hosts.priority(cluster.healthy_panic_threshold, random())?;
+    let candidates = if panics {
+        priority.all()
+    } else if cluster.locality_weighted {
+        priority.healthy_of_locality(random())
+    } else {
+        priority.healthy()
+    };
+    let equal_weights = candidates.equal_weights;
+    let chosen = match (cluster.lb_policy, candidates.endpoints) {
         (_, []) => return None,
         (_, [only]) => only,
         (LbPolicy::LeastRequest { choice_count }, many) => {
-            least_request(many, choice_count, hosts.equal_weights, random)?
+            least_request(many, choice_count, equal_weights, random)?
         }
         (LbPolicy::RoundRobin | LbPolicy::Random | LbPolicy::ClusterProvided, many) => {
-            weighted_random(many, hosts.equal_weights, random)?
+            weighted_random(many, equal_weights, random)?
         }
     };
     Some(chosen.clone())
-}
-
-/// The healthy endpoints, or all of them where fewer are healthy than the panic threshold wants.
-fn usable(hosts: &PriorityHosts, panic_threshold: f64) -> &[Arc<Endpoint>] {
-    let percent = hosts.healthy.len() as f64 * 100.0 / hosts.all.len().max(1) as f64;
-    if percent < panic_threshold {
-        &hosts.all
-    } else {
-        &hosts.healthy
-    }
-}
-
-fn priority<'a>(
-    priorities: &'a [PriorityHosts],
-    random: &mut impl FnMut() -> u64,
-) -> Option<&'a PriorityHosts> {
-    if let [only] = priorities {
-        return Some(only);
-    }
-    let health: Vec<u64> = priorities
-        .iter()
-        .map(|p| (140 * p.healthy.len() as u64 / p.all.len().max(1) as u64).min(100))
-        .collect();
-    let total: u64 = health.iter().sum::<u64>().min(100);
-    if total == 0 {
-        return priorities.iter().find(|p| !p.all.is_empty());
-    }
-    let mut point = random() % total;
-    for (hosts, share) in priorities.iter().zip(health) {
-        if point < share {
-            return Some(hosts);
-        }
-        point -= share;
-    }
-    priorities.first()
 }
 
 fn least_request<'a>(
@@ -175,6 +147,7 @@ mod tests {
             metadata: Metadata::default(),
             service: None,
             healthy_panic_threshold: 0.0,
+            locality_weighted: false,
             tcp_keepalive: None,
         }
     }
@@ -307,5 +280,62 @@ mod tests {
             })
             .count();
         assert!(again < 15, "one in 64: {again}");
+    }
+
+    #[test]
+    fn a_locality_is_chosen_first_and_a_retry_avoids_tried_hosts_within_that() {
+        let near = (0..4).map(|i| endpoint(i, true, 1)).collect();
+        let far = vec![endpoint(100, true, 1), endpoint(101, true, 3)];
+        let locality = |weight, endpoints| Locality {
+            weight,
+            endpoints,
+            ..Locality::default()
+        };
+        let set = EndpointSet::new(vec![vec![locality(1, near), locality(3, far)]]);
+        let mut random = counter();
+        let mut cluster = cluster(LbPolicy::Random);
+        let mut share = |cluster: &Cluster, ports: &[u16], tried: &[SocketAddr], attempts| {
+            let chosen =
+                (0..4000).filter_map(|_| choose(cluster, &set, &mut random, tried, attempts));
+            chosen.filter(|e| ports.contains(&e.address.port())).count()
+        };
+        let far = [100, 101];
+        // One set: weights 4 of 8.
+        let one = share(&cluster, &far, &[], 0);
+        assert!((1850..2150).contains(&one), "a half: {one}");
+        cluster.locality_weighted = true;
+        let weighted = share(&cluster, &far, &[], 0);
+        assert!(
+            (2880..3120).contains(&weighted),
+            "three quarters: {weighted}"
+        );
+        let heavy = share(&cluster, &[101], &[], 0);
+        assert!(
+            (2130..2370).contains(&heavy),
+            "three quarters of that: {heavy}"
+        );
+        let tried = [([10, 0, 0, 1], 101).into()];
+        let again = share(&cluster, &[101], &tried, 5);
+        assert!(again < 200, "9/16 to the sixth power: {again}");
+    }
+
+    #[test]
+    fn a_panic_uses_all_endpoints_whatever_their_locality_weighs() {
+        let endpoints = vec![
+            endpoint(1, true, 1),
+            endpoint(2, false, 1),
+            endpoint(3, false, 1),
+        ];
+        let set = set(vec![endpoints]);
+        let mut random = counter();
+        let mut cluster = cluster(LbPolicy::LeastRequest { choice_count: 2 });
+        cluster.locality_weighted = true;
+        let mut healthy = |threshold| {
+            cluster.healthy_panic_threshold = threshold;
+            let chosen = (0..300).filter_map(|_| choose(&cluster, &set, &mut random, &[], 0));
+            chosen.filter(|e| e.healthy).count()
+        };
+        assert_eq!(healthy(0.0), 300);
+        assert!((60..140).contains(&healthy(50.0)));
     }
 }

@@ -87,6 +87,8 @@ pub struct Cluster {
     pub service: Option<Arc<DestinationService>>,
     /// Percent of healthy endpoints below which all are used; istiod sends 0: never.
     pub healthy_panic_threshold: f64,
+    /// Whether a locality is chosen by its weight first; otherwise those of a priority are one set.
+    pub locality_weighted: bool,
     pub tcp_keepalive: Option<TcpKeepalive>,
 }
 
@@ -269,6 +271,7 @@ impl Cluster {
             service: service(&metadata),
             metadata,
             healthy_panic_threshold: load_balancing::panic_threshold(proto),
+            locality_weighted: load_balancing::locality_weighted(proto),
             tcp_keepalive: tcp_keepalive(proto),
         })
     }

@@ -23,6 +23,8 @@ use waypoint_filters::dynamic_metadata::{METADATA, Metadata};
 use waypoint_filters::peer::Peer;
 use waypoint_filters::rejected::Refusal;
 
+use crate::model::hosts::Hosts;
+
 /// The listener behind which HBONE tunnels begin.
 pub(crate) const CONNECT_ORIGINATE: &str = "connect_originate";
 
@@ -31,16 +33,7 @@ pub(crate) const CONNECT_ORIGINATE: &str = "connect_originate";
 pub struct EndpointSet {
     /// Priority 0 first. Within one, localities in the order given.
     pub priorities: Vec<Vec<Locality>>,
-    hosts: OnceLock<Box<[PriorityHosts]>>,
-}
-
-/// The endpoints of one priority, as a balancer looks at them.
-#[derive(Debug, Default)]
-pub struct PriorityHosts {
-    pub all: Vec<Arc<Endpoint>>,
-    pub healthy: Vec<Arc<Endpoint>>,
-    /// Whether the healthy ones all have the same weight.
-    pub equal_weights: bool,
+    hosts: OnceLock<Hosts>,
 }
 
 /// Endpoints of one place.
@@ -49,6 +42,8 @@ pub struct Locality {
     pub region: Arc<str>,
     pub zone: Arc<str>,
     pub sub_zone: Arc<str>,
+    /// Where localities are chosen by weight; 0: it gets nothing.
+    pub weight: u32,
     pub endpoints: Vec<Arc<Endpoint>>,
 }
 
@@ -60,37 +55,13 @@ impl EndpointSet {
         }
     }
 
-    /// By priority, flattened over localities; made on first use.
-    pub fn hosts(&self) -> &[PriorityHosts] {
-        self.hosts.get_or_init(|| {
-            self.priorities
-                .iter()
-                .map(|localities| PriorityHosts::new(localities))
-                .collect()
-        })
+    /// As a balancer looks at them; made on first use.
+    pub fn hosts(&self) -> &Hosts {
+        self.hosts.get_or_init(|| Hosts::new(&self.priorities))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.priorities.iter().flatten().flat_map(|l| &l.endpoints)
-    }
-}
-
-impl PriorityHosts {
-    fn new(localities: &[Locality]) -> PriorityHosts {
-        let all: Vec<_> = localities
-            .iter()
-            .flat_map(|l| l.endpoints.iter().cloned())
-            .collect();
-        let healthy: Vec<_> = all.iter().filter(|e| e.healthy).cloned().collect();
-        let equal_weights = healthy.windows(2).all(|w| match w {
-            [a, b] => a.weight == b.weight,
-            _ => true,
-        });
-        PriorityHosts {
-            all,
-            healthy,
-            equal_weights,
-        }
     }
 }
 
@@ -170,11 +141,7 @@ static LOCALITY_ENDPOINTS: Table = Table {
     fields: &[
         honoured(1, "locality").of(&LOCALITY),
         honoured(2, "lb_endpoints").list().of(&LB_ENDPOINT),
-        harmless(
-            3,
-            "load_balancing_weight",
-            "counts only with locality_weighted_lb_config, which is refused",
-        ),
+        honoured(3, "load_balancing_weight").of(&UINT32_VALUE),
         honoured(5, "priority"),
     ],
     refused: "6 proximity, 7 load_balancer_endpoints, 8 leds_cluster_locality_config, 9 metadata",
@@ -291,6 +258,11 @@ impl EndpointSet {
             if priorities.len() <= priority {
                 priorities.resize_with(priority + 1, Vec::new);
             }
+            // As in Envoy, a weight without a place counts for nothing.
+            let weight = locality
+                .locality
+                .as_ref()
+                .and(locality.load_balancing_weight.as_ref());
             let place = locality.locality.clone().unwrap_or_default();
             let endpoints = locality
                 .lb_endpoints
@@ -306,6 +278,7 @@ impl EndpointSet {
                     region: place.region.into(),
                     zone: place.zone.into(),
                     sub_zone: place.sub_zone.into(),
+                    weight: weight.map_or(0, |weight| weight.value),
                     endpoints,
                 });
             }

@@ -1,5 +1,6 @@
 //! How a cluster's endpoints share the load.
 
+use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster as ClusterProto, cluster};
 use waypoint_filters::coverage::well_known::UINT32_VALUE;
 use waypoint_filters::coverage::{Table, honoured};
@@ -19,10 +20,19 @@ pub enum LbPolicy {
 
 pub(crate) static COMMON_LB_CONFIG: Table = Table {
     name: "envoy.config.cluster.v3.Cluster.CommonLbConfig",
-    fields: &[honoured(1, "healthy_panic_threshold").of(&PERCENT)],
-    refused: "2 zone_aware_lb_config, 3 locality_weighted_lb_config, 4 update_merge_window, \
-              5 ignore_new_hosts_until_first_hc, 6 close_connections_on_host_set_change, \
+    fields: &[
+        honoured(1, "healthy_panic_threshold").of(&PERCENT),
+        honoured(3, "locality_weighted_lb_config").of(&LOCALITY_WEIGHTED_LB_CONFIG),
+    ],
+    refused: "2 zone_aware_lb_config, 4 update_merge_window, 5 ignore_new_hosts_until_first_hc, 6 close_connections_on_host_set_change, \
               7 consistent_hashing_lb_config, 8 override_host_status",
+    required: &[],
+};
+
+static LOCALITY_WEIGHTED_LB_CONFIG: Table = Table {
+    name: "envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig",
+    fields: &[],
+    refused: "",
     required: &[],
 };
 
@@ -90,4 +100,15 @@ pub(crate) fn panic_threshold(proto: &ClusterProto) -> f64 {
     config
         .and_then(|config| config.healthy_panic_threshold.as_ref())
         .map_or(50.0, |percent| percent.value)
+}
+
+/// Whether a locality is chosen by its weight before an endpoint in it.
+pub(crate) fn locality_weighted(proto: &ClusterProto) -> bool {
+    let config = proto.common_lb_config.as_ref();
+    config.is_some_and(|config| {
+        matches!(
+            config.locality_config_specifier,
+            Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_))
+        )
+    })
 }

@@ -16,6 +16,7 @@ pub mod filter_chain_matcher;
 pub mod forward;
 pub(crate) mod hbone_tls;
 pub mod header_changes;
+pub mod hosts;
 pub(crate) mod ip_matcher;
 pub mod listener;
 pub mod load_balancing;
