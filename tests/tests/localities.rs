@@ -15,6 +15,7 @@ use envoy_types::pb::envoy::config::core::v3::{HealthStatus, Locality, address};
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
 };
+use envoy_types::pb::google::protobuf::UInt32Value;
 use http::StatusCode;
 use prost::Message;
 use waypoint_config::resource::{Resource, ResourceType};
@@ -103,7 +104,7 @@ impl Zones {
                     zone: (*zone).into(),
                     ..Locality::default()
                 }),
-                load_balancing_weight: Some((*weight).into()),
+                load_balancing_weight: Some(UInt32Value { value: *weight }),
                 lb_endpoints: pods.iter().map(endpoint).collect(),
                 priority: *priority,
                 ..LocalityLbEndpoints::default()
@@ -153,7 +154,7 @@ async fn localities_share_by_weight_until_one_loses_its_endpoints() {
     let mut zones = Zones::start().await;
     // Three to one, though near has two pods of three.
     let near = [("near-1", Healthy), ("near-2", Healthy)];
-    let far: Place = (0, "far", 3, &[("far-1", Healthy)]);
+    let far: Place<'_> = (0, "far", 3, &[("far-1", Healthy)]);
     zones.place(&[(0, "near", 1, &near), far]).await;
     let [a, b, far_1] = zones.shares().await;
     assert!((255..=345).contains(&far_1), "300 of 400: {far_1}");
@@ -194,7 +195,7 @@ async fn localities_share_by_weight_until_one_loses_its_endpoints() {
 #[tokio::test]
 async fn priorities_fail_over_and_back() {
     let mut zones = Zones::start().await;
-    let far: Place = (1, "far", 1, &[("far-1", Healthy)]);
+    let far: Place<'_> = (1, "far", 1, &[("far-1", Healthy)]);
     let both = [("near-1", Healthy), ("near-2", Healthy)];
     let half = [("near-1", Healthy), ("near-2", Unhealthy)];
     let none = [("near-1", Unhealthy), ("near-2", Unhealthy)];
@@ -211,7 +212,7 @@ async fn priorities_fail_over_and_back() {
     assert_eq!(zones.shares().await, [0, 0, 400]);
 
     // Nobody is left, and istiod's threshold of 0 never panics.
-    let sick: Place = (1, "far", 1, &[("far-1", Unhealthy)]);
+    let sick: Place<'_> = (1, "far", 1, &[("far-1", Unhealthy)]);
     zones.place(&[(0, "near", 2, &none), sick]).await;
     let answer = zones.connection.send(get("/nobody")).await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);

@@ -7,10 +7,11 @@ use std::net::SocketAddr;
 
 use http::{Method, StatusCode};
 use tokio::net::TcpStream;
-use waypoint_tests::App;
 use waypoint_tests::istiod::{CLUSTER, LISTENER};
-use waypoint_tests::scenario::{BOOKINFO, Scenario, service, without_lines, without_objects};
+use waypoint_tests::scenario::{BOOKINFO, Scenario, service, without_objects};
+use waypoint_tests::wait::until;
 use waypoint_tests::ztunnel::{get, request};
+use waypoint_tests::{App, Ztunnel};
 
 async fn echo(mut tcp: TcpStream) {
     let (mut read, mut write) = tcp.split();
@@ -165,30 +166,44 @@ async fn egress() {
     scenario.istiod.until_synced().await;
 }
 
+/// The waypoint's pod, in the zone of `reviews-v1`.
+const WAYPOINT: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: waypoint-0, namespace: default, labels: {gateway.networking.k8s.io/gateway-name: waypoint}}
+spec: {serviceAccountName: waypoint, nodeName: n1, containers: [{name: istio-proxy, image: app}]}
+status: {phase: Running, podIP: 10.1.250.1, podIPs: [{ip: 10.1.250.1}], conditions: [{type: Ready, status: \"True\"}]}
+";
+const READY: &str = "ready: true}";
+/// Of an endpoint that was ready.
+const LEAVING: &str = "ready: false, serving: true, terminating: true}";
+
+async fn until_answered_by(client: &Ztunnel, to: SocketAddr, app: &str) {
+    until(app, async || {
+        let answer = client.get(to, "/").await;
+        (answer.header("x-app") == app).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 #[ignore = "needs istiod"]
 async fn dual_stack() {
     let both = [("INSTANCE_IP", "10.1.250.1,fd00:250::1")];
-    let mut scenario = Scenario::start_with("dual-stack", &both, |text| text).await;
-    let dual = "inbound-vip|80|http|dual.default.svc.cluster.local";
-    scenario
-        .until_refused(&[(dual, "common_lb_config.locality")])
-        .await;
+    // A pod that is ready in another zone than the waypoint's.
+    let mut scenario = Scenario::start_with("dual-stack", &both, |text| {
+        format!("{}\n---\n{WAYPOINT}", text.replace(LEAVING, READY))
+    })
+    .await;
+    scenario.until_refused(&[]).await;
+    scenario.pod.until_ready().await;
     let client = scenario.client("curl").await;
     let (v4, v6) = (
         "10.43.60.1:80".parse().unwrap(),
         "[fd00::60:1]:80".parse().unwrap(),
     );
-    for to in [v4, v6] {
-        scenario.until_status(&client, to, "/", 503).await;
-    }
-    scenario.istiod.until_nacked(CLUSTER, dual).await;
-
-    scenario.change(|text| without_lines(text, &["trafficDistribution:"]));
-    scenario.until_refused(&[]).await;
-    scenario.pod.until_ready().await;
-    // One of three endpoints is ready; both families lead to it.
-    scenario.until_status(&client, v4, "/", 200).await;
+    // `trafficDistribution: PreferClose`: of two ready endpoints the one in the waypoint's zone; both families
+    // lead to it.
     for to in [v4, v6] {
         let mut connection = client.http1(to).await;
         for _ in 0..20 {
@@ -197,6 +212,11 @@ async fn dual_stack() {
         }
     }
     scenario.until_logged(&[" [fd00::60:1]:80 "]).await;
+    // The far one when that is not ready any more, and the near one again.
+    scenario.change(|text| text.replacen(READY, LEAVING, 1));
+    until_answered_by(&client, v4, "reviews-v2").await;
+    scenario.change(|text| text.replacen(LEAVING, READY, 1));
+    until_answered_by(&client, v4, "reviews-v1").await;
     // A headless service has no address but its pods', and those only a waypoint for all of it serves.
     let details = scenario.pod_address("details-v1", 9080);
     let refused = client.connect_to(&details.to_string(), &[]).await;
