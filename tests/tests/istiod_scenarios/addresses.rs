@@ -166,22 +166,69 @@ async fn egress() {
     scenario.istiod.until_synced().await;
 }
 
-/// The waypoint's pod, in the zone of `reviews-v1`.
-const WAYPOINT: &str = "\
-apiVersion: v1
-kind: Pod
-metadata: {name: waypoint-0, namespace: default, labels: {gateway.networking.k8s.io/gateway-name: waypoint}}
-spec: {serviceAccountName: waypoint, nodeName: n1, containers: [{name: istio-proxy, image: app}]}
-status: {phase: Running, podIP: 10.1.250.1, podIPs: [{ip: 10.1.250.1}], conditions: [{type: Ready, status: \"True\"}]}
-";
-const READY: &str = "ready: true}";
-/// Of an endpoint that was ready.
-const LEAVING: &str = "ready: false, serving: true, terminating: true}";
+/// What slices say of an endpoint. Istiod sends those that are ready, and those that are not and stay: as unhealthy.
+const READY: &str = "{ready: true}";
+const UNREADY: &str = "{ready: false, terminating: false}";
+const LEAVING: &str = "{ready: false, serving: true, terminating: true}";
+/// Whether it stays isn't said: not sent.
+const UNTOLD: &str = "{ready: false}";
 
-async fn until_answered_by(client: &Ztunnel, to: SocketAddr, app: &str) {
+const DISTRIBUTE: &str = r#"
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: dual, namespace: default}
+spec:
+  host: dual.default.svc.cluster.local
+  trafficPolicy:
+    loadBalancer:
+      localityLbSetting:
+        enabled: true
+        distribute: [{from: r1/*, to: {r1/r1-a/*: 20, r1/r1-b/*: 80}}]
+"#;
+
+/// Two zones; the waypoint is in that of `reviews-v1`, `reviews-v2` is in the other.
+async fn traffic_distribution(scenario: &mut Scenario, client: &Ztunnel, to: SocketAddr) {
+    // `PreferClose`. Of two that are near one is ready: 0.7 stay, the rest goes to the other zone.
+    scenario.change(|text| text.replace(LEAVING, READY).replace(UNTOLD, UNREADY));
+    until_answered_by(client, to, "reviews-v2", 1).await;
+    let far = share_of(client, to, "reviews-v2").await;
+    assert!((30..95).contains(&far), "60 of 200: {far}");
+    // All stays while all that are near are ready, goes when nobody is, and comes back.
+    scenario.change(|text| text.replace(UNREADY, LEAVING));
+    until_answered_by(client, to, "reviews-v1", 30).await;
+    scenario.change(|text| text.replacen(READY, UNREADY, 1));
+    until_answered_by(client, to, "reviews-v2", 30).await;
+    scenario.change(|text| text.replace(UNREADY, READY));
+    until_answered_by(client, to, "reviews-v1", 30).await;
+    // A DestinationRule's weights come before that.
+    scenario.change(|text| format!("{text}{DISTRIBUTE}"));
+    until_answered_by(client, to, "reviews-v2", 1).await;
+    let far = share_of(client, to, "reviews-v2").await;
+    assert!((130..185).contains(&far), "160 of 200: {far}");
+    scenario.until_refused(&[]).await;
+}
+
+/// How many of 200 requests an app answers.
+async fn share_of(client: &Ztunnel, to: SocketAddr, app: &str) -> usize {
+    let mut connection = client.http1(to).await;
+    let mut share = 0;
+    for _ in 0..200 {
+        share += usize::from(connection.send(get("/")).await.header("x-app") == app);
+    }
+    share
+}
+
+/// Waits until this app answers `times` in a row.
+async fn until_answered_by(client: &Ztunnel, to: SocketAddr, app: &str, times: usize) {
+    let mut connection = client.http1(to).await;
     until(app, async || {
-        let answer = client.get(to, "/").await;
-        (answer.header("x-app") == app).then_some(())
+        for _ in 0..times {
+            if connection.send(get("/")).await.header("x-app") != app {
+                return None;
+            }
+        }
+        Some(())
     })
     .await;
 }
@@ -190,11 +237,7 @@ async fn until_answered_by(client: &Ztunnel, to: SocketAddr, app: &str) {
 #[ignore = "needs istiod"]
 async fn dual_stack() {
     let both = [("INSTANCE_IP", "10.1.250.1,fd00:250::1")];
-    // A pod that is ready in another zone than the waypoint's.
-    let mut scenario = Scenario::start_with("dual-stack", &both, |text| {
-        format!("{}\n---\n{WAYPOINT}", text.replace(LEAVING, READY))
-    })
-    .await;
+    let mut scenario = Scenario::start_with("dual-stack", &both, |text| text).await;
     scenario.until_refused(&[]).await;
     scenario.pod.until_ready().await;
     let client = scenario.client("curl").await;
@@ -202,8 +245,7 @@ async fn dual_stack() {
         "10.43.60.1:80".parse().unwrap(),
         "[fd00::60:1]:80".parse().unwrap(),
     );
-    // `trafficDistribution: PreferClose`: of two ready endpoints the one in the waypoint's zone; both families
-    // lead to it.
+    // One of three endpoints is ready; both families lead to it.
     for to in [v4, v6] {
         let mut connection = client.http1(to).await;
         for _ in 0..20 {
@@ -212,11 +254,8 @@ async fn dual_stack() {
         }
     }
     scenario.until_logged(&[" [fd00::60:1]:80 "]).await;
-    // The far one when that is not ready any more, and the near one again.
-    scenario.change(|text| text.replacen(READY, LEAVING, 1));
-    until_answered_by(&client, v4, "reviews-v2").await;
-    scenario.change(|text| text.replacen(LEAVING, READY, 1));
-    until_answered_by(&client, v4, "reviews-v1").await;
+
+    traffic_distribution(&mut scenario, &client, v4).await;
     // A headless service has no address but its pods', and those only a waypoint for all of it serves.
     let details = scenario.pod_address("details-v1", 9080);
     let refused = client.connect_to(&details.to_string(), &[]).await;
