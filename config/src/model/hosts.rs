@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::model::endpoint::{Endpoint, Locality};
 
-/// Percent of its load that as many healthy endpoints take as there are.
+/// Healthy endpoints take this percent of what would be their share if all were healthy.
 const OVERPROVISIONING: u64 = 140;
 /// The whole availability of a locality, in fine enough parts that a weight of 1 can be split.
 const WHOLE: u64 = 1 << 16;
