@@ -6,8 +6,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::{HeaderValue, Method, StatusCode, Uri, header, uri};
+use waypoint_config::model::circuit_breakers::Resource;
 use waypoint_config::model::cluster::{Cluster, ClusterSlot};
 use waypoint_config::model::endpoint::Endpoint;
 use waypoint_config::model::retry_policy::RetryPolicy;
@@ -15,6 +17,7 @@ use waypoint_config::model::upstream_protocol::UpstreamProtocol;
 use waypoint_filters::body::Body;
 use waypoint_filters::connection::BindKey;
 use waypoint_filters::peer::Peer;
+use waypoint_filters::response_flags::ResponseFlags;
 use waypoint_filters::service::Response;
 use waypoint_filters::stream_info::{Protocol, StreamInfo, UpstreamInfo};
 
@@ -25,6 +28,8 @@ use crate::retry::{self, Backoff};
 use crate::upgrade;
 use crate::upstream::body::{ActiveRequest, Lease, LeasedConnection, upstream_body};
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
+use crate::upstream::h1::H1Connection;
+use crate::upstream::limits::Limits;
 use crate::upstream::original_dst::OriginalDestinations;
 use crate::upstream::pools::{HostPools, Upstreams};
 
@@ -49,6 +54,7 @@ pub(crate) struct Attempting<'a> {
     pub(crate) stream: &'a Arc<StreamInfo>,
     pub(crate) slot: &'a Arc<ClusterSlot>,
     pub(crate) cluster: Arc<Cluster>,
+    pub(crate) limits: Option<Limits>,
     pub(crate) retry: Option<&'a RetryPolicy>,
     pub(crate) grpc: bool,
 }
@@ -80,6 +86,7 @@ impl Attempting<'_> {
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut backoff = Backoff::new(self.retry);
         let mut retries = self.retry.map_or(0, |policy| policy.num_retries);
+        let mut retrying = None;
         loop {
             self.stream.state().attempts += 1;
             let kept = self.keep(&mut request, retries);
@@ -88,8 +95,17 @@ impl Attempting<'_> {
                 Ok(response) => retry::on_response(self.retry, response, self.grpc),
                 Err(error) => retry::on_error(self.retry, error.kind),
             };
+            drop(retrying.take());
             if !again || retries == 0 {
                 return outcome;
+            }
+            if let Some(limits) = &self.limits {
+                let Ok(permit) = limits.take(Resource::Retries) else {
+                    let mut state = self.stream.state();
+                    state.flags.insert(ResponseFlags::UPSTREAM_OVERFLOW);
+                    return outcome;
+                };
+                retrying = Some(permit);
             }
             request = match (outcome, kept) {
                 (
@@ -176,7 +192,7 @@ impl Attempting<'_> {
         let active = ActiveRequest::new(&endpoint.state);
         let pools = self.router.upstreams.pools_of(&self.cluster, &endpoint);
         if request.extensions().get::<Upgrade>().is_some() {
-            return self.upgrade(request, &endpoint, active).await;
+            return self.upgrade(request, &endpoint, pools, active).await;
         }
         match self.protocol() {
             UpstreamProtocol::Http2 => self.send_h2(request, &endpoint, &pools, active).await,
@@ -215,23 +231,17 @@ impl Attempting<'_> {
         request: http::Request<Body>,
         endpoint: &Endpoint,
         pools: Arc<HostPools>,
-        active: ActiveRequest,
+        mut active: ActiveRequest,
     ) -> Result<Response, UpstreamError> {
         let mut request = request;
         *request.version_mut() = http::Version::HTTP_11;
         say_that_it_is_empty(&mut request);
         let mut stale = 0;
         loop {
-            let connected = self
-                .router
-                .upstreams
-                .h1(&pools, &self.cluster, endpoint)
-                .await;
-            let mut connection = match connected {
+            let mut connection = match self.connected_h1(endpoint, &pools, &mut active).await {
                 Ok(connection) => connection,
                 Err(error) => return Err(error.with_unsent(Some(request))),
             };
-            self.note(&connection.info);
             let pooled = connection.requests > 0;
             let without_body = request.body().is_empty();
             match connection.send(request).await {
@@ -242,11 +252,11 @@ impl Attempting<'_> {
                 Ok(response) => {
                     let (parts, incoming) = response.into_parts();
                     let lease = Lease {
+                        active: Some(active),
                         connection: LeasedConnection::Http1 {
                             connection: Some(connection),
                             pools,
                         },
-                        _active: active,
                     };
                     let body = upstream_body(incoming, lease, without_body).await;
                     return Ok(Response::from_parts(parts, body));
@@ -263,23 +273,43 @@ impl Attempting<'_> {
         }
     }
 
+    /// A connection for one more request, if the cluster may have one more.
+    async fn connected_h1(
+        &self,
+        endpoint: &Endpoint,
+        pools: &HostPools,
+        active: &mut ActiveRequest,
+    ) -> Result<Box<H1Connection>, UpstreamError> {
+        let limits = self.limits.as_ref();
+        let upstreams = &self.router.upstreams;
+        let connection = upstreams.h1(pools, &self.cluster, endpoint, limits).await?;
+        if let Err(overflow) = active.admit(limits) {
+            pools.h1.put(connection, Instant::now());
+            return Err(overflow);
+        }
+        self.note(&connection.info);
+        Ok(connection)
+    }
+
     async fn send_h2(
         &self,
         mut request: http::Request<Body>,
         endpoint: &Endpoint,
         pools: &HostPools,
-        active: ActiveRequest,
+        mut active: ActiveRequest,
     ) -> Result<Response, UpstreamError> {
+        let limits = self.limits.as_ref();
         to_http2(&mut request);
         let (mut connection, stream) = match self
             .router
             .upstreams
-            .h2(pools, &self.cluster, endpoint)
+            .h2(pools, &self.cluster, endpoint, limits)
             .await
         {
             Ok(found) => found,
             Err(error) => return Err(error.with_unsent(Some(to_http1(request)))),
         };
+        active.admit(limits)?;
         self.note(&connection.info);
         let response = connection.send(request).await.map_err(|mut error| {
             error.unsent = error.unsent.map(|unsent| Box::new(to_http1(*unsent)));
@@ -287,8 +317,8 @@ impl Attempting<'_> {
         })?;
         let (parts, incoming) = response.into_parts();
         let lease = Lease {
+            active: Some(active),
             connection: LeasedConnection::Http2 { _stream: stream },
-            _active: active,
         };
         let body = upstream_body(incoming, lease, true).await;
         Ok(Response::from_parts(parts, body))
@@ -299,21 +329,37 @@ impl Attempting<'_> {
         &self,
         mut request: http::Request<Body>,
         endpoint: &Endpoint,
-        active: ActiveRequest,
+        pools: Arc<HostPools>,
+        mut active: ActiveRequest,
     ) -> Result<Response, UpstreamError> {
         let downstream = hyper::upgrade::on(&mut request);
-        let mut connection = self
-            .router
-            .upstreams
-            .h1_unpooled(&self.cluster, endpoint)
-            .await?;
-        self.note(&connection.info);
+        let mut connection = if self.limits.is_some() {
+            // In turn with the others, as connections are counted.
+            self.connected_h1(endpoint, &pools, &mut active).await?
+        } else {
+            let upstreams = &self.router.upstreams;
+            let connection = upstreams.h1_unpooled(&self.cluster, endpoint).await?;
+            self.note(&connection.info);
+            connection
+        };
         connection.detach_for_upgrade();
         let response = connection.send(request).await?;
         if has_two_lengths(&response) {
             return Err(UpstreamError::new(UpstreamErrorKind::Protocol));
         }
-        Ok(upgrade::agreed(response, downstream, active))
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(upgrade::agreed(response, downstream, active));
+        }
+        let (parts, incoming) = response.into_parts();
+        let lease = Lease {
+            active: Some(active),
+            connection: LeasedConnection::Http1 {
+                connection: Some(connection),
+                pools,
+            },
+        };
+        let body = upstream_body(incoming, lease, true).await;
+        Ok(Response::from_parts(parts, body))
     }
 
     fn note(&self, upstream: &Arc<UpstreamInfo>) {

@@ -149,6 +149,7 @@ mod tests {
             healthy_panic_threshold: 0.0,
             locality_weighted: false,
             tcp_keepalive: None,
+            thresholds: None,
         }
     }
 

@@ -18,12 +18,14 @@ use waypoint_filters::stream_info::StreamInfo;
 use crate::attempts::{Attempting, PeerLookup, Reach};
 use crate::request_head::X_ENVOY_ORIGINAL_PATH;
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
+use crate::upstream::limits::Limits;
 use crate::upstream::original_dst::OriginalDestinations;
 use crate::upstream::pools::Upstreams;
 
 const UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_ENVOY_ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
+const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 
 /// The router; one for the process.
@@ -138,6 +140,7 @@ async fn forward(
         router: &router,
         stream: &stream,
         slot,
+        limits: Limits::of(slot, &cluster),
         cluster,
         retry: forward.retry.as_deref(),
         grpc,
@@ -171,7 +174,7 @@ async fn forward(
         }
         Err(error) => {
             let retried = stream.state().attempts > 1;
-            if retried && error.kind != UpstreamErrorKind::RequestTimeout {
+            if retried && retries_ran_out(error.kind, &stream) {
                 stream
                     .state()
                     .flags
@@ -181,10 +184,25 @@ async fn forward(
                 error.reason.as_deref().map(Into::into);
             let reply = error.kind.reply(error.reason.as_deref(), retried);
             let mut response = reply.respond_as(&stream, grpc);
+            if error.kind == UpstreamErrorKind::Overflow {
+                let headers = response.headers_mut();
+                headers.insert(OVERLOADED, HeaderValue::from_static("true"));
+            }
             change_response(route, weighted, &stream, &mut response);
             response
         }
     }
+}
+
+/// Whether the number of retries is why there is no further one: not the time, and not a circuit breaker.
+fn retries_ran_out(kind: UpstreamErrorKind, stream: &StreamInfo) -> bool {
+    !matches!(
+        kind,
+        UpstreamErrorKind::RequestTimeout | UpstreamErrorKind::Overflow
+    ) && !stream
+        .state()
+        .flags
+        .intersects(ResponseFlags::UPSTREAM_OVERFLOW)
 }
 
 /// Whether the attempt failed because the request never came whole: nobody waits for an answer.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpStream;
 use waypoint_config::model::chain::{ChainSlot, FilterChain};
+use waypoint_config::model::circuit_breakers::Resource;
 use waypoint_config::model::cluster::{Cluster, ClusterSlot};
 use waypoint_config::model::endpoint::Endpoint;
 use waypoint_config::model::tcp_proxy::{TcpChain, TcpProxy};
@@ -28,7 +29,9 @@ use crate::dataplane::DataPlane;
 use crate::upstream::body::ActiveRequest;
 use crate::upstream::dial::{Dialled, dial};
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
-use crate::upstream::io::UpstreamIo;
+use crate::upstream::h1_pool::Place;
+use crate::upstream::io::{Kind, UpstreamIo};
+use crate::upstream::limits::Limits;
 
 /// Serves the stream to its end.
 pub(crate) async fn serve(
@@ -134,6 +137,7 @@ async fn connect(
         return Err(UpstreamError::new(UpstreamErrorKind::NoHealthyUpstream));
     };
     stream.state().service = cluster.service.clone();
+    let limits = Limits::of(slot, &cluster);
     let mut tried = Vec::new();
     let mut last = UpstreamError::new(UpstreamErrorKind::NoHealthyUpstream);
     for _ in 0..proxy.max_connect_attempts.max(1) {
@@ -142,9 +146,18 @@ async fn connect(
         };
         tried.push(endpoint.address);
         stream.state().attempts += 1;
+        let (place, _pending) = match &limits {
+            None => (None, None),
+            Some(limits) => {
+                let permit = limits.take(Resource::Connections)?;
+                let pending = limits.take(Resource::PendingRequests)?;
+                (Some(Place::alone(permit, limits)), Some(pending))
+            }
+        };
         let active = ActiveRequest::new(&endpoint.state);
         match dial(&plane.upstreams.tunnels, &cluster, &endpoint).await {
-            Ok(dialled) => {
+            Ok(mut dialled) => {
+                dialled.io.place = place;
                 stream.state().upstream = Some(dialled.info.clone());
                 return Ok((dialled, active));
             }
@@ -164,8 +177,13 @@ async fn carry(
 ) {
     let copied = Copied::default();
     let idle = record.chain.proxy.idle_timeout;
-    let ended = match upstream.io {
-        UpstreamIo::Tcp(tcp) => {
+    // The stream counts until it has ended.
+    let UpstreamIo {
+        kind,
+        place: _place,
+    } = upstream.io;
+    let ended = match kind {
+        Kind::Tcp(tcp) => {
             let mut upstream = Socket::new(tcp);
             let copying = copy(&mut downstream, &mut upstream, &copied, idle);
             let ended = watch_over(plane, slot, record, &copied, copying).await;
@@ -174,7 +192,7 @@ async fn carry(
             }
             ended
         }
-        UpstreamIo::Tunnel(mut upstream) => {
+        Kind::Tunnel(mut upstream) => {
             let copying = copy(&mut downstream, &mut *upstream, &copied, idle);
             watch_over(plane, slot, record, &copied, copying).await
         }

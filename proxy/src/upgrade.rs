@@ -26,15 +26,12 @@ struct Ends {
     active: ActiveRequest,
 }
 
-/// The upstream's answer; with a 101 both ends go along.
+/// The upstream's 101; both ends go along.
 pub(crate) fn agreed(
     mut response: Response<Incoming>,
     downstream: OnUpgrade,
     active: ActiveRequest,
 ) -> Response<Body> {
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return response.map(Body::incoming);
-    }
     let upstream = hyper::upgrade::on(&mut response);
     let ends = Ends {
         downstream,

@@ -7,10 +7,11 @@ use std::net::SocketAddr;
 
 use http::{Method, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use waypoint_config::standalone::StandaloneSource;
+use waypoint_config::resource::Resource;
+use waypoint_tests::circuit_breakers::{Limits, NONE, limited};
 use waypoint_tests::envoy::{Envoy, Settings, bootstrap};
 use waypoint_tests::ztunnel::{Ztunnel, get, request};
-use waypoint_tests::{App, Mesh, Seen};
+use waypoint_tests::{App, ControlPlane, Mesh, Seen};
 
 fn program() -> String {
     std::env::var("WAYPOINT_ENVOY").expect("WAYPOINT_ENVOY names Envoy's binary")
@@ -18,9 +19,10 @@ fn program() -> String {
 
 /// Envoy as the waypoint of this mesh.
 async fn envoy_beside(mesh: &Mesh) -> (Envoy, SocketAddr) {
-    let translation = StandaloneSource::new(vec![mesh.manifests()], None)
-        .load()
-        .unwrap();
+    envoy_with(mesh, &mesh.resources()).await
+}
+
+async fn envoy_with(mesh: &Mesh, resources: &[Resource]) -> (Envoy, SocketAddr) {
     let settings = Settings {
         hbone: SocketAddr::new(mesh.pod_ip(253), 15008),
         admin: SocketAddr::new(mesh.pod_ip(253), 15000),
@@ -29,7 +31,7 @@ async fn envoy_beside(mesh: &Mesh) -> (Envoy, SocketAddr) {
     mesh.certificate("default", "waypoint")
         .write(&settings.certs)
         .unwrap();
-    let bootstrap = bootstrap(&translation.resources, &settings);
+    let bootstrap = bootstrap(resources, &settings);
     let folder = mesh.folder().to_path_buf();
     let admin = settings.admin;
     let envoy = tokio::task::spawn_blocking(move || {
@@ -382,6 +384,81 @@ async fn exchange(
     let raw = Raw::of(&ztunnel.raw(to, bytes.as_bytes()).await);
     let seen: Vec<Seen> = apps.iter().flat_map(|app| app.seen()).collect();
     (raw, essence(&seen))
+}
+
+/// Four requests, each sent when the one before has got to its place: what they are answered.
+async fn crowd(ztunnel: &Ztunnel, to: SocketAddr, app: &App) -> Vec<(u16, String, String)> {
+    app.forget();
+    let sent = (0..4).map(async |n| {
+        tokio::time::sleep(std::time::Duration::from_millis(150 * n)).await;
+        let slow = request(Method::GET, "/", &[("x-delay-ms", "900")]);
+        let answer = ztunnel.request(to, slow).await;
+        let overloaded = answer.header("x-envoy-overloaded");
+        (answer.status.as_u16(), overloaded, answer.text())
+    });
+    futures_util::future::join_all(sent).await
+}
+
+#[tokio::test]
+#[ignore = "needs Envoy"]
+async fn the_same_limits_turn_the_same_requests_away() {
+    let cases: [(&str, Limits); 9] = [
+        ("http", [NONE, NONE, 2, NONE]),
+        ("http", [1, 1, NONE, NONE]),
+        ("http", [1, 1, 1, NONE]),
+        ("http", [2, 1, 1, NONE]),
+        ("http", [0, 1, NONE, NONE]),
+        ("http", [NONE, 0, NONE, NONE]),
+        ("http2", [NONE, NONE, 2, NONE]),
+        ("http2", [1, 1, NONE, NONE]),
+        ("http2", [NONE, NONE, 0, NONE]),
+    ];
+    for (port, limits) in cases {
+        let mesh = Mesh::new();
+        let (_, app) = mesh.http_service(1, "web").await;
+        let described = format!("{{name: {port}, port: 80, targetPort: 8080}}");
+        let to = mesh.service_with_port(1, "web", &described);
+        let istiod = ControlPlane::start(&mesh).await;
+        istiod.discovery.set(limited(&mesh, limits));
+        let waypoint = mesh.start_under(&istiod).await;
+        let (_envoy, beside) = envoy_with(&mesh, &limited(&mesh, limits)).await;
+        let certificate = mesh.certificate("default", "client");
+        let ours = Ztunnel::connect(waypoint.address(), &certificate)
+            .await
+            .unwrap();
+        let theirs = Ztunnel::connect(beside, &certificate).await.unwrap();
+        let answers = crowd(&ours, to, &app).await;
+        let expected = crowd(&theirs, to, &app).await;
+        assert_eq!(answers, expected, "{port} {limits:?}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Envoy"]
+async fn the_same_limits_allow_the_same_retries() {
+    for retries in [0, 1, NONE] {
+        let limits = [NONE, NONE, NONE, retries];
+        let mesh = Mesh::new();
+        // Nobody listens.
+        mesh.describe_pod(1, "web-1", "web", false);
+        let to = mesh.service(1, "web");
+        let istiod = ControlPlane::start(&mesh).await;
+        istiod.discovery.set(limited(&mesh, limits));
+        let waypoint = mesh.start_under(&istiod).await;
+        let (_envoy, beside) = envoy_with(&mesh, &limited(&mesh, limits)).await;
+        let certificate = mesh.certificate("default", "client");
+        let mut answers = Vec::new();
+        for address in [waypoint.address(), beside] {
+            let ztunnel = Ztunnel::connect(address, &certificate).await.unwrap();
+            let answer = ztunnel.get(to, "/").await;
+            let overloaded = answer.header("x-envoy-overloaded");
+            // Envoys differ in whether they tell the transport's reason.
+            let text = answer.text();
+            let told = text.split(", transport").next().map(str::to_owned);
+            answers.push((answer.status, overloaded, told));
+        }
+        assert_eq!(answers[0], answers[1], "{retries}");
+    }
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use waypoint_filters::rejected::Refusal;
 use waypoint_filters::stream_info::DestinationService;
 use waypoint_filters::typed_struct;
 
-use crate::model::circuit_breakers::{self, CIRCUIT_BREAKERS};
+use crate::model::circuit_breakers::{CIRCUIT_BREAKERS, InUse, Thresholds};
 use crate::model::config_source::CONFIG_SOURCE;
 use crate::model::duration;
 use crate::model::endpoint::{CLUSTER_LOAD_ASSIGNMENT, CONNECT_ORIGINATE, EndpointSet};
@@ -34,6 +34,8 @@ pub struct ClusterSlot {
     pub name: Arc<str>,
     cluster: ArcSwapOption<Cluster>,
     endpoints: ArcSwap<EndpointSet>,
+    /// What the cluster's limits count.
+    pub in_use: Arc<InUse>,
 }
 
 impl ClusterSlot {
@@ -43,6 +45,7 @@ impl ClusterSlot {
             name: name.into(),
             cluster: ArcSwapOption::empty(),
             endpoints: ArcSwap::from_pointee(EndpointSet::default()),
+            in_use: Arc::default(),
         }
     }
 
@@ -90,6 +93,8 @@ pub struct Cluster {
     /// Whether a locality is chosen by its weight first; otherwise those of a priority are one set.
     pub locality_weighted: bool,
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// `None`: no limits.
+    pub thresholds: Option<Thresholds>,
 }
 
 /// Where the endpoints come from.
@@ -255,7 +260,6 @@ impl Cluster {
             }
         }
         transport_socket::check(proto)?;
-        circuit_breakers::check(proto.circuit_breakers.as_ref())?;
         let options = ProtocolOptions::from_proto(proto)?;
         let metadata = Metadata::from_proto(proto.metadata.as_ref());
         Ok(Cluster {
@@ -273,6 +277,7 @@ impl Cluster {
             healthy_panic_threshold: load_balancing::panic_threshold(proto),
             locality_weighted: load_balancing::locality_weighted(proto),
             tcp_keepalive: tcp_keepalive(proto),
+            thresholds: Thresholds::from_proto(proto.circuit_breakers.as_ref()),
         })
     }
 }

@@ -4,7 +4,7 @@
 //! holds the slot of its cluster, so an endpoint update touches one pointer and rebuilds nothing.
 
 pub mod chain;
-pub(crate) mod circuit_breakers;
+pub mod circuit_breakers;
 pub mod cluster;
 pub mod codec;
 pub(crate) mod config_source;

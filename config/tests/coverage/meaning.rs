@@ -22,12 +22,8 @@ use crate::sites::{Site, honoured_part, sites};
 use crate::wire;
 
 /// Fields whose other values leave no trace in a model, and why.
-const WITHOUT_TRACE: [&str; 34] = [
-    // No limit is kept; limits are refused.
-    "envoy.config.cluster.v3.CircuitBreakers.Thresholds.max_connections",
-    "envoy.config.cluster.v3.CircuitBreakers.Thresholds.max_pending_requests",
-    "envoy.config.cluster.v3.CircuitBreakers.Thresholds.max_requests",
-    "envoy.config.cluster.v3.CircuitBreakers.Thresholds.max_retries",
+const WITHOUT_TRACE: [&str; 30] = [
+    // Without thresholds there is no limit, as istiod's say.
     "envoy.config.cluster.v3.CircuitBreakers.thresholds",
     "envoy.config.cluster.v3.Cluster.circuit_breakers",
     // Looked through for TLS, which is refused; endpoints say whether HBONE leads to them.

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use http::StatusCode;
 use serde_json::{Value, json};
+use waypoint_config::model::circuit_breakers::Thresholds;
 use waypoint_config::model::cluster::{Cluster, ClusterSlot, Discovery};
 use waypoint_config::model::endpoint::{Endpoint, EndpointSet, Locality, Transport};
 
@@ -49,6 +50,9 @@ fn hosts(set: &EndpointSet) -> impl Iterator<Item = (usize, &Locality, &Endpoint
 fn write_cluster(out: &mut String, slot: &ClusterSlot, cluster: &Cluster) -> std::fmt::Result {
     let name = &slot.name;
     writeln!(out, "{name}::observability_name::{name}")?;
+    for (limit, value) in limits(cluster) {
+        writeln!(out, "{name}::default_priority::{limit}::{value}")?;
+    }
     writeln!(out, "{name}::added_via_api::true")?;
     if let Discovery::Eds { service_name } = &cluster.discovery {
         writeln!(out, "{name}::eds_service_name::{service_name}")?;
@@ -78,6 +82,17 @@ fn write_cluster(out: &mut String, slot: &ClusterSlot, cluster: &Cluster) -> std
     Ok(())
 }
 
+/// The circuit breakers, in Envoy's names.
+fn limits(cluster: &Cluster) -> [(&'static str, u32); 4] {
+    let limits = cluster.thresholds.unwrap_or(Thresholds::UNLIMITED);
+    [
+        ("max_connections", limits.max_connections),
+        ("max_pending_requests", limits.max_pending_requests),
+        ("max_requests", limits.max_requests),
+        ("max_retries", limits.max_retries),
+    ]
+}
+
 fn active(endpoint: &Endpoint) -> u32 {
     endpoint.state.active.load(Ordering::Relaxed)
 }
@@ -91,6 +106,9 @@ fn status(slot: &ClusterSlot, cluster: &Cluster) -> Value {
         "name": &*slot.name,
         "observability_name": &*slot.name,
         "added_via_api": true,
+        "circuit_breakers": {"thresholds": [serde_json::Map::from_iter(
+            limits(cluster).map(|(limit, value)| (limit.to_owned(), Value::from(value)))
+        )]},
         "host_statuses": hosts,
     });
     if let Discovery::Eds { service_name } = &cluster.discovery {

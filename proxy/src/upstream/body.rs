@@ -9,18 +9,21 @@ use std::time::Instant;
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
+use waypoint_config::model::circuit_breakers::Resource;
 use waypoint_config::model::endpoint::EndpointState;
 use waypoint_filters::body::{Body, BodyError};
 
+use crate::upstream::error::UpstreamError;
 use crate::upstream::h1::H1Connection;
 use crate::upstream::h2::H2Stream;
+use crate::upstream::limits::{Limits, Permit};
 use crate::upstream::pools::HostPools;
 
 /// What an exchange holds of its upstream, until the response's body has ended.
 pub(crate) struct Lease {
+    /// Counts the request. Ends before the connection does: whoever waits for the connection may come next.
+    pub(crate) active: Option<ActiveRequest>,
     pub(crate) connection: LeasedConnection,
-    /// Counts the request among the endpoint's.
-    pub(crate) _active: ActiveRequest,
 }
 
 pub(crate) enum LeasedConnection {
@@ -34,29 +37,47 @@ pub(crate) enum LeasedConnection {
 }
 
 /// One request in flight at an endpoint.
-pub(crate) struct ActiveRequest(Arc<EndpointState>);
+pub(crate) struct ActiveRequest {
+    endpoint: Arc<EndpointState>,
+    /// Among the cluster's, where they are limited.
+    permit: Option<Permit>,
+}
 
 impl ActiveRequest {
     pub(crate) fn new(state: &Arc<EndpointState>) -> ActiveRequest {
         state.active.fetch_add(1, Ordering::Relaxed);
-        ActiveRequest(state.clone())
+        ActiveRequest {
+            endpoint: state.clone(),
+            permit: None,
+        }
+    }
+
+    /// Counts the request among the cluster's, once; the error is an overflow.
+    pub(crate) fn admit(&mut self, limits: Option<&Limits>) -> Result<(), UpstreamError> {
+        if let Some(limits) = limits
+            && self.permit.is_none()
+        {
+            self.permit = Some(limits.take(Resource::Requests)?);
+        }
+        Ok(())
     }
 }
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.endpoint.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Lease {
     /// Gives a pooled connection back if the exchange is over on both sides, and closes it otherwise.
     fn finish(&mut self, cx: &mut Context<'_>) {
+        self.active = None;
         if let LeasedConnection::Http1 { connection, pools } = &mut self.connection
             && let Some(mut connection) = connection.take()
             && connection.poll_reusable(cx)
         {
-            pools.put(connection, Instant::now());
+            pools.h1.put(connection, Instant::now());
         }
     }
 

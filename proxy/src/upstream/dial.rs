@@ -13,7 +13,7 @@ use waypoint_filters::stream_info::UpstreamInfo;
 use waypoint_hbone::pool::TunnelPool;
 
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
-use crate::upstream::io::UpstreamIo;
+use crate::upstream::io::{Kind, UpstreamIo};
 
 /// A new connection, and what telemetry says of it.
 pub(crate) struct Dialled {
@@ -38,7 +38,7 @@ async fn connect(
     cluster: &Cluster,
     endpoint: &Endpoint,
 ) -> Result<Dialled, UpstreamError> {
-    let (io, local) = match endpoint.transport {
+    let (kind, local) = match endpoint.transport {
         Transport::Plain => {
             let tcp = TcpStream::connect(endpoint.address)
                 .await
@@ -48,7 +48,7 @@ async fn connect(
                 set_keepalive(&tcp, keepalive);
             }
             let local = tcp.local_addr().ok();
-            (UpstreamIo::Tcp(tcp), local)
+            (Kind::Tcp(tcp), local)
         }
         Transport::Hbone { hop } => {
             let authority = endpoint.address.to_string();
@@ -56,7 +56,7 @@ async fn connect(
                 .connect(hop, &authority, HeaderMap::new())
                 .await
                 .map_err(|error| UpstreamError::new(UpstreamErrorKind::Connect).because(error))?;
-            (UpstreamIo::Tunnel(Box::new(tunnel)), None)
+            (Kind::Tunnel(Box::new(tunnel)), None)
         }
     };
     let info = UpstreamInfo {
@@ -72,7 +72,7 @@ async fn connect(
         peer: endpoint.peer.clone(),
     };
     Ok(Dialled {
-        io,
+        io: UpstreamIo { kind, place: None },
         info: Arc::new(info),
     })
 }

@@ -81,6 +81,12 @@ impl H2Connection {
         Some(H2Stream(self.active.clone()))
     }
 
+    /// A stream beyond [`MAX_STREAMS`]: the peer's own limit says when it begins.
+    pub(crate) fn crowd(&self) -> H2Stream {
+        self.active.fetch_add(1, Ordering::Relaxed);
+        H2Stream(self.active.clone())
+    }
+
     /// Sends a request and waits for the head of its answer.
     pub(crate) async fn send(
         &mut self,

@@ -8,8 +8,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use waypoint_hbone::stream::TunnelStream;
 
+use crate::upstream::h1_pool::Place;
+
 /// An upstream byte stream.
-pub(crate) enum UpstreamIo {
+pub(crate) struct UpstreamIo {
+    pub(crate) kind: Kind,
+    /// While it is open it counts against the cluster's limit, if there is one.
+    pub(crate) place: Option<Place>,
+}
+
+pub(crate) enum Kind {
     Tcp(TcpStream),
     Tunnel(Box<TunnelStream>),
 }
@@ -20,9 +28,9 @@ impl AsyncRead for UpstreamIo {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            UpstreamIo::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buffer),
-            UpstreamIo::Tunnel(tunnel) => Pin::new(tunnel.as_mut()).poll_read(cx, buffer),
+        match &mut self.get_mut().kind {
+            Kind::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            Kind::Tunnel(tunnel) => Pin::new(tunnel.as_mut()).poll_read(cx, buffer),
         }
     }
 }
@@ -33,9 +41,9 @@ impl AsyncWrite for UpstreamIo {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            UpstreamIo::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
-            UpstreamIo::Tunnel(tunnel) => Pin::new(tunnel.as_mut()).poll_write(cx, bytes),
+        match &mut self.get_mut().kind {
+            Kind::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Kind::Tunnel(tunnel) => Pin::new(tunnel.as_mut()).poll_write(cx, bytes),
         }
     }
 
@@ -44,9 +52,9 @@ impl AsyncWrite for UpstreamIo {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            UpstreamIo::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
-            UpstreamIo::Tunnel(tunnel) => Pin::new(tunnel.as_mut()).poll_write_vectored(cx, slices),
+        match &mut self.get_mut().kind {
+            Kind::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Kind::Tunnel(tunnel) => Pin::new(tunnel.as_mut()).poll_write_vectored(cx, slices),
         }
     }
 
@@ -55,16 +63,16 @@ impl AsyncWrite for UpstreamIo {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            UpstreamIo::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
-            UpstreamIo::Tunnel(tunnel) => Pin::new(tunnel.as_mut()).poll_flush(cx),
+        match &mut self.get_mut().kind {
+            Kind::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            Kind::Tunnel(tunnel) => Pin::new(tunnel.as_mut()).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            UpstreamIo::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            UpstreamIo::Tunnel(tunnel) => Pin::new(tunnel.as_mut()).poll_shutdown(cx),
+        match &mut self.get_mut().kind {
+            Kind::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Kind::Tunnel(tunnel) => Pin::new(tunnel.as_mut()).poll_shutdown(cx),
         }
     }
 }

@@ -4,12 +4,14 @@
 //! removed closes its idle connections. A connection made under an earlier own certificate is not used
 //! again. Mutexes are held for a push or a pop only.
 
+use std::future::poll_fn;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Waker};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use waypoint_config::model::circuit_breakers::Resource;
 use waypoint_config::model::cluster::Cluster;
 use waypoint_config::model::endpoint::{Endpoint, EndpointState, Transport};
 use waypoint_hbone::pool::TunnelPool;
@@ -18,18 +20,16 @@ use waypoint_hbone::tls::Tls;
 use crate::upstream::dial::{DEFAULT_IDLE, dial};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::h1::H1Connection;
+use crate::upstream::h1_pool::{H1Pool, Place, Turn};
 use crate::upstream::h2::{H2Connection, H2Stream};
+use crate::upstream::limits::Limits;
 
-/// Idle HTTP/1.1 connections kept per endpoint; more are closed when they come back.
-const MAX_IDLE: usize = 512;
 /// HTTP/2 connections opened at the same time to one endpoint.
-const CONCURRENT_DIALS: usize = 2;
+const CONCURRENT_DIALS: u32 = 2;
 
 /// The connections of one endpoint.
 pub(crate) struct HostPools {
-    /// Boxed: a connection is some hundred bytes, and moves between pool and exchange.
-    #[allow(clippy::vec_box)]
-    h1: Mutex<Vec<Box<H1Connection>>>,
+    pub(crate) h1: Arc<H1Pool>,
     h2: Mutex<Vec<H2Connection>>,
     dials: Semaphore,
     idle_timeout: Duration,
@@ -58,9 +58,9 @@ impl Upstreams {
         let state: &EndpointState = &endpoint.state;
         let pools = state.pools.get_or_init(|| {
             let pools = Arc::new(HostPools {
-                h1: Mutex::default(),
+                h1: Arc::default(),
                 h2: Mutex::default(),
-                dials: Semaphore::new(CONCURRENT_DIALS),
+                dials: Semaphore::new(CONCURRENT_DIALS as usize),
                 idle_timeout: cluster.idle_timeout.unwrap_or(DEFAULT_IDLE),
                 tunnelled: matches!(endpoint.transport, Transport::Hbone { .. }),
             });
@@ -80,20 +80,42 @@ impl Upstreams {
         pools: &HostPools,
         cluster: &Cluster,
         endpoint: &Endpoint,
+        limits: Option<&Limits>,
     ) -> Result<Box<H1Connection>, UpstreamError> {
-        let now = Instant::now();
-        while let Some(mut connection) = pools.pop() {
-            if self.usable(pools, &connection, cluster, now)
-                && std::future::poll_fn(|cx| std::task::Poll::Ready(connection.poll_alive(cx)))
-                    .await
-            {
+        while let Some(mut connection) = pools.h1.pop() {
+            if self.usable(pools, &mut connection, cluster).await {
                 return Ok(connection);
             }
         }
-        self.h1_unpooled(cluster, endpoint).await
+        let Some(limits) = limits else {
+            return self.h1_unpooled(cluster, endpoint).await;
+        };
+        let _pending = limits.take(Resource::PendingRequests)?;
+        loop {
+            match pools.h1.turn(limits).await? {
+                Turn::Connection(mut connection) => {
+                    if self.usable(pools, &mut connection, cluster).await {
+                        return Ok(connection);
+                    }
+                }
+                Turn::Place(place) => {
+                    let generation = self.tls.generation();
+                    let mut dialled = dial(&self.tunnels, cluster, endpoint)
+                        .await
+                        .inspect_err(|error| pools.h1.fail(error))?;
+                    dialled.io.place = Some(place);
+                    return H1Connection::handshake(dialled, generation, Instant::now()).await;
+                }
+                Turn::Failed(kind, reason) => {
+                    let mut error = UpstreamError::new(kind);
+                    error.reason = reason;
+                    return Err(error);
+                }
+            }
+        }
     }
 
-    /// A new HTTP/1.1 connection.
+    /// A new HTTP/1.1 connection, which counts against no limit.
     pub(crate) async fn h1_unpooled(
         &self,
         cluster: &Cluster,
@@ -104,19 +126,19 @@ impl Upstreams {
         H1Connection::handshake(dialled, generation, Instant::now()).await
     }
 
-    fn usable(
+    async fn usable(
         &self,
         pools: &HostPools,
-        connection: &H1Connection,
+        connection: &mut H1Connection,
         cluster: &Cluster,
-        now: Instant,
     ) -> bool {
-        let age = now.saturating_duration_since(connection.opened);
+        let age = Instant::now().saturating_duration_since(connection.opened);
         (!pools.tunnelled || connection.generation == self.tls.generation())
             && cluster
                 .max_requests_per_connection
                 .is_none_or(|max| max == 0 || connection.requests < max)
             && cluster.max_connection_duration.is_none_or(|max| age < max)
+            && poll_fn(|cx| Poll::Ready(connection.poll_alive(cx))).await
     }
 
     /// A place on an HTTP/2 connection, an open one or a new one.
@@ -125,17 +147,36 @@ impl Upstreams {
         pools: &HostPools,
         cluster: &Cluster,
         endpoint: &Endpoint,
+        limits: Option<&Limits>,
     ) -> Result<(H2Connection, H2Stream), UpstreamError> {
         if let Some(found) = self.reserve_h2(pools) {
             return Ok(found);
         }
-        // Requests that come while a connection is being made wait for it rather than making one each.
-        let _permit = self.dial_permit(pools).await;
+        let _pending = limits
+            .map(|limits| limits.take(Resource::PendingRequests))
+            .transpose()?;
+        // Requests that come while a connection is being made wait for it rather than making one each;
+        // where connections are limited, one is made at a time.
+        let dials = limits.map_or(1, |_| CONCURRENT_DIALS);
+        let _permit = pools.dials.acquire_many(dials).await.ok();
         if let Some(found) = self.reserve_h2(pools) {
             return Ok(found);
         }
+        let mut place = None;
+        if let Some(limits) = limits {
+            let permit = match limits.take(Resource::Connections) {
+                Ok(permit) => permit,
+                Err(_) => match crowd_h2(pools) {
+                    Some(found) => return Ok(found),
+                    // An endpoint without a connection may always open one.
+                    None => limits.take_always(Resource::Connections),
+                },
+            };
+            place = Some(Place::alone(permit, limits));
+        }
         let generation = self.tls.generation();
-        let dialled = dial(&self.tunnels, cluster, endpoint).await?;
+        let mut dialled = dial(&self.tunnels, cluster, endpoint).await?;
+        dialled.io.place = place;
         let connection = H2Connection::handshake(dialled, generation, Instant::now()).await?;
         let Some(stream) = connection.reserve() else {
             return Err(UpstreamError::new(
@@ -144,13 +185,6 @@ impl Upstreams {
         };
         pools.h2.lock().push(connection.clone());
         Ok((connection, stream))
-    }
-
-    async fn dial_permit<'a>(
-        &self,
-        pools: &'a HostPools,
-    ) -> Option<tokio::sync::SemaphorePermit<'a>> {
-        pools.dials.acquire().await.ok()
     }
 
     fn reserve_h2(&self, pools: &HostPools) -> Option<(H2Connection, H2Stream)> {
@@ -182,40 +216,27 @@ impl Upstreams {
 impl HostPools {
     fn unkept() -> HostPools {
         HostPools {
-            h1: Mutex::default(),
+            h1: Arc::default(),
             h2: Mutex::default(),
-            dials: Semaphore::new(CONCURRENT_DIALS),
+            dials: Semaphore::new(CONCURRENT_DIALS as usize),
             idle_timeout: DEFAULT_IDLE,
             tunnelled: false,
         }
     }
 
-    fn pop(&self) -> Option<Box<H1Connection>> {
-        self.h1.lock().pop()
-    }
-
-    /// Takes back a connection that can carry another request.
-    pub(crate) fn put(&self, mut connection: Box<H1Connection>, now: Instant) {
-        connection.idle_since = now;
-        let mut idle = self.h1.lock();
-        if idle.len() < MAX_IDLE {
-            idle.push(connection);
-        }
-    }
-
     fn sweep(&self, now: Instant) {
-        // Taken out in one go: a request that finds the list empty meanwhile opens a connection.
-        let mut idle = std::mem::take(&mut *self.h1.lock());
-        let mut cx = Context::from_waker(Waker::noop());
-        idle.retain_mut(|connection| {
-            now.saturating_duration_since(connection.idle_since) < self.idle_timeout
-                && connection.poll_alive(&mut cx)
-        });
-        self.h1.lock().append(&mut idle);
+        self.h1.sweep(now, self.idle_timeout);
         let idle_timeout = self.idle_timeout;
         self.h2.lock().retain(|c| {
             !c.is_closed()
                 && (c.active() > 0 || now.saturating_duration_since(c.opened) < idle_timeout)
         });
     }
+}
+
+/// A place on the connection with the fewest streams, though they are full.
+fn crowd_h2(pools: &HostPools) -> Option<(H2Connection, H2Stream)> {
+    let connections = pools.h2.lock();
+    let least = connections.iter().min_by_key(|c| c.active())?;
+    Some((least.clone(), least.crowd()))
 }

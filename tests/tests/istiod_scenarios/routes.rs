@@ -207,11 +207,7 @@ async fn traffic_policy() {
         ("corsPolicy:", &reviews, "retry_priority"),
         ("retryRemoteLocalities:", &reviews, "hash_policy"),
         ("outlierDetection:", &clusters[0], "slow_start_config"),
-        ("warmup:", &clusters[0], "max_connections"),
-        ("maxConnections:", &clusters[0], "max_pending_requests"),
-        ("http1MaxPendingRequests:", &clusters[0], "max_requests"),
-        ("http2MaxRequests:", &clusters[0], "max_retries"),
-        ("maxRetries:", &clusters[2], "ring_hash_lb_config"),
+        ("warmup:", &clusters[2], "ring_hash_lb_config"),
         ("consistentHash:", &reviews, "request_mirror_policies"),
         ("mirrors:", &reviews, "envoy.filters.http.fault"),
     ];

@@ -1,0 +1,251 @@
+//! The HTTP/1.1 connections of one endpoint: those that are idle, and the requests that wait for one
+//! because the cluster may open no more.
+//!
+//! Who waits is served in order: a connection that comes free, or the place of one that was closed, is
+//! handed to the first. An endpoint without a connection may always open one, as in Envoy: else its
+//! requests would wait for what other endpoints do. Nothing that is dropped under the lock may hold a
+//! [`Place`], whose end takes the lock.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use waypoint_config::model::circuit_breakers::Resource;
+
+use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
+use crate::upstream::h1::H1Connection;
+use crate::upstream::limits::{Limits, Permit};
+
+/// Idle connections kept; more are closed when they come back.
+const MAX_IDLE: usize = 512;
+
+#[derive(Default)]
+pub(crate) struct H1Pool {
+    state: Mutex<State>,
+    /// Places in use: connections that count against a limit.
+    places: AtomicU32,
+}
+
+#[derive(Default)]
+struct State {
+    /// Boxed: a connection is some hundred bytes, and moves between pool and exchange.
+    #[allow(clippy::vec_box)]
+    idle: Vec<Box<H1Connection>>,
+    waiting: VecDeque<oneshot::Sender<Turn>>,
+}
+
+/// What a request gets that had to wait.
+pub(crate) enum Turn {
+    Connection(Box<H1Connection>),
+    /// It may open one.
+    Place(Place),
+    /// A connection that others waited for couldn't be made; theirs wouldn't fare better.
+    Failed(UpstreamErrorKind, Option<String>),
+}
+
+/// A connection's place under its cluster's limit, from the dial until its socket is closed.
+pub(crate) struct Place {
+    permit: Option<Permit>,
+    /// Whose requests may wait for it, if any do: not for HTTP/2 and TCP.
+    pool: Weak<H1Pool>,
+    limits: Limits,
+}
+
+impl Place {
+    /// For which nobody waits.
+    pub(crate) fn alone(permit: Permit, limits: &Limits) -> Place {
+        Place {
+            permit: Some(permit),
+            pool: Weak::new(),
+            limits: limits.clone(),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.permit = None;
+        if let Some(pool) = self.pool.upgrade() {
+            pool.places.fetch_sub(1, Ordering::Relaxed);
+            pool.hand_on(&self.limits);
+        }
+    }
+}
+
+impl H1Pool {
+    /// An idle connection; it may have been closed by the upstream.
+    pub(crate) fn pop(&self) -> Option<Box<H1Connection>> {
+        self.state.lock().idle.pop()
+    }
+
+    /// Takes back a connection that can carry another request.
+    pub(crate) fn put(&self, mut connection: Box<H1Connection>, now: Instant) {
+        connection.idle_since = now;
+        loop {
+            let first = {
+                let mut state = self.state.lock();
+                match state.waiting.pop_front() {
+                    Some(first) => first,
+                    None if state.idle.len() < MAX_IDLE => return state.idle.push(connection),
+                    None => break,
+                }
+            };
+            match first.send(Turn::Connection(connection)) {
+                Err(Turn::Connection(unwanted)) => connection = unwanted,
+                _ => return,
+            }
+        }
+    }
+
+    /// Waits for a connection, or for the right to open one.
+    pub(crate) async fn turn(self: &Arc<Self>, limits: &Limits) -> Result<Turn, UpstreamError> {
+        let receiver = {
+            let mut state = self.state.lock();
+            if let Some(connection) = state.idle.pop() {
+                return Ok(Turn::Connection(connection));
+            }
+            if let Some(place) = self.place(limits) {
+                return Ok(Turn::Place(place));
+            }
+            if state.waiting.len() == state.waiting.capacity() {
+                // Those that gave up; looked for whenever the queue would grow.
+                state.waiting.retain(|waiting| !waiting.is_closed());
+            }
+            let (sender, receiver) = oneshot::channel();
+            state.waiting.push_back(sender);
+            receiver
+        };
+        let turn = receiver.await;
+        turn.map_err(|_| UpstreamError::new(UpstreamErrorKind::Terminated))
+    }
+
+    /// Called under the lock: else two could be the endpoint's first.
+    fn place(self: &Arc<Self>, limits: &Limits) -> Option<Place> {
+        let permit = match limits.take(Resource::Connections) {
+            Ok(permit) => permit,
+            Err(_) if self.places.load(Ordering::Relaxed) == 0 => {
+                limits.take_always(Resource::Connections)
+            }
+            Err(_) => return None,
+        };
+        self.places.fetch_add(1, Ordering::Relaxed);
+        Some(Place {
+            permit: Some(permit),
+            pool: Arc::downgrade(self),
+            limits: limits.clone(),
+        })
+    }
+
+    /// Gives a place that came free to whoever waits longest.
+    fn hand_on(self: &Arc<Self>, limits: &Limits) {
+        let mut place = None;
+        loop {
+            let first = {
+                let mut state = self.state.lock();
+                if state.waiting.is_empty() {
+                    break;
+                }
+                place = place.or_else(|| self.place(limits));
+                if place.is_none() {
+                    break;
+                }
+                state.waiting.pop_front()
+            };
+            if let (Some(first), Some(free)) = (first, place.take())
+                && let Err(Turn::Place(unwanted)) = first.send(Turn::Place(free))
+            {
+                place = Some(unwanted);
+            }
+        }
+    }
+
+    /// Tells those who wait that no connection can be made.
+    pub(crate) fn fail(&self, error: &UpstreamError) {
+        let waiting = std::mem::take(&mut self.state.lock().waiting);
+        for waiting in waiting {
+            let _ = waiting.send(Turn::Failed(error.kind, error.reason.clone()));
+        }
+    }
+
+    /// Closes what was closed by the upstream, or is idle for long.
+    pub(crate) fn sweep(&self, now: Instant, idle_timeout: Duration) {
+        // Taken out in one go: a request that finds the list empty meanwhile opens a connection.
+        let idle = std::mem::take(&mut self.state.lock().idle);
+        let mut cx = Context::from_waker(Waker::noop());
+        for mut connection in idle {
+            let since = connection.idle_since;
+            if now.saturating_duration_since(since) < idle_timeout && connection.poll_alive(&mut cx)
+            {
+                self.put(connection, since);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::upstream::limits::tests::one_connection;
+
+    fn place(turn: Turn) -> Place {
+        match turn {
+            Turn::Place(place) => place,
+            _ => panic!("no place"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_place_goes_to_who_waits_longest_and_not_to_who_left() {
+        let (pool, limits) = (Arc::new(H1Pool::default()), one_connection());
+        let first = place(pool.turn(&limits).await.ok().unwrap());
+        let mut left = Box::pin(pool.turn(&limits));
+        let mut second = Box::pin(pool.turn(&limits));
+        let mut third = Box::pin(pool.turn(&limits));
+        for waiting in [&mut left, &mut second, &mut third] {
+            assert!(poll_once(waiting).is_none());
+        }
+        drop(left);
+        drop(first);
+        assert!(poll_once(&mut third).is_none());
+        // It was handed over already; who has it leaves without having looked.
+        drop(second);
+        let third = place(third.await.ok().unwrap());
+        drop(third);
+        assert!(limits.take(Resource::Connections).is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_without_a_connection_may_open_one() {
+        let limits = one_connection();
+        let (one, other) = (Arc::new(H1Pool::default()), Arc::new(H1Pool::default()));
+        let _first = place(one.turn(&limits).await.ok().unwrap());
+        let _beyond = place(other.turn(&limits).await.ok().unwrap());
+        let mut waiting = Box::pin(other.turn(&limits));
+        assert!(poll_once(&mut waiting).is_none());
+        other.fail(&UpstreamError::new(UpstreamErrorKind::Connect));
+        assert!(matches!(waiting.await, Ok(Turn::Failed(..))));
+    }
+
+    #[tokio::test]
+    async fn those_who_gave_up_do_not_pile_up() {
+        let (pool, limits) = (Arc::new(H1Pool::default()), one_connection());
+        let _first = pool.turn(&limits).await;
+        for _ in 0..1000 {
+            assert!(poll_once(&mut Box::pin(pool.turn(&limits))).is_none());
+        }
+        assert!(pool.state.lock().waiting.capacity() < 16);
+    }
+
+    fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        let mut cx = Context::from_waker(Waker::noop());
+        match std::pin::Pin::new(future).poll(&mut cx) {
+            std::task::Poll::Ready(output) => Some(output),
+            std::task::Poll::Pending => None,
+        }
+    }
+}
