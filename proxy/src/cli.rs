@@ -97,6 +97,14 @@ struct RunArgs {
     /// Tunnels at a time on one connection [default: what the configuration says, 100].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_concurrent_streams: Option<u32>,
+    /// Name servers in place of those of /etc/resolv.conf.
+    #[arg(
+        long = "dns-server",
+        value_name = "IP:PORT",
+        env = "WAYPOINT_DNS_SERVERS",
+        value_delimiter = ','
+    )]
+    dns_servers: Vec<SocketAddr>,
     /// What becomes of a service whose new configuration is refused: the last good one stays, or it is closed.
     #[arg(long, value_enum, default_value = "keep")]
     on_refused: OnRefusedArg,
@@ -334,6 +342,7 @@ fn run_options(args: RunArgs) -> RunOptions {
             streams: args.max_concurrent_streams,
             ..Limits::default()
         },
+        dns_servers: args.dns_servers,
         access_log: AccessLogTarget::AsConfigured,
         on_refused: match args.on_refused {
             OnRefusedArg::Keep => OnRefused::Keep,

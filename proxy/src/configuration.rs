@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use parking_lot::Mutex;
+use tokio::sync::watch;
+use waypoint_config::model::dns::{Answer, Question};
 use waypoint_config::recorded;
 use waypoint_config::resource::{Resource, ResourceType, Update};
 use waypoint_config::standalone::{
@@ -136,6 +139,8 @@ pub(crate) struct Configurator {
     /// Lines about what is left out, as last told.
     omitted: Vec<String>,
     problems: Arc<Mutex<Vec<String>>>,
+    /// Names that have never been looked up.
+    untried_names: Arc<AtomicUsize>,
     watch: Option<Watch>,
 }
 
@@ -155,6 +160,7 @@ impl Configurator {
             translated: loaded.problems,
             omitted: Vec::new(),
             problems: Arc::default(),
+            untried_names: Arc::default(),
             watch: loaded.watch,
         };
         configurator.replace(loaded.resources);
@@ -175,6 +181,31 @@ impl Configurator {
 
     pub(crate) fn problems(&self) -> Arc<Mutex<Vec<String>>> {
         self.problems.clone()
+    }
+
+    pub(crate) fn untried_names(&self) -> Arc<AtomicUsize> {
+        self.untried_names.clone()
+    }
+
+    /// Changes whenever the names that are to be looked up may have.
+    pub(crate) fn version(&self) -> watch::Receiver<u64> {
+        self.store.handle().version()
+    }
+
+    /// The names that are to be looked up.
+    pub(crate) fn questions(&self) -> Vec<Question> {
+        self.store.questions()
+    }
+
+    /// Takes what a lookup found.
+    pub(crate) fn answer(&mut self, question: &Question, answer: &Answer) {
+        self.store.answer(question, answer);
+        self.count_untried_names();
+    }
+
+    fn count_untried_names(&self) {
+        let untried = self.store.untried_names();
+        self.untried_names.store(untried, Ordering::Relaxed);
     }
 
     /// Looks for changed manifests once; to be called every second or so, blocks on the disk.
@@ -212,6 +243,7 @@ impl Configurator {
         }
         let touched = update.added.len() + update.removed.len();
         let outcome = self.store.apply(update);
+        self.count_untried_names();
         for rejected in &outcome.rejected {
             tracing::error!(%rejected, "configuration refused; what it had before stays, or is closed");
         }

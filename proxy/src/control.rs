@@ -1,15 +1,20 @@
 //! The control thread: admin ports, configuration and certificates, apart from the data path.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use waypoint_config::xds::ads::AdsClient;
+use waypoint_config::resource::{ResourceType, Update};
+use waypoint_config::store::Outcome;
+use waypoint_config::xds::ads::{AdsClient, AdsError, Sink};
 
 use crate::admin::{Admin, Port};
 use crate::certificates::CertificateKeeper;
 use crate::configuration::Configurator;
 use crate::crl::CrlKeeper;
+use crate::dns::Dns;
 use crate::workload_ca::WorkloadCa;
 
 /// How often unused metric series are looked for.
@@ -23,6 +28,7 @@ pub(crate) struct Control {
     pub(crate) configurator: Configurator,
     pub(crate) keeper: CertificateKeeper,
     pub(crate) crl: Option<CrlKeeper>,
+    pub(crate) dns: Dns,
     /// How often files are looked at.
     pub(crate) poll: Duration,
 }
@@ -86,12 +92,34 @@ impl Control {
                 metrics.expire(Instant::now());
             }
         });
-        match self.live.configuration.take() {
-            Some(client) => client.run(&mut self.configurator, fastrand::f64).await,
-            None => loop {
-                tokio::time::sleep(poll).await;
-                self.configurator.poll();
-            },
-        }
+        let configurator = RefCell::new(self.configurator);
+        let source = async {
+            match self.live.configuration.take() {
+                Some(client) => client.run(&mut Shared(&configurator), fastrand::f64).await,
+                None => loop {
+                    tokio::time::sleep(poll).await;
+                    configurator.borrow_mut().poll();
+                },
+            }
+        };
+        tokio::join!(source, self.dns.run(&configurator));
+    }
+}
+
+/// The configurator, which the source of configuration and the lookups of names take turns at: both run on
+/// this thread, and neither waits for anything while it has it.
+struct Shared<'a>(&'a RefCell<Configurator>);
+
+impl Sink for Shared<'_> {
+    fn apply(&mut self, update: Update) -> Outcome {
+        self.0.borrow_mut().apply(update)
+    }
+
+    fn wanted(&self, kind: ResourceType) -> BTreeSet<String> {
+        self.0.borrow().wanted(kind)
+    }
+
+    fn connected(&mut self, state: Result<(), &AdsError>) {
+        self.0.borrow_mut().connected(state);
     }
 }

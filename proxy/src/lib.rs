@@ -15,6 +15,7 @@ mod crl;
 mod dataplane;
 mod demo;
 mod descriptors;
+mod dns;
 mod drain;
 mod exchange;
 mod host;

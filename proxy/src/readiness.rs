@@ -1,7 +1,8 @@
-//! Whether the process may get traffic: configuration and certificate are in place, and it isn't draining.
+//! Whether the process may get traffic: configuration and certificate are in place, names have been looked
+//! up, and it isn't draining.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use waypoint_config::model::chain::FilterChain;
@@ -14,11 +15,16 @@ use crate::drain::Drain;
 /// for a rollout to stop at it, short enough not to take the other services down.
 const HESITATION: Duration = Duration::from_secs(30);
 
+/// How long a new process waits for the first lookups of names.
+const LOOKUPS: Duration = Duration::from_secs(5);
+
 /// Asked by the readiness port and the admin port.
 #[derive(Clone)]
 pub(crate) struct Readiness {
     snapshot: SnapshotHandle,
     tls: Tls,
+    /// Names that have never been looked up.
+    untried_names: Arc<AtomicUsize>,
     drain: Drain,
     /// Was ready once. As with Envoy, what is lost later doesn't take that away: traffic goes on.
     live: Arc<AtomicBool>,
@@ -28,10 +34,16 @@ pub(crate) struct Readiness {
 }
 
 impl Readiness {
-    pub(crate) fn new(snapshot: SnapshotHandle, tls: Tls, drain: Drain) -> Readiness {
+    pub(crate) fn new(
+        snapshot: SnapshotHandle,
+        tls: Tls,
+        untried_names: Arc<AtomicUsize>,
+        drain: Drain,
+    ) -> Readiness {
         Readiness {
             snapshot,
             tls,
+            untried_names,
             drain,
             live: Arc::default(),
             failed: Arc::default(),
@@ -100,6 +112,9 @@ impl Readiness {
         }
         if self.started.elapsed() < HESITATION && self.closed_chains() > 0 {
             return Err("a service's configuration was refused; see /problems");
+        }
+        if self.started.elapsed() < LOOKUPS && self.untried_names.load(Ordering::Relaxed) > 0 {
+            return Err("names of services are not looked up yet");
         }
         self.live.store(true, Ordering::Relaxed);
         Ok(())

@@ -32,6 +32,7 @@ use crate::crl::CrlKeeper;
 pub use crate::crl::{CrlError, CrlFile};
 pub use crate::dataplane::Limits;
 use crate::dataplane::{DataPlane, DataPlaneOptions, Terminals};
+use crate::dns::Dns;
 use crate::drain::Drain;
 pub use crate::drain::DrainTimes;
 use crate::host::ProxyHost;
@@ -66,6 +67,8 @@ pub struct RunOptions {
     pub poll: Duration,
     pub drain: DrainTimes,
     pub limits: Limits,
+    /// Name servers in place of those of `/etc/resolv.conf`.
+    pub dns_servers: Vec<SocketAddr>,
     pub access_log: AccessLogTarget,
     /// What becomes of a service whose new configuration is refused.
     pub on_refused: OnRefused,
@@ -90,6 +93,7 @@ impl RunOptions {
             poll: Duration::from_secs(1),
             drain: DrainTimes::at_most(Duration::from_secs(5)),
             limits: Limits::default(),
+            dns_servers: Vec::new(),
             access_log: AccessLogTarget::AsConfigured,
             on_refused: OnRefused::Keep,
             log_levels: LogLevels::fixed(),
@@ -172,7 +176,13 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
     let drain = Drain::new();
     tokio::spawn(plane.serve(TcpListener::from_std(sockets.hbone)?, drain.clone()));
 
-    let readiness = Readiness::new(snapshot, tls.clone(), drain.clone());
+    let readiness = Readiness::new(
+        snapshot,
+        tls.clone(),
+        configurator.untried_names(),
+        drain.clone(),
+    );
+    let dns = Dns::new(&options.dns_servers, &metrics);
     let quit = Arc::new(Notify::new());
     let admin = Admin {
         readiness: readiness.clone(),
@@ -197,6 +207,7 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
         configurator,
         keeper,
         crl,
+        dns,
         poll: options.poll,
     };
     let control = thread::Builder::new()

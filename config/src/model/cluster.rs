@@ -21,6 +21,7 @@ use waypoint_filters::typed_struct;
 
 use crate::model::circuit_breakers::{CIRCUIT_BREAKERS, InUse, Thresholds};
 use crate::model::config_source::CONFIG_SOURCE;
+use crate::model::dns::{DNS_RESOLVER, DnsDiscovery, DnsKind, REFRESH_RATE};
 use crate::model::duration;
 use crate::model::endpoint::{CLUSTER_LOAD_ASSIGNMENT, CONNECT_ORIGINATE, EndpointSet};
 use crate::model::load_balancing::{
@@ -104,6 +105,8 @@ pub enum Discovery {
     Eds { service_name: Arc<str> },
     /// Listed in the cluster itself.
     Static,
+    /// Listed in the cluster itself, by name.
+    Dns(DnsDiscovery),
     /// The connection's own destination; `encap` and headless services.
     OriginalDst { port_override: Option<u16> },
     /// `encap`: the stream's own destination, carried there by HBONE.
@@ -124,14 +127,13 @@ pub static CLUSTER: Table = Table {
     name: "envoy.config.cluster.v3.Cluster",
     fields: &[
         honoured(1, "name"),
-        honoured(2, "type").only("STATIC, EDS, ORIGINAL_DST"),
+        honoured(2, "type"),
         honoured(3, "eds_cluster_config").of(&EDS_CONFIG),
         honoured(4, "connect_timeout").of(&DURATION),
         honoured(6, "lb_policy").only("ROUND_ROBIN, LEAST_REQUEST, RANDOM, CLUSTER_PROVIDED"),
         honoured(10, "circuit_breakers").of(&CIRCUIT_BREAKERS),
-        harmless(16, "dns_refresh_rate", NO_DNS),
-        harmless(17, "dns_lookup_family", NO_DNS),
-        harmless(18, "dns_resolvers", NO_DNS).list(),
+        honoured(16, "dns_refresh_rate").of(&DURATION),
+        honoured(17, "dns_lookup_family"),
         harmless(
             20,
             "cleanup_interval",
@@ -148,7 +150,7 @@ pub static CLUSTER: Table = Table {
             .map()
             .any(&[&[&HTTP_PROTOCOL_OPTIONS]]),
         honoured(37, "least_request_lb_config").of(&LEAST_REQUEST_LB_CONFIG),
-        harmless(39, "respect_dns_ttl", NO_DNS),
+        honoured(39, "respect_dns_ttl"),
         honoured(40, "filters")
             .only("istio.metadata_exchange")
             .named(1)
@@ -156,29 +158,27 @@ pub static CLUSTER: Table = Table {
         honoured(43, "transport_socket_matches")
             .named(1)
             .of(&TRANSPORT_SOCKET_MATCH),
-        harmless(44, "dns_failure_refresh_rate", NO_DNS),
-        harmless(45, "use_tcp_for_dns_lookups", NO_DNS),
-        harmless(53, "dns_resolution_config", NO_DNS),
-        harmless(55, "typed_dns_resolver_config", NO_DNS),
+        honoured(44, "dns_failure_refresh_rate").of(&REFRESH_RATE),
+        honoured(55, "typed_dns_resolver_config").of(&DNS_RESOLVER),
         honoured(56, "round_robin_lb_config").of(&ROUND_ROBIN_LB_CONFIG),
-        harmless(58, "dns_jitter", NO_DNS),
+        honoured(58, "dns_jitter").of(&DURATION),
     ],
     refused: "5 per_connection_buffer_limit_bytes, 8 health_checks, 9 max_requests_per_connection, \
-              13 http_protocol_options, 14 http2_protocol_options, 19 outlier_detection, \
+              13 http_protocol_options, 14 http2_protocol_options, 18 dns_resolvers, \
+              19 outlier_detection, \
               21 upstream_bind_config, 22 lb_subset_config, 23 ring_hash_lb_config, \
               26 protocol_selection, 29 common_http_protocol_options, \
               31 close_connections_on_host_health_failure, 32 ignore_health_on_host_removal, \
-              38 cluster_type, 41 load_balancing_policy, 42 lrs_server, \
+              38 cluster_type, 41 load_balancing_policy, 42 lrs_server, 45 use_tcp_for_dns_lookups, \
               46 upstream_http_protocol_options, 47 track_timeout_budgets, 48 upstream_config, \
               49 track_cluster_stats, 50 preconnect_policy, \
               51 connection_pool_per_downstream_connection, 52 maglev_lb_config, \
+              53 dns_resolution_config, \
               54 wait_for_warm_on_init, 57 lrs_report_endpoint_metrics, \
               59 transport_socket_matcher, 60 per_connection_buffer_high_watermark_timeout, \
               61 stats_matcher, 62 queuing_policies",
     required: &[],
 };
-
-const NO_DNS: &str = "counts only for the types STRICT_DNS and LOGICAL_DNS, which are refused";
 
 static EDS_CONFIG: Table = Table {
     name: "envoy.config.cluster.v3.Cluster.EdsClusterConfig",
@@ -245,7 +245,10 @@ static FILTER: Table = Table {
 impl Discovery {
     /// Whether endpoints are listed (and not taken from the connection).
     pub fn lists_endpoints(&self) -> bool {
-        matches!(self, Discovery::Eds { .. } | Discovery::Static)
+        matches!(
+            self,
+            Discovery::Eds { .. } | Discovery::Static | Discovery::Dns(_)
+        )
     }
 }
 
@@ -311,8 +314,11 @@ fn discovery(proto: &ClusterProto) -> Result<Discovery, Refusal> {
         DiscoveryType::OriginalDst => Discovery::OriginalDst {
             port_override: port_override(proto)?,
         },
-        DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
-            return Err(Refusal::unsupported(format!("type {}", kind.as_str_name())));
+        DiscoveryType::StrictDns => {
+            Discovery::Dns(DnsDiscovery::from_proto(DnsKind::Strict, proto)?)
+        }
+        DiscoveryType::LogicalDns => {
+            Discovery::Dns(DnsDiscovery::from_proto(DnsKind::Logical, proto)?)
         }
     })
 }

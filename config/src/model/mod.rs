@@ -10,6 +10,7 @@ pub mod codec;
 pub(crate) mod config_source;
 pub mod connection_manager;
 pub mod discovered;
+pub mod dns;
 pub(crate) mod duration;
 pub mod endpoint;
 pub mod filter_chain_matcher;

@@ -15,8 +15,10 @@ use waypoint_filters::peer::Peer;
 use waypoint_filters::rejected::Refusal;
 
 use crate::model::cluster::{CLUSTER, Cluster, ClusterSlot, Discovery};
+use crate::model::dns::{Answer, Question};
 use crate::model::endpoint::{CLUSTER_LOAD_ASSIGNMENT, EndpointSet};
 use crate::resource::check_name;
+use crate::store::dns::DnsTable;
 
 /// Finds the workload at an address.
 pub(crate) type PeerAt<'a> = &'a dyn Fn(IpAddr) -> Option<Arc<Peer>>;
@@ -29,6 +31,7 @@ pub(crate) struct ClusterTable {
     assignments: HashMap<String, Bytes>,
     /// Clusters whose assignment has another name than they, by that name. istiod gives both the same.
     renamed: HashMap<String, BTreeSet<String>>,
+    pub(crate) dns: DnsTable,
 }
 
 impl ClusterTable {
@@ -78,6 +81,16 @@ impl ClusterTable {
                 .map_err(|e| e.within("load_assignment"))?;
             slot.set_endpoints(Arc::new(endpoints));
         }
+        match (&cluster.discovery, &proto.load_assignment) {
+            (Discovery::Dns(how), Some(assignment)) => {
+                let taken = self.dns.take(&slot.name, *how, assignment);
+                taken.map_err(|e| e.within("load_assignment"))?;
+                self.fill_from_answers(name, peer);
+            }
+            _ => {
+                self.dns.remove(name);
+            }
+        }
         self.forget_assignment(name);
         if let Discovery::Eds { service_name } = &cluster.discovery
             && **service_name != *name
@@ -113,21 +126,51 @@ impl ClusterTable {
         let renamed = self.renamed.get(name).into_iter().flatten();
         for cluster in renamed.map(String::as_str).chain([name]) {
             let slot = self.slot(cluster);
-            slot.set_endpoints(Arc::new(endpoints(name, body, &slot, peer)?));
+            let endpoints = endpoints(name, body, &slot, peer)?;
+            if !self.dns.contains(cluster) {
+                slot.set_endpoints(Arc::new(endpoints));
+            }
         }
         Ok(())
     }
 
+    /// Takes what a lookup found; the cluster's slot alone changes, and only if the addresses did.
+    pub(crate) fn answer(&mut self, question: &Question, answer: &Answer, peer: PeerAt<'_>) {
+        if self.dns.answer(question, answer) {
+            self.fill_from_answers(&question.cluster, peer);
+        }
+    }
+
+    fn fill_from_answers(&self, cluster: &str, peer: PeerAt<'_>) {
+        if !self.dns.is_known(cluster) {
+            return;
+        }
+        let slot = self.slot(cluster);
+        let made = self.dns.endpoints(cluster, &slot.endpoints(), peer);
+        match made {
+            Ok(endpoints) => slot.set_endpoints(Arc::new(endpoints)),
+            // More addresses than a cluster may have.
+            Err(refusal) => tracing::error!(cluster, %refusal, "addresses can't be used"),
+        }
+    }
+
     /// Endpoints at these addresses learn anew which workload they are.
     pub(crate) fn refresh_peers(&self, addresses: &HashSet<IpAddr>, peer: PeerAt<'_>) {
-        for (name, body) in &self.assignments {
+        let touched = |name: &str| {
             let slot = self.slot(name);
-            let touched = slot
-                .endpoints()
+            let endpoints = slot.endpoints();
+            endpoints
                 .iter()
-                .any(|endpoint| addresses.contains(&endpoint.address.ip()));
+                .any(|endpoint| addresses.contains(&endpoint.address.ip()))
+        };
+        for cluster in self.dns.clusters().filter(|name| touched(name)) {
+            self.fill_from_answers(cluster, peer);
+        }
+        for (name, body) in &self.assignments {
             // What was honoured once is again.
-            if touched && let Err(refusal) = self.fill(name, body, peer) {
+            if touched(name)
+                && let Err(refusal) = self.fill(name, body, peer)
+            {
                 tracing::error!(name, %refusal, "endpoints can't be made again");
             }
         }
@@ -141,6 +184,9 @@ impl ClusterTable {
         self.forget_assignment(name);
         let slot = self.slot(name);
         slot.set_cluster(None);
+        if self.dns.remove(name) {
+            slot.set_endpoints(Arc::default());
+        }
         if self.assignments.remove(name).is_some() && !self.renamed.contains_key(name) {
             slot.set_endpoints(Arc::default());
         }
@@ -154,7 +200,9 @@ impl ClusterTable {
         }
         let renamed = self.renamed.get(name).into_iter().flatten();
         for cluster in renamed.map(String::as_str).chain([name]) {
-            self.slot(cluster).set_endpoints(Arc::default());
+            if !self.dns.contains(cluster) {
+                self.slot(cluster).set_endpoints(Arc::default());
+            }
         }
         true
     }

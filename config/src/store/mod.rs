@@ -6,6 +6,7 @@
 
 mod chains;
 mod clusters;
+mod dns;
 mod listeners;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,6 +23,7 @@ use waypoint_filters::rejected::{Refusal, Rejected};
 pub use crate::store::chains::{ChainState, OnRefused};
 
 use crate::model::discovered::{Discovered, Reference};
+use crate::model::dns::{Answer, Question};
 use crate::model::snapshot::Snapshot;
 use crate::received::{Received, Response};
 use crate::resource::{Resource, ResourceType, Update};
@@ -130,6 +132,22 @@ impl Store {
     /// How many filter chains are in which state.
     pub fn chain_states(&self) -> BTreeMap<ChainState, usize> {
         self.listeners.chain_states()
+    }
+
+    /// The names that are to be looked up, as long as they are here.
+    pub fn questions(&self) -> Vec<Question> {
+        self.clusters.dns.questions()
+    }
+
+    /// How many names have never been looked up.
+    pub fn untried_names(&self) -> usize {
+        self.clusters.dns.untried()
+    }
+
+    /// Takes what a lookup found.
+    pub fn answer(&mut self, question: &Question, answer: &Answer) {
+        let peer = |address: IpAddr| self.workloads.lookup(address);
+        self.clusters.answer(question, answer, &peer);
     }
 
     /// Takes an update in one step.

@@ -48,6 +48,7 @@ pub(crate) fn options(environment: &Environment) -> RunOptions {
         renewal: environment.renewal,
         drain: environment.drain,
         limits: environment.limits,
+        dns_servers: environment.dns_servers.clone(),
         on_refused: environment.on_refused,
         access_log: AccessLogTarget::AsConfigured,
         ..RunOptions::new(source, certificates)

@@ -4,7 +4,7 @@
 //! starting, for its author is near.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -57,6 +57,7 @@ pub(crate) struct Environment {
     pub(crate) concurrency: Option<u16>,
     pub(crate) drain: DrainTimes,
     pub(crate) limits: Limits,
+    pub(crate) dns_servers: Vec<SocketAddr>,
     pub(crate) on_refused: OnRefused,
     pub(crate) outlier_log_path: Option<String>,
     pub(crate) log: LogSettings,
@@ -117,6 +118,7 @@ impl Environment {
             concurrency: concurrency(arguments.concurrency, &proxy_config, &variables)?,
             drain: drain(&variables, &proxy_config)?,
             limits: limits(&variables)?,
+            dns_servers: dns_servers(&variables)?,
             on_refused: on_refused(&variables)?,
             outlier_log_path: arguments.outlier_log_path,
             log: arguments.log,
@@ -212,6 +214,15 @@ fn renewal(variables: &Variables) -> Result<RenewalPoint, EnvironmentError> {
     })
 }
 
+fn dns_servers(variables: &Variables) -> Result<Vec<SocketAddr>, EnvironmentError> {
+    const NAME: &str = "WAYPOINT_DNS_SERVERS";
+    let text = variables.text(NAME).unwrap_or_default();
+    let servers = text.split(',').map(str::trim).filter(|s| !s.is_empty());
+    servers
+        .map(|server| server.parse().map_err(|error| invalid(NAME, server, error)))
+        .collect()
+}
+
 fn on_refused(variables: &Variables) -> Result<OnRefused, EnvironmentError> {
     const NAME: &str = "WAYPOINT_ON_REFUSED";
     match variables.text(NAME) {
@@ -305,6 +316,7 @@ mod tests {
             ("MINIMUM_DRAIN_DURATION", "9s"),
             ("ISTIO_META_GLOBAL_DOWNSTREAM_MAX_CONNECTIONS", "50"),
             ("WAYPOINT_MAX_CONCURRENT_STREAMS", "1000"),
+            ("WAYPOINT_DNS_SERVERS", "10.0.0.9:53, [fd00::9]:5353"),
             ("WAYPOINT_ON_REFUSED", "close"),
             ("GRPC_KEEPALIVE_INTERVAL", "7s"),
             ("SECRET_GRACE_PERIOD_RATIO", "0.3"),
@@ -324,6 +336,12 @@ mod tests {
             streams: Some(1000),
         };
         assert_eq!(environment.limits, limits);
+        let servers: Vec<String> = environment
+            .dns_servers
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(servers, ["10.0.0.9:53", "[fd00::9]:5353"]);
         assert_eq!(environment.on_refused, OnRefused::Close);
         let discovery = &environment.discovery;
         assert_eq!(discovery.keepalive.interval, Duration::from_secs(7));
@@ -377,6 +395,7 @@ mod tests {
             ("ISTIO_META_GLOBAL_DOWNSTREAM_MAX_CONNECTIONS", "-1"),
             ("WAYPOINT_MAX_CONCURRENT_STREAMS", "0"),
             ("WAYPOINT_ON_REFUSED", "maybe"),
+            ("WAYPOINT_DNS_SERVERS", "10.0.0.9"),
             ("WAYPOINT_TRUST_GRACE", "1 hour"),
         ] {
             let error = read(&[(name, value)]).unwrap_err().to_string();

@@ -33,7 +33,7 @@ impl OriginalDestinations {
         peer: impl FnOnce(SocketAddr) -> Option<Arc<Peer>>,
     ) -> Option<Arc<Endpoint>> {
         let (address, transport) = match cluster.discovery {
-            Discovery::Eds { .. } | Discovery::Static => return None,
+            Discovery::Eds { .. } | Discovery::Static | Discovery::Dns(_) => return None,
             Discovery::OriginalDst { port_override } => {
                 let port = port_override.unwrap_or(destination.port());
                 (SocketAddr::new(destination.ip(), port), Transport::Plain)
