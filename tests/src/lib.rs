@@ -16,6 +16,7 @@ pub mod istiod;
 pub mod load;
 pub mod logs;
 pub mod mesh;
+pub mod name_server;
 pub mod pod_ztunnel;
 pub mod scenario;
 pub mod scripted_ca;

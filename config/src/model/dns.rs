@@ -110,20 +110,28 @@ static CARES: Table = Table {
     refused: "1 resolvers, 2 dns_resolver_options, 3 use_resolvers_as_fallback, \
               4 filter_unroutable_families, 6 query_timeout_seconds, 7 query_tries, \
               8 rotate_nameservers, 9 edns0_max_payload_size, 10 max_udp_channel_duration, \
-              11 reinit_channel_on_timeout",
+              11 reinit_channel_on_timeout, 12 qcache_max_ttl",
     required: &[],
 };
 
-impl DnsDiscovery {
-    pub(crate) fn from_proto(kind: DnsKind, proto: &ClusterProto) -> Result<Self, Refusal> {
-        let family = match DnsLookupFamily::try_from(proto.dns_lookup_family) {
+impl LookupFamily {
+    pub(crate) fn from_proto(proto: &ClusterProto) -> Result<LookupFamily, Refusal> {
+        Ok(match DnsLookupFamily::try_from(proto.dns_lookup_family) {
             Ok(DnsLookupFamily::Auto) => LookupFamily::V6ThenV4,
             Ok(DnsLookupFamily::V4Only) => LookupFamily::V4,
             Ok(DnsLookupFamily::V6Only) => LookupFamily::V6,
             Ok(DnsLookupFamily::V4Preferred) => LookupFamily::V4ThenV6,
             Ok(DnsLookupFamily::All) => LookupFamily::Both,
             Err(_) => return Err(Refusal::new("dns_lookup_family", "unknown value")),
-        };
+        })
+    }
+}
+
+impl DnsDiscovery {
+    /// # Errors
+    /// What of the cluster's DNS settings can't be honoured.
+    pub fn from_proto(kind: DnsKind, proto: &ClusterProto) -> Result<Self, Refusal> {
+        let family = LookupFamily::from_proto(proto)?;
         let refresh = rate(&proto.dns_refresh_rate, "dns_refresh_rate")?.unwrap_or(REFRESH);
         let jitter = duration::optional(&proto.dns_jitter, "dns_jitter")?.unwrap_or_default();
         let assignment = proto.load_assignment.as_ref();

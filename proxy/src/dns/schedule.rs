@@ -89,3 +89,74 @@ impl Schedule {
 fn key(question: &Question) -> Key {
     (question.cluster.clone(), question.host.clone())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Duration;
+
+    use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+    use waypoint_config::model::dns::{DnsDiscovery, DnsKind, LookupFamily};
+
+    use super::*;
+
+    /// A question every five seconds.
+    fn question(host: &str) -> Question {
+        Question {
+            cluster: "c".into(),
+            host: host.into(),
+            how: DnsDiscovery::from_proto(DnsKind::Strict, &Cluster::default()).unwrap(),
+        }
+    }
+
+    fn answer() -> Answer {
+        Answer::Addresses {
+            addresses: Vec::new(),
+            ttl: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_name_is_due_at_once_and_then_after_each_pause() {
+        let (mut schedule, start) = (Schedule::default(), Instant::now());
+        let a = question("a");
+        schedule.renew(vec![a.clone()], start);
+        assert_eq!(schedule.take_due(start), Some(a.clone()));
+        assert_eq!(schedule.take_due(start), None, "it is being looked up");
+        schedule.answered(&a, &answer(), start, 0.0);
+        let next = start + Duration::from_secs(5);
+        assert_eq!(schedule.next(), Some(next));
+        // What stays keeps its time.
+        schedule.renew(vec![a.clone()], start + Duration::from_secs(1));
+        assert_eq!(schedule.next(), Some(next));
+        assert_eq!(schedule.take_due(next - Duration::from_millis(1)), None);
+        assert_eq!(schedule.take_due(next), Some(a));
+    }
+
+    #[test]
+    fn names_that_go_are_not_looked_up_again() {
+        let (mut schedule, start) = (Schedule::default(), Instant::now());
+        let (a, b) = (question("a"), question("b"));
+        schedule.renew(vec![a.clone(), b.clone()], start);
+        assert_eq!(schedule.take_due(start), Some(a.clone()));
+        schedule.renew(Vec::new(), start);
+        schedule.answered(&a, &answer(), start, 0.0);
+        assert_eq!(schedule.next(), None);
+    }
+
+    #[test]
+    fn an_answer_to_another_question_doesnt_count() {
+        let (mut schedule, start) = (Schedule::default(), Instant::now());
+        let a = question("a");
+        schedule.renew(vec![a.clone()], start);
+        schedule.take_due(start).unwrap();
+        let mut other = a.clone();
+        other.how.family = LookupFamily::V4;
+        schedule.renew(vec![other.clone()], start);
+        assert_eq!(schedule.take_due(start), Some(other.clone()));
+        schedule.answered(&a, &answer(), start, 0.0);
+        assert_eq!(schedule.next(), None);
+        schedule.answered(&other, &Answer::Failed, start, 0.0);
+        assert!(schedule.next().is_some());
+    }
+}
