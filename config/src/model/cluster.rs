@@ -21,7 +21,7 @@ use waypoint_filters::typed_struct;
 
 use crate::model::circuit_breakers::{CIRCUIT_BREAKERS, InUse, Thresholds};
 use crate::model::config_source::CONFIG_SOURCE;
-use crate::model::dns::{DNS_RESOLVER, DnsDiscovery, DnsKind, REFRESH_RATE};
+use crate::model::dns::{DNS_RESOLVER, DnsDiscovery, DnsKind, LookupFamily, REFRESH_RATE};
 use crate::model::duration;
 use crate::model::endpoint::{CLUSTER_LOAD_ASSIGNMENT, CONNECT_ORIGINATE, EndpointSet};
 use crate::model::load_balancing::{
@@ -296,6 +296,7 @@ fn discovery(proto: &ClusterProto) -> Result<Discovery, Refusal> {
             return Err(Refusal::unsupported(format!("cluster_type {}", kind.name)));
         }
     };
+    let family = LookupFamily::from_proto(proto)?;
     Ok(match kind {
         DiscoveryType::Static if leads_into_hbone(proto.load_assignment.as_ref()) => {
             Discovery::OriginalDstOverHbone
@@ -315,10 +316,10 @@ fn discovery(proto: &ClusterProto) -> Result<Discovery, Refusal> {
             port_override: port_override(proto)?,
         },
         DiscoveryType::StrictDns => {
-            Discovery::Dns(DnsDiscovery::from_proto(DnsKind::Strict, proto)?)
+            Discovery::Dns(DnsDiscovery::from_proto(DnsKind::Strict, family, proto)?)
         }
         DiscoveryType::LogicalDns => {
-            Discovery::Dns(DnsDiscovery::from_proto(DnsKind::Logical, proto)?)
+            Discovery::Dns(DnsDiscovery::from_proto(DnsKind::Logical, family, proto)?)
         }
     })
 }

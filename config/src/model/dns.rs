@@ -130,8 +130,11 @@ impl LookupFamily {
 impl DnsDiscovery {
     /// # Errors
     /// What of the cluster's DNS settings can't be honoured.
-    pub fn from_proto(kind: DnsKind, proto: &ClusterProto) -> Result<Self, Refusal> {
-        let family = LookupFamily::from_proto(proto)?;
+    pub fn from_proto(
+        kind: DnsKind,
+        family: LookupFamily,
+        proto: &ClusterProto,
+    ) -> Result<Self, Refusal> {
         let refresh = rate(&proto.dns_refresh_rate, "dns_refresh_rate")?.unwrap_or(REFRESH);
         let jitter = duration::optional(&proto.dns_jitter, "dns_jitter")?.unwrap_or_default();
         let assignment = proto.load_assignment.as_ref();
@@ -280,6 +283,10 @@ mod tests {
         }
     }
 
+    fn strict(proto: &ClusterProto) -> Result<DnsDiscovery, Refusal> {
+        DnsDiscovery::from_proto(DnsKind::Strict, LookupFamily::V4, proto)
+    }
+
     fn seconds(seconds: i64) -> DurationProto {
         DurationProto { seconds, nanos: 0 }
     }
@@ -294,11 +301,11 @@ mod tests {
     #[test]
     fn the_pause_is_the_ttl_where_it_counts_and_jitter_comes_on_top() {
         let mut proto = proto();
-        let how = DnsDiscovery::from_proto(DnsKind::Strict, &proto).unwrap();
+        let how = strict(&proto).unwrap();
         assert_eq!(how.pause(&answer(7), 0, 0.0), Duration::from_secs(60));
         assert_eq!(how.pause(&Answer::Failed, 3, 0.5), Duration::from_secs(61));
         proto.respect_dns_ttl = true;
-        let how = DnsDiscovery::from_proto(DnsKind::Strict, &proto).unwrap();
+        let how = strict(&proto).unwrap();
         assert_eq!(how.pause(&answer(7), 0, 0.0), Duration::from_secs(7));
         assert_eq!(how.pause(&answer(0), 0, 0.0), Duration::from_secs(60));
         assert_eq!(how.pause(&answer(u64::MAX), 0, 0.0), LONGEST);
@@ -313,20 +320,20 @@ mod tests {
             }),
             ..ClusterProto::default()
         };
-        let how = DnsDiscovery::from_proto(DnsKind::Strict, &rate(2, None)).unwrap();
+        let how = strict(&rate(2, None)).unwrap();
         for (failures, pause) in [(1, 2), (2, 4), (3, 8), (4, 16), (5, 20), (u32::MAX, 20)] {
             assert_eq!(
                 how.pause(&Answer::Failed, failures, 0.9),
                 Duration::from_secs(pause)
             );
         }
-        let refused = DnsDiscovery::from_proto(DnsKind::Strict, &rate(2, Some(seconds(1))));
+        let refused = strict(&rate(2, Some(seconds(1))));
         let text = refused.unwrap_err().to_string();
         assert!(
             text.contains("dns_failure_refresh_rate.max_interval"),
             "{text}"
         );
-        let refused = DnsDiscovery::from_proto(DnsKind::Strict, &rate(0, None));
+        let refused = strict(&rate(0, None));
         assert!(
             refused
                 .unwrap_err()
@@ -337,7 +344,8 @@ mod tests {
 
     #[test]
     fn a_logical_cluster_has_one_endpoint() {
-        let refused = DnsDiscovery::from_proto(DnsKind::Logical, &proto()).unwrap_err();
+        let refused =
+            DnsDiscovery::from_proto(DnsKind::Logical, LookupFamily::V4, &proto()).unwrap_err();
         assert!(refused.to_string().contains("LOGICAL_DNS has one"));
     }
 

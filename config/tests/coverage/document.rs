@@ -45,6 +45,7 @@ const SECTIONS: [(&str, &[&str]); 8] = [
             "envoy.config.cluster.",
             "envoy.extensions.upstreams.",
             "envoy.extensions.transport_sockets.",
+            "envoy.extensions.network.dns_resolver.",
             "envoy.type.metadata.",
             "envoy.type.v3.Percent",
         ],

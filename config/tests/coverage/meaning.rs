@@ -22,7 +22,7 @@ use crate::sites::{Site, honoured_part, sites};
 use crate::wire;
 
 /// Fields whose other values leave no trace in a model, and why.
-const WITHOUT_TRACE: [&str; 30] = [
+const WITHOUT_TRACE: [&str; 32] = [
     // Without thresholds there is no limit, as istiod's say.
     "envoy.config.cluster.v3.CircuitBreakers.thresholds",
     "envoy.config.cluster.v3.Cluster.circuit_breakers",
@@ -31,6 +31,10 @@ const WITHOUT_TRACE: [&str; 30] = [
     "envoy.config.cluster.v3.Cluster.transport_socket",
     // Without it the assignment has the cluster's name, as istiod's have.
     "envoy.config.cluster.v3.Cluster.eds_cluster_config",
+    // What recorded clusters with names have anyway.
+    "envoy.config.cluster.v3.Cluster.dns_lookup_family V4_ONLY",
+    // Nothing that it may say changes anything.
+    "envoy.config.cluster.v3.Cluster.typed_dns_resolver_config",
     // Looked at when the extension comes.
     "envoy.config.core.v3.ExtensionConfigSource.type_urls",
     // These two mean the same.

@@ -29,6 +29,8 @@ pub(crate) const RECORDINGS: [(&str, &str); 12] = [
 ];
 
 /// The field of `Listener` that holds its chains.
+/// The field of a cluster that says where its endpoints come from; 1 and 2 are the types with DNS.
+const TYPE: u32 = 2;
 const FILTER_CHAINS: u32 = 3;
 
 /// A piece, and how a configuration is made of it.
@@ -228,7 +230,13 @@ impl Piece {
 
     /// What of the configuration it is: what is compiled differs with it.
     pub(crate) fn role(&self) -> &str {
+        let is_named = |raw: &wire::RawField<'_>| raw.number == TYPE && matches!(raw.varint, 1 | 2);
         match self.place {
+            Place::Whole(ResourceType::Cluster)
+                if wire::fields(&self.bytes).iter().any(is_named) =>
+            {
+                "service by DNS"
+            }
             Place::Whole(_) if self.resource.contains('|') => "service",
             _ => &self.resource,
         }

@@ -105,7 +105,8 @@ mod tests {
         Question {
             cluster: "c".into(),
             host: host.into(),
-            how: DnsDiscovery::from_proto(DnsKind::Strict, &Cluster::default()).unwrap(),
+            how: DnsDiscovery::from_proto(DnsKind::Strict, LookupFamily::Both, &Cluster::default())
+                .unwrap(),
         }
     }
 

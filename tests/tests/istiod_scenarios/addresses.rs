@@ -103,7 +103,6 @@ async fn egress() {
     .await;
     scenario
         .until_refused(&[
-            ("inbound-vip|443|tcp|api.external.test", "type STRICT_DNS"),
             (
                 "inbound-vip|80|http|api.external.test",
                 "tls.v3.UpstreamTlsContext is not built in",
