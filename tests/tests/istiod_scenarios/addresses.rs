@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use http::{Method, StatusCode};
 use tokio::net::TcpStream;
 use waypoint_tests::istiod::{CLUSTER, LISTENER};
+use waypoint_tests::name_server::NameServer;
 use waypoint_tests::scenario::{BOOKINFO, Scenario, service, without_objects};
 use waypoint_tests::wait::until;
 use waypoint_tests::ztunnel::{get, request};
@@ -86,11 +87,25 @@ fn external(n: u8) -> SocketAddr {
     SocketAddr::from(([240, 240, 0, n], 80))
 }
 
+/// A service outside that has no addresses but those of its name.
+fn named(n: u8, resolution: &str) -> String {
+    format!(
+        "\n---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+         metadata: {{name: named-{n}, namespace: default, labels: {{istio.io/use-waypoint: waypoint}}}}\n\
+         spec:\n  hosts: [named-{n}.external.test]\n  addresses: [{}]\n  resolution: {resolution}\n\
+         \x20 ports: [{{number: 80, name: http, protocol: HTTP, targetPort: 8080}}]\n  location: MESH_EXTERNAL\n",
+        external(n).ip()
+    )
+}
+
 #[tokio::test]
 #[ignore = "needs istiod"]
 async fn egress() {
     // Ports that anybody may listen on.
-    let mut scenario = Scenario::start_with("egress", &[], |text| {
+    let names = NameServer::start().await;
+    let server = names.address.to_string();
+    let variables = [("WAYPOINT_DNS_SERVERS", server.as_str())];
+    let mut scenario = Scenario::start_with("egress", &variables, |text| {
         text.replace(
             ", locality: r2/r2-a",
             ", ports: {http: 8080}, locality: r2/r2-a",
@@ -161,6 +176,24 @@ async fn egress() {
     );
 
     scenario.change(|text| without_objects(text, &["name: dns", "name: wildcard"]));
+    scenario.until_refused(&[]).await;
+
+    // Wherever names lead.
+    let far = scenario.pod_address("static-far", 8080).ip();
+    for (n, resolution) in [(4, "DNS"), (5, "DNS_ROUND_ROBIN")] {
+        names.set(&format!("named-{n}.external.test"), &[far], 3600);
+        scenario.change(|text| format!("{text}{}", named(n, resolution)));
+        until(&format!("an answer by {resolution}"), async || {
+            let (status, _) = client
+                .connect_to(&external(n).to_string(), &[])
+                .await
+                .unwrap();
+            (status == StatusCode::OK).then_some(())?;
+            let answer = client.get(external(n), "/").await;
+            (answer.header("x-app") == "static-far").then_some(())
+        })
+        .await;
+    }
     scenario.until_refused(&[]).await;
     scenario.istiod.until_synced().await;
 }
