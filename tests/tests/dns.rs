@@ -278,7 +278,7 @@ async fn a_logical_host_is_where_the_first_address_is() {
     });
     let ((a, in_a), (b, in_b)) = (scene.app(1, "a").await, scene.app(2, "b").await);
     scene.says(&[b, a]);
-    let (_waypoint, client) = scene.play().await;
+    let (waypoint, client) = scene.play().await;
     for _ in 0..10 {
         assert_eq!(scene.ask(&client).await, "b");
     }
@@ -290,6 +290,13 @@ async fn a_logical_host_is_where_the_first_address_is() {
         assert_eq!(scene.ask(&client).await, "a");
     }
     assert_eq!(in_b.seen().len(), 0);
+    // It doesn't vanish.
+    scene.says(&[]);
+    until("empty answers", async || {
+        (lookups(&waypoint, "empty").await >= 2.0).then_some(())
+    })
+    .await;
+    assert_eq!(scene.ask(&client).await, "a");
 }
 
 #[tokio::test]

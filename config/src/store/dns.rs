@@ -1,6 +1,7 @@
 //! Clusters whose endpoints have names, and what is known of the names.
 //!
-//! A failed lookup changes nothing: what was answered last stays. Answers live as long as the name stands in
+//! A failed lookup changes nothing: what was answered last stays. That there is no such name empties a strict
+//! cluster, and not a logical one. Answers live as long as the name stands in
 //! the cluster, so that a change to anything else in it needs no new lookup.
 
 use std::collections::HashMap;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use waypoint_filters::rejected::Refusal;
 
-use crate::model::dns::{self, Answer, DnsDiscovery, Question};
+use crate::model::dns::{self, Answer, DnsDiscovery, DnsKind, Question};
 use crate::model::endpoint::EndpointSet;
 use crate::store::clusters::PeerAt;
 
@@ -115,6 +116,10 @@ impl DnsTable {
         let Answer::Addresses { addresses, .. } = answer else {
             return first;
         };
+        if addresses.is_empty() && named.how.kind == DnsKind::Logical {
+            // As with Envoy: the one host doesn't vanish.
+            return first;
+        }
         let addresses = named.how.usable(addresses);
         let changed = known.addresses != addresses;
         known.addresses = addresses;
@@ -137,5 +142,145 @@ impl DnsTable {
         };
         let assignment = dns::resolved(&named.assignment, addresses);
         EndpointSet::from_proto(&assignment, previous, peer)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Duration;
+
+    use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+    use envoy_types::pb::envoy::config::core::v3::{
+        Address, SocketAddress, address, socket_address::PortSpecifier,
+    };
+    use envoy_types::pb::envoy::config::endpoint::v3::{
+        Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
+    };
+    use envoy_types::pb::google::protobuf::UInt32Value;
+
+    use super::*;
+    use crate::model::dns::LookupFamily;
+
+    /// Endpoints on port 80, with weights from 1.
+    fn assignment(addresses: &[&str]) -> ClusterLoadAssignment {
+        let endpoint = |(address, weight): (&&str, u32)| {
+            let socket = SocketAddress {
+                address: (*address).to_owned(),
+                port_specifier: Some(PortSpecifier::PortValue(80)),
+                ..SocketAddress::default()
+            };
+            let endpoint = Endpoint {
+                address: Some(Address {
+                    address: Some(address::Address::SocketAddress(socket)),
+                }),
+                ..Endpoint::default()
+            };
+            LbEndpoint {
+                host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(endpoint)),
+                load_balancing_weight: Some(UInt32Value { value: weight }),
+                ..LbEndpoint::default()
+            }
+        };
+        ClusterLoadAssignment {
+            endpoints: vec![LocalityLbEndpoints {
+                lb_endpoints: addresses.iter().zip(1..).map(endpoint).collect(),
+                ..LocalityLbEndpoints::default()
+            }],
+            ..ClusterLoadAssignment::default()
+        }
+    }
+
+    fn how(family: LookupFamily) -> DnsDiscovery {
+        DnsDiscovery::from_proto(DnsKind::Strict, family, &Cluster::default()).unwrap()
+    }
+
+    fn addresses(last: &[u8]) -> Answer {
+        Answer::Addresses {
+            addresses: last.iter().map(|n| [10, 0, 0, *n].into()).collect(),
+            ttl: Duration::ZERO,
+        }
+    }
+
+    /// Addresses with weights.
+    fn endpoints(table: &DnsTable) -> Vec<(String, u32)> {
+        let set = table.endpoints("c", &EndpointSet::default(), &|_| None);
+        let of = |e: &Arc<crate::model::endpoint::Endpoint>| (e.address.to_string(), e.weight);
+        set.unwrap().iter().map(of).collect()
+    }
+
+    fn named(addresses: &[&str]) -> DnsTable {
+        let mut table = DnsTable::default();
+        let how = how(LookupFamily::V4);
+        table
+            .take(&"c".into(), how, &assignment(addresses))
+            .unwrap();
+        table
+    }
+
+    fn question(table: &DnsTable, host: &str) -> Question {
+        let questions = table.questions();
+        questions.into_iter().find(|q| &*q.host == host).unwrap()
+    }
+
+    #[test]
+    fn every_address_of_a_name_has_what_its_endpoint_has() {
+        let mut table = named(&["a.test", "10.0.0.9", "b.test"]);
+        assert_eq!((table.questions().len(), table.untried()), (2, 2));
+        assert!(!table.is_known("c"));
+        assert!(table.answer(&question(&table, "b.test"), &addresses(&[2, 1])));
+        assert!(table.answer(&question(&table, "a.test"), &addresses(&[3])));
+        assert_eq!(table.untried(), 0);
+        let expected = [
+            ("10.0.0.3:80", 1),
+            ("10.0.0.9:80", 2),
+            ("10.0.0.1:80", 3),
+            ("10.0.0.2:80", 3),
+        ];
+        assert_eq!(endpoints(&table), expected.map(|(a, w)| (a.to_owned(), w)));
+    }
+
+    #[test]
+    fn only_other_addresses_are_a_change() {
+        let mut table = named(&["a.test"]);
+        let a = question(&table, "a.test");
+        assert!(table.answer(&a, &Answer::Failed), "the first counts anyway");
+        assert!(table.is_known("c"));
+        assert!(table.answer(&a, &addresses(&[1, 2])));
+        assert!(!table.answer(&a, &addresses(&[2, 1])));
+        assert!(!table.answer(&a, &Answer::Failed));
+        assert_eq!(endpoints(&table).len(), 2);
+        assert!(table.answer(&a, &addresses(&[])));
+        assert_eq!(endpoints(&table), []);
+    }
+
+    #[test]
+    fn answers_stay_with_the_name_and_leave_with_the_family() {
+        let mut table = named(&["a.test"]);
+        let a = question(&table, "a.test");
+        table.answer(&a, &addresses(&[1]));
+        let mut take = |family, names: &[&str]| {
+            let taken = table.take(&"c".into(), how(family), &assignment(names));
+            taken.unwrap();
+            endpoints(&table).len()
+        };
+        assert_eq!(take(LookupFamily::V4, &["b.test", "a.test"]), 1);
+        assert_eq!(take(LookupFamily::V6, &["b.test", "a.test"]), 0);
+        assert!(!table.answer(&a, &addresses(&[1])), "nobody asks that now");
+        assert_eq!(endpoints(&table), []);
+    }
+
+    #[test]
+    fn what_else_is_wrong_with_an_endpoint_is_known_at_once() {
+        let mut wrong = assignment(&["a.test"]);
+        wrong.endpoints[0].lb_endpoints[0].health_status = 99;
+        let mut table = DnsTable::default();
+        let refused = table.take(&"c".into(), how(LookupFamily::V4), &wrong);
+        let text = refused.unwrap_err().to_string();
+        assert!(
+            text.contains("endpoints[0].lb_endpoints[0].health_status"),
+            "{text}"
+        );
+        assert_eq!(table.questions(), []);
     }
 }
