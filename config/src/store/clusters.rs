@@ -121,10 +121,15 @@ impl ClusterTable {
         Ok(true)
     }
 
+    /// The clusters that have their endpoints from an assignment, whether they are there yet or not.
+    fn clusters_of<'a>(&'a self, assignment: &'a str) -> impl Iterator<Item = &'a str> {
+        let renamed = self.renamed.get(assignment).into_iter().flatten();
+        renamed.map(String::as_str).chain([assignment])
+    }
+
     /// Puts an assignment's endpoints into the slots that have them from it.
     fn fill(&self, name: &str, body: &Bytes, peer: PeerAt<'_>) -> Result<(), Refusal> {
-        let renamed = self.renamed.get(name).into_iter().flatten();
-        for cluster in renamed.map(String::as_str).chain([name]) {
+        for cluster in self.clusters_of(name) {
             let slot = self.slot(cluster);
             let endpoints = endpoints(name, body, &slot, peer)?;
             if !self.dns.contains(cluster) {
@@ -198,8 +203,7 @@ impl ClusterTable {
         if self.assignments.remove(name).is_none() {
             return false;
         }
-        let renamed = self.renamed.get(name).into_iter().flatten();
-        for cluster in renamed.map(String::as_str).chain([name]) {
+        for cluster in self.clusters_of(name) {
             if !self.dns.contains(cluster) {
                 self.slot(cluster).set_endpoints(Arc::default());
             }
