@@ -243,7 +243,6 @@ impl Attempting<'_> {
                 Err(error) => return Err(error.with_unsent(Some(request))),
             };
             let pooled = connection.requests > 0;
-            let without_body = request.body().is_empty();
             match connection.send(request).await {
                 // Its connection is dropped with it.
                 Ok(response) if is_unasked(&response) || has_two_lengths(&response) => {
@@ -258,7 +257,7 @@ impl Attempting<'_> {
                             pools,
                         },
                     };
-                    let body = upstream_body(incoming, lease, without_body).await;
+                    let body = upstream_body(incoming, lease).await;
                     return Ok(Response::from_parts(parts, body));
                 }
                 Err(UpstreamError {
@@ -320,7 +319,7 @@ impl Attempting<'_> {
             active: Some(active),
             connection: LeasedConnection::Http2 { _stream: stream },
         };
-        let body = upstream_body(incoming, lease, true).await;
+        let body = upstream_body(incoming, lease).await;
         Ok(Response::from_parts(parts, body))
     }
 
@@ -358,7 +357,7 @@ impl Attempting<'_> {
                 pools,
             },
         };
-        let body = upstream_body(incoming, lease, true).await;
+        let body = upstream_body(incoming, lease).await;
         Ok(Response::from_parts(parts, body))
     }
 

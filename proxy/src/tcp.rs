@@ -181,6 +181,7 @@ async fn carry(
     let UpstreamIo {
         kind,
         place: _place,
+        ..
     } = upstream.io;
     let ended = match kind {
         Kind::Tcp(tcp) => {

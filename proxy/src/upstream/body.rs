@@ -1,4 +1,4 @@
-//! The body of an upstream's answer: it drives its connection and hands it back when it has ended.
+//! The body of an upstream's answer: it drives its connection and hands it back when both have ended.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -70,14 +70,27 @@ impl Drop for ActiveRequest {
 }
 
 impl Lease {
-    /// Gives a pooled connection back if the exchange is over on both sides, and closes it otherwise.
+    /// The answer has ended: gives a pooled connection back, at once or when the request has ended, too. One that
+    /// can't carry another request is closed.
     fn finish(&mut self, cx: &mut Context<'_>) {
         self.active = None;
         if let LeasedConnection::Http1 { connection, pools } = &mut self.connection
             && let Some(mut connection) = connection.take()
-            && connection.poll_reusable(cx)
         {
-            pools.h1.put(connection, Instant::now());
+            if connection.poll_reusable(cx) {
+                pools.h1.put(connection, Instant::now());
+            } else if connection.is_uploading() {
+                finish_in_time(connection, pools.clone());
+            }
+        }
+    }
+
+    /// An answer that began before the request was sent: neither may wait for the other from here on.
+    fn part_early(&mut self) {
+        if let LeasedConnection::Http1 { connection, pools } = &mut self.connection
+            && let Some(connection) = connection.take_if(|connection| connection.is_uploading())
+        {
+            finish_in_time(connection, pools.clone());
         }
     }
 
@@ -92,17 +105,24 @@ impl Lease {
     }
 }
 
+/// Drives an exchange to its end in a task of its own, whoever reads the answer; then the connection goes back to
+/// its pool. Where one side doesn't end in order (the client left, the upstream closed), hyper ends the connection,
+/// and the task with it.
+fn finish_in_time(mut connection: Box<H1Connection>, pools: Arc<HostPools>) {
+    tokio::spawn(async move {
+        if std::future::poll_fn(|cx| connection.poll_over(cx)).await {
+            pools.h1.put(connection, Instant::now());
+        }
+    });
+}
+
 struct UpstreamBody {
     incoming: Incoming,
     lease: Option<Lease>,
 }
 
 /// The response's body together with the connection that it comes on.
-pub(crate) async fn upstream_body(
-    incoming: Incoming,
-    mut lease: Lease,
-    request_sent: bool,
-) -> Body {
+pub(crate) async fn upstream_body(incoming: Incoming, mut lease: Lease) -> Body {
     if incoming.is_end_stream() {
         std::future::poll_fn(|cx| {
             lease.finish(cx);
@@ -111,14 +131,7 @@ pub(crate) async fn upstream_body(
         .await;
         return Body::empty();
     }
-    if !request_sent
-        && let LeasedConnection::Http1 {
-            connection: Some(connection),
-            ..
-        } = &mut lease.connection
-    {
-        connection.detach();
-    }
+    lease.part_early();
     Body::boxed(UpstreamBody {
         incoming,
         lease: Some(lease),

@@ -72,7 +72,7 @@ async fn connect(
         peer: endpoint.peer.clone(),
     };
     Ok(Dialled {
-        io: UpstreamIo { kind, place: None },
+        io: UpstreamIo::new(kind),
         info: Arc::new(info),
     })
 }

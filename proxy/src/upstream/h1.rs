@@ -5,13 +5,14 @@
 //! saves two wake-ups a request. An idle connection is polled by nobody; it is checked when it is taken
 //! from the pool and by the pool's sweep.
 //!
-//! The one case in which this would stall is a request body that is still being sent while the client
-//! doesn't read the response; such a connection gets a task of its own ([`H1Connection::detach`]).
+//! The one case in which this would stall is a request that is still being sent while the client doesn't read
+//! the answer: an answer that began early. Such a connection is driven by a task until the exchange is over on
+//! both sides (`upstream/body.rs`). A request that was sent when its answer came, as nearly all are, has none.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use hyper::body::Incoming;
@@ -23,11 +24,15 @@ use waypoint_filters::stream_info::UpstreamInfo;
 use crate::upstream::dial::Dialled;
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::io::UpstreamIo;
+use crate::upstream::upload::{Outgoing, Upload};
+
+type Driver = http1::Connection<TokioIo<UpstreamIo>, Outgoing>;
 
 /// One connection.
 pub(crate) struct H1Connection {
-    sender: http1::SendRequest<Body>,
-    driver: Option<http1::Connection<TokioIo<UpstreamIo>, Body>>,
+    sender: http1::SendRequest<Outgoing>,
+    driver: Option<Driver>,
+    upload: Arc<Upload>,
     pub(crate) info: Arc<UpstreamInfo>,
     /// The own certificate's generation under which it was made.
     pub(crate) generation: u64,
@@ -38,10 +43,12 @@ pub(crate) struct H1Connection {
 
 impl H1Connection {
     pub(crate) async fn handshake(
-        dialled: Dialled,
+        mut dialled: Dialled,
         generation: u64,
         now: Instant,
     ) -> Result<Box<H1Connection>, UpstreamError> {
+        let upload = Arc::new(Upload::default());
+        dialled.io.carry_http1(upload.clone());
         let (sender, driver) = http1::Builder::new()
             .handshake(TokioIo::new(dialled.io))
             .await
@@ -49,6 +56,7 @@ impl H1Connection {
         Ok(Box::new(H1Connection {
             sender,
             driver: Some(driver),
+            upload,
             info: dialled.info,
             generation,
             opened: now,
@@ -63,6 +71,7 @@ impl H1Connection {
         request: http::Request<Body>,
     ) -> Result<http::Response<Incoming>, UpstreamError> {
         self.requests += 1;
+        let request = request.map(|body| Outgoing::new(body, &self.upload));
         let mut response = pin!(self.sender.try_send_request(request));
         let driver = &mut self.driver;
         let answered = std::future::poll_fn(|cx| {
@@ -76,6 +85,7 @@ impl H1Connection {
         .await;
         answered.map_err(|mut failed| {
             let unsent = failed.take_message();
+            let unsent = unsent.map(|request| request.map(|mut body| body.take()));
             let error = if unsent.is_some() {
                 // The pooled connection had been closed by the upstream: nothing was sent.
                 UpstreamError::new(UpstreamErrorKind::Terminated)
@@ -91,28 +101,37 @@ impl H1Connection {
         drive(&mut self.driver, cx);
     }
 
+    /// Whether a part of the request is still to be sent.
+    pub(crate) fn is_uploading(&self) -> bool {
+        self.driver.is_some() && self.upload.is_going_on()
+    }
+
     /// Whether the exchange is over on both sides and the connection can carry another.
     pub(crate) fn poll_reusable(&mut self, cx: &mut Context<'_>) -> bool {
+        matches!(self.poll_over(cx), Poll::Ready(true))
+    }
+
+    /// Ready when the exchange is over on both sides: whether the connection can carry another.
+    pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         self.drive(cx);
-        self.driver.is_some() && matches!(self.sender.poll_ready(cx), Poll::Ready(Ok(())))
+        if self.driver.is_none() {
+            return Poll::Ready(false);
+        }
+        let ready = ready!(self.sender.poll_ready(cx)).is_ok();
+        if ready && !self.upload.is_broken() && self.upload.is_going_on() {
+            // What is left is in hyper's buffer; the socket wakes us when it takes more.
+            return Poll::Pending;
+        }
+        Poll::Ready(ready && !self.upload.is_broken())
     }
 
     /// Whether an idle connection is still open.
     pub(crate) fn poll_alive(&mut self, cx: &mut Context<'_>) -> bool {
         self.drive(cx);
-        self.driver.is_some() && self.sender.is_ready()
+        self.driver.is_some() && self.sender.is_ready() && !self.upload.is_broken()
     }
 
-    /// Gives the connection a task of its own; it is not pooled again.
-    pub(crate) fn detach(&mut self) {
-        if let Some(driver) = self.driver.take() {
-            tokio::spawn(async move {
-                let _ = driver.await;
-            });
-        }
-    }
-
-    /// As [`detach`](H1Connection::detach), for an exchange that may be upgraded.
+    /// Gives the connection a task of its own, for an exchange that may be upgraded; it is not pooled again.
     pub(crate) fn detach_for_upgrade(&mut self) {
         if let Some(driver) = self.driver.take() {
             tokio::spawn(async move {
@@ -122,7 +141,7 @@ impl H1Connection {
     }
 }
 
-fn drive(driver: &mut Option<http1::Connection<TokioIo<UpstreamIo>, Body>>, cx: &mut Context<'_>) {
+fn drive(driver: &mut Option<Driver>, cx: &mut Context<'_>) {
     if let Some(connection) = driver
         && Pin::new(connection).poll(cx).is_ready()
     {

@@ -1,7 +1,12 @@
 //! The byte stream under an upstream connection: a TCP socket, or a tunnel to the endpoint's ztunnel.
+//!
+//! An upstream that has answered may close while the request is still being sent to it: then writing fails though
+//! the answer has come, and hyper would give up before it read it. So under HTTP/1.1 a failed write is not told;
+//! what is written from there on is lost, and what the upstream did is learnt from reading.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -9,17 +14,62 @@ use tokio::net::TcpStream;
 use waypoint_hbone::stream::TunnelStream;
 
 use crate::upstream::h1_pool::Place;
+use crate::upstream::upload::Upload;
 
 /// An upstream byte stream.
 pub(crate) struct UpstreamIo {
     pub(crate) kind: Kind,
     /// While it is open it counts against the cluster's limit, if there is one.
     pub(crate) place: Option<Place>,
+    /// Under HTTP/1.1.
+    upload: Option<Arc<Upload>>,
 }
 
 pub(crate) enum Kind {
     Tcp(TcpStream),
     Tunnel(Box<TunnelStream>),
+}
+
+impl UpstreamIo {
+    pub(crate) fn new(kind: Kind) -> UpstreamIo {
+        UpstreamIo {
+            kind,
+            place: None,
+            upload: None,
+        }
+    }
+
+    /// The stream will carry HTTP/1.1, whose requests' progress is told to `upload`.
+    pub(crate) fn carry_http1(&mut self, upload: Arc<Upload>) {
+        self.upload = Some(upload);
+    }
+
+    /// Writes `length` bytes with `write`.
+    fn write(
+        &mut self,
+        length: usize,
+        write: impl FnOnce(&mut Kind) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let Some(upload) = &self.upload else {
+            return write(&mut self.kind);
+        };
+        if upload.is_broken() {
+            return Poll::Ready(Ok(length));
+        }
+        let mut written = write(&mut self.kind);
+        if matches!(written, Poll::Ready(Err(_))) {
+            upload.broke();
+            written = Poll::Ready(Ok(length));
+        }
+        upload.wrote(&written);
+        written
+    }
+
+    fn is_broken(&self) -> bool {
+        self.upload
+            .as_ref()
+            .is_some_and(|upload| upload.is_broken())
+    }
 }
 
 impl AsyncRead for UpstreamIo {
@@ -41,10 +91,10 @@ impl AsyncWrite for UpstreamIo {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().kind {
+        self.get_mut().write(bytes.len(), |kind| match kind {
             Kind::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             Kind::Tunnel(tunnel) => Pin::new(tunnel.as_mut()).poll_write(cx, bytes),
-        }
+        })
     }
 
     fn poll_write_vectored(
@@ -52,10 +102,11 @@ impl AsyncWrite for UpstreamIo {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().kind {
+        let length = slices.iter().map(|slice| slice.len()).sum();
+        self.get_mut().write(length, |kind| match kind {
             Kind::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
             Kind::Tunnel(tunnel) => Pin::new(tunnel.as_mut()).poll_write_vectored(cx, slices),
-        }
+        })
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -63,6 +114,9 @@ impl AsyncWrite for UpstreamIo {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_broken() {
+            return Poll::Ready(Ok(()));
+        }
         match &mut self.get_mut().kind {
             Kind::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
             Kind::Tunnel(tunnel) => Pin::new(tunnel.as_mut()).poll_flush(cx),

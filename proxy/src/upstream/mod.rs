@@ -10,3 +10,4 @@ pub(crate) mod io;
 pub(crate) mod limits;
 pub(crate) mod original_dst;
 pub(crate) mod pools;
+pub(crate) mod upload;

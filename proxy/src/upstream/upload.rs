@@ -1,0 +1,121 @@
+//! What is still on its way up an HTTP/1.1 connection: the request's body, and bytes that the socket didn't take.
+//!
+//! hyper says when an exchange is over, but not while the answer is being read whether the request is still
+//! being sent, and it calls a connection idle though the end of the request waits in its buffer. Both decide who
+//! has to drive the connection ([`crate::upstream::h1`]).
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use waypoint_filters::body::{Body, BodyError};
+
+/// Shared by a connection, its socket, and the body of the request that it sends. All three are polled by one task
+/// at a time, so nothing is ordered by these.
+#[derive(Default)]
+pub(crate) struct Upload {
+    /// hyper holds the request's body, and may ask it for more.
+    body: AtomicBool,
+    /// The socket took less than it was offered.
+    blocked: AtomicBool,
+    /// The socket takes nothing any more; the answer may still come.
+    broken: AtomicBool,
+}
+
+impl Upload {
+    /// Whether a part of the request is still to be sent.
+    pub(crate) fn is_going_on(&self) -> bool {
+        self.body.load(Ordering::Relaxed) || self.blocked.load(Ordering::Relaxed)
+    }
+
+    /// Whether the connection can't carry anything up any more.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    /// A write failed.
+    pub(crate) fn broke(&self) {
+        self.broken.store(true, Ordering::Relaxed);
+    }
+
+    /// What the socket said to a write.
+    pub(crate) fn wrote<T>(&self, result: &Poll<T>) {
+        if result.is_pending() != self.blocked.load(Ordering::Relaxed) {
+            self.blocked.store(result.is_pending(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// A request's body as a connection sends it.
+pub(crate) struct Outgoing {
+    body: Body,
+    /// `None`: there is nothing to send.
+    upload: Option<Arc<Upload>>,
+}
+
+impl Outgoing {
+    pub(crate) fn new(body: Body, upload: &Arc<Upload>) -> Outgoing {
+        let upload = (!body.is_empty()).then(|| upload.clone());
+        if let Some(upload) = &upload {
+            upload.body.store(true, Ordering::Relaxed);
+        }
+        Outgoing { body, upload }
+    }
+
+    /// The body of a request that comes back unsent.
+    pub(crate) fn take(&mut self) -> Body {
+        std::mem::take(&mut self.body)
+    }
+}
+
+impl Drop for Outgoing {
+    /// hyper drops a body when it has all of it, which may be before the body says that it has ended.
+    fn drop(&mut self) {
+        if let Some(upload) = &self.upload {
+            upload.body.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+impl http_body::Body for Outgoing {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_goes_on_while_there_is_a_body_or_a_full_socket() {
+        let upload = Arc::new(Upload::default());
+        drop(Outgoing::new(Body::empty(), &upload));
+        assert!(!upload.is_going_on());
+        let mut body = Outgoing::new(Body::full("abc"), &upload);
+        assert!(upload.is_going_on());
+        upload.wrote(&Poll::<()>::Pending);
+        let _ = body.take();
+        drop(body);
+        assert!(upload.is_going_on(), "its end is not sent yet");
+        upload.wrote(&Poll::Ready(()));
+        assert!(!upload.is_going_on());
+    }
+}
