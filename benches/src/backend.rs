@@ -1,12 +1,14 @@
-//! The backend of the benchmark: a cheap HTTP/1.1 server, plain and inside HBONE tunnels, 1 KiB an answer.
+//! The backend of the benchmark: a cheap HTTP/1.1 server, plain and inside HBONE tunnels, 1 KiB an answer to a
+//! request that was read to its end. It counts connections, and tunnels as such.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -20,6 +22,10 @@ use waypoint_hbone::tls::{Tls, TrustDomains};
 use crate::Failure;
 
 static BODY: [u8; 1024] = [b'x'; 1024];
+static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
+
+/// Where the number of connections so far is told, the asker's own included.
+pub(crate) const COUNT: &str = "/connections";
 
 /// Serves until the process ends.
 pub(crate) async fn run(http: SocketAddr, hbone: SocketAddr, certs: &Path) -> Result<(), Failure> {
@@ -59,9 +65,16 @@ pub(crate) async fn run(http: SocketAddr, hbone: SocketAddr, certs: &Path) -> Re
 }
 
 async fn answer(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-    let service = service_fn(|_: Request<Incoming>| {
-        let response = Response::new(Full::new(Bytes::from_static(&BODY)));
-        std::future::ready(Ok::<_, Infallible>(response))
+    CONNECTIONS.fetch_add(1, Ordering::Relaxed);
+    let service = service_fn(|request: Request<Incoming>| async {
+        let body = if request.uri().path() == COUNT {
+            CONNECTIONS.load(Ordering::Relaxed).to_string().into()
+        } else {
+            Bytes::from_static(&BODY)
+        };
+        let mut incoming = request.into_body();
+        while let Some(Ok(_)) = incoming.frame().await {}
+        Ok::<_, Infallible>(Response::new(Full::new(body)))
     });
     let _ = http1::Builder::new()
         .serve_connection(TokioIo::new(io), service)

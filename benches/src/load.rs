@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use http::{HeaderMap, Request, StatusCode, Version};
-use http_body_util::{BodyExt, Empty};
+use http::{HeaderMap, Method, Request, StatusCode, Version};
+use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::{Deserialize, Serialize};
@@ -62,6 +62,9 @@ pub(crate) struct LoadArgs {
     /// Requests a second; 0: as fast as it goes.
     #[arg(long, default_value = "0")]
     pub(crate) rate: f64,
+    /// Bytes of a request's body; 0: GET.
+    #[arg(long, default_value = "0")]
+    pub(crate) body: usize,
     /// Only opens so many tunnels, sends one request in each, prints, and holds them.
     #[arg(long, default_value = "0")]
     pub(crate) hold: usize,
@@ -76,6 +79,9 @@ pub(crate) struct Outcome {
     pub(crate) p99_us: u64,
 }
 
+/// The longest body of a request.
+const MAX_BODY: usize = 64 * 1024;
+
 /// Streams of one h2c tunnel.
 const H2C_STREAMS: usize = 16;
 
@@ -87,8 +93,8 @@ struct Client {
 
 enum Connection {
     None,
-    H1(http1::SendRequest<Empty<Bytes>>),
-    H2(http2::SendRequest<Empty<Bytes>>),
+    H1(http1::SendRequest<Full<Bytes>>),
+    H2(http2::SendRequest<Full<Bytes>>),
 }
 
 /// Runs the load and prints its outcome as JSON.
@@ -192,6 +198,21 @@ impl Client {
         Ok(Connection::H2(sender))
     }
 
+    fn request(&self, target: &str) -> http::request::Builder {
+        let method = if self.args.body == 0 {
+            Method::GET
+        } else {
+            Method::POST
+        };
+        Request::builder().method(method).uri(target)
+    }
+
+    fn body(&self) -> Full<Bytes> {
+        static BYTES: [u8; MAX_BODY] = [b'u'; MAX_BODY];
+        let length = self.args.body.min(MAX_BODY);
+        Full::new(Bytes::from_static(&BYTES[..length]))
+    }
+
     async fn send(&self, connection: &mut Connection) -> Result<(), Failure> {
         let response = match connection {
             Connection::None => {
@@ -200,16 +221,14 @@ impl Client {
             }
             Connection::H1(sender) => {
                 sender.ready().await?;
-                let request = Request::get("/p/1")
-                    .header("host", "web")
-                    .body(Empty::new())?;
+                let request = self.request("/p/1").header("host", "web");
+                let request = request.body(self.body())?;
                 sender.send_request(request).await?
             }
             Connection::H2(sender) => {
                 sender.ready().await?;
-                let request = Request::get("http://web/p/1")
-                    .version(Version::HTTP_2)
-                    .body(Empty::new())?;
+                let request = self.request("http://web/p/1").version(Version::HTTP_2);
+                let request = request.body(self.body())?;
                 sender.send_request(request).await?
             }
         };

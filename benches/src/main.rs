@@ -68,6 +68,8 @@ struct Row {
     name: &'static str,
     mode: Mode,
     clients: usize,
+    /// Bytes of a request's body; 0: GET.
+    body: usize,
     arrangement: Arrangement,
 }
 
@@ -86,8 +88,14 @@ fn rows() -> Vec<Row> {
         name,
         mode,
         clients,
+        body: 0,
         arrangement,
     };
+    let post = |name, mode, clients, body, arrangement| Row {
+        body,
+        ..row(name, mode, clients, arrangement)
+    };
+    const KIB: usize = 1024;
     vec![
         row("HTTP/1.1, 16 tunnels, plain upstream", Mode::H1, 16, plain),
         row("HTTP/1.1, 16 tunnels, HBONE upstream", Mode::H1, 16, hbone),
@@ -111,6 +119,69 @@ fn rows() -> Vec<Row> {
                 access_log: true,
                 ..plain
             },
+        ),
+        post(
+            "POST 1 KiB, HTTP/1.1, 16 tunnels, plain upstream",
+            Mode::H1,
+            16,
+            KIB,
+            plain,
+        ),
+        post(
+            "POST 1 KiB, HTTP/1.1, 16 tunnels, HBONE upstream",
+            Mode::H1,
+            16,
+            KIB,
+            hbone,
+        ),
+        post(
+            "POST 1 KiB, h2c, 64 streams, plain upstream",
+            Mode::H2c,
+            64,
+            KIB,
+            plain,
+        ),
+        post(
+            "POST 1 KiB, h2c, 64 streams, HBONE upstream",
+            Mode::H2c,
+            64,
+            KIB,
+            hbone,
+        ),
+        post(
+            "POST 1 KiB, new tunnel a request, plain upstream",
+            Mode::Tunnel,
+            16,
+            KIB,
+            plain,
+        ),
+        post(
+            "POST 64 KiB, HTTP/1.1, 16 tunnels, plain upstream",
+            Mode::H1,
+            16,
+            64 * KIB,
+            plain,
+        ),
+        post(
+            "POST 64 KiB, HTTP/1.1, 16 tunnels, HBONE upstream",
+            Mode::H1,
+            16,
+            64 * KIB,
+            hbone,
+        ),
+        post(
+            "POST 64 KiB, h2c, 64 streams, plain upstream",
+            Mode::H2c,
+            64,
+            64 * KIB,
+            plain,
+        ),
+        post(
+            "POST 64 KiB, h2c, 64 streams, HBONE upstream",
+            Mode::H2c,
+            64,
+            64 * KIB,
+            hbone,
         ),
     ]
 }
@@ -138,9 +209,9 @@ fn compare(args: &AllArgs) -> Result<(), Failure> {
         args.rounds, args.seconds
     );
     println!(
-        "| 1 KiB answers | CPU µs/request waypoint | Envoy | ratio | p50 µs at rate waypoint | Envoy | p99 µs at rate waypoint | Envoy | limit |"
+        "| 1 KiB answers, to GET where nothing else is said | CPU µs/request waypoint | Envoy | ratio | p50 µs at rate waypoint | Envoy | p99 µs at rate waypoint | Envoy | upstream connections per 1,000 requests waypoint | Envoy | limit |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
     for row in rows().iter().filter(|row| row.name.contains(&args.only)) {
         let scene = Scene::start(row.arrangement, &args.waypoint, &args.envoy, &folder)?;
         println!("{}", measure(row, &scene, args)?);
@@ -168,6 +239,8 @@ struct Samples {
     busy: Vec<f64>,
     p50: Vec<f64>,
     p99: Vec<f64>,
+    /// New upstream connections per 1,000 requests.
+    connections: Vec<f64>,
 }
 
 pub(crate) fn median(values: &[f64]) -> f64 {
@@ -182,6 +255,8 @@ fn measure(row: &Row, scene: &Scene, args: &AllArgs) -> Result<String, Failure> 
         vec![
             "--clients".to_owned(),
             row.clients.to_string(),
+            "--body".to_owned(),
+            row.body.to_string(),
             "--seconds".to_owned(),
             seconds.to_string(),
             "--rate".to_owned(),
@@ -193,12 +268,17 @@ fn measure(row: &Row, scene: &Scene, args: &AllArgs) -> Result<String, Failure> 
     }
     for _ in 0..args.rounds {
         for (proxy, samples) in Proxy::BOTH.into_iter().zip(&mut samples) {
+            let connections = scene.upstream_connections()?;
             let (before, start) = (cpu(scene.pid(proxy))?, Instant::now());
             let (_, outcome) = scene.load(proxy, row.mode, &options(args.seconds, 0.0))?;
             let used = (cpu(scene.pid(proxy))? - before).as_secs_f64();
             if outcome.errors > 0 || outcome.requests == 0 {
                 return Err(format!("{}, {proxy:?}: {outcome:?}", row.name).into());
             }
+            // Less the one that asks.
+            let connections = scene.upstream_connections()? - connections - 1;
+            let connections = connections as f64 * 1e3 / outcome.requests as f64;
+            samples.connections.push(connections);
             samples.cpu_us.push(used * 1e6 / outcome.requests as f64);
             samples.rate.push(outcome.requests as f64 / args.seconds);
             samples.busy.push(used / start.elapsed().as_secs_f64());
@@ -226,13 +306,15 @@ fn measure(row: &Row, scene: &Scene, args: &AllArgs) -> Result<String, Failure> 
         (false, false) => "the proxies",
     };
     Ok(format!(
-        "| {} | {a:.1} | {b:.1} | **{:.2}** | {:.0} | {:.0} | {:.0} | {:.0} | {limit}; rate {rate:.0}/s |",
+        "| {} | {a:.1} | {b:.1} | **{:.2}** | {:.0} | {:.0} | {:.0} | {:.0} | {:.2} | {:.2} | {limit}; rate {rate:.0}/s |",
         row.name,
         a / b,
         median(&ours.p50),
         median(&theirs.p50),
         median(&ours.p99),
         median(&theirs.p99),
+        median(&ours.connections),
+        median(&theirs.connections),
     ))
 }
 

@@ -14,6 +14,7 @@ use waypoint_hbone::identity::Identity;
 use waypoint_tests::envoy::{Envoy, Settings, bootstrap};
 
 use crate::Failure;
+use crate::backend::COUNT;
 use crate::load::{Mode, Outcome};
 use crate::process::Process;
 
@@ -170,6 +171,13 @@ impl Scene {
         let outcome =
             serde_json::from_str(&line).map_err(|_| format!("the load ended: {line:?}"))?;
         Ok((process, outcome))
+    }
+
+    /// The backend's connections and tunnels so far.
+    pub(crate) fn upstream_connections(&self) -> Result<u64, Failure> {
+        let answer = get(SocketAddr::new(POD.into(), 8080), COUNT)?;
+        let (_, count) = answer.split_once("\r\n\r\n").ok_or("no count")?;
+        Ok(count.trim().parse()?)
     }
 
     /// The waypoint's time in connections' own tasks so far.
