@@ -22,6 +22,7 @@ use waypoint_filters::service::Response;
 use waypoint_filters::stream_info::{Protocol, StreamInfo, UpstreamInfo};
 
 use crate::balancer;
+use crate::downstream::expectation::Waiting;
 use crate::replay::Replay;
 use crate::request_head::Upgrade;
 use crate::retry::{self, Backoff};
@@ -142,6 +143,9 @@ impl Attempting<'_> {
         *head.uri_mut() = request.uri().clone();
         *head.version_mut() = request.version();
         *head.headers_mut() = request.headers().clone();
+        if let Some(waiting) = request.extensions().get::<Waiting>() {
+            head.extensions_mut().insert(waiting.clone());
+        }
         let body = if request.body().is_empty() {
             None
         } else {
@@ -235,7 +239,8 @@ impl Attempting<'_> {
     ) -> Result<Response, UpstreamError> {
         let mut request = request;
         *request.version_mut() = http::Version::HTTP_11;
-        say_that_it_is_empty(&mut request);
+        say_how_it_is_framed(&mut request);
+        Waiting::relay(&mut request);
         let mut stale = 0;
         loop {
             let mut connection = match self.connected_h1(endpoint, &pools, &mut active).await {
@@ -310,6 +315,10 @@ impl Attempting<'_> {
         };
         active.admit(limits)?;
         self.note(&connection.info);
+        if let Some(waiting) = request.extensions().get::<Waiting>() {
+            // hyper doesn't tell of an HTTP/2 upstream's 100.
+            waiting.go_on();
+        }
         let response = connection.send(request).await.map_err(|mut error| {
             error.unsent = error.unsent.map(|unsent| Box::new(to_http1(*unsent)));
             error
@@ -377,8 +386,9 @@ fn has_two_lengths<B>(response: &http::Response<B>) -> bool {
     headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH)
 }
 
-/// A request whose method may have a body says that there is none (RFC 9110 §8.6).
-fn say_that_it_is_empty(request: &mut http::Request<Body>) {
+/// A request whose method may have a body says that there is none (RFC 9110 §8.6), and one whose body's
+/// length nobody knows is chunked, whatever its method: hyper wouldn't send the body of a GET otherwise.
+fn say_how_it_is_framed(request: &mut http::Request<Body>) {
     let bodiless = [
         Method::GET,
         Method::HEAD,
@@ -386,14 +396,18 @@ fn say_that_it_is_empty(request: &mut http::Request<Body>) {
         Method::CONNECT,
         Method::TRACE,
     ];
-    if request.body().is_empty()
-        && !bodiless.contains(request.method())
-        && !request.headers().contains_key(header::CONTENT_LENGTH)
-    {
-        request
-            .headers_mut()
-            .insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    if request.headers().contains_key(header::CONTENT_LENGTH) {
+        return;
     }
+    let (name, value) = if !request.body().is_empty() {
+        (header::TRANSFER_ENCODING, "chunked")
+    } else if !bodiless.contains(request.method()) {
+        (header::CONTENT_LENGTH, "0")
+    } else {
+        return;
+    };
+    let value = HeaderValue::from_static(value);
+    request.headers_mut().insert(name, value);
 }
 
 /// The target in absolute form: HTTP/2 has its authority there.

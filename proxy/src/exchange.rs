@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
+use parking_lot::Mutex;
 use waypoint_config::model::chain::{ChainSlot, FilterChain};
 use waypoint_config::model::connection_manager::HttpConnectionManager;
 use waypoint_config::model::route::{Route, RouteAction};
@@ -18,6 +19,8 @@ use waypoint_filters::route::SelectedRoute;
 use waypoint_filters::service::HttpRequest;
 use waypoint_filters::stream_info::{Capture, Protocol, RequestHead, StreamInfo};
 
+use crate::downstream::expectation::{Expectation, Waiting};
+use crate::downstream::request_head_bytes::Rejection;
 use crate::record::{RecordGuard, RecordedBody};
 use crate::request_head::{Refused, finish, prepare};
 use crate::upgrade::{self, Agreed};
@@ -37,6 +40,32 @@ pub(crate) struct HttpConnection {
     pub(crate) failed: AtomicBool,
     /// The client is to go elsewhere with its next request.
     pub(crate) draining: AtomicBool,
+    /// What follows on an HTTP/1.1 connection is another protocol's.
+    pub(crate) switched: AtomicBool,
+    /// Whether the client of an HTTP/1.1 connection waits with its body.
+    pub(crate) expectation: Expectation,
+    /// Why hyper was given a head that it can't take, instead of the client's.
+    pub(crate) rejection: Mutex<Option<Rejection>>,
+}
+
+impl HttpConnection {
+    pub(crate) fn new(
+        info: Arc<Connection>,
+        slot: Arc<ChainSlot>,
+        first: Arc<HttpConnectionManager>,
+    ) -> HttpConnection {
+        HttpConnection {
+            info,
+            slot,
+            first,
+            requests: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            switched: AtomicBool::new(false),
+            expectation: Expectation::default(),
+            rejection: Mutex::new(None),
+        }
+    }
 }
 
 /// Serves one request, from its head to the head of its response.
@@ -44,7 +73,7 @@ pub(crate) async fn serve(
     connection: Arc<HttpConnection>,
     request: Request<Incoming>,
 ) -> Response<RecordedBody> {
-    connection.requests.fetch_add(1, Ordering::Relaxed);
+    let number = connection.requests.fetch_add(1, Ordering::Relaxed);
     // Admit: the current version of the chain, kept to the request's end.
     let (manager, closed) = admit(&connection);
     let stream = StreamInfo::new(
@@ -57,6 +86,7 @@ pub(crate) async fn serve(
     let mut request =
         request.map(|incoming| Body::incoming(incoming).metered(&stream, Direction::Request));
 
+    Waiting::find(&connection, &mut request, number);
     // Normalize: one form of the head for policy, routes and upstream.
     let prepared = prepare(&mut request, &manager);
     capture_request(&stream, &request, &manager.capture);
@@ -85,19 +115,23 @@ pub(crate) async fn serve(
 
 /// Records a request that could not be read: it was answered 400, or 431 for a head that is too large.
 pub(crate) fn record_malformed(connection: &HttpConnection, too_large: bool) {
+    let rejection = *connection.rejection.lock();
     let stream = StreamInfo::new(
         connection.info.clone(),
         Protocol::Http11,
         Instant::now(),
         SystemTime::now(),
     );
-    let (status, details) = if too_large {
-        (
+    let (status, details) = match rejection {
+        _ if too_large => (
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             "http1.headers_too_large",
-        )
-    } else {
-        (StatusCode::BAD_REQUEST, "http1.codec_error")
+        ),
+        Some(Rejection::TwoLengths) => (
+            StatusCode::BAD_REQUEST,
+            "http1.content_length_and_chunked_not_allowed",
+        ),
+        _ => (StatusCode::BAD_REQUEST, "http1.codec_error"),
     };
     {
         let mut state = stream.state();
@@ -165,6 +199,8 @@ fn respond(
     guard: RecordGuard,
 ) -> Response<RecordedBody> {
     let (mut parts, body) = response.into_parts();
+    // The upstream's version says nothing about this connection.
+    parts.version = Version::HTTP_11;
     finish(&mut parts, manager);
     {
         let mut state = guard.stream.state();

@@ -15,9 +15,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use pin_project_lite::pin_project;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Sleep;
-use waypoint_config::model::codec::{Codec, CodecOptions};
+use waypoint_config::model::codec::Codec;
 use waypoint_hbone::stream::TunnelStream;
 
+use crate::downstream::request_head_bytes::HeadLimits;
+use crate::downstream::request_reader::RequestReader;
 use crate::drain::Watch;
 use crate::exchange::{self, HttpConnection};
 use crate::linger::Lingering;
@@ -56,9 +58,14 @@ async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream, dra
     let codec = &connection.first.codec;
     let mut builder = http1::Builder::new();
     // A client that ends its direction is gone, as for Envoy: what it asked for is not finished.
+    let limits = HeadLimits {
+        bytes: codec.max_request_headers_bytes as usize,
+        headers: codec.max_request_headers_count as usize,
+        mark_expectations: connection.first.proxy_100_continue,
+    };
     builder
         .half_close(false)
-        .max_buf_size(head_limit(codec))
+        .max_buf_size(buffer_size(limits))
         .writev(true);
     if codec.max_request_headers_count != 100 {
         builder.max_headers(codec.max_request_headers_count as usize);
@@ -67,12 +74,11 @@ async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream, dra
         builder.timer(TokioTimer::new()).header_read_timeout(limit);
     }
     let service = service_fn(|request| answer_http1(connection.clone(), request));
+    let stream = Lingering::new(stream, Some(connection.clone()));
+    let stream = RequestReader::new(stream, connection.clone(), limits);
     let mut serving = pin!(
         builder
-            .serve_connection(
-                TokioIo::new(Lingering::new(stream, Some(connection.clone()))),
-                service
-            )
+            .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
     );
     let told = async {
@@ -196,16 +202,23 @@ async fn answer_http1(
     let mut response = exchange::serve(connection.clone(), request).await;
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS
         || (tunnel && response.status().is_success());
-    if connection.draining.load(Ordering::Relaxed) && !upgraded {
+    if upgraded {
+        connection.switched.store(true, Ordering::Relaxed);
+    }
+    // A client that was waiting for 100 may send its body now, or not (RFC 9110 §10.1.1): nobody can
+    // tell what its next byte means.
+    let unsent_body = connection.expectation.end();
+    let last = unsent_body || connection.draining.load(Ordering::Relaxed);
+    if last && !upgraded {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
     }
     Ok(response)
 }
 
-/// hyper's buffer for a head must hold at least 8 KiB.
-fn head_limit(codec: &CodecOptions) -> usize {
-    (codec.max_request_headers_bytes as usize).max(8192)
+/// hyper's buffer holds any head that the reader before it lets pass, and at least 8 KiB.
+fn buffer_size(limits: HeadLimits) -> usize {
+    limits.raw_bytes().saturating_add(1).max(8192)
 }
 
 /// hyper has answered what it could not read; the record of it is written here.

@@ -16,6 +16,7 @@ mod dataplane;
 mod demo;
 mod descriptors;
 mod dns;
+mod downstream;
 mod drain;
 mod exchange;
 mod host;

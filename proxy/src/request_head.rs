@@ -64,7 +64,15 @@ pub(crate) fn prepare(
     if upgrade {
         request.extensions_mut().insert(Upgrade);
     }
+    let http2 = request.version() == Version::HTTP_2;
     let headers = request.headers_mut();
+    if http2 {
+        join_cookies(headers);
+    }
+    if !manager.proxy_100_continue && expects_continue(headers) {
+        // hyper says it.
+        headers.remove(header::EXPECT);
+    }
     if !manager.keep_client_cert_header {
         headers.remove(XFCC);
     }
@@ -75,6 +83,28 @@ pub(crate) fn prepare(
         headers.insert(X_REQUEST_ID, request_id(fastrand::u128(..)));
     }
     Ok(())
+}
+
+/// HTTP/2 may send a cookie in crumbs; whoever reads one header shall see them all (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    if crumbs.next().is_none() || crumbs.next().is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, cookie);
+    }
+}
+
+fn expects_continue(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::EXPECT)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Moves the authority into `host` and makes the target origin-form. A target's authority wins over

@@ -6,7 +6,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Instant, SystemTime};
 
 use http::{HeaderMap, Request, StatusCode, Uri};
@@ -227,14 +226,7 @@ async fn run(
     let chain = slot.load();
     match &*chain {
         FilterChain::Http(manager) => {
-            let connection = HttpConnection {
-                info,
-                slot,
-                first: manager.clone(),
-                requests: AtomicU64::new(0),
-                failed: AtomicBool::new(false),
-                draining: AtomicBool::new(false),
-            };
+            let connection = HttpConnection::new(info, slot, manager.clone());
             http_connection::serve(Arc::new(connection), stream, drain).await;
         }
         FilterChain::Tcp(_) => tcp::serve(plane, slot, info, stream).await,

@@ -50,6 +50,8 @@ pub struct HttpConnectionManager {
     /// Whether a client's `x-forwarded-client-cert` is kept.
     pub keep_client_cert_header: bool,
     pub generate_request_id: bool,
+    /// Whether `expect: 100-continue` goes to the upstream, and its 100 comes back.
+    pub proxy_100_continue: bool,
     /// Upgrades that are allowed, lower case (`websocket`).
     pub upgrades: Box<[Box<str>]>,
     /// Whether spans are configured: responses then name the route's operation.
@@ -89,11 +91,7 @@ pub(crate) static HTTP_CONNECTION_MANAGER: Table = Table {
             "set_current_client_cert_details",
             "goes into a header of the CONNECT, which nobody reads",
         ),
-        harmless(
-            18,
-            "proxy_100_continue",
-            "100 Continue is answered when policy has passed and the body is asked for",
-        ),
+        honoured(18, "proxy_100_continue"),
         honoured(23, "upgrade_configs").named(1).of(&UPGRADE),
         honoured(24, "stream_idle_timeout")
             .only("0s, no limit")
@@ -268,6 +266,7 @@ impl HttpConnectionManager {
             server_name: server_name(proto)?,
             keep_client_cert_header: keep_client_cert_header(proto.forward_client_cert_details)?,
             generate_request_id: proto.generate_request_id.as_ref().is_none_or(|g| g.value),
+            proxy_100_continue: proto.proxy_100_continue,
             upgrades: upgrades(proto),
             tracing: proto.tracing.is_some(),
             request_headers_timeout: duration::limit(
