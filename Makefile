@@ -1,6 +1,6 @@
 # The commands of README and CONTRIBUTING. Everything is built into target/.
 
-.PHONY: demo test test-envoy test-istiod istiod test-image check bench clean
+.PHONY: demo test test-envoy test-istiod istiod test-image check bench attack clean
 
 # A small mesh in one process, with real requests through a real waypoint.
 demo:
@@ -40,6 +40,12 @@ check:
 bench:
 	cargo build --release --locked -p waypoint-proxy -p waypoint-benches
 	./target/release/waypoint-bench --envoy "$$(./benches/envoy.sh)"
+
+# Attacks beside Envoy: what a second client has to wait, and memory; then the long stories of the same kind.
+attack:
+	cargo build --release --locked -p waypoint-proxy -p waypoint-benches
+	./target/release/waypoint-bench attack --envoy "$$(./benches/envoy.sh)"
+	cargo test --release --locked -p waypoint-tests -- --ignored attack_
 
 clean:
 	cargo clean

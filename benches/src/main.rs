@@ -1,8 +1,10 @@
-//! `waypoint-bench`: the waypoint beside Envoy, in one run, interleaved. Prints a table of ratios.
+//! `waypoint-bench`: the waypoint beside Envoy, in one run, interleaved. Prints a table of ratios; `attack`, what attacks do
+//! to a second client.
 //!
 //! CPU time is each process's own accounting; the medians of the rounds are compared. Machines are noisy,
 //! ratios hold.
 
+mod attack;
 mod backend;
 mod load;
 mod process;
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::attack::{AttackArgs, AttackersArgs};
 use crate::load::{LoadArgs, Mode};
 use crate::process::{cpu, resident};
 use crate::scene::{Arrangement, Proxy, Scene};
@@ -35,6 +38,10 @@ enum Part {
     Backend(BackendArgs),
     /// The load's process.
     Load(LoadArgs),
+    /// The shapes of attacks, and what a second client has to wait meanwhile.
+    Attack(AttackArgs),
+    /// The attackers' process.
+    Attackers(AttackersArgs),
 }
 
 #[derive(Debug, Args)]
@@ -198,6 +205,8 @@ fn main() -> Result<(), Failure> {
             runtime()?.block_on(backend::run(args.http, args.hbone, &args.certs))
         }
         Some(Part::Load(args)) => runtime()?.block_on(load::run(args)),
+        Some(Part::Attack(args)) => attack::compare(&args),
+        Some(Part::Attackers(args)) => runtime()?.block_on(attack::run(args)),
         None => compare(&cli.all),
     }
 }

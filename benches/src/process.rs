@@ -94,6 +94,11 @@ pub(crate) fn peak(pid: u32) -> Result<u64, Failure> {
     status(pid, "VmHWM:")
 }
 
+/// From now on [`peak`] counts anew.
+pub(crate) fn forget_peak(pid: u32) -> Result<(), Failure> {
+    Ok(std::fs::write(format!("/proc/{pid}/clear_refs"), "5")?)
+}
+
 fn status(pid: u32, name: &str) -> Result<u64, Failure> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status

@@ -55,7 +55,7 @@ pub(crate) enum Proxy {
 impl Proxy {
     pub(crate) const BOTH: [Proxy; 2] = [Proxy::Waypoint, Proxy::Envoy];
 
-    fn address(self) -> SocketAddr {
+    pub(crate) fn address(self) -> SocketAddr {
         let ip = if self == Proxy::Waypoint {
             WAYPOINT
         } else {
@@ -143,6 +143,16 @@ impl Scene {
         }
     }
 
+    /// Where the development CA and the certificates are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The service that the load asks for.
+    pub(crate) fn service() -> SocketAddr {
+        SocketAddr::new(VIP.into(), 80)
+    }
+
     /// Runs the load against a proxy to its end, or until it holds its tunnels.
     pub(crate) fn load(
         &self,
@@ -152,7 +162,7 @@ impl Scene {
     ) -> Result<(Process, Outcome), Failure> {
         let own = std::env::current_exe()?.to_string_lossy().into_owned();
         let via = proxy.address().to_string();
-        let to = SocketAddr::new(VIP.into(), 80).to_string();
+        let to = Scene::service().to_string();
         let certs = self.folder.join("client").to_string_lossy().into_owned();
         let mut words = vec![
             own.as_str(),

@@ -12,6 +12,8 @@ pub mod client;
 pub mod control_plane;
 pub mod copy;
 pub mod dev_ca;
+mod frame_budget;
+pub mod frame_watch;
 pub mod http2;
 pub mod identity;
 pub mod pool;

@@ -1,6 +1,7 @@
 //! The server's side: from an accepted TCP connection to the tunnels that a peer asks for.
 //!
-//! The connection's own task does TLS and framing and nothing else; it hands each request to a callback, which spawns. Every
+//! The connection's own task does TLS and framing and nothing else, a turn at a time (`frame_budget.rs`); it hands each
+//! request to a callback, which spawns. Every
 //! request gets there, CONNECT or not, with whatever authority: the callee decides 404 or 405. h2 itself refuses what
 //! isn't HTTP/2 at all (a CONNECT with `:scheme` or `:path`, an authority with forbidden characters: RST_STREAM with
 //! PROTOCOL_ERROR) and header lists that are too large (431).
@@ -20,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::frame_watch::{Flood, FloodMark, FrameWatch};
 use crate::http2::{Http2Options, KeepAlive};
 use crate::identity::Identity;
 use crate::socket::SocketOptions;
@@ -90,6 +92,8 @@ pub enum ConnectionEnd {
     Silent,
     /// The peer wouldn't be accepted any more; its streams were reset.
     Untrusted(TlsFailure),
+    /// The peer sent too many frames that do no work; it was told (GOAWAY), and its streams were reset.
+    Flooded(Flood),
     /// TCP, TLS or HTTP/2 failed; all its streams were reset.
     Failed(io::Error),
 }
@@ -106,8 +110,9 @@ pub struct ServerConnection {
     pub local_addr: SocketAddr,
     /// [`Tls::generation`] at the time of the handshake.
     pub certificate_generation: u64,
-    connection: h2::server::Connection<ServerIo, Bytes>,
+    connection: h2::server::Connection<FrameWatch<ServerIo>, Bytes>,
     wire: ServerIo,
+    flood: FloodMark,
     keepalive: Option<KeepAlive>,
     standing: Standing,
 }
@@ -148,10 +153,11 @@ async fn handshake(
     let standing = Standing::new(tls, &configs, PeerRole::Client);
 
     let wire = Wire::new(stream);
+    let (watched, flood) = FrameWatch::new(wire.clone());
     let mut connection = options
         .http2
         .server(options.max_concurrent_streams)
-        .handshake(wire.clone())
+        .handshake(watched)
         .await
         .map_err(|error| AcceptError::Http2(io_error(error)))?;
     wire.defer();
@@ -164,6 +170,7 @@ async fn handshake(
         certificate_generation: configs.generation,
         connection,
         wire,
+        flood,
         keepalive,
         standing,
     })
@@ -218,7 +225,7 @@ impl ServerConnection {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     on_request(TunnelRequest { request, respond })
                 }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(ended(error)),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(self.ended(cx, error)),
                 Poll::Ready(None) => return Poll::Ready(ConnectionEnd::Closed),
                 Poll::Pending => break,
             }
@@ -228,14 +235,19 @@ impl ServerConnection {
             _ => Poll::Pending,
         }
     }
-}
 
-/// Peers that just go away, as killed processes do, are no failure of the protocol.
-fn ended(error: h2::Error) -> ConnectionEnd {
-    if error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR) {
-        return ConnectionEnd::Closed;
+    /// Peers that just go away, as killed processes do, are no failure of the protocol.
+    fn ended(&mut self, cx: &mut Context<'_>, error: h2::Error) -> ConnectionEnd {
+        if let Some(flood) = self.flood.get() {
+            // The GOAWAY, if the peer takes it at once.
+            let _ = self.wire.poll_drain(cx);
+            return ConnectionEnd::Flooded(flood);
+        }
+        if error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR) {
+            return ConnectionEnd::Closed;
+        }
+        ConnectionEnd::Failed(io_error(error))
     }
-    ConnectionEnd::Failed(io_error(error))
 }
 
 /// A request on its own stream, to be accepted or rejected. Dropping it resets the stream.

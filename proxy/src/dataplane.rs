@@ -13,6 +13,7 @@ use waypoint_filters::body::Body;
 use waypoint_filters::metrics::{Counter, CounterFamily, Gauge, MetricRegistry};
 use waypoint_filters::peer::Peer;
 use waypoint_filters::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
+use waypoint_hbone::frame_watch::Flood;
 use waypoint_hbone::pool::TunnelPool;
 use waypoint_hbone::server::{self, ConnectionEnd, ServerOptions};
 use waypoint_hbone::tls::Tls;
@@ -114,6 +115,7 @@ pub(crate) struct DataPlane {
     handshakes: Semaphore,
     refused: Arc<CounterFamily>,
     untrusted: Arc<CounterFamily>,
+    flooded: Arc<CounterFamily>,
     pub(crate) panics: Counter,
     connection_task: Counter,
 }
@@ -150,6 +152,11 @@ impl DataPlane {
                 "waypoint_connections_untrusted_total",
                 "HBONE connections that were ended because their peer isn't trusted any more, by reason.",
                 &["reason"],
+            ),
+            flooded: options.metrics.counters(
+                "waypoint_connections_flooded_total",
+                "HTTP/2 connections that were ended because of too many frames that do no work, by where they were and by the last frame's kind.",
+                &["connection", "reason"],
             ),
             panics: options.metrics.counter(
                 "waypoint_panics_total",
@@ -228,15 +235,27 @@ impl DataPlane {
         let (used, farewell) = drain.farewell();
         let (busy, untrusted) = (self.connection_task.clone(), self.untrusted.clone());
         let peer = connection.peer.clone();
+        let plane = self.clone();
         let serving = connection.serve(farewell, move |request| {
             used.mark();
             let (plane, outer, drain) = (self.clone(), outer.clone(), drain.clone());
             tokio::spawn(tunnel::serve(plane, outer, request, drain));
         });
-        if let ConnectionEnd::Untrusted(reason) = timed(serving, &busy).await {
-            untrusted.with(&[reason.label().into()]).add(1);
-            tracing::warn!(%source, %peer, %reason, "HBONE connection of a peer that isn't trusted any more ended");
+        match timed(serving, &busy).await {
+            ConnectionEnd::Untrusted(reason) => {
+                untrusted.with(&[reason.label().into()]).add(1);
+                tracing::warn!(%source, %peer, %reason, "HBONE connection of a peer that isn't trusted any more ended");
+            }
+            ConnectionEnd::Flooded(flood) => plane.count_flood("hbone", source, flood),
+            _ => {}
         }
+    }
+
+    /// `connection` says where: `hbone`, or `tunnel` for HTTP/2 in one.
+    pub(crate) fn count_flood(&self, connection: &'static str, source: SocketAddr, flood: Flood) {
+        let labels = [connection.into(), flood.label().into()];
+        self.flooded.with(&labels).add(1);
+        tracing::warn!(%source, connection, reason = flood.label(), "a connection was ended: {flood}");
     }
 
     /// The server's settings as configuration has them now.

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use pin_project_lite::pin_project;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Sleep;
 use waypoint_config::model::codec::Codec;
+use waypoint_hbone::frame_watch::{Flood, FrameWatch};
 use waypoint_hbone::stream::TunnelStream;
 
 use crate::downstream::request_head_bytes::HeadLimits;
@@ -31,26 +32,34 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const MAX_CONCURRENT_STREAMS: u32 = 1000;
 /// A connection without a request for this long is closed (Envoy's default).
 const IDLE: Duration = Duration::from_secs(3600);
+/// Requests of an HTTP/1.1 connection that are served before others have their turn. A client that doesn't wait for
+/// answers has more, and one that is denied costs no time to wait for.
+const TURN_REQUESTS: u32 = 4;
 
-/// Serves the connection to its end.
+/// Serves the connection to its end. The peer may have flooded it.
 ///
 /// While the waypoint drains, HTTP/1.1's answers say `connection: close`, but an idle connection stays: closing it could lose
 /// the request that is on its way. HTTP/2 has GOAWAY, which loses none.
-pub(crate) async fn serve(connection: Arc<HttpConnection>, mut stream: TunnelStream, drain: Watch) {
+pub(crate) async fn serve(
+    connection: Arc<HttpConnection>,
+    mut stream: TunnelStream,
+    drain: Watch,
+) -> Option<Flood> {
     let codec = &connection.first.codec;
     let http2 = match codec.codec {
         Codec::Auto => tokio::select! {
             http2 = sniff::is_http2(&mut stream) => http2,
-            () = drain.ending() => return,
-            () = tokio::time::sleep(IDLE) => return,
+            () = drain.ending() => return None,
+            () = tokio::time::sleep(IDLE) => return None,
         },
         Codec::Http1 => false,
         Codec::Http2 => true,
     };
     if http2 {
-        serve_http2(&connection, stream, drain).await;
+        serve_http2(&connection, stream, drain).await
     } else {
         serve_http1(&connection, stream, drain).await;
+        None
     }
 }
 
@@ -73,7 +82,11 @@ async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream, dra
     if let Some(limit) = connection.first.request_headers_timeout {
         builder.timer(TokioTimer::new()).header_read_timeout(limit);
     }
-    let service = service_fn(|request| answer_http1(connection.clone(), request));
+    let turn = AtomicU32::new(0);
+    let service = service_fn(|request| {
+        let waits = turn.fetch_add(1, Ordering::Relaxed) >= TURN_REQUESTS;
+        answer_http1(connection.clone(), request, waits)
+    });
     let stream = Lingering::new(stream, Some(connection.clone()));
     let stream = RequestReader::new(stream, connection.clone(), limits);
     let mut serving = pin!(
@@ -91,6 +104,7 @@ async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream, dra
         if ending.as_mut().poll_ending(cx) {
             serving.as_mut().graceful_shutdown();
         }
+        turn.store(0, Ordering::Relaxed);
         serving.as_mut().poll(cx)
     })
     .await;
@@ -99,7 +113,11 @@ async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream, dra
     }
 }
 
-async fn serve_http2(connection: &Arc<HttpConnection>, stream: TunnelStream, drain: Watch) {
+async fn serve_http2(
+    connection: &Arc<HttpConnection>,
+    stream: TunnelStream,
+    drain: Watch,
+) -> Option<Flood> {
     let codec = &connection.first.codec;
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
@@ -127,10 +145,8 @@ async fn serve_http2(connection: &Arc<HttpConnection>, stream: TunnelStream, dra
         used.mark();
         answer(owned.clone(), request)
     });
-    let mut serving = pin!(builder.serve_connection(
-        TokioIo::new(Lingering::new(stream, Some(connection.clone()))),
-        service
-    ));
+    let (watched, flood) = FrameWatch::new(Lingering::new(stream, Some(connection.clone())));
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(watched), service));
     let mut ending = pin!(Ending::new(farewell, connection.clone()));
     let result = std::future::poll_fn(|cx| {
         if ending.as_mut().poll_ending(cx) {
@@ -139,9 +155,13 @@ async fn serve_http2(connection: &Arc<HttpConnection>, stream: TunnelStream, dra
         serving.as_mut().poll(cx)
     })
     .await;
-    if let Err(error) = result {
+    // After GOAWAY the stream ends in good order, or a reset could overtake it.
+    if flood.get().is_none()
+        && let Err(error) = result
+    {
         ended_with(connection, &error);
     }
+    flood.get()
 }
 
 pin_project! {
@@ -193,11 +213,16 @@ async fn answer(
     Ok(exchange::serve(connection, request).await)
 }
 
-/// As [`answer`], for HTTP/1.1: it tells the client when it is the connection's last.
+/// As [`answer`], for HTTP/1.1: it tells the client when it is the connection's last. `waits`: others have their turn
+/// first.
 async fn answer_http1(
     connection: Arc<HttpConnection>,
     request: Request<Incoming>,
+    waits: bool,
 ) -> Result<http::Response<crate::record::RecordedBody>, std::convert::Infallible> {
+    if waits {
+        tokio::task::yield_now().await;
+    }
     let tunnel = request.method() == Method::CONNECT;
     let mut response = exchange::serve(connection.clone(), request).await;
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS

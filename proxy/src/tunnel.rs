@@ -227,7 +227,10 @@ async fn run(
     match &*chain {
         FilterChain::Http(manager) => {
             let connection = HttpConnection::new(info, slot, manager.clone());
-            http_connection::serve(Arc::new(connection), stream, drain).await;
+            let source = connection.info.source;
+            if let Some(flood) = http_connection::serve(Arc::new(connection), stream, drain).await {
+                plane.count_flood("tunnel", source, flood);
+            }
         }
         FilterChain::Tcp(_) => tcp::serve(plane, slot, info, stream).await,
         FilterChain::Closed(reason) => {

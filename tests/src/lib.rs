@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
 pub mod app;
+pub mod attack;
 pub mod circuit_breakers;
 pub mod control_plane;
 pub mod discovery;

@@ -1,5 +1,5 @@
-//! Peers that ask for too much: floods of frames, streams, headers, tunnels. Each costs its own
-//! connection at most, and others are served meanwhile.
+//! Peers that ask for too much: floods of streams, headers, tunnels. Each costs its own connection at most, and others
+//! are served meanwhile. Frames that do no work: `attacks.rs`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,40 +11,15 @@ use http::{Method, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
+use waypoint_tests::attack::frames::{
+    CONTINUATION, END_HEADERS, HEADERS, PREFACE, SETTINGS, block, frame, literal, reset,
+};
 use waypoint_tests::wait::within;
 use waypoint_tests::ztunnel::{get, request, tls};
 use waypoint_tests::{App, Mesh, Waypoint};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const CONTINUATION: u8 = 9;
-const END_HEADERS: u8 = 4;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let mut bytes = length[1..].to_vec();
-    bytes.extend_from_slice(&[kind, flags]);
-    bytes.extend_from_slice(&stream.to_be_bytes());
-    bytes.extend_from_slice(payload);
-    bytes
-}
-
-/// A literal header without indexing, without Huffman.
-fn literal(name: &str, value: &str) -> Vec<u8> {
-    let mut bytes = vec![0, name.len() as u8];
-    bytes.extend_from_slice(name.as_bytes());
-    bytes.push(value.len() as u8);
-    bytes.extend_from_slice(value.as_bytes());
-    bytes
-}
-
 fn connect(to: SocketAddr) -> Vec<u8> {
-    let mut block = literal(":method", "CONNECT");
-    block.extend(literal(":authority", &to.to_string()));
-    block
+    block(&[(":method", "CONNECT"), (":authority", &to.to_string())])
 }
 
 struct Scene {
@@ -137,29 +112,13 @@ async fn streams_that_are_opened_and_reset_end_the_connection() {
     let sent = flood(tls, 60_000, |n| {
         let stream = (2 * n + 1) as u32;
         let mut bytes = frame(HEADERS, END_HEADERS, stream, &block);
-        bytes.extend(frame(RST_STREAM, 0, stream, &8u32.to_be_bytes()));
+        bytes.extend(reset(stream));
         bytes
     })
     .await;
     assert!(sent < 30_000, "{sent} streams were opened and reset");
     scene.assert_fine().await;
     assert!(scene.app.seen().len() < 5);
-}
-
-#[tokio::test]
-async fn pings_and_settings_by_the_thousand_hold_up_nobody() {
-    for (kind, payload) in [(PING, &[0; 8][..]), (SETTINGS, &[][..])] {
-        let scene = scene().await;
-        let tls = scene.attacker().await;
-        let many = frame(kind, 0, 0, payload).repeat(100);
-        let flooding = tokio::spawn(flood(tls, 500, move |_| many.clone()));
-        for _ in 0..5 {
-            let started = Instant::now();
-            scene.assert_fine().await;
-            assert!(started.elapsed() < Duration::from_secs(3), "frame {kind}");
-        }
-        flooding.abort();
-    }
 }
 
 #[tokio::test]
