@@ -32,9 +32,9 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const MAX_CONCURRENT_STREAMS: u32 = 1000;
 /// A connection without a request for this long is closed (Envoy's default).
 const IDLE: Duration = Duration::from_secs(3600);
-/// Requests of an HTTP/1.1 connection that are served before others have their turn. A client that doesn't wait for
-/// answers has more, and one that is denied costs no time to wait for.
-const TURN_REQUESTS: u32 = 4;
+/// Requests of an HTTP/1.1 connection that are served before others have their turn. There are more at a time only of a
+/// client that doesn't wait for answers.
+const TURN_REQUESTS: u32 = 1;
 
 /// Serves the connection to its end. The peer may have flooded it.
 ///

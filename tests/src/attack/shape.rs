@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::frames::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, PRIORITY, SETTINGS,
-    UNKNOWN, block, frame, initial_window, reset, window_update,
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, PRIORITY,
+    SETTINGS, UNKNOWN, block, frame, initial_window, reset, window_update,
 };
 
 /// Where the frames are.
@@ -57,24 +57,14 @@ pub fn shapes() -> Vec<Shape> {
     for place in [Place::Hbone, Place::Tunnel] {
         all.extend(frame_shapes(place));
     }
-    all.push(Shape::new(
-        "tunnels opened and ended",
-        Place::Hbone,
-        Fate::Shared,
-        churn,
-    ));
-    all.push(Shape::new(
-        "requests opened and ended",
-        Place::Tunnel,
-        Fate::Shared,
-        churn,
-    ));
-    all.push(Shape::new(
-        "pipelined requests, denied",
-        Place::Http1,
-        Fate::Shared,
-        denied,
-    ));
+    let shared = |name, place, portion| Shape::new(name, place, Fate::Shared, portion);
+    // As fast as it goes without more at a time than may be.
+    let pause = Duration::from_millis(2);
+    all.extend([
+        shared("tunnels opened and ended", Place::Hbone, churn).pausing(pause),
+        shared("requests opened and ended", Place::Tunnel, churn).pausing(pause),
+        shared("pipelined requests, denied", Place::Http1, denied),
+    ]);
     all
 }
 
@@ -91,13 +81,12 @@ fn frame_shapes(place: Place) -> Vec<Shape> {
         shape("SETTINGS, window toggled", "settings", |_, _, _| {
             [initial_window(1), initial_window(0)].concat().repeat(50)
         })
-        .after(|shape, to| {
-            let mut bytes = initial_window(0);
-            for n in 0..shape.streams {
-                bytes.extend(shape.ask(to, 2 * n + 1));
-            }
-            bytes
-        }),
+        .after(held),
+        shape("GOAWAY", "goaway", |_, _, _| {
+            let payload = [0x7fff_ffff_u32.to_be_bytes(), [0; 4]].concat();
+            frame(GOAWAY, 0, 0, &payload).repeat(100)
+        })
+        .after(held),
         shape("PING", "ping", |_, _, _| {
             frame(PING, 0, 0, &[0; 8]).repeat(100)
         }),
@@ -148,6 +137,16 @@ fn frame_shapes(place: Place) -> Vec<Shape> {
             bytes
         }),
     ]
+}
+
+/// Streams that are held open: each waits for window, or is a tunnel.
+fn held(shape: &Shape, to: SocketAddr) -> Vec<u8> {
+    let streams = (0..shape.streams).map(|n| 2 * n + 1);
+    let opened = streams.flat_map(|stream| match shape.place {
+        Place::Hbone => shape.open(to, stream),
+        _ => frame(HEADERS, END_HEADERS | END_STREAM, stream, &shape.head(to)),
+    });
+    initial_window(0).into_iter().chain(opened).collect()
 }
 
 /// Streams that are whole, and cost as much as any.
@@ -216,14 +215,6 @@ impl Shape {
     /// A tunnel, or a request whose body doesn't end.
     fn open(&self, to: SocketAddr, stream: u32) -> Vec<u8> {
         frame(HEADERS, END_HEADERS, stream, &self.head(to))
-    }
-
-    /// A tunnel, or a request whose answer waits for window.
-    fn ask(&self, to: SocketAddr, stream: u32) -> Vec<u8> {
-        match self.place {
-            Place::Hbone => self.open(to, stream),
-            _ => frame(HEADERS, END_HEADERS | END_STREAM, stream, &self.head(to)),
-        }
     }
 
     fn head(&self, to: SocketAddr) -> Vec<u8> {
