@@ -19,6 +19,7 @@ use bytes::{Buf, Bytes};
 use h2::{Reason, RecvStream, SendStream};
 use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop;
 
 use crate::client::Lease;
 use crate::identity::Identity;
@@ -78,7 +79,8 @@ impl TunnelStream {
     /// The next bytes from the peer, without a copy. `None`: the peer ended its direction.
     ///
     /// Call [`release`](TunnelStream::release) when they went onward. A reset by the peer is an error of kind
-    /// `ConnectionReset`.
+    /// `ConnectionReset`. Each frame is a part of the task's turn, as each read of a socket is: a peer that sends many
+    /// small ones doesn't keep others from running.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         if !self.unread.is_empty() {
             return Poll::Ready(Some(Ok(std::mem::take(&mut self.unread))));
@@ -87,7 +89,10 @@ impl TunnelStream {
             return Poll::Ready(None);
         }
         loop {
-            return Poll::Ready(match ready!(self.recv.poll_data(cx)) {
+            let turn = ready!(coop::poll_proceed(cx));
+            let data = ready!(self.recv.poll_data(cx));
+            turn.made_progress();
+            return Poll::Ready(match data {
                 Some(Ok(bytes)) if bytes.is_empty() => continue,
                 Some(Ok(bytes)) => {
                     self.held += bytes.len();

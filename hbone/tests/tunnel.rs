@@ -6,6 +6,7 @@ mod support;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -58,6 +59,43 @@ async fn bytes_come_back_both_ways_of_reading() {
     within(read.read_to_end(&mut received)).await.unwrap();
     writer.await.unwrap();
     assert!(received == expected);
+}
+
+#[tokio::test]
+async fn many_small_frames_are_read_in_turns() {
+    let ca = DevCa::ephemeral().unwrap();
+    let (server, mut streams) = Server::manual(tls(&ca, "server"), ServerOptions::default()).await;
+    let options = ClientOptions::default();
+    let connection = client::connect(&tls(&ca, "client"), server.address, &options)
+        .await
+        .unwrap();
+    let mut client = connection
+        .open("10.0.0.1:80", HeaderMap::new())
+        .await
+        .unwrap();
+    let mut server_side = streams.recv().await.unwrap();
+    for _ in 0..1000 {
+        client.send_all(Bytes::from_static(b"x")).await.unwrap();
+    }
+    // They are there by then.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (mut all, mut most) = (0, 0);
+    while all < 1000 {
+        let turn = std::future::poll_fn(|cx| {
+            let mut turn = 0;
+            while let Poll::Ready(data) = server_side.poll_data(cx) {
+                turn += data.unwrap().unwrap().len();
+            }
+            match turn {
+                0 => Poll::Pending,
+                n => Poll::Ready(n),
+            }
+        });
+        let turn = within(turn).await;
+        (all, most) = (all + turn, most.max(turn));
+        tokio::task::yield_now().await;
+    }
+    assert!((100..=128).contains(&most), "{most} at once");
 }
 
 #[tokio::test]

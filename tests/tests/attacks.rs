@@ -26,8 +26,8 @@ const CONNECTIONS: usize = 4;
 const LENGTH: Duration = Duration::from_secs(8);
 /// What goes on as long as it may.
 const SHORT: Duration = Duration::from_secs(1);
-/// A debug build on a busy machine; without turns it is seconds.
-const MEDIAN: Duration = Duration::from_millis(400);
+/// A debug build on a busy machine.
+const MEDIAN: Duration = Duration::from_millis(1500);
 
 const POLICY: &str = "
 apiVersion: security.istio.io/v1

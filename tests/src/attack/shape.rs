@@ -48,7 +48,7 @@ pub struct Shape {
 /// Nearly as many as may be at a time on an HBONE connection.
 const HBONE_STREAMS: u32 = 90;
 /// A part of what may be in a tunnel; more take their time in a debug build.
-const TUNNEL_STREAMS: u32 = 300;
+const TUNNEL_STREAMS: u32 = 100;
 
 /// All of them.
 #[must_use]
@@ -61,6 +61,13 @@ pub fn shapes() -> Vec<Shape> {
     // As fast as it goes without more at a time than may be.
     let pause = Duration::from_millis(2);
     all.extend([
+        shared("DATA, one byte each", Place::Hbone, |_, _, _| {
+            frame(DATA, 0, 1, b"x").repeat(100)
+        })
+        .after(|shape, to| {
+            let head = b"GET /p/1 HTTP/1.1\r\nhost: web\r\ncontent-length: 999999999\r\n\r\n";
+            [shape.open(to, 1), frame(DATA, 0, 1, head)].concat()
+        }),
         shared("tunnels opened and ended", Place::Hbone, churn).pausing(pause),
         shared("requests opened and ended", Place::Tunnel, churn).pausing(pause),
         shared("pipelined requests, denied", Place::Http1, denied),
