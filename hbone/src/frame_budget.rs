@@ -27,6 +27,8 @@ const TURN_NEW_STREAM: u32 = 32;
 const TURN_STREAMS: u32 = 8;
 /// Bytes for one unit of a turn.
 const TURN_BYTES: usize = 1024;
+/// A read that brings fewer bytes, though there was room for more: they may have come as many TLS records.
+const TURN_SMALL_READ: u32 = 32;
 
 /// Units that a connection begins with, and the most that it may have.
 const BUDGET: i32 = 10_000;
@@ -248,6 +250,13 @@ impl FrameBudget {
     /// Nothing more has come: the next bytes begin a turn.
     pub(crate) fn rest(&mut self) {
         self.turn = 0;
+    }
+
+    /// Counts one read of `n` bytes for which there was more room.
+    pub(crate) fn read(&mut self, n: usize) {
+        if n < TURN_BYTES {
+            self.turn += TURN_SMALL_READ;
+        }
     }
 
     /// Counts what came from the peer, up to the end of the turn. How many of the bytes may be handed on; the others have
@@ -519,17 +528,25 @@ mod tests {
     #[test]
     fn a_turn_ends_after_some_frames_streams_or_bytes() {
         let pings = frame(6, 0, 0, 8).repeat(1280);
-        // The payload of the last one comes in a turn of its own.
-        assert_eq!(receive_all(&mut started(), &pings), Ok(11));
-        let streams: Vec<u8> = (0..64).flat_map(|n| frame(1, 5, 2 * n + 1, 30)).collect();
-        assert_eq!(receive_all(&mut started(), &streams), Ok(17));
         let mut budget = started();
+        // The payload of the last one comes in a turn of its own.
+        assert_eq!(receive_all(&mut budget, &pings), Ok(11));
+        let streams: Vec<u8> = (0..64).flat_map(|n| frame(1, 5, 2 * n + 1, 30)).collect();
+        budget.rest();
+        assert_eq!(receive_all(&mut budget, &streams), Ok(17));
+        budget.rest();
         let data = frame(0, 0, 1, 64 * 1024);
         assert_eq!(budget.receive(&data), Ok(data.len()), "DATA is not cut");
         assert!(!budget.turn_is_over());
         budget.receive(&data).unwrap();
         assert!(budget.turn_is_over());
         assert!(!budget.turn_is_over(), "another one has begun");
+        for _ in 0..4 {
+            assert!(!budget.turn_is_over());
+            budget.receive(&[0]).unwrap();
+            budget.read(1);
+        }
+        assert!(budget.turn_is_over(), "many reads of a byte");
     }
 
     #[test]

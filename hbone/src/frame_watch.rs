@@ -109,8 +109,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for FrameWatch<T> {
                 return Poll::Pending;
             }
         }
+        let has_room = buf.remaining() > 0;
         let came = buf.filled().get(before..).unwrap_or_default();
         let taken = this.count(cx, came)?;
+        if has_room {
+            this.budget.read(came.len());
+        }
         if taken < came.len() {
             this.held
                 .extend_from_slice(came.get(taken..).unwrap_or_default());
@@ -197,6 +201,18 @@ mod tests {
         }
         assert!(all == sent);
         assert_eq!(flood.get(), None);
+    }
+
+    #[tokio::test]
+    async fn bytes_that_come_one_by_one_are_no_end() {
+        let (near, mut far) = duplex(1);
+        let (mut watch, _) = FrameWatch::new(near);
+        let sent = [PREFACE, &UPDATE.repeat(50)].concat();
+        let expected = sent.clone();
+        tokio::spawn(async move { far.write_all(&sent).await });
+        let mut all = Vec::new();
+        watch.read_to_end(&mut all).await.unwrap();
+        assert!(all == expected);
     }
 
     #[tokio::test]

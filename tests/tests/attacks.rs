@@ -160,8 +160,17 @@ async fn echo(address: SocketAddr) {
 /// What a gRPC client may do at worst: for each small message two WINDOW_UPDATEs, and a PING to measure the bandwidth.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_of_small_messages_is_no_flood() {
+    small_messages(15_000, Duration::from_secs(60)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: make attack"]
+async fn attack_a_long_stream_of_small_messages_is_no_flood() {
+    small_messages(1_000_000, Duration::from_secs(300)).await;
+}
+
+async fn small_messages(messages: usize, length: Duration) {
     const MESSAGE: [u8; 12] = [7; 12];
-    const MESSAGES: usize = 15_000;
     let mesh = Mesh::new();
     mesh.describe_pod(1, "echo-1", "echo", false);
     echo(SocketAddr::new(mesh.pod_ip(1), 8080)).await;
@@ -181,12 +190,13 @@ async fn a_stream_of_small_messages_is_no_flood() {
         PREFACE,
         &frame(SETTINGS, 0, 0, &[]),
         &frame(HEADERS, END_HEADERS, 1, &head),
-        &frame(DATA, 0, 1, &MESSAGE),
+        // As many are on their way at a time.
+        &frame(DATA, 0, 1, &MESSAGE).repeat(20),
     ];
     write.write_all(&begin.concat()).await.unwrap();
     let talk = async {
         let (mut echoed, mut head) = (0, [0; 9]);
-        while echoed < MESSAGES * MESSAGE.len() {
+        while echoed < messages * MESSAGE.len() {
             read.read_exact(&mut head).await.unwrap();
             let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
             let mut payload = vec![0; length as usize];
@@ -205,7 +215,7 @@ async fn a_stream_of_small_messages_is_no_flood() {
             }
         }
     };
-    let ended = tokio::time::timeout(Duration::from_secs(60), talk).await;
+    let ended = tokio::time::timeout(length, talk).await;
     assert!(ended.is_ok(), "the messages came to no end");
     let flooded = waypoint.metric("waypoint_connections_flooded_total", &[]);
     assert_eq!(flooded.await, 0.0);
