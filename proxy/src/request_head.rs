@@ -36,6 +36,12 @@ fn bad_request(details: &'static str) -> Refused {
     Refused::Reply(LocalReply::new(StatusCode::BAD_REQUEST, "", details).closing())
 }
 
+/// What Envoy's codec answers to bytes that are no request.
+fn codec_error() -> Refused {
+    let reply = LocalReply::new(StatusCode::BAD_REQUEST, "Bad Request", "http1.codec_error");
+    Refused::Reply(reply.closing())
+}
+
 /// Brings a request's head into the one form that policy, routes and the upstream see: an origin-form
 /// target with a canonical path, the authority in `host`, no hop-by-hop headers, nothing that only a
 /// trusted proxy may say.
@@ -56,6 +62,9 @@ pub(crate) fn prepare(
             "low_version",
         );
         return Err(Refused::Reply(reply.closing()));
+    }
+    if request.version() == Version::HTTP_2 {
+        refuse_untrimmed(request.headers())?;
     }
     set_authority(request)?;
     normalize_path(request, manager)?;
@@ -107,16 +116,25 @@ fn expects_continue(headers: &HeaderMap) -> bool {
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
+/// RFC 9113 §8.2.1: a value doesn't begin or end with whitespace. HTTP/1's parser has cut it off; here it
+/// would pass a rule for the value, and the upstream's HTTP/1 parser cuts it off again.
+fn refuse_untrimmed(headers: &HeaderMap) -> Result<(), Refused> {
+    let untrimmed = |value: &HeaderValue| value.as_bytes().trim_ascii() != value.as_bytes();
+    if headers.values().any(untrimmed) {
+        return Err(codec_error());
+    }
+    Ok(())
+}
+
 /// Moves the authority into `host` and makes the target origin-form. A target's authority wins over
 /// the header (RFC 9112 §3.2.2).
 fn set_authority(request: &mut Request<Body>) -> Result<(), Refused> {
     if let Some(authority) = request.uri().authority() {
         if request.uri().scheme().is_none() {
             // The form of a CONNECT's target, which this is not.
-            let reply =
-                LocalReply::new(StatusCode::BAD_REQUEST, "Bad Request", "http1.codec_error");
-            return Err(Refused::Reply(reply.closing()));
+            return Err(codec_error());
         }
+        refuse_user(authority.as_str().as_bytes())?;
         let value = HeaderValue::from_str(authority.as_str())
             .map_err(|_| bad_request("invalid_authority"))?;
         request.headers_mut().insert(header::HOST, value);
@@ -134,7 +152,7 @@ fn set_authority(request: &mut Request<Body>) -> Result<(), Refused> {
             if host.is_empty() || Authority::try_from(host.as_bytes()).is_err() {
                 return Err(bad_request("invalid_authority"));
             }
-            Ok(())
+            refuse_user(host.as_bytes())
         }
         (None, _) => Err(bad_request("missing_host_header")),
         // Two hosts: whoever routes by one may be followed by somebody who reads the other.
@@ -142,11 +160,24 @@ fn set_authority(request: &mut Request<Body>) -> Result<(), Refused> {
     }
 }
 
+/// `user@host` names a host to some and another to others; HTTP has no such authority (RFC 9110 §4.2.4).
+fn refuse_user(authority: &[u8]) -> Result<(), Refused> {
+    if authority.contains(&b'@') {
+        return Err(bad_request("invalid_authority"));
+    }
+    Ok(())
+}
+
 fn normalize_path(
     request: &mut Request<Body>,
     manager: &HttpConnectionManager,
 ) -> Result<(), Refused> {
     let uri = request.uri();
+    let target = uri.path_and_query().map_or("", PathAndQuery::as_str);
+    if request.version() != Version::HTTP_2 && !target.is_ascii() {
+        // HTTP/2 carries such bytes: a path's are escaped, a query's go on.
+        return Err(codec_error());
+    }
     if uri.path() == "*" && request.method() == Method::OPTIONS {
         return Ok(());
     }
