@@ -24,9 +24,11 @@ const BASE: &str = "
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: default, labels: {istio.io/use-waypoint: waypoint}}}
 ---
-{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {clusterIP: 10.0.0.1, ports: [{name: http, port: 80}, {name: tcp, port: 81}, {name: any, port: 82}]}}
+{apiVersion: v1, kind: Pod, metadata: {name: pod, labels: {app: all}}, status: {podIP: 10.1.0.1, conditions: [{type: Ready, status: 'True'}]}}
 ---
-{apiVersion: v1, kind: Service, metadata: {name: db}, spec: {clusterIP: 10.0.0.2, ports: [{name: tcp, port: 5432}]}}
+{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {clusterIP: 10.0.0.1, selector: {app: all}, ports: [{name: http, port: 80}, {name: tcp, port: 81}, {name: any, port: 82}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: db}, spec: {clusterIP: 10.0.0.2, selector: {app: all}, ports: [{name: tcp, port: 5432}]}}
 ";
 const GATEWAY: &str =
     "targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: waypoint}]";
@@ -194,7 +196,8 @@ fn a_guard_that_is_not_honoured_closes_what_it_targets_and_no_more() {
     let other = guard(&GATEWAY.replace("name: waypoint", "name: other"));
     let found = translated(&other);
     assert!(closed_body(&service_chain(&found, 80, "http")).is_none());
-    assert!(found.problems.is_empty());
+    let reasons: Vec<_> = found.problems.iter().map(|p| p.reason.as_str()).collect();
+    assert_eq!(reasons, ["no Gateway default/other is among the manifests"]);
 }
 
 #[test]
@@ -300,8 +303,8 @@ fn policies_without_effect_are_named() {
     assert_eq!(
         named,
         [
-            (Severity::Ignored, "AuthorizationPolicy default/selector"),
-            (Severity::Ignored, "AuthorizationPolicy default/typo")
+            (Severity::NoEffect, "AuthorizationPolicy default/selector"),
+            (Severity::NoEffect, "AuthorizationPolicy default/typo")
         ]
     );
 }

@@ -370,16 +370,23 @@ const MAX_LINES: usize = 1000;
 /// Begins the line about manifests that could not be read.
 const NOT_USED: &str = "not in use: ";
 
-/// Logs problems that were not there before; gives all of them as text.
+/// Logs what was not there before; gives all of it as text, mistakes before what is only for others.
 fn report(translation: &Translation, before: &[String]) -> Vec<String> {
     let mut lines = Vec::new();
     for problem in &translation.problems {
         let line = problem.to_string();
         if !before.contains(&line) {
             match problem.severity {
-                Severity::Ignored => tracing::warn!("{line}"),
+                Severity::NoEffect | Severity::Ignored => tracing::warn!("{line}"),
                 _ => tracing::error!("{line}"),
             }
+        }
+        lines.push(line);
+    }
+    for aside in &translation.asides {
+        let line = aside.to_string();
+        if !before.contains(&line) {
+            tracing::info!("{line}");
         }
         lines.push(line);
     }

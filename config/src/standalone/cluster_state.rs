@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use super::kinds::authorization_policy::{Action, AuthorizationPolicy};
 use super::kinds::config_map::{MESH_CONFIG, MeshConfig};
 use super::kinds::endpoint_slice::EndpointSlice;
+use super::kinds::endpoints::Endpoints;
 use super::kinds::gateway::Gateway;
 use super::kinds::http_route::HttpRoute;
 use super::kinds::pod::Pod;
@@ -17,7 +18,7 @@ use super::kinds::service_entry::ServiceEntry;
 use super::kinds::target_ref::{self, Target};
 use super::kinds::{self, Treatment};
 use super::manifest::{Manifest, Object, ObjectMeta, ObjectName};
-use super::problem::{LoadError, Problem, Severity};
+use super::problem::{LoadError, Origin, Problem, Severity};
 use super::yaml::Document;
 
 type Objects<T> = BTreeMap<ObjectName, Object<T>>;
@@ -26,10 +27,13 @@ type Objects<T> = BTreeMap<ObjectName, Object<T>>;
 #[derive(Clone, Debug, Default)]
 pub struct ClusterState {
     pub namespaces: BTreeMap<String, ObjectMeta>,
+    /// Where the namespaces stand.
+    pub namespace_origins: BTreeMap<String, Origin>,
     pub nodes: BTreeMap<String, ObjectMeta>,
     pub pods: Objects<Pod>,
     pub services: Objects<Service>,
     pub endpoint_slices: Objects<EndpointSlice>,
+    pub endpoints: Objects<Endpoints>,
     pub service_entries: Objects<ServiceEntry>,
     pub gateways: Objects<Gateway>,
     pub gateway_classes: BTreeMap<String, ObjectMeta>,
@@ -90,6 +94,8 @@ impl ClusterState {
         let name = ObjectName::new(&manifest.meta.namespace, &manifest.meta.name);
         match treatment(manifest)? {
             Treatment::Namespace => {
+                self.namespace_origins
+                    .insert(name.name.clone(), manifest.origin.clone());
                 self.namespaces.insert(name.name, manifest.meta.clone());
             }
             Treatment::Node => {
@@ -108,6 +114,9 @@ impl ClusterState {
             Treatment::EndpointSlice => {
                 self.endpoint_slices
                     .insert(name, EndpointSlice::read(manifest)?);
+            }
+            Treatment::Endpoints => {
+                self.endpoints.insert(name, Endpoints::read(manifest)?);
             }
             Treatment::Gateway => {
                 self.gateways.insert(name, Gateway::read(manifest)?);
@@ -197,6 +206,13 @@ impl ClusterState {
             namespace,
             problem,
         });
+    }
+
+    /// Every namespace, and where it stands.
+    pub fn namespaces_and_origins(&self) -> impl Iterator<Item = (&ObjectMeta, &Origin)> {
+        self.namespaces
+            .values()
+            .zip(self.namespace_origins.values())
     }
 
     /// The mesh's settings; those of Istio's chart where the manifests give none.

@@ -10,6 +10,8 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::kinds::port::is_dns_label;
+use super::labels::check_label;
 use super::problem::{LoadError, Origin, Problem, Severity};
 use super::strict_value::StrictValue;
 use super::yaml::Document;
@@ -161,8 +163,15 @@ impl Manifest {
                 "is not a Kubernetes object name".to_owned(),
             ));
         }
+        for (name, value) in &meta.labels {
+            check_label(name, value)
+                .map_err(|reason| broken(&format!("metadata.labels.{name}"), reason))?;
+        }
         if !namespaced(group, &kind) {
             meta.namespace.clear();
+        } else if !meta.namespace.is_empty() && !is_dns_label(&meta.namespace) {
+            let reason = format!("{:?} is no name of a namespace", meta.namespace);
+            return Err(broken("metadata.namespace", reason));
         } else if meta.namespace.is_empty() {
             meta.namespace = "default".to_owned();
         }
@@ -324,6 +333,14 @@ mod tests {
             (
                 "{apiVersion: v1, kind: K, metadata: {name: A_b}}",
                 "metadata.name",
+            ),
+            (
+                "{apiVersion: v1, kind: K, metadata: {name: a, namespace: a.b}}",
+                "metadata.namespace",
+            ),
+            (
+                "{apiVersion: v1, kind: K, metadata: {name: a, labels: {istio.io/use-waypoint: a b}}}",
+                "metadata.labels.istio.io/use-waypoint",
             ),
         ] {
             assert_eq!(

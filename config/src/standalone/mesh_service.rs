@@ -1,17 +1,19 @@
 //! A service of the mesh, whether Kubernetes or a ServiceEntry declares it: host name, addresses, ports and
 //! endpoints.
 //!
-//! Endpoints come from EndpointSlices. A service with a selector and no slice at all, as in manifests that
-//! were written by hand, takes the pods that its selector matches: the endpoint controller's part.
+//! Endpoints come from EndpointSlices. Where there is no slice at all, as in manifests that were written by hand,
+//! what the controllers would make slices of stands in for them: the pods that the selector matches, or, without a
+//! selector, the Endpoints of the same name.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::cluster_state::ClusterState;
-use super::kinds::endpoint_slice::EndpointState;
+use super::kinds::endpoint_slice::{EndpointSlice, EndpointState};
 use super::kinds::pod::{Pod, canonical};
-use super::kinds::service::{Protocol, Service, TargetPort};
+use super::kinds::port::Transport;
+use super::kinds::service::{Port, Protocol, Service};
 use super::kinds::service_entry::ServiceEntry;
 use super::manifest::{Object, ObjectName};
 
@@ -46,6 +48,8 @@ pub enum Source<'a> {
 pub struct MeshPort {
     pub name: String,
     pub number: u16,
+    /// With the number it is the port's key.
+    pub transport: Transport,
     pub protocol: Protocol,
 }
 
@@ -87,6 +91,7 @@ impl<'a> MeshService<'a> {
         let ports = service.spec.ports.iter().map(|port| MeshPort {
             name: port.name.clone(),
             number: port.number,
+            transport: port.transport,
             protocol: port.protocol,
         });
         MeshService {
@@ -112,7 +117,7 @@ impl<'a> MeshService<'a> {
             hostname: host.clone(),
             namespace: &entry.meta.namespace,
             name: host.clone(),
-            addresses: entry.spec.addresses.clone(),
+            addresses: entry.spec.addresses_of(host),
             ports: entry
                 .spec
                 .ports
@@ -120,6 +125,10 @@ impl<'a> MeshService<'a> {
                 .map(|port| MeshPort {
                     name: port.name.clone(),
                     number: port.number,
+                    transport: match port.protocol {
+                        Protocol::Udp => Transport::Udp,
+                        _ => Transport::Tcp,
+                    },
                     protocol: port.protocol,
                 })
                 .collect(),
@@ -142,8 +151,11 @@ impl<'a> MeshService<'a> {
         }
     }
 
+    /// The port with this number that a waypoint can carry.
     pub fn port(&self, number: u16) -> Option<&MeshPort> {
-        self.ports.iter().find(|port| port.number == number)
+        self.ports
+            .iter()
+            .find(|port| port.number == number && port.transport == Transport::Tcp)
     }
 
     /// The endpoints behind one port.
@@ -160,77 +172,111 @@ fn service_endpoints(
     service: &Object<Service>,
     port: &MeshPort,
 ) -> Vec<MeshEndpoint> {
-    let mut found: Vec<MeshEndpoint> = Vec::new();
-    let mut has_slices = false;
-    let namespace = service.meta.namespace.as_str();
-    let slices = state
+    match slices_of(state, service) {
+        Some(slices) => slice_endpoints(state, &service.meta.namespace, &slices, port),
+        None => selected_endpoints(state, service, port),
+    }
+}
+
+/// The slices that tell a service's endpoints; `None`: it has none, and its selector tells them.
+pub fn slices_of<'s>(
+    state: &'s ClusterState,
+    service: &Object<Service>,
+) -> Option<Vec<&'s EndpointSlice>> {
+    let of_service = state
         .endpoint_slices
         .values()
-        .filter(|slice| slice.meta.namespace == namespace);
-    for slice in slices.filter(|slice| slice.spec.service.as_ref() == Some(&service.meta.name)) {
-        has_slices = true;
-        let Some((_, number)) = slice.spec.ports.iter().find(|(name, _)| *name == port.name) else {
-            continue;
-        };
-        for endpoint in &slice.spec.endpoints {
-            let (Some(address), false) = (
-                endpoint.addresses.first(),
-                endpoint.state == EndpointState::Terminating,
-            ) else {
-                continue;
-            };
-            let pod = endpoint
-                .pod
-                .as_ref()
-                .and_then(|pod| state.pods.get(&ObjectName::new(namespace, pod)));
-            let ready = endpoint.state == EndpointState::Ready;
-            push_once(
-                &mut found,
-                pod_endpoint(state, pod, *address, *number, ready),
-            );
-        }
+        .filter(|slice| slice.meta.namespace == service.meta.namespace)
+        .map(|slice| &slice.spec)
+        .filter(|slice| slice.service.as_ref() == Some(&service.meta.name));
+    let slices: Vec<&EndpointSlice> = of_service.collect();
+    if !slices.is_empty() {
+        return Some(slices);
     }
-    if has_slices || service.spec.selector.is_empty() {
-        return found;
+    if !service.spec.selector.is_empty() {
+        return None;
     }
-    let target = service
-        .spec
-        .ports
-        .iter()
-        .find(|p| p.number == port.number)
-        .map(|p| &p.target);
-    let selector = &service.spec.selector;
-    for pod in state
-        .pods
-        .values()
-        .filter(|pod| pod.meta.namespace == namespace && !pod.spec.terminal)
-    {
-        let selected = selector
+    let mirrored = state.endpoints.get(&service.name());
+    let mirrored = mirrored.filter(|endpoints| endpoints.spec.not_mirrored.is_none());
+    Some(mirrored.map_or_else(Vec::new, |endpoints| endpoints.spec.slices.iter().collect()))
+}
+
+fn slice_endpoints(
+    state: &ClusterState,
+    namespace: &str,
+    slices: &[&EndpointSlice],
+    port: &MeshPort,
+) -> Vec<MeshEndpoint> {
+    let mut found: Vec<MeshEndpoint> = Vec::new();
+    for slice in slices {
+        // As kube-proxy has it, a port of another transport is another port.
+        let of_port = slice
+            .ports
             .iter()
-            .all(|(name, value)| pod.meta.labels.get(name) == Some(value));
-        let number = match target {
-            Some(TargetPort::Number(number)) => Some(*number),
-            Some(TargetPort::Name(name)) => pod
-                .spec
-                .ports
-                .iter()
-                .find(|(named, _)| named == name)
-                .map(|(_, number)| *number),
-            None => None,
-        };
-        if let (true, Some(number), Some(address), None) = (
-            selected,
-            number,
-            pod.spec.addresses.first(),
-            &pod.meta.deletion_timestamp,
-        ) {
-            push_once(
-                &mut found,
-                pod_endpoint(state, Some(pod), *address, number, pod.spec.ready),
-            );
+            .find(|own| own.name == port.name && own.transport == port.transport);
+        let Some(of_port) = of_port else { continue };
+        let serving = slice
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.state != EndpointState::Terminating);
+        for endpoint in serving {
+            let pod = endpoint.pod.as_ref();
+            let pod = pod.and_then(|pod| state.pods.get(&ObjectName::new(namespace, pod)));
+            let ready = endpoint.state == EndpointState::Ready;
+            for address in &endpoint.addresses {
+                let endpoint = pod_endpoint(state, pod, *address, of_port.number, ready);
+                push_once(&mut found, endpoint);
+            }
         }
     }
     found
+}
+
+/// The endpoint controller's part: every pod that runs and has an address, in the service's families. One that
+/// terminates serves only where readiness doesn't count.
+fn selected_endpoints(
+    state: &ClusterState,
+    service: &Object<Service>,
+    port: &MeshPort,
+) -> Vec<MeshEndpoint> {
+    let mut found: Vec<MeshEndpoint> = Vec::new();
+    let own = |own: &&Port| own.number == port.number && own.transport == port.transport;
+    let Some(target) = service.spec.ports.iter().find(own).map(|own| &own.target) else {
+        return found;
+    };
+    for pod in selected_pods(state, service) {
+        let publish = service.spec.publish_not_ready;
+        let (terminates, ready) = (pod.meta.deletion_timestamp.is_some(), pod.spec.ready);
+        let Some(number) = pod.spec.port(target, port.transport) else {
+            continue;
+        };
+        if terminates && !publish {
+            continue;
+        }
+        for address in pod.spec.addresses.iter().filter(|a| service.spec.takes(a)) {
+            let endpoint = pod_endpoint(state, Some(pod), *address, number, publish || ready);
+            push_once(&mut found, endpoint);
+        }
+    }
+    found
+}
+
+/// The running pods that a service's selector matches.
+pub fn selected_pods<'s>(
+    state: &'s ClusterState,
+    service: &Object<Service>,
+) -> impl Iterator<Item = &'s Object<Pod>> {
+    let (namespace, selector) = (
+        service.meta.namespace.clone(),
+        service.spec.selector.clone(),
+    );
+    state.pods.values().filter(move |pod| {
+        let selects = |(name, value): (&String, &String)| pod.meta.labels.get(name) == Some(value);
+        pod.meta.namespace == namespace
+            && !pod.spec.terminal
+            && !selector.is_empty()
+            && selector.iter().all(selects)
+    })
 }
 
 /// Slices may name an address twice while it moves between them.
@@ -387,9 +433,154 @@ mod tests {
         assert_eq!(named.iter().map(|e| e.port).collect::<Vec<_>>(), [8080]);
     }
 
+    fn addresses(text: &str) -> Vec<(String, u16, Option<bool>)> {
+        let state = ClusterState::read(documents(Path::new("a.yaml"), text).unwrap()).unwrap();
+        let service = MeshService::of_service(state.services.values().next().unwrap());
+        let found = service.endpoints(&state, service.port(80).unwrap());
+        let seen = |e: &MeshEndpoint| (e.address.to_string(), e.port, e.healthy);
+        found.iter().map(seen).collect()
+    }
+
+    fn selecting(spec: &str, pods: &str) -> String {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: s}}, spec: {{selector: {{app: web}}, {spec}}}}}\n---\n{pods}"
+        )
+    }
+
+    fn pod(meta: &str, spec: &str, status: &str) -> String {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: p, labels: {{app: web}}{meta}}}, spec: {{{spec}}}, status: {{podIPs: [{{ip: 10.0.0.1}}, {{ip: 'fd00::1'}}]{status}}}}}"
+        )
+    }
+
+    #[test]
+    fn the_endpoint_controllers_rules() {
+        let ready = ", conditions: [{type: Ready, status: 'True'}]";
+        let (going, gated) = (
+            ", deletionTimestamp: '2026-01-01T00:00:00Z'",
+            ", conditions: [{type: ContainersReady, status: 'True'}, {type: Ready, status: 'False'}]",
+        );
+        let (one, both) = ("clusterIP: 10.1.0.1", "clusterIPs: [10.1.0.1, 'fd00::9']");
+        let tcp = "ports: [{port: 80, targetPort: 8080}]";
+        let v4 = |healthy| vec![("10.0.0.1".to_owned(), 8080, Some(healthy))];
+        for (service, meta, spec, status, expected) in [
+            (format!("{one}, {tcp}"), "", "", ready, v4(true)),
+            (format!("{one}, {tcp}"), "", "", gated, v4(false)),
+            (format!("{one}, {tcp}"), going, "", ready, vec![]),
+            (
+                format!("{one}, {tcp}, publishNotReadyAddresses: true"),
+                going,
+                "",
+                gated,
+                v4(true),
+            ),
+            (
+                format!("{one}, {tcp}, publishNotReadyAddresses: true"),
+                "",
+                "",
+                ", phase: Failed",
+                vec![],
+            ),
+            (
+                format!("{one}, {tcp}"),
+                "",
+                "hostNetwork: true",
+                ready,
+                v4(true),
+            ),
+            (
+                format!("{both}, {tcp}"),
+                "",
+                "",
+                ready,
+                vec![
+                    ("10.0.0.1".to_owned(), 8080, Some(true)),
+                    ("fd00::1".to_owned(), 8080, Some(true)),
+                ],
+            ),
+            (
+                format!("clusterIP: 'fd00::9', {tcp}"),
+                "",
+                "",
+                ready,
+                vec![("fd00::1".to_owned(), 8080, Some(true))],
+            ),
+            // The port before it has the same number and another transport.
+            (
+                format!(
+                    "{one}, ports: [{{port: 80, protocol: UDP, name: u, targetPort: 1}}, {{port: 80, name: t, targetPort: 8080}}]"
+                ),
+                "",
+                "",
+                ready,
+                v4(true),
+            ),
+            (
+                format!("{one}, ports: [{{port: 80, targetPort: in}}]"),
+                "",
+                "initContainers: [{restartPolicy: Always, ports: [{name: in, containerPort: 8080}]}]",
+                ready,
+                v4(true),
+            ),
+            (
+                format!("{one}, ports: [{{port: 80, targetPort: in}}]"),
+                "",
+                "containers: [{ports: [{name: in, protocol: UDP, containerPort: 8080}]}]",
+                ready,
+                vec![],
+            ),
+            (
+                format!("{one}, ports: [{{port: 80, targetPort: ''}}]"),
+                "",
+                "",
+                ready,
+                vec![("10.0.0.1".to_owned(), 80, Some(true))],
+            ),
+        ] {
+            let text = selecting(&service, &pod(meta, spec, status));
+            assert_eq!(addresses(&text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn endpoints_are_mirrored_beside_a_service_without_a_selector() {
+        let service = |spec: &str| {
+            format!(
+                "{{apiVersion: v1, kind: Service, metadata: {{name: db}}, spec: {{{spec}ports: [{{port: 80}}]}}}}\n---\n"
+            )
+        };
+        let endpoints = |meta: &str| {
+            format!(
+                "{{apiVersion: v1, kind: Endpoints, metadata: {{name: db{meta}}}, subsets: [{{addresses: [{{ip: 10.0.0.1}}], notReadyAddresses: [{{ip: 10.0.0.2}}], ports: [{{port: 5432}}]}}]}}\n---\n"
+            )
+        };
+        let slice = "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: x, labels: {kubernetes.io/service-name: db}}, addressType: IPv4, ports: [{port: 1}], endpoints: [{addresses: [10.9.9.9, 10.9.9.8]}]}";
+        let at = |address: &str, port| (address.to_owned(), port, Some(true));
+        assert_eq!(
+            addresses(&(service("") + &endpoints(""))),
+            [at("10.0.0.1", 5432)]
+        );
+        assert_eq!(
+            addresses(&(service("") + &endpoints("") + slice)),
+            [at("10.9.9.9", 1), at("10.9.9.8", 1)]
+        );
+        let skip = ", labels: {endpointslice.kubernetes.io/skip-mirror: 'true'}";
+        assert_eq!(addresses(&(service("") + &endpoints(skip))), []);
+        let selects = service("selector: {app: web}, ");
+        assert_eq!(addresses(&(selects + &endpoints(""))), []);
+    }
+
+    #[test]
+    fn a_slices_port_of_another_transport_is_another_port() {
+        let text = "{apiVersion: v1, kind: Service, metadata: {name: db}, spec: {ports: [{port: 80}]}}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: x, labels: {kubernetes.io/service-name: db}}, addressType: IPv4, ports: [{port: 1, protocol: UDP}], endpoints: [{addresses: [10.9.9.9]}]}";
+        assert_eq!(addresses(text), []);
+    }
+
     #[test]
     fn slices_stand_above_the_selector() {
-        let slice = "---\n{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: x, labels: {kubernetes.io/service-name: s}}, ports: [{port: 1}], endpoints: [{addresses: [10.9.9.9]}, {addresses: [10.9.9.9]}, {addresses: [10.9.9.8], conditions: {ready: false, terminating: true}}]}";
+        let slice = "---\n{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: x, labels: {kubernetes.io/service-name: s}}, addressType: IPv4, ports: [{port: 1}], endpoints: [{addresses: [10.9.9.9]}, {addresses: [10.9.9.9]}, {addresses: [10.9.9.8], conditions: {ready: false, terminating: true}}]}";
         let found = endpoints(&(PODS.replace("TARGET", "9080") + slice));
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].port, &found[0].workload), (1, &None));

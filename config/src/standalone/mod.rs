@@ -6,9 +6,12 @@
 //! What isn't honoured is named ([`problem`]), and a security object that isn't closes what it targets.
 
 pub mod cluster_state;
+mod json;
 pub mod kinds;
+mod labels;
 pub mod manifest;
 pub mod mesh_service;
+mod near;
 pub mod ownership;
 pub mod problem;
 pub mod source;
@@ -17,6 +20,6 @@ pub mod translate;
 pub mod yaml;
 
 pub use manifest::ObjectName;
-pub use problem::{LoadError, Problem, Severity};
+pub use problem::{Aside, LoadError, Problem, Severity};
 pub use source::{StandaloneSource, Watch, difference};
 pub use translate::{IpFamilies, Translation};

@@ -11,8 +11,8 @@ use super::kinds::pod::{GATEWAY_MANAGED, Pod};
 use super::manifest::{Object, ObjectMeta, ObjectName};
 use super::mesh_service::MeshService;
 
-const USE_WAYPOINT: &str = "istio.io/use-waypoint";
-const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
+pub(super) const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+pub(super) const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 
 /// This process's Gateway and what it owns.
 #[derive(Debug)]
@@ -22,6 +22,31 @@ pub struct Waypoint<'a> {
     pub services: Vec<MeshService<'a>>,
     /// Ordered by namespace and name.
     pub pods: Vec<&'a Object<Pod>>,
+    pub traffic: TrafficType,
+}
+
+/// Whether an object uses this waypoint; if not, why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Enrolment {
+    Own,
+    /// Neither it nor its namespace names a waypoint.
+    Unlabelled,
+    OptedOut,
+    /// Another Gateway, which needn't be among the manifests.
+    Other(ObjectName),
+    /// This waypoint doesn't admit its namespace.
+    NotAdmitted,
+    /// This waypoint takes no traffic of its kind.
+    OtherTraffic,
+    /// It belongs to a gateway.
+    OfGateway,
+}
+
+/// What carries the label that counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Labelled {
+    Object,
+    Namespace,
 }
 
 /// Why no Gateway could be chosen.
@@ -86,9 +111,7 @@ impl<'a> Waypoint<'a> {
     ) -> Result<Waypoint<'a>, String> {
         let class = state.gateway_classes.get(&gateway.spec.class);
         let traffic = TrafficType::of(&gateway.meta, class)?;
-        let owned = |meta: &ObjectMeta| {
-            meta.label(GATEWAY_MANAGED).is_none() && points_to(state, gateway, meta)
-        };
+        let owned = |meta: &ObjectMeta| enrolment(state, gateway, meta).0 == Enrolment::Own;
         let mut services: Vec<MeshService<'a>> = Vec::new();
         if traffic.services() {
             let in_kubernetes = state
@@ -111,7 +134,28 @@ impl<'a> Waypoint<'a> {
             gateway,
             services,
             pods: pods.collect(),
+            traffic,
         })
+    }
+
+    /// Whether a Service or ServiceEntry uses this waypoint, and what carries the label that says so.
+    pub fn enrolment(&self, state: &ClusterState, meta: &ObjectMeta) -> (Enrolment, Labelled) {
+        match enrolment(state, self.gateway, meta) {
+            (Enrolment::Own, labelled) if !self.traffic.services() => {
+                (Enrolment::OtherTraffic, labelled)
+            }
+            found => found,
+        }
+    }
+
+    /// As [`Waypoint::enrolment`], for a Pod.
+    pub fn pod_enrolment(&self, state: &ClusterState, meta: &ObjectMeta) -> (Enrolment, Labelled) {
+        match enrolment(state, self.gateway, meta) {
+            (Enrolment::Own, labelled) if !self.traffic.workloads() => {
+                (Enrolment::OtherTraffic, labelled)
+            }
+            found => found,
+        }
     }
 
     pub fn owns(&self, hostname: &str) -> bool {
@@ -121,28 +165,38 @@ impl<'a> Waypoint<'a> {
     }
 }
 
-fn points_to(state: &ClusterState, gateway: &Object<Gateway>, meta: &ObjectMeta) -> bool {
+/// Which waypoint an object's traffic goes through, and where that is written.
+fn enrolment(
+    state: &ClusterState,
+    gateway: &Object<Gateway>,
+    meta: &ObjectMeta,
+) -> (Enrolment, Labelled) {
     let namespace = state.namespaces.get(&meta.namespace);
-    let labelled = match meta.label(USE_WAYPOINT) {
-        Some("none") => return false,
-        Some(_) => meta,
-        None => match namespace {
-            Some(namespace) => namespace,
-            None => return false,
-        },
+    let (bearer, labelled) = match (meta.label(USE_WAYPOINT), namespace) {
+        (None, Some(namespace)) => (namespace, Labelled::Namespace),
+        _ => (meta, Labelled::Object),
     };
-    let named = labelled.label(USE_WAYPOINT).filter(|name| *name != "none");
-    let in_namespace = labelled
-        .label(USE_WAYPOINT_NAMESPACE)
-        .unwrap_or(&meta.namespace);
     let own = &gateway.meta;
-    named == Some(own.name.as_str())
-        && in_namespace == own.namespace
-        && gateway.spec.allowed.admit(
-            &own.namespace,
-            &meta.namespace,
-            namespace.map(|n| &n.labels),
-        )
+    let found = match bearer.label(USE_WAYPOINT) {
+        _ if meta.label(GATEWAY_MANAGED).is_some() => Enrolment::OfGateway,
+        None => Enrolment::Unlabelled,
+        Some("none") if labelled == Labelled::Object => Enrolment::OptedOut,
+        Some("none") => Enrolment::Unlabelled,
+        Some(name) => {
+            let other = bearer.label(USE_WAYPOINT_NAMESPACE);
+            let named = ObjectName::new(other.unwrap_or(&meta.namespace), name);
+            let labels = namespace.map(|namespace| &namespace.labels);
+            let allowed = &gateway.spec.allowed;
+            if named != gateway.name() {
+                Enrolment::Other(named)
+            } else if allowed.admit(&own.namespace, &meta.namespace, labels) {
+                Enrolment::Own
+            } else {
+                Enrolment::NotAdmitted
+            }
+        }
+    };
+    (found, labelled)
 }
 
 #[cfg(test)]

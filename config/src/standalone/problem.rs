@@ -1,7 +1,8 @@
 //! What standalone mode says about a manifest that it can't take as it is.
 //!
 //! A [`LoadError`] refuses the whole scan: the file is broken, and broken is not absent. A [`Problem`]
-//! stands beside a translation that could be made; its [`Severity`] says what was done about it.
+//! stands beside a translation that could be made; its [`Severity`] says what was done about it. An [`Aside`]
+//! names what is sound and for others: a line for each reason, however many objects there are.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -72,6 +73,8 @@ impl fmt::Display for LoadError {
 /// What was done about a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
+    /// Sound as it is, and nothing comes of it: what it refers to isn't there, or something stands above it.
+    NoEffect,
     /// Named and left out; nothing that protects anything is affected.
     Ignored,
     /// What the object targets answers 503 (TCP: is closed) and names the object.
@@ -98,6 +101,7 @@ pub struct Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let done = match self.severity {
+            Severity::NoEffect => "no effect",
             Severity::Ignored => "not honoured",
             Severity::FailClosed => "closed what it targets",
             Severity::Broken => "broken, closed what it targets",
@@ -108,5 +112,53 @@ impl fmt::Display for Problem {
             write!(f, "{}: ", self.field)?;
         }
         f.write_str(&self.reason)
+    }
+}
+
+/// Objects of one kind that are for others than this waypoint, for one reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aside {
+    pub kind: &'static str,
+    pub reason: String,
+    /// In order; never empty.
+    pub objects: Vec<String>,
+}
+
+/// Objects that an aside names; of more it gives the number.
+const NAMED: usize = 8;
+
+impl fmt::Display for Aside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = self.objects.get(..NAMED).unwrap_or(&self.objects);
+        let (kind, reason) = (self.kind, &self.reason);
+        write!(
+            f,
+            "{kind} (not for this waypoint): {reason}: {}",
+            named.join(", ")
+        )?;
+        match self.objects.len() - named.len() {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_aside_is_one_line() {
+        let aside = |n: usize| Aside {
+            kind: "Service",
+            reason: "none of ours".to_owned(),
+            objects: (0..n).map(|n| format!("default/s{n}")).collect(),
+        };
+        assert_eq!(
+            aside(2).to_string(),
+            "Service (not for this waypoint): none of ours: default/s0, default/s1"
+        );
+        let many = aside(11).to_string();
+        assert!(many.ends_with("default/s7 and 3 more"), "{many}");
     }
 }

@@ -3,12 +3,14 @@
 //! Scalars are those of YAML 1.1: an unquoted `y`, `no` or `off` is a boolean and `0777` is 511, so a
 //! boolean where a string belongs is an error later instead of a silent surprise. Documents are cut at
 //! lines that begin with `---` before they are parsed (a block scalar can't hold such a line), so that
-//! an error names its document. `kind: List` is taken apart here. Size, depth and aliases are bounded.
+//! an error names its document. `kind: List` is taken apart here. Size, depth and aliases are bounded. `80.0` is
+//! 80: on the way to the API server every number is written as JSON, which has one kind of numbers.
 
 use std::path::Path;
 
 use serde_json::Value;
 
+use super::json::Json;
 use super::problem::{LoadError, Origin};
 
 /// Largest file that is read, in bytes.
@@ -32,6 +34,8 @@ pub struct Document {
 /// All documents of one file; `file` is only named, not read.
 pub fn documents(file: &Path, text: &str) -> Result<Vec<Document>, LoadError> {
     let mut found = Vec::new();
+    // An editor's byte order mark says nothing, in YAML or in JSON.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if file
         .extension()
         .is_some_and(|extension| extension == "json")
@@ -44,7 +48,8 @@ pub fn documents(file: &Path, text: &str) -> Result<Vec<Document>, LoadError> {
                 file: file.to_path_buf(),
                 document: index + 1,
             };
-            let value = value.map_err(|error| LoadError::document(&origin, error))?;
+            let Json(mut value) = value.map_err(|error| LoadError::document(&origin, error))?;
+            whole_numbers(&mut value);
             push(&mut found, origin, value)?;
         }
         return Ok(found);
@@ -87,7 +92,27 @@ fn parse(text: &str) -> Result<Value, serde_saphyr::Error> {
         legacy_octal_numbers: true,
         with_snippet: false,
     };
-    serde_saphyr::from_str_with_options(text, options)
+    let mut value = serde_saphyr::from_str_with_options(text, options)?;
+    whole_numbers(&mut value);
+    Ok(value)
+}
+
+/// Writes numbers without a fraction as whole ones.
+fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            let Some(float) = number.as_f64().filter(|_| number.is_f64()) else {
+                return;
+            };
+            // Whole numbers that a float holds exactly.
+            if float.fract() == 0.0 && float.abs() < 9_007_199_254_740_992.0 {
+                *number = (float as i64).into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(fields) => fields.values_mut().for_each(whole_numbers),
+        _ => {}
+    }
 }
 
 struct Part<'a> {
@@ -256,6 +281,33 @@ mod tests {
         let found = documents(Path::new("a.json"), "{\"kind\":\"A\"}\n{\"kind\":\"B\"}").unwrap();
         assert_eq!(found.len(), 2);
         assert!(documents(Path::new("a.json"), "{\"kind\":").is_err());
+    }
+
+    #[test]
+    fn a_byte_order_mark_says_nothing() {
+        for (file, text) in [
+            ("a.json", "\u{feff}{\"kind\": \"A\"}"),
+            ("a.yaml", "\u{feff}kind: A"),
+            ("a.yaml", "\u{feff}---\nkind: A"),
+            ("a.yml", "\u{feff}{\"kind\": \"A\"}"),
+        ] {
+            let found = documents(Path::new(file), text).unwrap();
+            assert_eq!(found.len(), 1, "{file}: {text:?}");
+            assert_eq!(found[0].value, json!({"kind": "A"}), "{file}: {text:?}");
+        }
+    }
+
+    #[test]
+    fn there_is_one_kind_of_numbers() {
+        for (file, text) in [
+            ("a.yaml", "{a: 80.0, b: [8e1, 80.5], c: -1.0}"),
+            ("a.json", "{\"a\": 80.0, \"b\": [8e1, 80.5], \"c\": -1.0}"),
+        ] {
+            let found = documents(Path::new(file), text).unwrap();
+            assert_eq!(found[0].value, json!({"a": 80, "b": [80, 80.5], "c": -1}));
+        }
+        let found = read("{a: 1e300}").unwrap();
+        assert_eq!(found[0].value, json!({"a": 1e300}));
     }
 
     #[test]

@@ -38,8 +38,8 @@ pub(super) async fn start(state: &ClusterState, ca: &DevCa) -> Result<Pods, Demo
     let mut pods = Pods::default();
     for pod in state.pods.values() {
         for address in &pod.spec.addresses {
-            for (_, port) in &pod.spec.ports {
-                let at = SocketAddr::new(*address, *port);
+            for port in &pod.spec.ports {
+                let at = SocketAddr::new(*address, port.number);
                 let listener = bind(at, &pod.meta.name).await?;
                 tokio::spawn(answer(listener, pod.meta.name.as_str().into()));
             }

@@ -16,6 +16,8 @@ pub struct AuthorizationPolicy {
     pub action: Action,
     /// Empty when the policy has a selector or none: no waypoint enforces it then.
     pub targets: Vec<Target>,
+    /// The target was written as `targetRef`.
+    pub single_target: bool,
     /// No rules at all: the policy never matches.
     pub rules: Vec<Rule>,
     /// Annotation `istio.io/dry-run`: evaluated and told, not enforced.
@@ -169,6 +171,7 @@ impl AuthorizationPolicy {
         Ok(manifest.object(AuthorizationPolicy {
             action: spec.action,
             targets,
+            single_target: spec.target_ref.is_some(),
             rules,
             dry_run,
         }))

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
+use super::port::{NamedPort, Transport};
 use crate::standalone::manifest::{Manifest, Object};
 use crate::standalone::problem::LoadError;
 
@@ -13,19 +14,20 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub struct EndpointSlice {
     /// The service in the same namespace; absent for a slice that belongs to none.
     pub service: Option<String>,
-    /// Port name and number. A slice port without a number means every port and isn't used by services.
-    pub ports: Vec<(String, u16)>,
+    /// A slice port without a number means every port and isn't used by services.
+    pub ports: Vec<NamedPort>,
     pub endpoints: Vec<Endpoint>,
+    /// `addressType: FQDN`: host names, which no service of Kubernetes uses. There are no endpoints then.
+    pub host_names: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
-    /// The first address is the one that is used; Kubernetes gives exactly one.
+    /// Kubernetes gives exactly one.
     pub addresses: Vec<IpAddr>,
     pub state: EndpointState,
     /// The pod in the slice's namespace.
     pub pod: Option<String>,
-    pub zone: Option<String>,
 }
 
 /// What an endpoint's conditions say. Absent conditions mean ready; one that isn't ready counts as
@@ -37,11 +39,29 @@ pub enum EndpointState {
     Terminating,
 }
 
+impl EndpointState {
+    /// What `ready` and `terminating` say.
+    pub(super) fn of(ready: Option<bool>, terminating: Option<bool>) -> EndpointState {
+        match (ready, terminating) {
+            (None | Some(true), _) => EndpointState::Ready,
+            (Some(false), Some(false)) => EndpointState::NotReady,
+            (Some(false), _) => EndpointState::Terminating,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+enum AddressType {
+    IPv4,
+    IPv6,
+    #[serde(rename = "FQDN")]
+    Fqdn,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Wire {
-    #[serde(default)]
-    address_type: String,
+    address_type: AddressType,
     #[serde(default)]
     ports: Vec<WirePort>,
     #[serde(default)]
@@ -53,6 +73,7 @@ struct Wire {
 struct WirePort {
     name: String,
     port: Option<u16>,
+    protocol: Transport,
 }
 
 #[derive(Deserialize)]
@@ -63,8 +84,6 @@ struct WireEndpoint {
     conditions: Conditions,
     #[serde(default)]
     target_ref: Option<TargetRef>,
-    #[serde(default)]
-    zone: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -76,9 +95,16 @@ struct Conditions {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct TargetRef {
+pub(super) struct TargetRef {
     kind: String,
     name: String,
+}
+
+impl TargetRef {
+    /// The pod's name, if it is a pod.
+    pub(super) fn pod(self) -> Option<String> {
+        (self.kind == "Pod").then_some(self.name)
+    }
 }
 
 impl EndpointSlice {
@@ -86,46 +112,64 @@ impl EndpointSlice {
         let wire: Wire = manifest.whole()?;
         let mut endpoints = Vec::with_capacity(wire.endpoints.len());
         // Slices of host names serve no Kubernetes service that istiod would read.
-        let usable = wire.address_type != "FQDN";
-        for (index, endpoint) in wire.endpoints.into_iter().enumerate().filter(|_| usable) {
-            let mut addresses = Vec::with_capacity(endpoint.addresses.len());
-            for address in &endpoint.addresses {
-                addresses.push(address.parse().map_err(|_| {
-                    manifest.refused(
-                        format!("endpoints[{index}].addresses"),
-                        format!("{address:?} is no IP address"),
-                    )
-                })?);
-            }
-            if addresses.is_empty() {
-                return Err(
-                    manifest.refused(format!("endpoints[{index}].addresses"), "is required")
-                );
-            }
+        let host_names = wire.address_type == AddressType::Fqdn;
+        for (index, endpoint) in wire
+            .endpoints
+            .into_iter()
+            .enumerate()
+            .filter(|_| !host_names)
+        {
+            let addresses = endpoint.addresses(wire.address_type).map_err(|reason| {
+                manifest.refused(format!("endpoints[{index}].addresses"), reason)
+            })?;
             endpoints.push(Endpoint {
                 addresses,
-                state: match (endpoint.conditions.ready, endpoint.conditions.terminating) {
-                    (None | Some(true), _) => EndpointState::Ready,
-                    (Some(false), Some(false)) => EndpointState::NotReady,
-                    (Some(false), _) => EndpointState::Terminating,
-                },
-                pod: endpoint
-                    .target_ref
-                    .filter(|target| target.kind == "Pod")
-                    .map(|target| target.name),
-                zone: endpoint.zone,
+                state: EndpointState::of(
+                    endpoint.conditions.ready,
+                    endpoint.conditions.terminating,
+                ),
+                pod: endpoint.target_ref.and_then(TargetRef::pod),
+            });
+        }
+        let mut ports: Vec<NamedPort> = Vec::new();
+        for (index, port) in wire.ports.into_iter().enumerate() {
+            let Some(number) = port.port else { continue };
+            if ports.iter().any(|other| other.name == port.name) {
+                let reason = format!("{:?} is given twice", port.name);
+                return Err(manifest.refused(format!("ports[{index}].name"), reason));
+            }
+            ports.push(NamedPort {
+                name: port.name,
+                number,
+                transport: port.protocol,
             });
         }
         let slice = EndpointSlice {
             service: manifest.meta.label(SERVICE_NAME).map(str::to_owned),
-            ports: wire
-                .ports
-                .into_iter()
-                .filter_map(|port| Some((port.name, port.port?)))
-                .collect(),
+            ports,
+            host_names,
             endpoints,
         };
         Ok(manifest.object(slice))
+    }
+}
+
+impl WireEndpoint {
+    fn addresses(&self, wanted: AddressType) -> Result<Vec<IpAddr>, String> {
+        if self.addresses.is_empty() {
+            return Err("is required".to_owned());
+        }
+        let read = |text: &String| {
+            let address: IpAddr = text
+                .parse()
+                .map_err(|_| format!("{text:?} is no IP address"))?;
+            if address.is_ipv4() == (wanted == AddressType::IPv4) {
+                Ok(address)
+            } else {
+                Err(format!("{text} is not of addressType {wanted:?}"))
+            }
+        };
+        self.addresses.iter().map(read).collect()
     }
 }
 
@@ -139,7 +183,7 @@ mod tests {
 
     fn slice(rest: &str) -> Result<Object<EndpointSlice>, LoadError> {
         let text = format!(
-            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: s, labels: {{kubernetes.io/service-name: web}}}}\n{rest}"
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: s, labels: {{kubernetes.io/service-name: web}}}}\naddressType: IPv4\n{rest}"
         );
         let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
         EndpointSlice::read(&Manifest::read(document, |_, _| true).unwrap())
@@ -166,5 +210,32 @@ mod tests {
         assert_eq!(error.field.as_deref(), Some("endpoints[0].addresses"));
         assert!(slice("endpoints: [{addresses: []}]").is_err());
         assert!(slice("endpoints: [{}]").is_err());
+        let error = slice("endpoints: [{addresses: ['fd00::1']}]").unwrap_err();
+        assert!(error.reason.contains("not of addressType IPv4"), "{error}");
+    }
+
+    #[test]
+    fn kinds_of_addresses_and_ports() {
+        let text = |kind: &str| {
+            format!(
+                "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: s}}{kind}, endpoints: [{{addresses: ['fd00::1']}}]}}"
+            )
+        };
+        let read = |kind: &str| {
+            let document = documents(Path::new("a.yaml"), &text(kind))
+                .unwrap()
+                .remove(0);
+            EndpointSlice::read(&Manifest::read(document, |_, _| true).unwrap())
+        };
+        assert_eq!(read(", addressType: IPv6").unwrap().spec.endpoints.len(), 1);
+        let names = read(", addressType: FQDN").unwrap().spec;
+        assert!(names.host_names && names.endpoints.is_empty());
+        assert!(read(", addressType: ipv6").is_err());
+        assert!(read("").unwrap_err().reason.contains("addressType"));
+        let found = slice("ports: [{name: dns, port: 53, protocol: UDP}, {name: every}]").unwrap();
+        assert_eq!(found.spec.ports.len(), 1);
+        assert_eq!(found.spec.ports[0].transport, Transport::Udp);
+        let error = slice("ports: [{name: a, port: 1}, {name: a, port: 2}]").unwrap_err();
+        assert_eq!(error.field.as_deref(), Some("ports[1].name"));
     }
 }

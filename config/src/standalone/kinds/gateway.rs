@@ -37,6 +37,16 @@ impl TrafficType {
         }
     }
 
+    /// The value of the label that says so.
+    pub fn label(self) -> &'static str {
+        match self {
+            TrafficType::Service => "service",
+            TrafficType::Workload => "workload",
+            TrafficType::All => "all",
+            TrafficType::None => "none",
+        }
+    }
+
     pub fn services(self) -> bool {
         matches!(self, TrafficType::Service | TrafficType::All)
     }
@@ -51,6 +61,10 @@ pub struct Gateway {
     pub class: String,
     /// Whose `use-waypoint` label is followed.
     pub allowed: AllowedNamespaces,
+    /// The HBONE listener, by its place; without one only the Gateway's own namespace may use it.
+    pub hbone: Option<usize>,
+    /// All listeners, as `protocol:port`.
+    pub listeners: Vec<String>,
 }
 
 /// `allowedRoutes.namespaces` of the HBONE listener.
@@ -163,10 +177,14 @@ enum From {
 impl Gateway {
     pub fn read(manifest: &Manifest) -> Result<Object<Gateway>, LoadError> {
         let spec: Spec = manifest.part("spec")?;
-        let listener = spec
-            .listeners
-            .into_iter()
-            .find(|listener| listener.protocol == "HBONE" && listener.port == HBONE_PORT);
+        let is_hbone =
+            |listener: &Listener| listener.protocol == "HBONE" && listener.port == HBONE_PORT;
+        let hbone = spec.listeners.iter().position(is_hbone);
+        let listeners = spec.listeners.iter();
+        let listeners =
+            listeners.map(|listener| format!("{}:{}", listener.protocol, listener.port));
+        let listeners = listeners.collect();
+        let listener = hbone.and_then(|index| spec.listeners.into_iter().nth(index));
         let allowed = match listener.map(|listener| listener.allowed_routes.namespaces) {
             None
             | Some(Namespaces {
@@ -183,6 +201,8 @@ impl Gateway {
         Ok(manifest.object(Gateway {
             class: spec.gateway_class_name,
             allowed,
+            hbone,
+            listeners,
         }))
     }
 }

@@ -20,6 +20,8 @@ pub(super) fn refusal(field: impl Into<String>, reason: impl Into<String>) -> Re
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpRoute {
     pub parents: Vec<ParentRef>,
+    /// Without a meaning for a route whose parent is a Service.
+    pub has_hostnames: bool,
     pub rules: Vec<Rule>,
 }
 
@@ -116,9 +118,8 @@ impl Retry {
 struct Spec {
     #[serde(default)]
     parent_refs: Vec<ParentRef>,
-    /// Has no meaning for a route whose parent is a Service.
-    #[serde(default, rename = "hostnames")]
-    _hostnames: Vec<String>,
+    #[serde(default)]
+    hostnames: Vec<String>,
     #[serde(default, rename = "useDefaultGateways")]
     _use_default_gateways: Option<String>,
     rules: Option<Vec<WireRule>>,
@@ -203,6 +204,7 @@ impl HttpRoute {
         }
         Ok(manifest.object(HttpRoute {
             parents: spec.parent_refs,
+            has_hostnames: !spec.hostnames.is_empty(),
             rules: read,
         }))
     }

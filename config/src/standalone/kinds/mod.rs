@@ -6,11 +6,13 @@
 pub mod authorization_policy;
 pub mod config_map;
 pub mod endpoint_slice;
+pub mod endpoints;
 pub mod gateway;
 pub mod http_route;
 pub mod http_route_filter;
 pub mod http_route_match;
 pub mod pod;
+pub mod port;
 pub mod service;
 pub mod service_entry;
 pub mod target_ref;
@@ -23,6 +25,7 @@ pub enum Treatment {
     Pod,
     Service,
     EndpointSlice,
+    Endpoints,
     ConfigMap,
     ServiceEntry,
     Gateway,
@@ -58,6 +61,7 @@ const KINDS: &[Row] = &[
     ("", "Node", CORE, false, Treatment::Node),
     ("", "Pod", CORE, true, Treatment::Pod),
     ("", "Service", CORE, true, Treatment::Service),
+    ("", "Endpoints", CORE, true, Treatment::Endpoints),
     ("", "ConfigMap", CORE, true, Treatment::ConfigMap),
     (
         "discovery.k8s.io",

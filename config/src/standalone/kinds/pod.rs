@@ -1,10 +1,14 @@
 //! Pod: addresses, identity, readiness, and the names under which telemetry knows it.
+//!
+//! Readiness is the condition `Ready` alone: it is what the kubelet makes of containers and readiness gates. A
+//! port that has a name may be a container's or a native sidecar's (an init container that restarts always).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::Deserialize;
 
+use super::port::{NamedPort, TargetPort, Transport, check_port_name};
 use crate::standalone::manifest::{Manifest, Object, ObjectMeta};
 use crate::standalone::problem::LoadError;
 
@@ -32,8 +36,22 @@ pub struct Pod {
     pub ready: bool,
     /// `Succeeded` and `Failed` pods serve nothing.
     pub terminal: bool,
-    /// Named container ports, for a `targetPort` given by name.
-    pub ports: Vec<(String, u16)>,
+    /// Named ports, for a `targetPort` given by name: the first of its name and transport counts.
+    pub ports: Vec<NamedPort>,
+}
+
+impl Pod {
+    /// The number of the port that a service's `targetPort` means.
+    pub fn port(&self, target: &TargetPort, transport: Transport) -> Option<u16> {
+        match target {
+            TargetPort::Number(number) => Some(*number),
+            TargetPort::Name(name) => {
+                let mut ports = self.ports.iter();
+                let found = ports.find(|port| port.name == *name && port.transport == transport);
+                found.map(|port| port.number)
+            }
+        }
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -42,11 +60,13 @@ struct Spec {
     service_account_name: String,
     node_name: String,
     containers: Vec<Container>,
+    init_containers: Vec<Container>,
 }
 
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 struct Container {
+    restart_policy: String,
     ports: Vec<ContainerPort>,
 }
 
@@ -55,6 +75,43 @@ struct Container {
 struct ContainerPort {
     name: String,
     container_port: u16,
+    protocol: Transport,
+}
+
+impl Spec {
+    /// Containers' ports, then those of native sidecars.
+    fn ports(&self, manifest: &Manifest) -> Result<Vec<NamedPort>, LoadError> {
+        let mut ports = Vec::new();
+        for (list, containers, always) in [
+            ("containers", &self.containers, false),
+            ("initContainers", &self.init_containers, true),
+        ] {
+            for (container, found) in containers.iter().enumerate() {
+                for (index, port) in found.ports.iter().enumerate() {
+                    let refused = |field: &str, reason: String| {
+                        let field = format!("spec.{list}[{container}].ports[{index}].{field}");
+                        manifest.refused(field, reason)
+                    };
+                    if port.container_port == 0 {
+                        let reason = "must be between 1 and 65535".to_owned();
+                        return Err(refused("containerPort", reason));
+                    }
+                    if port.name.is_empty() {
+                        continue;
+                    }
+                    check_port_name(&port.name).map_err(|reason| refused("name", reason))?;
+                    if !always || found.restart_policy == "Always" {
+                        ports.push(NamedPort {
+                            name: port.name.clone(),
+                            number: port.container_port,
+                            transport: port.protocol,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(ports)
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -89,6 +146,7 @@ impl Pod {
         if addresses.is_empty() {
             addresses.extend(status.pod_ip);
         }
+        let ports = spec.ports(manifest)?;
         let pod = Pod {
             service_account: match spec.service_account_name.as_str() {
                 "" => "default".to_owned(),
@@ -101,13 +159,7 @@ impl Pod {
                 .iter()
                 .any(|c| c.r#type == "Ready" && c.status == "True"),
             terminal: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
-            ports: spec
-                .containers
-                .into_iter()
-                .flat_map(|container| container.ports)
-                .filter(|port| !port.name.is_empty())
-                .map(|port| (port.name, port.container_port))
-                .collect(),
+            ports,
         };
         Ok(manifest.object(pod))
     }
@@ -196,6 +248,43 @@ mod tests {
         let text = format!("apiVersion: v1\nkind: Pod\n{text}");
         let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
         Pod::read(&Manifest::read(document, |_, _| true).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn named_ports_of_containers_and_native_sidecars() {
+        let found = pod("metadata: {name: p}
+spec:
+  containers:
+  - ports: [{name: web, containerPort: 53, protocol: UDP}, {name: web, containerPort: 8080}]
+  - ports: [{name: web, containerPort: 9}]
+  initContainers:
+  - {restartPolicy: Always, ports: [{name: proxy, containerPort: 15000}]}
+  - {ports: [{name: setup, containerPort: 1}]}")
+        .spec;
+        let port =
+            |name: &str, transport| found.port(&TargetPort::Name(name.to_owned()), transport);
+        assert_eq!(port("web", Transport::Tcp), Some(8080));
+        assert_eq!(port("web", Transport::Udp), Some(53));
+        assert_eq!(port("proxy", Transport::Tcp), Some(15000));
+        assert_eq!(port("setup", Transport::Tcp), None);
+        assert_eq!(found.port(&TargetPort::Number(7), Transport::Tcp), Some(7));
+    }
+
+    #[test]
+    fn refuses_what_the_api_server_refuses() {
+        for (ports, field) in [
+            ("{name: web}", "containerPort"),
+            ("{name: '8080', containerPort: 1}", "name"),
+            ("{containerPort: 1, protocol: tcp}", "protocol"),
+        ] {
+            let text = format!(
+                "{{apiVersion: v1, kind: Pod, metadata: {{name: p}}, spec: {{containers: [{{ports: [{ports}]}}]}}}}"
+            );
+            let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
+            let error = Pod::read(&Manifest::read(document, |_, _| true).unwrap()).unwrap_err();
+            let expected = format!("spec.containers[0].ports[0].{field}");
+            assert_eq!(error.field.as_deref(), Some(expected.as_str()), "{ports}");
+        }
     }
 
     #[test]

@@ -3,16 +3,21 @@
 //! The protocol comes from `appProtocol`, else from the port's name up to the first hyphen, else some
 //! well-known ports are TCP; everything else is unknown and sniffed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::Deserialize;
 
+use super::http_route::{Refusal, refusal};
+use super::port::{TargetPort, Transport, is_dns_label};
+use crate::standalone::labels::{check_label, check_qualified_name};
 use crate::standalone::manifest::{Manifest, Object};
 use crate::standalone::problem::LoadError;
 
 /// SMTP, DNS, MySQL and MongoDB: servers there speak first, or at least not HTTP.
 const TCP_PORTS: &[u16] = &[25, 53, 3306, 27017];
+/// `clusterIP` of a headless service.
+const NONE: &str = "None";
 
 /// Application protocol of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +31,7 @@ pub enum Protocol {
     Tls,
     /// Plain TCP and what is treated so here: Mongo, Redis, MySQL, HBONE.
     Tcp,
+    /// UDP and SCTP: a waypoint carries neither.
     Udp,
     /// Not told: HTTP and TCP chains, and a look at the first bytes.
     Unknown,
@@ -49,7 +55,7 @@ impl Protocol {
     }
 
     fn of_port(port: &PortSpec) -> Protocol {
-        if port.protocol == "UDP" {
+        if port.protocol != Transport::Tcp {
             return Protocol::Udp;
         }
         let mut name = port.name.as_str();
@@ -95,44 +101,78 @@ impl Protocol {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
-    /// The cluster addresses; empty for a headless service.
+    /// The cluster addresses; empty for a headless service, and while none is allocated.
     pub addresses: Vec<IpAddr>,
     pub ports: Vec<Port>,
+    /// Empty: nobody but EndpointSlices and Endpoints tells where it runs.
     pub selector: BTreeMap<String, String>,
     pub headless: bool,
-    /// `trafficDistribution` is given; it isn't honoured.
-    pub traffic_distribution: bool,
+    /// Pods count as ready whatever they say.
+    pub publish_not_ready: bool,
+    /// Fields that could change where requests go and aren't honoured.
+    pub not_honoured: Vec<NotHonoured>,
     /// An ExternalName has no address and no endpoints of its own.
     pub external_name: bool,
+    /// `ipFamilies`, else those of the addresses: which of a pod's addresses are its endpoints.
+    families: BTreeSet<IpFamily>,
+}
+
+/// A field, and what it asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotHonoured {
+    pub field: &'static str,
+    pub value: String,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Port {
     pub name: String,
     pub number: u16,
+    pub transport: Transport,
     pub target: TargetPort,
     pub protocol: Protocol,
 }
 
-/// Port on the pod, by number or by the name of a container's port.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(untagged)]
-pub enum TargetPort {
-    Number(u16),
-    Name(String),
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+enum IpFamily {
+    IPv4,
+    IPv6,
+}
+
+impl IpFamily {
+    fn of(address: &IpAddr) -> IpFamily {
+        match address {
+            IpAddr::V4(_) => IpFamily::IPv4,
+            IpAddr::V6(_) => IpFamily::IPv6,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+enum Type {
+    #[default]
+    ClusterIP,
+    NodePort,
+    LoadBalancer,
+    ExternalName,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Spec {
-    r#type: String,
+    r#type: Type,
     #[serde(rename = "clusterIP")]
     cluster_ip: String,
     #[serde(rename = "clusterIPs")]
     cluster_ips: Vec<String>,
+    ip_families: Vec<IpFamily>,
+    external_name: String,
     ports: Vec<PortSpec>,
     selector: BTreeMap<String, String>,
+    publish_not_ready_addresses: bool,
     traffic_distribution: Option<String>,
+    internal_traffic_policy: Option<String>,
+    session_affinity: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -142,11 +182,11 @@ struct PortSpec {
     name: String,
     port: u16,
     #[serde(default)]
-    protocol: String,
+    protocol: Transport,
     #[serde(default)]
     app_protocol: Option<String>,
     #[serde(default)]
-    target_port: Option<TargetPort>,
+    target_port: Option<serde_json::Value>,
 }
 
 impl Service {
@@ -155,56 +195,198 @@ impl Service {
         if spec.cluster_ips.is_empty() && !spec.cluster_ip.is_empty() {
             spec.cluster_ips.push(spec.cluster_ip.clone());
         }
-        let external_name = spec.r#type == "ExternalName";
-        let headless = spec.cluster_ips.iter().any(|ip| ip == "None");
-        let mut addresses = Vec::new();
-        if !headless && !external_name {
-            for (index, ip) in spec.cluster_ips.iter().enumerate() {
-                addresses.push(ip.parse().map_err(|_| {
-                    manifest.refused(
-                        format!("spec.clusterIPs[{index}]"),
-                        format!("{ip:?} is no IP address"),
-                    )
-                })?);
-            }
-        }
+        let refused = |(field, reason): Refusal| manifest.refused(format!("spec.{field}"), reason);
+        spec.check_type().map_err(refused)?;
+        let addresses = spec.addresses().map_err(refused)?;
+        spec.check_words().map_err(refused)?;
+        let mut ports: Vec<Port> = Vec::with_capacity(spec.ports.len());
         for (index, port) in spec.ports.iter().enumerate() {
-            let field = |name: &str| format!("spec.ports[{index}].{name}");
-            if port.port == 0 {
-                return Err(manifest.refused(field("port"), "must be between 1 and 65535"));
-            }
-            if spec.ports.len() > 1 && port.name.is_empty() {
-                return Err(
-                    manifest.refused(field("name"), "is required when there are several ports")
-                );
-            }
-            let twin = |other: &PortSpec| {
-                other.name == port.name
-                    || (other.port == port.port && other.protocol == port.protocol)
-            };
-            if spec.ports.iter().take(index).any(twin) {
-                return Err(manifest.refused(field("name"), "two ports of one name or number"));
-            }
+            let read = port.read(&ports, spec.ports.len() > 1);
+            ports.push(read.map_err(|(field, reason)| {
+                manifest.refused(format!("spec.ports[{index}].{field}"), reason)
+            })?);
         }
-        let ports = spec
-            .ports
-            .into_iter()
-            .map(|port| Port {
-                protocol: Protocol::of_port(&port),
-                number: port.port,
-                target: port.target_port.unwrap_or(TargetPort::Number(port.port)),
-                name: port.name,
-            })
-            .collect();
-        let service = Service {
+        let external_name = spec.r#type == Type::ExternalName;
+        let headless = spec.cluster_ips.iter().any(|ip| ip == NONE);
+        if ports.is_empty() && !headless && !external_name {
+            return Err(manifest.refused("spec.ports", "is required"));
+        }
+        let families = if spec.ip_families.is_empty() {
+            addresses.iter().map(IpFamily::of).collect()
+        } else {
+            spec.ip_families.iter().copied().collect()
+        };
+        Ok(manifest.object(Service {
             addresses,
             ports,
-            selector: spec.selector,
-            traffic_distribution: spec.traffic_distribution.is_some(),
             headless,
+            publish_not_ready: spec.publish_not_ready_addresses,
+            not_honoured: spec.not_honoured(),
             external_name,
-        };
-        Ok(manifest.object(service))
+            families,
+            selector: spec.selector,
+        }))
+    }
+
+    /// Whether a pod's address can be an endpoint; those of a service without any family of its own can all.
+    pub fn takes(&self, address: &IpAddr) -> bool {
+        self.families.is_empty() || self.families.contains(&IpFamily::of(address))
+    }
+
+    /// The port with this number that a waypoint can carry.
+    pub fn tcp_port(&self, number: u16) -> Option<&Port> {
+        self.ports
+            .iter()
+            .find(|port| port.number == number && port.transport == Transport::Tcp)
+    }
+}
+
+impl Spec {
+    fn check_type(&self) -> Result<(), Refusal> {
+        let headless = self.cluster_ips.iter().any(|ip| ip == NONE);
+        match self.r#type {
+            Type::ExternalName if self.external_name.is_empty() => {
+                Err(refusal("externalName", "is required for type ExternalName"))
+            }
+            Type::ExternalName if !self.cluster_ips.is_empty() => Err(refusal(
+                "clusterIPs",
+                "may not be set for type ExternalName",
+            )),
+            Type::NodePort | Type::LoadBalancer if headless => {
+                let reason = "None is only for type ClusterIP";
+                Err(refusal("clusterIPs[0]", reason))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The addresses that are given, one for each family at most.
+    fn addresses(&self) -> Result<Vec<IpAddr>, Refusal> {
+        if !self.cluster_ip.is_empty() && self.cluster_ips.first() != Some(&self.cluster_ip) {
+            return Err(refusal("clusterIPs[0]", "must be the same as clusterIP"));
+        }
+        match self.ip_families.as_slice() {
+            [] | [_] => {}
+            [first, second] if first != second => {}
+            _ => return Err(refusal("ipFamilies", "may hold each family once")),
+        }
+        if self.cluster_ips.first().is_some_and(|ip| ip == NONE) {
+            return match self.cluster_ips.len() {
+                1 => Ok(Vec::new()),
+                _ => Err(refusal("clusterIPs", "None may have nothing beside it")),
+            };
+        }
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for (index, ip) in self.cluster_ips.iter().enumerate() {
+            let field = format!("clusterIPs[{index}]");
+            let address: IpAddr = ip
+                .parse()
+                .map_err(|_| refusal(&*field, format!("{ip:?} is no IP address")))?;
+            let family = IpFamily::of(&address);
+            if addresses.iter().any(|other| IpFamily::of(other) == family) {
+                return Err(refusal(field, "two addresses of one family"));
+            }
+            if self
+                .ip_families
+                .get(index)
+                .is_some_and(|own| *own != family)
+            {
+                return Err(refusal(
+                    field,
+                    format!("{ip} is not of ipFamilies[{index}]"),
+                ));
+            }
+            addresses.push(address);
+        }
+        Ok(addresses)
+    }
+
+    /// Fields with few values.
+    fn check_words(&self) -> Result<(), Refusal> {
+        let distances = ["PreferClose", "PreferSameZone", "PreferSameNode"];
+        for (field, value, known) in [
+            (
+                "sessionAffinity",
+                &self.session_affinity,
+                &["None", "ClientIP"][..],
+            ),
+            (
+                "internalTrafficPolicy",
+                &self.internal_traffic_policy,
+                &["Cluster", "Local"],
+            ),
+            (
+                "trafficDistribution",
+                &self.traffic_distribution,
+                &distances,
+            ),
+        ] {
+            if let Some(value) = value.as_deref().filter(|value| !value.is_empty())
+                && !known.contains(&value)
+            {
+                let reason = format!("{value:?} is none of {}", known.join(", "));
+                return Err(refusal(field, reason));
+            }
+        }
+        for (name, value) in &self.selector {
+            check_label(name, value)
+                .map_err(|reason| refusal(format!("selector.{name}"), reason))?;
+        }
+        Ok(())
+    }
+
+    fn not_honoured(&self) -> Vec<NotHonoured> {
+        let asked = [
+            ("trafficDistribution", &self.traffic_distribution, ""),
+            (
+                "internalTrafficPolicy",
+                &self.internal_traffic_policy,
+                "Cluster",
+            ),
+            ("sessionAffinity", &self.session_affinity, "None"),
+        ];
+        let asked = asked.into_iter().filter_map(|(field, value, plain)| {
+            let value = value.as_deref().filter(|value| !value.is_empty())?;
+            let value = value.to_owned();
+            (value != plain).then_some(NotHonoured { field, value })
+        });
+        asked.collect()
+    }
+}
+
+impl PortSpec {
+    /// The port, if it may stand behind these.
+    fn read(&self, before: &[Port], among_others: bool) -> Result<Port, Refusal> {
+        if self.port == 0 {
+            return Err(refusal("port", "must be between 1 and 65535"));
+        }
+        if among_others && self.name.is_empty() {
+            return Err(refusal("name", "is required when there are several ports"));
+        }
+        if !self.name.is_empty() && !is_dns_label(&self.name) {
+            let reason = format!("{:?} is no DNS label: a-z, 0-9 and - inside", self.name);
+            return Err(refusal("name", reason));
+        }
+        if before.iter().any(|other| other.name == self.name) {
+            return Err(refusal("name", format!("{:?} is given twice", self.name)));
+        }
+        let twin = |other: &&Port| other.number == self.port && other.transport == self.protocol;
+        if before.iter().any(|other| twin(&other)) {
+            let reason = format!("{} {} is given twice", self.protocol.name(), self.port);
+            return Err(refusal("port", reason));
+        }
+        let target = TargetPort::read(self.target_port.as_ref(), self.port)
+            .map_err(|reason| refusal("targetPort", reason))?;
+        if let Some(protocol) = &self.app_protocol {
+            check_qualified_name(protocol).map_err(|reason| refusal("appProtocol", reason))?;
+        }
+        Ok(Port {
+            protocol: Protocol::of_port(self),
+            name: self.name.clone(),
+            number: self.port,
+            transport: self.protocol,
+            target,
+        })
     }
 }
 
@@ -230,7 +412,7 @@ mod tests {
     fn protocols() {
         for (port, expected) in [
             ("{port: 80, name: http-web}", Protocol::Http),
-            ("{port: 80, name: HTTP2}", Protocol::Http2),
+            ("{port: 80, name: http2}", Protocol::Http2),
             ("{port: 80, name: grpc-web-x}", Protocol::GrpcWeb),
             ("{port: 80, name: web}", Protocol::Unknown),
             ("{port: 80}", Protocol::Unknown),
@@ -265,6 +447,81 @@ mod tests {
     }
 
     #[test]
+    fn numbers_as_the_api_server_reads_them() {
+        let found = service("{ports: [{port: 80.0, targetPort: 8e3}]}")
+            .unwrap()
+            .spec;
+        assert_eq!(found.ports[0].number, 80);
+        assert_eq!(found.ports[0].target, TargetPort::Number(8000));
+        for (spec, field) in [
+            ("{ports: [{port: 80.5}]}", "spec.ports[0].port"),
+            (
+                "{ports: [{port: 80, targetPort: 80.5}]}",
+                "spec.ports[0].targetPort",
+            ),
+            ("{ports: [{port: '80'}]}", "spec.ports[0].port"),
+        ] {
+            let error = service(spec).unwrap_err();
+            assert_eq!(error.field.as_deref(), Some(field), "{spec}");
+        }
+    }
+
+    #[test]
+    fn a_port_is_known_by_number_and_transport() {
+        let ports = "{port: 8443, protocol: UDP, name: quic, targetPort: 1}, {port: 8443, name: https, targetPort: 2}";
+        let found = service(&format!("{{ports: [{ports}]}}")).unwrap().spec;
+        let port = found.tcp_port(8443).unwrap();
+        assert_eq!(
+            (port.name.as_str(), &port.target),
+            ("https", &TargetPort::Number(2))
+        );
+        assert!(found.tcp_port(8444).is_none());
+    }
+
+    #[test]
+    fn families_choose_among_a_pods_addresses() {
+        let (v4, v6) = ("10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap());
+        for (spec, expected) in [
+            ("{clusterIP: 10.1.0.1, ports: [{port: 1}]}", (true, false)),
+            (
+                "{clusterIPs: [10.1.0.1, 'fd00::2'], ports: [{port: 1}]}",
+                (true, true),
+            ),
+            ("{clusterIP: None, ports: [{port: 1}]}", (true, true)),
+            (
+                "{clusterIP: None, ipFamilies: [IPv6], ports: [{port: 1}]}",
+                (false, true),
+            ),
+        ] {
+            let found = service(spec).unwrap().spec;
+            assert_eq!((found.takes(&v4), found.takes(&v6)), expected, "{spec}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_honoured_is_told_where_it_asks_for_something() {
+        let asked = |spec: &str| service(spec).unwrap().spec.not_honoured;
+        assert!(
+            asked("{ports: [{port: 1}], sessionAffinity: None, internalTrafficPolicy: Cluster}")
+                .is_empty()
+        );
+        let fields: Vec<_> = asked(
+            "{ports: [{port: 1}], sessionAffinity: ClientIP, internalTrafficPolicy: Local, trafficDistribution: PreferClose}",
+        )
+        .into_iter()
+        .map(|asked| asked.field)
+        .collect();
+        assert_eq!(
+            fields,
+            [
+                "trafficDistribution",
+                "internalTrafficPolicy",
+                "sessionAffinity"
+            ]
+        );
+    }
+
+    #[test]
     fn refuses_what_the_api_server_refuses() {
         for (spec, field) in [
             ("{clusterIP: nonsense}", "spec.clusterIPs[0]"),
@@ -279,6 +536,67 @@ mod tests {
             ),
             ("{ports: [{name: y}]}", "spec.ports[0].name"),
             ("{ports: [{port: 70000}]}", "spec.ports[0].port"),
+            ("{ports: [{port: 80, name: Http}]}", "spec.ports[0].name"),
+            ("{ports: [{port: 80, name: a_b}]}", "spec.ports[0].name"),
+            (
+                "{ports: [{port: 80, protocol: udp}]}",
+                "spec.ports[0].protocol",
+            ),
+            (
+                "{ports: [{port: 80, targetPort: '8080'}]}",
+                "spec.ports[0].targetPort",
+            ),
+            (
+                "{ports: [{port: 80, appProtocol: 'a b'}]}",
+                "spec.ports[0].appProtocol",
+            ),
+            (
+                "{ports: [{port: 1, name: a}, {port: 1, name: b}]}",
+                "spec.ports[1].port",
+            ),
+            ("{}", "spec.ports"),
+            ("{type: Cluster, ports: [{port: 1}]}", "spec.type"),
+            ("{type: ExternalName}", "spec.externalName"),
+            (
+                "{type: ExternalName, externalName: a.test, clusterIP: 10.0.0.1}",
+                "spec.clusterIPs",
+            ),
+            (
+                "{type: LoadBalancer, clusterIP: None, ports: [{port: 1}]}",
+                "spec.clusterIPs[0]",
+            ),
+            (
+                "{clusterIP: 10.0.0.1, clusterIPs: [10.0.0.2], ports: [{port: 1}]}",
+                "spec.clusterIPs[0]",
+            ),
+            (
+                "{clusterIPs: [10.0.0.1, 10.0.0.2], ports: [{port: 1}]}",
+                "spec.clusterIPs[1]",
+            ),
+            (
+                "{clusterIPs: [None, 10.0.0.2], ports: [{port: 1}]}",
+                "spec.clusterIPs",
+            ),
+            (
+                "{clusterIP: 10.0.0.1, ipFamilies: [IPv6], ports: [{port: 1}]}",
+                "spec.clusterIPs[0]",
+            ),
+            (
+                "{clusterIP: None, ipFamilies: [IPv6, IPv6], ports: [{port: 1}]}",
+                "spec.ipFamilies",
+            ),
+            (
+                "{ports: [{port: 1}], sessionAffinity: clientip}",
+                "spec.sessionAffinity",
+            ),
+            (
+                "{ports: [{port: 1}], trafficDistribution: Nearest}",
+                "spec.trafficDistribution",
+            ),
+            (
+                "{ports: [{port: 1}], selector: {a: 'b c'}}",
+                "spec.selector.a",
+            ),
         ] {
             assert_eq!(
                 service(spec).unwrap_err().field.as_deref(),

@@ -13,12 +13,29 @@ use super::service::Protocol;
 use crate::standalone::manifest::{Manifest, Object};
 use crate::standalone::problem::{LoadError, Problem, Severity};
 
+/// Label with which an entry asks istiod for addresses, or for none.
+const ALLOCATE: &str = "networking.istio.io/enable-autoallocate-ip";
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServiceEntry {
     pub hosts: Vec<String>,
+    /// Those of the spec; empty where addresses were allocated.
     pub addresses: Vec<IpNet>,
+    /// What istiod allocated, by host.
+    allocated: BTreeMap<String, Vec<IpAddr>>,
     pub ports: Vec<EntryPort>,
     pub endpoints: Vec<EntryEndpoint>,
+}
+
+impl ServiceEntry {
+    /// The addresses of one of the hosts.
+    pub fn addresses_of(&self, host: &str) -> Vec<IpNet> {
+        if !self.addresses.is_empty() {
+            return self.addresses.clone();
+        }
+        let allocated = self.allocated.get(host).into_iter().flatten();
+        allocated.copied().map(IpNet::from).collect()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +66,19 @@ struct Spec {
     resolution: String,
     endpoints: Vec<WireEndpoint>,
     workload_selector: Option<serde_json::Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Status {
+    addresses: Vec<StatusAddress>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct StatusAddress {
+    value: String,
+    host: String,
 }
 
 #[derive(Deserialize)]
@@ -99,8 +129,10 @@ impl ServiceEntry {
         if let Some(host) = spec.hosts.iter().find(|host| host.contains('*')) {
             return not_honoured("spec.hosts", format!("wildcard {host:?} is not honoured"));
         }
-        if spec.addresses.is_empty() {
-            let reason = "an entry without addresses is not honoured: none are allocated here";
+        let allocated = allocated(manifest)?;
+        if spec.addresses.is_empty() && !spec.hosts.iter().any(|host| allocated.contains_key(host))
+        {
+            let reason = "an entry without addresses, in spec or in status, is not honoured: none are allocated here";
             return not_honoured("spec.addresses", reason.to_owned());
         }
         let mut addresses = Vec::new();
@@ -139,10 +171,30 @@ impl ServiceEntry {
         Ok(Ok(manifest.object(ServiceEntry {
             hosts: spec.hosts,
             addresses,
+            allocated,
             ports,
             endpoints,
         })))
     }
+}
+
+/// The addresses that istiod has put into the status. As with istiod, the label that asks for none says that
+/// they don't count.
+fn allocated(manifest: &Manifest) -> Result<BTreeMap<String, Vec<IpAddr>>, LoadError> {
+    let mut found: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+    let wanted = manifest.meta.label(ALLOCATE);
+    if wanted.is_some_and(|wanted| wanted.eq_ignore_ascii_case("false")) {
+        return Ok(found);
+    }
+    let status: Status = manifest.part("status")?;
+    for (index, address) in status.addresses.into_iter().enumerate() {
+        let parsed = address.value.parse().map_err(|_| {
+            let reason = format!("{:?} is no IP address", address.value);
+            manifest.refused(format!("status.addresses[{index}].value"), reason)
+        })?;
+        found.entry(address.host).or_default().push(parsed);
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -170,6 +222,31 @@ mod tests {
         assert_eq!(found.endpoints[0].weight, 1);
         assert_eq!(found.ports[0].protocol, Protocol::Http);
         assert_eq!(found.addresses[0].prefix_len(), 32);
+    }
+
+    #[test]
+    fn allocated_addresses_are_read() {
+        let read = |label: &str, addresses: &str| {
+            let text = format!(
+                "{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: e, labels: {{{label}}}}}, spec: {{hosts: [a.test, b.test]{addresses}, resolution: STATIC, endpoints: [{{address: 192.0.2.1}}]}}, status: {{addresses: [{{value: 240.240.0.1, host: a.test}}, {{value: '2001:2::1', host: a.test}}]}}}}"
+            );
+            let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
+            ServiceEntry::read(&Manifest::read(document, |_, _| true).unwrap()).unwrap()
+        };
+        let texts = |entry: &ServiceEntry, host: &str| -> Vec<String> {
+            entry
+                .addresses_of(host)
+                .iter()
+                .map(ToString::to_string)
+                .collect()
+        };
+        let found = read("", "").unwrap().spec;
+        assert_eq!(texts(&found, "a.test"), ["240.240.0.1/32", "2001:2::1/128"]);
+        assert!(texts(&found, "b.test").is_empty());
+        let own = read("", ", addresses: [10.9.0.1]").unwrap().spec;
+        assert_eq!(texts(&own, "a.test"), ["10.9.0.1/32"]);
+        let refused = "networking.istio.io/enable-autoallocate-ip: 'false'";
+        assert_eq!(read(refused, "").unwrap_err().field, "spec.addresses");
     }
 
     #[test]

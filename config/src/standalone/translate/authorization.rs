@@ -52,18 +52,18 @@ impl Mesh<'_> {
         namespace: &str,
         service: Option<&MeshService<'_>>,
     ) -> bool {
-        targets.iter().any(
-            |target| match (target, service.map(|service| service.source)) {
-                (Target::Gateway(name), _) => *name == self.waypoint.gateway.name(),
-                // Only the root namespace speaks for all waypoints.
-                (Target::GatewayClass(class), _) => {
-                    class == WAYPOINT_CLASS && namespace == self.config.root_namespace
-                }
-                (Target::Service(name), Some(Source::Service(service))) => *name == service.name(),
-                (Target::ServiceEntry(name), Some(Source::Entry(entry))) => *name == entry.name(),
-                (Target::Service(_) | Target::ServiceEntry(_), _) => false,
-            },
-        )
+        let hits = |target: &&Target| match (target, service.map(|service| service.source)) {
+            (Target::Gateway(name), _) => *name == self.waypoint.gateway.name(),
+            // Only the root namespace speaks for all waypoints.
+            (Target::GatewayClass(class), _) => {
+                class == WAYPOINT_CLASS && namespace == self.config.root_namespace
+            }
+            (Target::Service(name), Some(Source::Service(service))) => *name == service.name(),
+            (Target::ServiceEntry(name), Some(Source::Entry(entry))) => *name == entry.name(),
+            (Target::Service(_) | Target::ServiceEntry(_), _) => false,
+        };
+        let hit = targets.iter().filter(hits);
+        hit.inspect(|target| self.effects.mark(*target)).count() > 0
     }
 
     pub(super) fn http_rbac(&self, service: Option<&MeshService<'_>>) -> Vec<hcm::HttpFilter> {

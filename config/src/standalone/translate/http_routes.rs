@@ -29,7 +29,7 @@ pub(super) struct Candidate<'a> {
 }
 
 /// Routes that precedence sorts together.
-struct List<'a> {
+pub(super) struct List<'a> {
     /// Name of the internal VirtualService that istiod makes of them.
     name: String,
     namespace: &'a str,
@@ -50,6 +50,7 @@ impl Mesh<'_> {
                     self.http_route(&candidate, &list.name, list.namespace, port.number);
                 let ends = translated.r#match.as_ref().is_some_and(is_catch_all);
                 routes.push(translated);
+                self.effects.mark(candidate.found);
                 // Nothing behind it in this list can be reached.
                 if ends {
                     break;
@@ -59,7 +60,7 @@ impl Mesh<'_> {
         routes
     }
 
-    fn lists<'a>(&'a self, service: &MeshService<'_>, port: &MeshPort) -> Vec<List<'a>> {
+    pub(super) fn lists<'a>(&'a self, service: &MeshService<'_>, port: &MeshPort) -> Vec<List<'a>> {
         let mut lists: BTreeMap<(&str, Option<u16>), Vec<&Object<HttpRoute>>> = BTreeMap::new();
         for object in self.attached(service) {
             let parents = object
@@ -67,9 +68,12 @@ impl Mesh<'_> {
                 .parents
                 .iter()
                 .filter(|parent| is_parent(parent, object, service));
-            let ports: BTreeSet<Option<u16>> = parents
-                .filter_map(|parent| parent_port(parent, port))
-                .collect();
+            let meant = parents.filter_map(|parent| {
+                let port = parent_port(parent, port)?;
+                self.effects.mark(parent);
+                Some(port)
+            });
+            let ports: BTreeSet<Option<u16>> = meant.collect();
             for port in ports {
                 lists
                     .entry((object.meta.namespace.as_str(), port))
@@ -102,17 +106,7 @@ impl Mesh<'_> {
             .collect()
     }
 
-    /// HTTPRoutes with this service as a parent, from namespaces that don't count.
-    pub(super) fn consumer_routes<'r>(
-        &'r self,
-        service: &MeshService<'_>,
-    ) -> Vec<&'r Object<HttpRoute>> {
-        let all = self.state.http_routes.values();
-        all.filter(|object| !self.counts(object, service) && has_parent(object, service))
-            .collect()
-    }
-
-    fn counts(&self, object: &Object<HttpRoute>, service: &MeshService<'_>) -> bool {
+    pub(super) fn counts(&self, object: &Object<HttpRoute>, service: &MeshService<'_>) -> bool {
         let namespace = object.meta.namespace.as_str();
         namespace == service.namespace || namespace == self.waypoint.gateway.meta.namespace
     }
@@ -144,7 +138,7 @@ impl<'a> List<'a> {
 
     /// Every match of every rule: exact paths before prefixes before expressions, longer ones first, then
     /// with method, then more headers, then more query parameters, then the older route.
-    fn candidates(&self) -> Vec<Candidate<'a>> {
+    pub(super) fn candidates(&self) -> Vec<Candidate<'a>> {
         let mut candidates: Vec<Candidate<'a>> = Vec::new();
         for object in &self.routes {
             for (index, rule) in object.spec.rules.iter().enumerate() {
@@ -179,7 +173,7 @@ fn rank(found: &Match) -> (u8, usize, bool, usize, usize) {
 }
 
 /// A prefix is compared by segments, so that a trailing slash says nothing.
-fn path_value(found: &Match) -> &str {
+pub(super) fn path_value(found: &Match) -> &str {
     let value = found.path.value.as_str();
     match found.path.r#type {
         PathMatchType::PathPrefix if value != "/" => value.strip_suffix('/').unwrap_or(value),
@@ -203,7 +197,11 @@ fn has_parent(object: &Object<HttpRoute>, service: &MeshService<'_>) -> bool {
         .any(|parent| is_parent(parent, object, service))
 }
 
-fn is_parent(parent: &ParentRef, object: &Object<HttpRoute>, service: &MeshService<'_>) -> bool {
+pub(super) fn is_parent(
+    parent: &ParentRef,
+    object: &Object<HttpRoute>,
+    service: &MeshService<'_>,
+) -> bool {
     let namespace = parent
         .namespace
         .as_deref()
@@ -234,7 +232,7 @@ fn parent_port(parent: &ParentRef, port: &MeshPort) -> Option<Option<u16>> {
     }
 }
 
-fn is_catch_all(found: &route::RouteMatch) -> bool {
+pub(super) fn is_catch_all(found: &route::RouteMatch) -> bool {
     let everything = matches!(
         &found.path_specifier,
         Some(route::route_match::PathSpecifier::Prefix(prefix)) if prefix == "/"

@@ -53,6 +53,7 @@ impl Mesh<'_> {
                 if port.protocol.is_http() || port.protocol == Protocol::Unknown {
                     chains.push(self.service_http_chain(service, port, &http));
                 }
+                self.effects.mark(port);
                 ports.push((port.number.to_string(), on_match));
             }
             let addresses = self.addresses(service);

@@ -6,6 +6,7 @@ mod access_log;
 mod authorization;
 mod chains;
 mod clusters;
+mod effects;
 mod endpoints;
 mod filter_chain_matcher;
 mod http_route_action;
@@ -32,9 +33,10 @@ use super::kinds::config_map::MeshConfig;
 use super::kinds::gateway::Gateway;
 use super::manifest::{Object, ObjectName};
 use super::ownership::Waypoint;
-use super::problem::{Problem, Severity};
+use super::problem::{Aside, Problem, Severity};
 use crate::resource::{Resource, ResourceType};
 use access_log::AccessLog;
+use effects::Effects;
 
 /// Address families of the waypoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +59,8 @@ pub struct Translation {
     /// Ordered by type and name; equal manifests give equal bytes.
     pub resources: Vec<Resource>,
     pub problems: Vec<Problem>,
+    /// What is for others, by kind and reason.
+    pub asides: Vec<Aside>,
     /// The Gateway that this process is.
     pub gateway: ObjectName,
     pub mesh: MeshConfig,
@@ -93,6 +97,7 @@ struct Mesh<'a> {
     access_log: AccessLog,
     /// Found while translating routes; several chains may find the same one.
     problems: RefCell<Vec<Problem>>,
+    effects: Effects,
 }
 
 /// Translates for this Gateway. Without `families` the waypoint has those that its manifests use. An error
@@ -117,15 +122,17 @@ pub fn translate(
             format!("ConfigMap istio-system/istio: data.mesh.accessLogFormat: {reason}")
         })?,
         problems: RefCell::new(state.problems.clone()),
+        effects: Effects::default(),
         config,
     };
     let mut resources = mesh.resources();
     resources.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
     mesh.report_closures();
-    mesh.report_no_effect();
+    let asides = mesh.report_no_effect();
     Ok(Translation {
         resources,
         problems: mesh.problems.into_inner(),
+        asides,
         gateway: gateway.name(),
         mesh: mesh.config,
     })

@@ -1,0 +1,76 @@
+//! EndpointSlices and Endpoints that no service takes.
+
+use super::{Telling, Why};
+use crate::standalone::kinds::endpoint_slice::EndpointSlice;
+use crate::standalone::kinds::endpoints::Endpoints;
+use crate::standalone::manifest::{Object, ObjectName};
+
+impl Telling<'_, '_> {
+    pub(super) fn endpoints(&mut self) {
+        let mesh = self.mesh;
+        for slice in mesh.state.endpoint_slices.values() {
+            if let Some((field, why)) = self.idle_slice(slice) {
+                self.part("EndpointSlice", slice, field, why);
+            }
+        }
+        for endpoints in mesh.state.endpoints.values() {
+            if let Some(why) = self.idle_endpoints(endpoints) {
+                self.part("Endpoints", endpoints, "", why);
+            }
+        }
+    }
+
+    fn idle_slice(&self, slice: &Object<EndpointSlice>) -> Option<(&'static str, Why)> {
+        let mistake = |field, reason: String| Some((field, Why::Mistake(reason)));
+        if slice.spec.host_names {
+            let reason = "FQDN is not used by services of Kubernetes".to_owned();
+            return mistake("addressType", reason);
+        }
+        let Some(service) = &slice.spec.service else {
+            let reason = "without the label kubernetes.io/service-name it is no service's";
+            return mistake("metadata.labels", reason.to_owned());
+        };
+        let name = ObjectName::new(&slice.meta.namespace, service);
+        let Some(service) = self.mesh.state.services.get(&name) else {
+            return mistake("metadata.labels", self.missing_service(&name));
+        };
+        let used = slice.spec.ports.iter().any(|port| {
+            let mut ports = service.spec.ports.iter();
+            ports.any(|own| own.name == port.name && own.transport == port.transport)
+        });
+        if used || service.spec.ports.is_empty() || slice.spec.endpoints.is_empty() {
+            return None;
+        }
+        let ports = service.spec.ports.iter();
+        let ports = ports.map(|own| format!("{:?} ({})", own.name, own.transport.name()));
+        let ports: Vec<String> = ports.collect();
+        let reason = format!(
+            "none has the name and the protocol of a port of Service {name}: {}",
+            ports.join(", ")
+        );
+        mistake("ports", reason)
+    }
+
+    fn idle_endpoints(&self, endpoints: &Object<Endpoints>) -> Option<Why> {
+        let name = endpoints.name();
+        let state = self.mesh.state;
+        if let Some(reason) = endpoints.spec.not_mirrored {
+            return Some(Why::Elsewhere(reason.to_owned()));
+        }
+        let Some(service) = state.services.get(&name) else {
+            return Some(Why::Mistake(self.missing_service(&name)));
+        };
+        let mut slices = state.endpoint_slices.values();
+        let sliced = slices.any(|slice| {
+            slice.meta.namespace == name.namespace
+                && slice.spec.service.as_ref() == Some(&name.name)
+        });
+        if sliced {
+            let reason = "EndpointSlices of their services stand above them".to_owned();
+            return Some(Why::Elsewhere(reason));
+        }
+        let reason =
+            "the Service has a selector: its pods are its endpoints, whatever Endpoints say";
+        (!service.spec.selector.is_empty()).then(|| Why::Mistake(reason.to_owned()))
+    }
+}

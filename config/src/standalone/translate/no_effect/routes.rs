@@ -1,0 +1,328 @@
+//! HTTPRoutes: parents that are nobody here, matches that no request reaches, backends that aren't there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::http_routes::{Candidate, is_catch_all, is_parent, path_value, route_match};
+use super::{Telling, Why};
+use crate::standalone::kinds::http_route::{BackendObject, HttpRoute, ParentRef};
+use crate::standalone::kinds::http_route_match::{Match, PathMatchType, ValueMatch};
+use crate::standalone::kinds::service::Protocol;
+use crate::standalone::manifest::{Object, ObjectName, resource};
+use crate::standalone::mesh_service::{MeshPort, MeshService, Resolution};
+use crate::standalone::near::meant;
+
+const ROUTE: &str = "HTTPRoute";
+const GATEWAY_API: &str = "gateway.networking.k8s.io";
+
+/// What stands before a match and takes its requests: a route and its rule.
+type Before = (ObjectName, usize);
+
+impl Telling<'_, '_> {
+    pub(super) fn routes(&mut self) {
+        let mesh = self.mesh;
+        let shadows = self.shadows();
+        for route in mesh.state.http_routes.values() {
+            if route.spec.parents.is_empty() {
+                let reason = "is empty: the route is attached to nothing".to_owned();
+                self.part(ROUTE, route, "spec.parentRefs", Why::Mistake(reason));
+            }
+            let mut attached = false;
+            for (index, parent) in route.spec.parents.iter().enumerate() {
+                if mesh.effects.shows(parent) {
+                    attached = true;
+                } else {
+                    let why = self.no_parent(route, parent);
+                    self.part(ROUTE, route, &format!("spec.parentRefs[{index}]"), why);
+                }
+            }
+            if attached {
+                self.attached(route, &shadows);
+            }
+        }
+    }
+
+    /// A route that has an effect: what of it hasn't.
+    fn attached(&mut self, route: &Object<HttpRoute>, shadows: &BTreeMap<usize, Option<Before>>) {
+        if route.spec.has_hostnames {
+            let reason = "play no part for a route of a Service: address and port have chosen it, whatever the Host";
+            self.part(
+                ROUTE,
+                route,
+                "spec.hostnames",
+                Why::Mistake(reason.to_owned()),
+            );
+        }
+        for (index, rule) in route.spec.rules.iter().enumerate() {
+            let hidden = |found: &Match| match shadows.get(&std::ptr::from_ref(found).addr()) {
+                Some(before) => before.clone().map(Some),
+                None => Some(None),
+            };
+            let hidden: Vec<_> = rule.matches.iter().map(hidden).collect();
+            let all = hidden.iter().all(Option::is_some);
+            for (position, before) in hidden.iter().enumerate() {
+                let Some(before) = before else { continue };
+                let field = match all {
+                    true => format!("spec.rules[{index}]"),
+                    false => format!("spec.rules[{index}].matches[{position}]"),
+                };
+                let reason = match before {
+                    Some((name, rule)) => format!(
+                        "no request gets here: spec.rules[{rule}] of HTTPRoute {name} stands before it and takes them"
+                    ),
+                    None => {
+                        "no request gets here: other rules stand before it and take them".to_owned()
+                    }
+                };
+                self.part(ROUTE, route, &field, Why::Mistake(reason));
+                if all {
+                    break;
+                }
+            }
+            if !all {
+                self.backends(route, index);
+            }
+        }
+    }
+
+    /// For each match that stands in a list: nothing where some request can reach it, else what stands before it.
+    fn shadows(&self) -> BTreeMap<usize, Option<Before>> {
+        let mut found: BTreeMap<usize, Option<Before>> = BTreeMap::new();
+        for service in &self.mesh.waypoint.services {
+            for port in service.ports.iter().filter(|port| carries_http(port)) {
+                self.shadows_on(service, port, &mut found);
+            }
+        }
+        found
+    }
+
+    fn shadows_on(
+        &self,
+        service: &MeshService<'_>,
+        port: &MeshPort,
+        found: &mut BTreeMap<usize, Option<Before>>,
+    ) {
+        let mut seen: BTreeMap<String, Before> = BTreeMap::new();
+        let mut ended: Option<Before> = None;
+        for list in self.mesh.lists(service, port) {
+            let mut ends: Option<Before> = None;
+            for candidate in list.candidates() {
+                let place = std::ptr::from_ref(candidate.found).addr();
+                let own = (candidate.object.name(), candidate.index);
+                let emitted = self.mesh.effects.shows(candidate.found);
+                let twin = seen.get(&same(candidate.found)).cloned();
+                let before = match (&ended, twin) {
+                    (Some(before), _) => Some(before.clone()),
+                    (None, Some(twin)) => Some(twin),
+                    (None, None) if !emitted => ends.clone(),
+                    (None, None) => None,
+                };
+                if before.is_none() && emitted {
+                    found.insert(place, None);
+                } else {
+                    found.entry(place).or_insert(before);
+                }
+                seen.entry(same(candidate.found))
+                    .or_insert_with(|| own.clone());
+                if takes_all(&candidate) {
+                    ends.get_or_insert(own);
+                }
+            }
+            ended = ended.or(ends);
+        }
+    }
+
+    /// Why a parent has no effect.
+    fn no_parent(&self, route: &Object<HttpRoute>, parent: &ParentRef) -> Why {
+        let state = self.mesh.state;
+        let namespace = parent.namespace.as_deref();
+        let name = ObjectName::new(namespace.unwrap_or(&route.meta.namespace), &parent.name);
+        match (parent.group.as_str(), parent.kind.as_str()) {
+            ("" | "core", "Service") => match state.services.get(&name) {
+                Some(service) => self.of_parent(route, parent, "Service", service),
+                None => Why::Mistake(self.missing_service(&name)),
+            },
+            ("networking.istio.io", "ServiceEntry") => match state.service_entries.get(&name) {
+                Some(entry) => self.of_parent(route, parent, "ServiceEntry", entry),
+                None => Why::Mistake(format!(
+                    "no ServiceEntry {name} that is honoured is among the manifests"
+                )),
+            },
+            (GATEWAY_API, "Gateway") => self.gateway_parent(&name),
+            (GATEWAY_API, "Service") => Why::Mistake(format!(
+                "without group it means a kind of {GATEWAY_API}, which has no Service: write group: \"\""
+            )),
+            (group, kind) => {
+                let meant = meant(kind, ["Service", "ServiceEntry"]);
+                Why::Mistake(format!(
+                    "kind {kind:?} of group {group:?} is no parent that a waypoint knows{meant}"
+                ))
+            }
+        }
+    }
+
+    fn gateway_parent(&self, name: &ObjectName) -> Why {
+        let state = self.mesh.state;
+        let service = "for a Service write group: \"\" and kind: Service";
+        if *name == self.mesh.waypoint.gateway.name() {
+            let reason =
+                format!("a waypoint has routes by Services, not by its Gateway; {service}");
+            return Why::Mistake(reason);
+        }
+        if state.gateways.contains_key(name) {
+            return Why::Elsewhere(format!("for Gateway {name}"));
+        }
+        if state.services.contains_key(name) {
+            let reason = format!("no Gateway {name} is among the manifests; {service}");
+            return Why::Mistake(reason);
+        }
+        Why::Elsewhere("for a Gateway that isn't among the manifests".to_owned())
+    }
+
+    /// Why a parent that is there has no effect.
+    fn of_parent<T>(
+        &self,
+        route: &Object<HttpRoute>,
+        parent: &ParentRef,
+        kind: &str,
+        object: &Object<T>,
+    ) -> Why {
+        let mut services = self.mesh.waypoint.services.iter();
+        let Some(service) = services.find(|service| is_parent(parent, route, service)) else {
+            return self.of_service(kind, object);
+        };
+        let name = resource(kind, &object.meta);
+        if !self.mesh.counts(route, service) {
+            return Why::Mistake(format!(
+                "a route for {} from another namespace than its own or {:?} has no effect",
+                service.hostname, self.mesh.waypoint.gateway.meta.namespace
+            ));
+        }
+        if service.resolution() == Resolution::None {
+            return Why::Mistake(format!("{name} is an alias (ExternalName)"));
+        }
+        let meant = service.ports.iter().filter(|port| {
+            parent.port.is_none_or(|number| number == port.number)
+                && parent
+                    .section_name
+                    .as_ref()
+                    .is_none_or(|name| *name == port.name)
+        });
+        let meant: Vec<&MeshPort> = meant.collect();
+        let ports = listed(&service.ports);
+        match (meant.as_slice(), parent.port, &parent.section_name) {
+            ([], Some(port), None) => {
+                Why::Mistake(format!("{name} has no port {port}; it has {ports}"))
+            }
+            ([], None, Some(section)) => Why::Mistake(format!(
+                "{name} has no port of the name {section:?}; it has {ports}"
+            )),
+            ([], _, _) => Why::Mistake(format!("{name} has no such port; it has {ports}")),
+            (ports, _, _) if !ports.iter().any(|port| carries_http(port)) => {
+                let ports: Vec<MeshPort> = ports.iter().map(|port| (*port).clone()).collect();
+                Why::Mistake(format!(
+                    "no HTTP is spoken there: {name} declares {}",
+                    listed(&ports)
+                ))
+            }
+            _ => Why::Mistake("no route was made of it".to_owned()),
+        }
+    }
+
+    /// Backends and mirrors that aren't there.
+    fn backends(&mut self, route: &Object<HttpRoute>, index: usize) {
+        let Some(rule) = route.spec.rules.get(index) else {
+            return;
+        };
+        for (position, backend) in rule.backends.iter().enumerate() {
+            if let Some(reason) = self.no_backend(route, &backend.object)
+                && backend.weight > 0
+            {
+                let field = format!("spec.rules[{index}].backendRefs[{position}]");
+                let reason = format!("{reason}: its requests are answered 500");
+                self.part(ROUTE, route, &field, Why::Mistake(reason));
+            }
+        }
+        for mirror in rule.mirrors() {
+            if let Some(reason) = self.no_backend(route, &mirror.backend_ref) {
+                let field = format!("spec.rules[{index}].filters");
+                let reason = format!("{reason}: nothing is mirrored");
+                self.part(ROUTE, route, &field, Why::Mistake(reason));
+            }
+        }
+    }
+
+    fn no_backend(&self, route: &Object<HttpRoute>, backend: &BackendObject) -> Option<String> {
+        if !backend.is_service() {
+            let (group, kind) = (&backend.group, &backend.kind);
+            return Some(format!(
+                "kind {kind:?} of group {group:?} is not honoured as a backend"
+            ));
+        }
+        let namespace = backend.namespace.as_deref();
+        let name = ObjectName::new(namespace.unwrap_or(&route.meta.namespace), &backend.name);
+        let Some(service) = self.mesh.state.services.get(&name) else {
+            return Some(self.missing_service(&name));
+        };
+        if service.spec.external_name {
+            return Some(format!("Service {name} is an alias (ExternalName)"));
+        }
+        let port = backend.port.unwrap_or_default();
+        let service = MeshService::of_service(service);
+        let missing = service.port(port).is_none();
+        missing.then(|| {
+            format!(
+                "Service {name} has no TCP port {port}; it has {}",
+                listed(&service.ports)
+            )
+        })
+    }
+}
+
+/// Whether a port has HTTP chains.
+fn carries_http(port: &MeshPort) -> bool {
+    port.protocol.is_http() || port.protocol == Protocol::Unknown
+}
+
+fn takes_all(candidate: &Candidate<'_>) -> bool {
+    is_catch_all(&route_match(candidate.found))
+}
+
+/// What a match asks for, however it is written.
+fn same(found: &Match) -> String {
+    let kind = match found.path.r#type {
+        PathMatchType::Exact => "exact",
+        PathMatchType::PathPrefix => "prefix",
+        PathMatchType::RegularExpression => "regex",
+    };
+    let values = |values: &[ValueMatch], any_case: bool| -> BTreeSet<String> {
+        let value = |value: &ValueMatch| {
+            let name = match any_case {
+                true => value.name.to_ascii_lowercase(),
+                false => value.name.clone(),
+            };
+            format!("{name:?} {:?} {:?}", value.r#type, value.value)
+        };
+        values.iter().map(value).collect()
+    };
+    format!(
+        "{kind} {:?} {:?} {:?} {:?}",
+        path_value(found),
+        found.method,
+        values(&found.headers, true),
+        values(&found.query_params, false)
+    )
+}
+
+/// Ports as a reader looks for them.
+fn listed(ports: &[MeshPort]) -> String {
+    let port = |port: &MeshPort| match port.name.as_str() {
+        "" => format!("{}/{}", port.number, port.transport.name()),
+        name => format!("{}/{} {name:?}", port.number, port.transport.name()),
+    };
+    let ports: Vec<String> = ports.iter().map(port).collect();
+    if ports.is_empty() {
+        "none".to_owned()
+    } else {
+        ports.join(", ")
+    }
+}

@@ -1,0 +1,184 @@
+//! Services and ServiceEntries: which are this waypoint's, and what of them nobody can reach.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+
+use super::{Telling, Why};
+use crate::standalone::kinds::service::{Protocol, Service};
+use crate::standalone::manifest::{Object, ObjectMeta, resource};
+use crate::standalone::mesh_service::{
+    MeshPort, MeshService, Resolution, Source, selected_pods, slices_of,
+};
+use crate::standalone::problem::{Origin, Severity};
+
+impl Telling<'_, '_> {
+    pub(super) fn services(&mut self) {
+        let mesh = self.mesh;
+        for service in mesh.state.services.values() {
+            self.misplaced_labels("Service", &service.meta, &service.origin);
+            if let Some(why) = self.not_enrolled(&service.meta) {
+                self.part("Service", service, "metadata.labels", why);
+            }
+        }
+        for entry in mesh.state.service_entries.values() {
+            self.misplaced_labels("ServiceEntry", &entry.meta, &entry.origin);
+            if let Some(why) = self.not_enrolled(&entry.meta) {
+                self.part("ServiceEntry", entry, "metadata.labels", why);
+            }
+        }
+        for service in &mesh.waypoint.services {
+            match service.source {
+                Source::Service(object) => self.own_service(service, object),
+                Source::Entry(entry) if service.addresses.is_empty() => {
+                    let reason = format!("{}: no address was allocated for it", service.hostname);
+                    self.part("ServiceEntry", entry, "spec.hosts", Why::Mistake(reason));
+                }
+                Source::Entry(_) => {}
+            }
+            self.ports(service);
+        }
+        self.twins();
+    }
+
+    fn own_service(&mut self, service: &MeshService<'_>, object: &Object<Service>) {
+        for asked in &object.spec.not_honoured {
+            let name = resource("Service", &object.meta);
+            let reason = format!("{} is not honoured", asked.value);
+            let field = format!("spec.{}", asked.field);
+            self.tell(Severity::Ignored, name, &object.origin, &field, reason);
+        }
+        match service.resolution() {
+            Resolution::None => {
+                let reason = "an alias (ExternalName) has no traffic of its own".to_owned();
+                self.part("Service", object, "", Why::Elsewhere(reason));
+            }
+            Resolution::Passthrough if !self.mesh.waypoint.traffic.workloads() => {
+                let reason = "headless: clients connect to its pods, which a waypoint takes with istio.io/waypoint-for: workload or all";
+                self.part("Service", object, "", Why::Elsewhere(reason.to_owned()));
+            }
+            Resolution::Endpoints if object.spec.addresses.is_empty() => {
+                let reason = "is neither an address nor None: the API server allocates one, here it must be written; no client can reach the service";
+                self.part(
+                    "Service",
+                    object,
+                    "spec.clusterIP",
+                    Why::Mistake(reason.to_owned()),
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// Ports that no chain was made for, and those that lead to nobody.
+    fn ports(&mut self, service: &MeshService<'_>) {
+        if service.resolution() == Resolution::None {
+            return;
+        }
+        let (kind, meta, origin) = declared_by(service);
+        for (index, port) in service.ports.iter().enumerate() {
+            let number = port.number;
+            if port.protocol == Protocol::Udp {
+                let what = format!("{}/{} port {number}", meta.namespace, service.name);
+                let reason = format!("a waypoint doesn't carry {}", port.transport.name());
+                self.aside(kind, reason, what);
+            } else if !self.mesh.effects.shows(port) {
+                let field = format!("spec.ports[{index}]");
+                let reason = "no filter chain was made of it".to_owned();
+                self.no_effect(resource(kind, meta), origin, &field, reason);
+            } else if service.resolution() == Resolution::Endpoints
+                && service.endpoints(self.mesh.state, port).is_empty()
+            {
+                let reason = match service.source {
+                    Source::Service(object) => self.why_nobody(object, port),
+                    Source::Entry(_) => "the entry has no endpoints".to_owned(),
+                };
+                let field = format!("spec.ports[{index}]");
+                let reason = format!("port {number} leads to nobody (503): {reason}");
+                self.no_effect(resource(kind, meta), origin, &field, reason);
+            }
+        }
+    }
+
+    /// Why a service's port has no endpoints.
+    fn why_nobody(&self, service: &Object<Service>, port: &MeshPort) -> String {
+        let state = self.mesh.state;
+        if let Some(slices) = slices_of(state, service) {
+            let transport = port.transport;
+            let of_port = slices.iter().filter(|slice| {
+                let mut ports = slice.ports.iter();
+                ports.any(|own| own.name == port.name && own.transport == transport)
+            });
+            return match (slices.len(), of_port.count()) {
+                (0, _) => {
+                    "the service has no selector, and no EndpointSlice and no Endpoints is its own"
+                        .to_owned()
+                }
+                (_, 0) => format!(
+                    "none of its EndpointSlices has a {} port of the name {:?}",
+                    transport.name(),
+                    port.name
+                ),
+                _ => "all addresses of its EndpointSlices terminate, or there are none".to_owned(),
+            };
+        }
+        let pods: Vec<_> = selected_pods(state, service).collect();
+        let with_address = pods.iter().filter(|pod| {
+            let mut addresses = pod.spec.addresses.iter();
+            addresses.any(|address| service.spec.takes(address))
+        });
+        let own = service.spec.ports.iter();
+        let mut own =
+            own.filter(|own| own.number == port.number && own.transport == port.transport);
+        let target = own.next().map(|own| &own.target);
+        let with_port = pods.iter().filter(|pod| {
+            target.is_some_and(|target| pod.spec.port(target, port.transport).is_some())
+        });
+        if pods.is_empty() {
+            "its selector matches no pod".to_owned()
+        } else if with_address.count() == 0 {
+            "no pod that its selector matches has an address of its families (status.podIPs)"
+                .to_owned()
+        } else if with_port.count() == 0 {
+            "no container of its pods has the port that targetPort names".to_owned()
+        } else {
+            "all its pods terminate".to_owned()
+        }
+    }
+
+    /// Services that claim one address: only one of them can be reached by it.
+    fn twins(&mut self) {
+        let mut claimed: BTreeMap<IpNet, &MeshService<'_>> = BTreeMap::new();
+        for service in &self.mesh.waypoint.services {
+            let (kind, meta, origin) = declared_by(service);
+            for address in service
+                .addresses
+                .iter()
+                .filter(|a| !a.addr().is_unspecified())
+            {
+                let first = claimed.entry(*address).or_insert(service);
+                let (_, _, other) = declared_by(first);
+                let shared = service
+                    .ports
+                    .iter()
+                    .any(|port| first.port(port.number).is_some());
+                if std::ptr::eq(*first, service) || other == origin || !shared {
+                    continue;
+                }
+                let reason = format!(
+                    "{address} is the address of {}, too: only one of them can have it",
+                    first.hostname
+                );
+                self.no_effect(resource(kind, meta), origin, "spec", reason);
+            }
+        }
+    }
+}
+
+/// The object that declares a service.
+fn declared_by<'a>(service: &MeshService<'a>) -> (&'static str, &'a ObjectMeta, &'a Origin) {
+    match service.source {
+        Source::Service(object) => ("Service", &object.meta, &object.origin),
+        Source::Entry(entry) => ("ServiceEntry", &entry.meta, &entry.origin),
+    }
+}
