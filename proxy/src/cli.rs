@@ -17,15 +17,15 @@ use waypoint_hbone::identity::Identity;
 use crate::certificates::DEV_TTL;
 use crate::connect::{self, ConnectOptions};
 use crate::demo::{self, DemoOptions};
-use crate::log_levels::LogLevels;
+use crate::logging::ProcessLog;
 use crate::pod::agent;
 use crate::pod::environment::Environment;
 use crate::pod::request::request;
 use crate::pod::version::{VersionArgs, version};
 use crate::pod::wait::{WaitArgs, wait};
 use crate::run::{
-    AccessLogTarget, CertificateSource, ConfigSource, CrlFile, DrainTimes, Limits, OnRefused,
-    RunOptions, start,
+    AccessLogTarget, CertificateSource, ConfigSource, CrlFile, DrainTimes, LastResort, Limits,
+    OnRefused, RunOptions, start,
 };
 use crate::{descriptors, logging};
 
@@ -91,12 +91,18 @@ struct RunArgs {
     /// Threads for data [default: one per core].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: Option<u16>,
-    /// Seconds that what runs may take to end on SIGTERM.
+    /// Seconds that whoever comes is still served after SIGTERM, and that what runs then may take to end.
     #[arg(long, default_value = "5")]
     drain_seconds: u64,
     /// Tunnels at a time on one connection [default: what the configuration says, 100].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_concurrent_streams: Option<u32>,
+    /// Connections that haven't proven who they are; for a further one the oldest is closed.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().handshakes, value_parser = at_least_one)]
+    max_handshakes: usize,
+    /// As many of those from one source: an IPv4 address, or an IPv6 network of 64 bits.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().handshakes_per_source, value_parser = at_least_one)]
+    max_handshakes_per_source: usize,
     /// Name servers in place of those of /etc/resolv.conf.
     #[arg(
         long = "dns-server",
@@ -197,6 +203,11 @@ struct DemoArgs {
     hbone_addr: SocketAddr,
 }
 
+fn at_least_one(text: &str) -> Result<usize, String> {
+    let number: std::num::NonZeroUsize = text.parse().map_err(|e| format!("{e}"))?;
+    Ok(number.get())
+}
+
 /// Why a command failed.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -207,7 +218,7 @@ pub fn main() -> ExitCode {
         Command::Proxy(args) => match agent::environment(&args.words) {
             Ok(environment) => Some(environment),
             Err(error) => {
-                eprintln!("waypoint: {error}");
+                complain(&error);
                 return ExitCode::FAILURE;
             }
         },
@@ -222,96 +233,119 @@ pub fn main() -> ExitCode {
         Some(log) => match EnvFilter::try_new(log) {
             Ok(filter) => filter,
             Err(error) => {
-                eprintln!("waypoint: --log {log}: {error}");
+                complain(&format!("--log {log}: {error}"));
                 return ExitCode::from(2);
             }
         },
     };
-    let log_levels = logging::start(filter, settings.json, settings.stdout);
+    let log = logging::start(filter, settings.json, settings.stdout);
     let done = match cli.command {
         Command::Run(args) => {
             let concurrency = args.concurrency;
-            run(run_options(args), concurrency, log_levels)
+            run(run_options(args), concurrency, &log)
         }
         Command::Proxy(_) => pod
             .ok_or_else(|| "no pod".into())
-            .and_then(|pod| run_pod(pod, log_levels)),
+            .and_then(|pod| run_pod(pod, &log)),
         Command::Request(args) => request(&args.words).map_err(Into::into).and_then(|answer| {
             std::io::stdout().write_all(&answer)?;
             Ok(ExitCode::SUCCESS)
         }),
         Command::Wait(args) => wait(&args).map_err(Into::into).map(|()| ExitCode::SUCCESS),
-        Command::Version(args) => {
-            print!("{}", version(&args));
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Version(args) => std::io::stdout()
+            .write_all(version(&args).as_bytes())
+            .map_err(Into::into)
+            .map(|()| ExitCode::SUCCESS),
         Command::Cert(args) => cert(&args),
         Command::Connect(args) => connect(args),
         Command::Demo(args) => demo(args),
     };
+    log.flush();
     match done {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("waypoint: {error}");
+            complain(&error);
             ExitCode::FAILURE
         }
     }
 }
 
-fn run_pod(environment: Environment, log_levels: LogLevels) -> Result<ExitCode, Failure> {
+/// Says why a command failed. That nobody reads it is no reason to fail otherwise, as `eprintln!` does.
+fn complain(error: &dyn std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "waypoint: {error}");
+}
+
+fn run_pod(environment: Environment, log: &ProcessLog) -> Result<ExitCode, Failure> {
     if !environment.ignored.is_empty() {
         tracing::info!(
             settings = environment.ignored.join(", "),
             "given and without effect"
         );
     }
-    run(
-        agent::options(&environment),
-        environment.concurrency,
-        log_levels,
-    )
+    run(agent::options(&environment), environment.concurrency, log)
 }
 
 fn run(
     options: RunOptions,
     concurrency: Option<u16>,
-    log_levels: LogLevels,
+    log: &ProcessLog,
 ) -> Result<ExitCode, Failure> {
     descriptors::raise_limit();
+    let last = log.clone();
     let options = RunOptions {
-        log_levels,
+        log_levels: log.levels.clone(),
+        log_losses: log.losses.clone(),
+        last_resort: LastResort::new(move |what| {
+            tracing::error!(what, "the process ends");
+            last.flush();
+            std::process::exit(1);
+        }),
         ..options
     };
     let runtime = data_runtime(concurrency)?;
-    let code = runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let running = start(options).await?;
-        tracing::info!(
-            hbone = %running.hbone_addr, admin = %running.admin_addr,
-            readiness = %running.readiness_addr, stats = %running.stats_addr, "ready"
-        );
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            () = running.asked_to_quit() => {
-                tracing::info!("asked to quit");
-                running.stop().await;
-                return Ok(ExitCode::SUCCESS);
-            }
-        }
-        tracing::info!("draining; a second signal ends at once");
-        let finished = tokio::select! {
-            finished = running.shutdown() => finished,
-            _ = interrupt.recv() => false,
-            _ = terminate.recv() => false,
-        };
-        if !finished {
-            tracing::warn!("what was still running is cut off");
-        }
-        Ok::<_, Failure>(ExitCode::SUCCESS)
-    })?;
+    let code = runtime.block_on(serve(options))?;
     runtime.shutdown_timeout(Duration::from_millis(100));
+    Ok(code)
+}
+
+/// Runs the waypoint until it is told to end.
+async fn serve(options: RunOptions) -> Result<ExitCode, Failure> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let running = start(options).await?;
+    tracing::info!(
+        hbone = %running.hbone_addr, admin = %running.admin_addr,
+        readiness = %running.readiness_addr, stats = %running.stats_addr, "ready"
+    );
+    let (soon, code) = tokio::select! {
+        // Somebody is waiting at a terminal.
+        _ = interrupt.recv() => (true, ExitCode::SUCCESS),
+        _ = terminate.recv() => (false, ExitCode::SUCCESS),
+        () = running.asked_to_quit() => {
+            tracing::info!("asked to quit");
+            running.stop().await;
+            return Ok(ExitCode::SUCCESS);
+        }
+        what = running.died() => {
+            tracing::error!(what, "ending");
+            (false, ExitCode::FAILURE)
+        }
+    };
+    tracing::info!("draining; a second signal ends at once");
+    let shutdown = async move {
+        match soon {
+            true => running.shutdown_soon().await,
+            false => running.shutdown().await,
+        }
+    };
+    let finished = tokio::select! {
+        finished = shutdown => finished,
+        _ = interrupt.recv() => false,
+        _ = terminate.recv() => false,
+    };
+    if !finished {
+        tracing::warn!("what was still running is cut off");
+    }
     Ok(code)
 }
 
@@ -337,9 +371,11 @@ fn run_options(args: RunArgs) -> RunOptions {
             optional: false,
         }),
         trust_grace: Duration::from_secs(args.trust_grace_seconds),
-        drain: DrainTimes::at_most(Duration::from_secs(args.drain_seconds)),
+        drain: DrainTimes::open_for(Duration::from_secs(args.drain_seconds)),
         limits: Limits {
             streams: args.max_concurrent_streams,
+            handshakes: args.max_handshakes,
+            handshakes_per_source: args.max_handshakes_per_source,
             ..Limits::default()
         },
         dns_servers: args.dns_servers,
@@ -374,11 +410,12 @@ fn cert(args: &CertArgs) -> Result<ExitCode, Failure> {
     DevCa::open_or_create(&args.dev_ca)?
         .mint(&args.identity, DEV_TTL)?
         .write(&args.out)?;
-    println!(
+    writeln!(
+        std::io::stdout(),
         "{}: certificate for {}, valid for 24 hours",
         args.out.display(),
         args.identity
-    );
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,20 +1,25 @@
-//! The control thread: admin ports, configuration and certificates, apart from the data path.
+//! The control thread: configuration, certificates and housekeeping, apart from the data path.
+//!
+//! Nothing goes on without what runs here: a panic of any of it is told to [`Vitals`], which end the process.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::net::TcpListener;
+use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 use waypoint_config::resource::{ResourceType, Update};
 use waypoint_config::store::Outcome;
 use waypoint_config::xds::ads::{AdsClient, AdsError, Sink};
+use waypoint_filters::metrics::MetricRegistry;
 
-use crate::admin::{Admin, Port};
 use crate::certificates::CertificateKeeper;
 use crate::configuration::Configurator;
 use crate::crl::CrlKeeper;
 use crate::dns::Dns;
+use crate::process::vitals::{Beating, Vitals};
+use crate::readiness::Readiness;
 use crate::workload_ca::WorkloadCa;
 
 /// How often unused metric series are looked for.
@@ -22,8 +27,9 @@ const EXPIRE: Duration = Duration::from_secs(60);
 
 /// What the control thread works with.
 pub(crate) struct Control {
-    pub(crate) admin: Admin,
-    pub(crate) ports: Vec<(std::net::TcpListener, Port)>,
+    pub(crate) vitals: Vitals,
+    pub(crate) readiness: Readiness,
+    pub(crate) metrics: Arc<MetricRegistry>,
     pub(crate) live: Live,
     pub(crate) configurator: Configurator,
     pub(crate) keeper: CertificateKeeper,
@@ -49,33 +55,32 @@ impl Control {
         {
             Ok(runtime) => runtime,
             Err(error) => {
-                tracing::error!(%error, "no runtime for the control thread");
-                return;
+                let what = format!("no runtime for the control thread: {error}");
+                return self.vitals.lose(what);
             }
         };
+        let vitals = self.vitals.clone();
         runtime.block_on(async {
             tokio::select! {
-                () = self.work() => {}
+                _ = vitals.guard("the control thread", self.work()) => {}
                 _ = stopped => {}
             }
         });
     }
 
     async fn work(mut self) {
-        for (listener, port) in std::mem::take(&mut self.ports) {
-            match TcpListener::from_std(listener) {
-                Ok(listener) => {
-                    tokio::spawn(self.admin.clone().serve(listener, port));
-                }
-                Err(error) => tracing::error!(?port, %error, "port can't be served"),
-            }
-        }
+        let vitals = self.vitals;
+        tokio::spawn(vitals.clone().beat(Beating::Control));
+        let essential = |what: &'static str, work: BoxFuture<'static, ()>| {
+            let vitals = vitals.clone();
+            tokio::spawn(async move { vitals.guard(what, work).await });
+        };
         if let Some(ca) = self.live.certificates.take() {
-            tokio::spawn(ca.run());
+            essential("the certificate's renewal", Box::pin(ca.run()));
         }
-        tokio::spawn(self.admin.readiness.clone().hesitate());
+        essential("readiness", Box::pin(self.readiness.hesitate()));
         let (mut keeper, mut crl, poll) = (self.keeper, self.crl, self.poll);
-        tokio::spawn(async move {
+        let files = async move {
             loop {
                 tokio::time::sleep(poll).await;
                 let now = SystemTime::now();
@@ -84,14 +89,16 @@ impl Control {
                     crl.poll(now);
                 }
             }
-        });
-        let metrics = self.admin.metrics.clone();
-        tokio::spawn(async move {
+        };
+        essential("the files of certificates", Box::pin(files));
+        let metrics = self.metrics;
+        let expiry = async move {
             loop {
                 tokio::time::sleep(EXPIRE).await;
                 metrics.expire(Instant::now());
             }
-        });
+        };
+        essential("metrics", Box::pin(expiry));
         let configurator = RefCell::new(self.configurator);
         let source = async {
             match self.live.configuration.take() {

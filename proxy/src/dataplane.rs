@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use http::{Response, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -15,11 +16,14 @@ use waypoint_filters::peer::Peer;
 use waypoint_filters::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
 use waypoint_hbone::frame_watch::Flood;
 use waypoint_hbone::pool::TunnelPool;
-use waypoint_hbone::server::{self, ConnectionEnd, ServerOptions};
+use waypoint_hbone::server::{ConnectionEnd, ServerConnection, ServerOptions};
 use waypoint_hbone::tls::Tls;
 
 use crate::attempts::PeerLookup;
+use crate::downstream::newcomers::{Newcomer, Newcomers};
 use crate::drain::{Drain, Watch};
+use crate::process::open_files::{OpenFiles, Share};
+use crate::process::places::Bounds;
 use crate::router::Router;
 use crate::tunnel::{self, TunnelConnection, is_link_local};
 use crate::upstream::original_dst::OriginalDestinations;
@@ -27,8 +31,8 @@ use crate::upstream::pools::Upstreams;
 
 /// How often idle connections are looked at.
 const SWEEP: Duration = Duration::from_secs(5);
-/// TLS handshakes at the same time; more connections wait in the kernel's queue.
-const MAX_HANDSHAKES: usize = 1024;
+/// After a failure to accept.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The innermost services of filter chains, made before any chain is compiled.
 #[derive(Clone)]
@@ -42,8 +46,19 @@ pub(crate) struct Terminals {
 
 impl Terminals {
     /// `peer` finds the workload at an address.
-    pub(crate) fn new(tls: Tls, tunnels: TunnelPool, peer: PeerLookup) -> Terminals {
-        let upstreams = Arc::new(Upstreams::new(tunnels, tls));
+    pub(crate) fn new(
+        tls: Tls,
+        tunnels: TunnelPool,
+        files: Arc<OpenFiles>,
+        peer: PeerLookup,
+    ) -> Terminals {
+        let upstreams = Arc::new(Upstreams::new(tunnels, tls, files.clone()));
+        let idle = Arc::downgrade(&upstreams);
+        files.on_scarce(move || {
+            if let Some(upstreams) = idle.upgrade() {
+                upstreams.let_idle_go(Instant::now());
+            }
+        });
         let original = Arc::new(OriginalDestinations::default());
         let router = Router::new(upstreams.clone(), original.clone(), peer.clone());
         Terminals {
@@ -84,6 +99,10 @@ pub(crate) struct DataPlaneOptions {
 pub struct Limits {
     /// HBONE connections; further ones are closed at once.
     pub connections: usize,
+    /// Connections that haven't proven who they are; for a further one the oldest is closed.
+    pub handshakes: usize,
+    /// As many of those from one source: an IPv4 address, or an IPv6 network of 64 bits.
+    pub handshakes_per_source: usize,
     /// Tunnels on one connection; `None`: what the configuration says.
     pub streams: Option<u32>,
 }
@@ -92,6 +111,8 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections: 16 * 1024,
+            handshakes: 4096,
+            handshakes_per_source: 1024,
             streams: None,
         }
     }
@@ -112,7 +133,7 @@ pub(crate) struct DataPlane {
     active: Gauge,
     /// Tunnels on one connection, whatever the configuration says.
     streams: Option<u32>,
-    handshakes: Semaphore,
+    newcomers: Newcomers,
     refused: Arc<CounterFamily>,
     untrusted: Arc<CounterFamily>,
     flooded: Arc<CounterFamily>,
@@ -122,7 +143,18 @@ pub(crate) struct DataPlane {
 
 impl DataPlane {
     pub(crate) fn new(options: DataPlaneOptions) -> Arc<DataPlane> {
-        let connections = options.limits.connections.min(Semaphore::MAX_PERMITS);
+        let limits = options.limits;
+        let connections = limits.connections.min(Semaphore::MAX_PERMITS);
+        let refused = options.metrics.counters(
+            "waypoint_connections_refused_total",
+            "HBONE connections that failed before their first tunnel, by reason.",
+            &["reason"],
+        );
+        let bounds = Bounds {
+            total: limits.handshakes,
+            per_source: limits.handshakes_per_source,
+        };
+        let newcomers = Newcomers::new(bounds, &options.metrics, refused.clone());
         Arc::new(DataPlane {
             snapshot: options.snapshot,
             upstreams: options.terminals.upstreams,
@@ -141,13 +173,9 @@ impl DataPlane {
                     &[],
                 )
                 .with(&[]),
-            streams: options.limits.streams,
-            handshakes: Semaphore::new(MAX_HANDSHAKES),
-            refused: options.metrics.counters(
-                "waypoint_connections_refused_total",
-                "HBONE connections that failed before their first tunnel, by reason.",
-                &["reason"],
-            ),
+            streams: limits.streams,
+            newcomers,
+            refused,
             untrusted: options.metrics.counters(
                 "waypoint_connections_untrusted_total",
                 "HBONE connections that were ended because their peer isn't trusted any more, by reason.",
@@ -184,27 +212,40 @@ impl DataPlane {
                 Err(error) => {
                     // Out of file descriptors, most likely: a pause lets some go.
                     tracing::warn!(%error, "could not accept an HBONE connection");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    self.make_room();
+                    tokio::time::sleep(PAUSE).await;
                 }
             }
+            self.newcomers.catch_up().await;
+        }
+        // What the kernel has accepted for us has been accepted.
+        while let Some(Ok((tcp, source))) = listener.accept().now_or_never() {
+            self.take(tcp, source, drain.watch());
         }
         sweeper.abort();
     }
 
     /// Serves the connection, or closes it at once if there are too many.
     fn take(self: &Arc<Self>, tcp: TcpStream, source: SocketAddr, drain: Watch) {
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
-            self.refused.with(&["limit".into()]).add(1);
-            tracing::debug!(%source, "HBONE connection refused: there are as many as may be");
-            return;
+        if self.places.available_permits() == 0 {
+            return self.refuse("limit", source);
+        }
+        let Ok(tcp) = self.upstreams.files.fit(tcp, Share::Downstream) else {
+            self.newcomers.make_room();
+            return self.refuse("descriptors", source);
         };
-        self.count_connections();
-        let plane = self.clone();
-        tokio::spawn(async move {
-            plane.clone().connection(tcp, source, drain).await;
-            drop(place);
-            plane.count_connections();
-        });
+        let newcomer = self.newcomers.enter(source);
+        tokio::spawn(self.clone().connection(newcomer, tcp, source, drain));
+    }
+
+    fn refuse(&self, reason: &'static str, source: SocketAddr) {
+        self.refused.with(&[reason.into()]).add(1);
+        tracing::debug!(%source, reason, "HBONE connection refused: there are as many as may be");
+    }
+
+    fn make_room(&self) {
+        self.upstreams.files.relieve();
+        self.newcomers.make_room();
     }
 
     fn count_connections(&self) {
@@ -213,19 +254,38 @@ impl DataPlane {
             .set(self.connections.saturating_sub(free) as u64);
     }
 
-    async fn connection(self: Arc<Self>, tcp: TcpStream, source: SocketAddr, drain: Watch) {
-        let accepted = {
-            let _permit = self.handshakes.acquire().await;
-            server::accept(tcp, &self.tls, &self.server_options()).await
+    /// Serves a connection from its handshake to its end.
+    async fn connection(
+        self: Arc<Self>,
+        newcomer: Newcomer,
+        tcp: TcpStream,
+        source: SocketAddr,
+        drain: Watch,
+    ) {
+        let options = self.server_options();
+        let proving = self
+            .newcomers
+            .prove(newcomer, tcp, source, &self.tls, &options);
+        let Some(connection) = proving.await else {
+            return;
         };
-        let connection = match accepted {
-            Ok(connection) => connection,
-            Err(error) => {
-                self.refused.with(&[error.label().into()]).add(1);
-                tracing::warn!(%source, %error, "HBONE connection refused");
-                return;
-            }
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            return self.refuse("limit", source);
         };
+        self.count_connections();
+        self.clone()
+            .serve_connection(connection, source, drain)
+            .await;
+        drop(place);
+        self.count_connections();
+    }
+
+    async fn serve_connection(
+        self: Arc<Self>,
+        connection: ServerConnection,
+        source: SocketAddr,
+        drain: Watch,
+    ) {
         let outer = Arc::new(TunnelConnection {
             source: canonical(connection.peer_addr),
             local_address: canonical(connection.local_addr),
@@ -328,6 +388,7 @@ mod tests {
     use waypoint_hbone::tls::TrustDomains;
 
     use super::*;
+    use crate::process::open_files::Shares;
 
     /// The end of all chains: panics at one path, answers others.
     struct Trap;
@@ -366,6 +427,11 @@ mod tests {
                 Terminal::Connect => HttpService::new(ConnectTerminal),
             }
         }
+    }
+
+    fn open_files(metrics: &MetricRegistry) -> Arc<OpenFiles> {
+        let scarce = metrics.counter("scarce", "scarce");
+        Arc::new(OpenFiles::new(Shares::now(), scarce))
     }
 
     async fn answer(tunnels: &TunnelPool, via: SocketAddr, path: &str) -> String {
@@ -412,7 +478,7 @@ mod tests {
         let plane = DataPlane::new(DataPlaneOptions {
             snapshot: store.handle(),
             tls: own.clone(),
-            terminals: Terminals::new(own, tunnels, Arc::new(|_| None)),
+            terminals: Terminals::new(own, tunnels, open_files(&metrics), Arc::new(|_| None)),
             own_ports: Vec::new(),
             server: ServerOptions::default(),
             limits: Limits::default(),

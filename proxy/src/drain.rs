@@ -1,8 +1,9 @@
-//! Ending in good order, in two steps that everything hears.
+//! Ending in good order, in steps that everything hears.
 //!
 //! *Draining*: readiness fails and clients are told to go elsewhere, but whoever comes all the same is served: a
 //! mesh learns late that a waypoint is going, and a request that arrives meanwhile must not be lost. *Ending*: nothing
-//! new is taken, what is idle is closed, and what runs gets a last time.
+//! new is taken, what is idle is closed, and what runs gets a last time. Then it is *over*: what still runs closes both of its
+//! ends and is written down.
 
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
@@ -32,16 +33,37 @@ impl DrainTimes {
             finish: limit,
         }
     }
+
+    /// Serves whoever comes for `time`, and gives what runs then as long again.
+    #[must_use]
+    pub fn open_for(time: Duration) -> DrainTimes {
+        DrainTimes {
+            open: time,
+            until_unused: false,
+            finish: time,
+        }
+    }
+
+    /// For somebody who waits for the end: nothing new is taken from now on.
+    #[must_use]
+    pub fn hurried(&self) -> DrainTimes {
+        DrainTimes::at_most(self.finish.max(self.open))
+    }
 }
 
 /// For idle connections to end in good order, whatever [`DrainTimes::finish`] says.
 const CLOSING: Duration = Duration::from_millis(500);
+/// For what is cut off to be written down.
+const CUTTING: Duration = Duration::from_millis(250);
+/// A connection that was never used when the end comes is kept for so long: its first request may be on its way.
+pub(crate) const LAST_CALL: Duration = Duration::from_millis(250);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     Running,
     Draining,
     Ending,
+    Over,
 }
 
 /// Gives the signals. Clones are the same drain.
@@ -96,9 +118,12 @@ impl Drain {
             self.running.closed().await;
         }
         self.advance(Stage::Ending);
-        tokio::time::timeout(times.finish.max(CLOSING), self.running.closed())
-            .await
-            .is_ok()
+        let ended = tokio::time::timeout(times.finish.max(CLOSING), self.running.closed()).await;
+        if ended.is_err() {
+            self.advance(Stage::Over);
+            let _ = tokio::time::timeout(CUTTING, self.running.closed()).await;
+        }
+        ended.is_ok()
     }
 
     /// Returns when nothing new is to be taken.
@@ -124,6 +149,11 @@ impl Watch {
     /// Returns once idle connections are to be closed.
     pub(crate) fn ending(&self) -> impl Future<Output = ()> + use<> {
         reached(self.stage.clone(), Stage::Ending)
+    }
+
+    /// Returns once what still runs is to be cut off.
+    pub(crate) fn over(&self) -> impl Future<Output = ()> + use<> {
+        reached(self.stage.clone(), Stage::Over)
     }
 
     /// For a connection on which many things go on: when it is to say goodbye. That is when it drains and has been used, for
@@ -181,6 +211,26 @@ mod tests {
         let start = Instant::now();
         assert!(!drain.finish(&DrainTimes::at_most(2 * CLOSING)).await);
         assert!(start.elapsed() >= 2 * CLOSING);
+    }
+
+    #[tokio::test]
+    async fn what_does_not_end_by_itself_is_told_that_it_is_over() {
+        let drain = Drain::new();
+        let watch = drain.watch();
+        let stream = tokio::spawn(async move {
+            watch.over().await;
+            "written down"
+        });
+        assert!(!drain.finish(&DrainTimes::at_most(STEP)).await);
+        assert!(stream.is_finished());
+        assert_eq!(stream.await.ok(), Some("written down"));
+    }
+
+    #[test]
+    fn a_hurried_end_gives_what_runs_its_time() {
+        let times = DrainTimes::open_for(STEP);
+        assert_eq!((times.open, times.finish), (STEP, STEP));
+        assert_eq!(times.hurried(), DrainTimes::at_most(STEP));
     }
 
     #[tokio::test]

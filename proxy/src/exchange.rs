@@ -21,6 +21,7 @@ use waypoint_filters::stream_info::{Capture, Protocol, RequestHead, StreamInfo};
 
 use crate::downstream::expectation::{Expectation, Waiting};
 use crate::downstream::request_head_bytes::Rejection;
+use crate::drain::Watch;
 use crate::record::{RecordGuard, RecordedBody};
 use crate::request_head::{Refused, finish, prepare};
 use crate::upgrade::{self, Agreed};
@@ -46,6 +47,8 @@ pub(crate) struct HttpConnection {
     pub(crate) expectation: Expectation,
     /// Why hyper was given a head that it can't take, instead of the client's.
     pub(crate) rejection: Mutex<Option<Rejection>>,
+    /// Until all of it has ended, upgraded streams as well.
+    pub(crate) drain: Watch,
 }
 
 impl HttpConnection {
@@ -53,6 +56,7 @@ impl HttpConnection {
         info: Arc<Connection>,
         slot: Arc<ChainSlot>,
         first: Arc<HttpConnectionManager>,
+        drain: Watch,
     ) -> HttpConnection {
         HttpConnection {
             info,
@@ -64,6 +68,7 @@ impl HttpConnection {
             switched: AtomicBool::new(false),
             expectation: Expectation::default(),
             rejection: Mutex::new(None),
+            drain,
         }
     }
 }
@@ -94,13 +99,13 @@ pub(crate) async fn serve(
         (Some(closed), _) => Some(closed),
         (None, Err(Refused::Reply(reply))) => Some(reply),
         (None, Err(Refused::Redirect(to))) => {
-            return respond(redirect(&to), &manager, guard);
+            return respond(&connection, redirect(&to), &manager, guard);
         }
         (None, Ok(())) => None,
     };
     if let Some(reply) = reply {
         let response = reply.respond(&stream, request.headers());
-        return respond(response, &manager, guard);
+        return respond(&connection, response, &manager, guard);
     }
 
     // Filters, and behind them the router.
@@ -110,7 +115,7 @@ pub(crate) async fn serve(
     let Ok(response) = manager.filters.call(request).await;
 
     // Respond; the record is written when the body has ended.
-    respond(response, &manager, guard)
+    respond(&connection, response, &manager, guard)
 }
 
 /// Records a request that could not be read: it was answered 400, or 431 for a head that is too large.
@@ -194,6 +199,7 @@ pub(crate) fn capture_request(stream: &StreamInfo, request: &Request<Body>, capt
 }
 
 fn respond(
+    connection: &Arc<HttpConnection>,
     response: waypoint_filters::service::Response,
     manager: &HttpConnectionManager,
     guard: RecordGuard,
@@ -231,7 +237,9 @@ fn respond(
     let body = match parts.extensions.remove::<Agreed>() {
         None => RecordedBody::new(body, guard),
         Some(agreed) => {
-            upgrade::join(&agreed, guard);
+            let cut = connection.clone();
+            let cut = move || cut.failed.store(true, Ordering::Relaxed);
+            upgrade::join(&agreed, guard, connection.drain.clone(), cut);
             RecordedBody::unrecorded()
         }
     };

@@ -21,7 +21,7 @@ use waypoint_hbone::stream::TunnelStream;
 
 use crate::downstream::request_head_bytes::HeadLimits;
 use crate::downstream::request_reader::RequestReader;
-use crate::drain::Watch;
+use crate::drain::LAST_CALL;
 use crate::exchange::{self, HttpConnection};
 use crate::linger::Lingering;
 use crate::sniff;
@@ -43,28 +43,36 @@ const TURN_REQUESTS: u32 = 1;
 pub(crate) async fn serve(
     connection: Arc<HttpConnection>,
     mut stream: TunnelStream,
-    drain: Watch,
 ) -> Option<Flood> {
     let codec = &connection.first.codec;
     let http2 = match codec.codec {
         Codec::Auto => tokio::select! {
+            biased;
             http2 = sniff::is_http2(&mut stream) => http2,
-            () = drain.ending() => return None,
+            () = last_call(&connection, connection.drain.ending()) => return None,
             () = tokio::time::sleep(IDLE) => return None,
         },
         Codec::Http1 => false,
         Codec::Http2 => true,
     };
     if http2 {
-        serve_http2(&connection, stream, drain).await
+        serve_http2(&connection, stream).await
     } else {
-        serve_http1(&connection, stream, drain).await;
+        serve_http1(&connection, stream).await;
         None
     }
 }
 
-async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream, drain: Watch) {
-    let codec = &connection.first.codec;
+/// Returns after `told`, or somewhat later if there was no request yet: the connection may have been opened for one just now.
+async fn last_call(connection: &HttpConnection, told: impl Future<Output = ()>) {
+    told.await;
+    if connection.requests.load(Ordering::Relaxed) == 0 {
+        tokio::time::sleep(LAST_CALL).await;
+    }
+}
+
+async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream) {
+    let (codec, drain) = (&connection.first.codec, &connection.drain);
     let mut builder = http1::Builder::new();
     // A client that ends its direction is gone, as for Envoy: what it asked for is not finished.
     let limits = HeadLimits {
@@ -97,12 +105,18 @@ async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream, dra
     let told = async {
         drain.draining().await;
         connection.draining.store(true, Ordering::Relaxed);
-        drain.ending().await;
+        last_call(connection, drain.ending()).await;
     };
-    let mut ending = pin!(Ending::new(told, connection.clone()));
+    let mut ending = pin!(Ending::new(told, drain.over(), connection.clone()));
     let result = std::future::poll_fn(|cx| {
-        if ending.as_mut().poll_ending(cx) {
-            serving.as_mut().graceful_shutdown();
+        match ending.as_mut().poll_step(cx) {
+            Step::Stay => {}
+            Step::Goodbye => serving.as_mut().graceful_shutdown(),
+            Step::Over => {
+                // What is cut off must not look finished.
+                connection.failed.store(true, Ordering::Relaxed);
+                return Poll::Ready(Ok(()));
+            }
         }
         turn.store(0, Ordering::Relaxed);
         serving.as_mut().poll(cx)
@@ -113,12 +127,8 @@ async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream, dra
     }
 }
 
-async fn serve_http2(
-    connection: &Arc<HttpConnection>,
-    stream: TunnelStream,
-    drain: Watch,
-) -> Option<Flood> {
-    let codec = &connection.first.codec;
+async fn serve_http2(connection: &Arc<HttpConnection>, stream: TunnelStream) -> Option<Flood> {
+    let (codec, drain) = (&connection.first.codec, &connection.drain);
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -147,10 +157,17 @@ async fn serve_http2(
     });
     let (watched, flood) = FrameWatch::new(Lingering::new(stream, Some(connection.clone())));
     let mut serving = pin!(builder.serve_connection(TokioIo::new(watched), service));
-    let mut ending = pin!(Ending::new(farewell, connection.clone()));
+    let told = last_call(connection, farewell);
+    let mut ending = pin!(Ending::new(told, drain.over(), connection.clone()));
     let result = std::future::poll_fn(|cx| {
-        if ending.as_mut().poll_ending(cx) {
-            serving.as_mut().graceful_shutdown();
+        match ending.as_mut().poll_step(cx) {
+            Step::Stay => {}
+            Step::Goodbye => serving.as_mut().graceful_shutdown(),
+            Step::Over => {
+                // What is cut off must not look finished.
+                connection.failed.store(true, Ordering::Relaxed);
+                return Poll::Ready(Ok(()));
+            }
         }
         serving.as_mut().poll(cx)
     })
@@ -165,34 +182,48 @@ async fn serve_http2(
 }
 
 pin_project! {
-    /// When a connection is to end in good order: when it is told, and after a long time without a request.
-    struct Ending<D> {
+    /// When a connection is to end in good order: when it is told, and after a long time without a request. And when it
+    /// is over for what runs on it nevertheless. One after the other: each turn asks for few things.
+    struct Ending<D, O> {
         #[pin]
         told: D,
+        #[pin]
+        over: O,
         #[pin]
         idle: Sleep,
         connection: Arc<HttpConnection>,
         seen: u64,
-        over: bool,
+        said: bool,
     }
 }
 
-impl<D: Future<Output = ()>> Ending<D> {
-    fn new(told: D, connection: Arc<HttpConnection>) -> Ending<D> {
+/// What a connection is to do now.
+enum Step {
+    Stay,
+    /// Said once.
+    Goodbye,
+    Over,
+}
+
+impl<D: Future<Output = ()>, O: Future<Output = ()>> Ending<D, O> {
+    fn new(told: D, over: O, connection: Arc<HttpConnection>) -> Ending<D, O> {
         Ending {
             told,
+            over,
             idle: tokio::time::sleep(IDLE),
             connection,
             seen: 0,
-            over: false,
+            said: false,
         }
     }
 
-    /// Whether the connection is to say goodbye now; true once.
-    fn poll_ending(self: Pin<&mut Self>, cx: &mut Context<'_>) -> bool {
+    fn poll_step(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Step {
         let mut this = self.project();
-        if *this.over {
-            return false;
+        if *this.said {
+            return match this.over.poll(cx) {
+                Poll::Ready(()) => Step::Over,
+                Poll::Pending => Step::Stay,
+            };
         }
         let mut over = this.told.poll(cx).is_ready();
         while !over && this.idle.as_mut().poll(cx).is_ready() {
@@ -201,8 +232,15 @@ impl<D: Future<Output = ()>> Ending<D> {
             *this.seen = requests;
             this.idle.as_mut().reset(tokio::time::Instant::now() + IDLE);
         }
-        *this.over = over;
-        over
+        if !over {
+            return Step::Stay;
+        }
+        *this.said = true;
+        // Nobody has asked for this yet: without, nothing would wake the task for it.
+        match this.over.poll(cx) {
+            Poll::Ready(()) => Step::Over,
+            Poll::Pending => Step::Goodbye,
+        }
     }
 }
 

@@ -1,21 +1,21 @@
-//! Access log lines on their way to files: a buffer per worker, one writer thread, and no waiting.
+//! Log lines on their way to files: a buffer per worker, a writer thread per file, and no waiting.
 //!
-//! A line that finds its buffer full is dropped and counted (`waypoint_access_log_dropped_total`): a
-//! slow disk or a blocked stdout never holds up a request. Lines of one worker keep their order.
+//! A line that finds its buffer full is dropped and counted: a slow disk, a full pipe or a dead reader never
+//! holds up who writes, nor the lines that go elsewhere. Lines of one worker keep their order.
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use waypoint_filters::host::LogSink;
-use waypoint_filters::metrics::Counter;
 
 /// Buffers of a sink; workers beyond this number share.
 const SHARDS: usize = 8;
@@ -23,6 +23,8 @@ const SHARDS: usize = 8;
 const SHARD_LIMIT: usize = 1 << 20;
 /// What gathers before the writer is woken, and how long less than that may wait.
 const GATHER: Duration = Duration::from_millis(10);
+/// A file that failed is tried again after this time.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Where lines go that configuration sends to `/dev/stdout`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,50 +36,52 @@ pub enum AccessLogTarget {
     File(PathBuf),
 }
 
-/// The writer thread, and the sinks that it empties.
-pub(crate) struct LogWriter {
-    shared: Arc<Shared>,
-    thread: Thread,
-    stdout: AccessLogTarget,
-    dropped: Counter,
-}
+/// Told of the number of lines that were not written.
+pub(crate) type Dropped = Arc<dyn Fn(u64) + Send + Sync>;
+/// Told of a file that can't be written, on its writer's thread.
+pub(crate) type Failed = fn(path: &str, error: &io::Error);
 
-#[derive(Default)]
-struct Shared {
-    sinks: Mutex<HashMap<String, Weak<Sink>>>,
-    awake: AtomicBool,
-    stopped: AtomicBool,
+/// The sinks, each with its writer.
+pub(crate) struct LogWriter {
+    sinks: Mutex<HashMap<String, Arc<Sink>>>,
+    stdout: AccessLogTarget,
+    dropped: Dropped,
+    failed: Failed,
 }
 
 struct Sink {
+    buffers: Arc<Buffers>,
+    /// `None`: there could be no thread, and everything is dropped.
+    writer: Option<Thread>,
+}
+
+/// What a sink and its writer share.
+struct Buffers {
     shards: [Mutex<Vec<u8>>; SHARDS],
-    shared: Arc<Shared>,
-    thread: Thread,
-    dropped: Counter,
-    out: Mutex<Output>,
+    awake: AtomicBool,
+    /// The writer has taken what it hasn't written yet.
+    writing: AtomicBool,
+    closed: AtomicBool,
+    dropped: Dropped,
 }
 
 struct Output {
     path: String,
+    failed: Failed,
     /// `None` until the first line, and again after a failure.
-    file: Option<Box<dyn Write + Send>>,
+    file: Option<File>,
     retry_at: Option<Instant>,
 }
 
 impl LogWriter {
-    /// Starts the thread. `dropped` counts lines that were not written.
-    pub(crate) fn start(stdout: AccessLogTarget, dropped: Counter) -> io::Result<LogWriter> {
-        let shared = Arc::new(Shared::default());
-        let owned = shared.clone();
-        let handle = thread::Builder::new()
-            .name("access-log".into())
-            .spawn(move || run(&owned))?;
-        Ok(LogWriter {
-            shared,
-            thread: handle.thread().clone(),
+    /// `dropped` is told of lines that were not written, `failed` of the reason.
+    pub(crate) fn new(stdout: AccessLogTarget, dropped: Dropped, failed: Failed) -> LogWriter {
+        LogWriter {
+            sinks: Mutex::default(),
             stdout,
             dropped,
-        })
+            failed,
+        }
     }
 
     /// The sink that writes to `path`; the same for the same path.
@@ -86,72 +90,119 @@ impl LogWriter {
             ("/dev/stdout", AccessLogTarget::File(file)) => file.to_string_lossy().into_owned(),
             (path, _) => path.to_owned(),
         };
-        let mut sinks = self.shared.sinks.lock();
-        if let Some(sink) = sinks.get(&path).and_then(Weak::upgrade) {
-            return sink;
+        let mut sinks = self.sinks.lock();
+        if let Some(sink) = sinks.get(&path) {
+            return sink.clone();
         }
-        sinks.retain(|_, sink| sink.strong_count() > 0);
-        let sink = Arc::new(Sink {
-            shards: Default::default(),
-            shared: self.shared.clone(),
-            thread: self.thread.clone(),
-            dropped: self.dropped.clone(),
-            out: Mutex::new(Output {
-                path: path.clone(),
-                file: None,
-                retry_at: None,
-            }),
-        });
-        sinks.insert(path, Arc::downgrade(&sink));
+        // One that can't get on keeps its thread, for the case that its path comes again: it is the only one.
+        sinks.retain(|_, sink| Arc::strong_count(sink) > 1 || !sink.buffers.is_empty());
+        let sink = Arc::new(Sink::start(&path, self.dropped.clone(), self.failed));
+        sinks.insert(path, sink.clone());
         sink
     }
 
-    /// Writes what the buffers hold.
-    pub(crate) fn flush(&self) {
-        empty(&self.shared);
+    /// Waits until the buffers are written, for `limit` at most.
+    pub(crate) fn flush(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let sinks: Vec<Arc<Sink>> = self.sinks.lock().values().cloned().collect();
+        for sink in sinks {
+            sink.wake();
+            while !sink.buffers.is_empty() && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
     }
 }
 
-impl Drop for LogWriter {
-    fn drop(&mut self) {
-        self.shared.stopped.store(true, Ordering::Release);
-        self.thread.unpark();
+impl Sink {
+    fn start(path: &str, dropped: Dropped, failed: Failed) -> Sink {
+        let buffers = Arc::new(Buffers {
+            shards: Default::default(),
+            awake: AtomicBool::new(false),
+            writing: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            dropped,
+        });
+        let mut output = Output {
+            path: path.to_owned(),
+            failed,
+            file: None,
+            retry_at: None,
+        };
+        let owned = buffers.clone();
+        let started = thread::Builder::new()
+            .name("log".into())
+            .spawn(move || owned.write_to(&mut output));
+        if let Err(error) = &started {
+            failed(path, error);
+        }
+        Sink {
+            buffers,
+            writer: started.ok().map(|handle| handle.thread().clone()),
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(writer) = &self.writer
+            && !self.buffers.awake.swap(true, Ordering::AcqRel)
+        {
+            writer.unpark();
+        }
     }
 }
 
 impl LogSink for Sink {
     fn write(&self, line: &[u8]) {
         {
-            let shard = &self.shards[shard()];
+            let shard = &self.buffers.shards[shard()];
             let mut buffer = shard.lock();
-            if buffer.len() + line.len() > SHARD_LIMIT {
-                self.dropped.add(1);
+            if self.writer.is_none() || buffer.len() + line.len() > SHARD_LIMIT {
+                (self.buffers.dropped)(1);
                 return;
             }
             buffer.extend_from_slice(line);
         }
-        if !self.shared.awake.swap(true, Ordering::AcqRel) {
-            self.thread.unpark();
-        }
-    }
-}
-
-impl Sink {
-    fn empty(&self) {
-        let mut out = self.out.lock();
-        for shard in &self.shards {
-            let bytes = std::mem::take(&mut *shard.lock());
-            if !bytes.is_empty() && out.write(&bytes).is_err() {
-                let lines = bytes.iter().filter(|b| **b == b'\n').count();
-                self.dropped.add(lines as u64);
-            }
-        }
+        self.wake();
     }
 }
 
 impl Drop for Sink {
+    /// The writer ends when it has written the rest.
     fn drop(&mut self) {
-        self.empty();
+        self.buffers.closed.store(true, Ordering::Release);
+        if let Some(writer) = &self.writer {
+            writer.unpark();
+        }
+    }
+}
+
+impl Buffers {
+    fn write_to(&self, output: &mut Output) {
+        loop {
+            thread::park();
+            let closed = self.closed.load(Ordering::Acquire);
+            thread::sleep(GATHER);
+            // Lines that come from here on wake the thread again.
+            self.awake.store(false, Ordering::Release);
+            self.writing.store(true, Ordering::SeqCst);
+            for shard in &self.shards {
+                let bytes = std::mem::take(&mut *shard.lock());
+                if !bytes.is_empty() && output.write(&bytes).is_err() {
+                    let lines = bytes.iter().filter(|b| **b == b'\n').count();
+                    (self.dropped)(lines as u64);
+                }
+            }
+            self.writing.store(false, Ordering::SeqCst);
+            if closed {
+                return;
+            }
+        }
+    }
+
+    /// Whether all that came is written, or dropped. The buffers first: what the writer takes out of them it is writing.
+    fn is_empty(&self) -> bool {
+        self.shards.iter().all(|shard| shard.lock().is_empty())
+            && !self.writing.load(Ordering::SeqCst)
     }
 }
 
@@ -163,30 +214,44 @@ impl Output {
             }
             match open(&self.path) {
                 Ok(file) => self.file = Some(file),
-                Err(error) => return Err(self.failed(error)),
+                Err(error) => return Err(self.fail(error)),
             }
         }
         let Some(file) = &mut self.file else {
             return Ok(());
         };
-        file.write_all(bytes)
-            .and_then(|()| file.flush())
-            .map_err(|error| self.failed(error))
+        write_all(file, bytes).map_err(|error| self.fail(error))
     }
 
-    fn failed(&mut self, error: io::Error) -> io::Error {
-        tracing::warn!(path = self.path, %error, "access log can't be written; lines are dropped");
+    fn fail(&mut self, error: io::Error) -> io::Error {
+        (self.failed)(&self.path, &error);
         self.file = None;
-        self.retry_at = Some(Instant::now() + Duration::from_secs(5));
+        self.retry_at = Some(Instant::now() + RETRY);
         error
     }
 }
 
-fn open(path: &str) -> io::Result<Box<dyn Write + Send>> {
+/// Somebody who shares a pipe with us may have made it non-blocking.
+fn write_all(file: &mut File, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(GATHER),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The standard streams as they are, without the locks that the library has for them: who writes there otherwise must
+/// not wait for us.
+fn open(path: &str) -> io::Result<File> {
     Ok(match path {
-        "/dev/stdout" => Box::new(io::stdout()),
-        "/dev/stderr" => Box::new(io::stderr()),
-        path => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+        "/dev/stdout" => io::stdout().as_fd().try_clone_to_owned()?.into(),
+        "/dev/stderr" => io::stderr().as_fd().try_clone_to_owned()?.into(),
+        path => OpenOptions::new().create(true).append(true).open(path)?,
     })
 }
 
@@ -199,37 +264,21 @@ fn shard() -> usize {
     MINE.with(Cell::get)
 }
 
-fn run(shared: &Shared) {
-    while !shared.stopped.load(Ordering::Acquire) {
-        thread::park();
-        thread::sleep(GATHER);
-        // Lines that come from here on wake the thread again.
-        shared.awake.store(false, Ordering::Release);
-        empty(shared);
-    }
-}
-
-fn empty(shared: &Shared) {
-    let sinks: Vec<Arc<Sink>> = shared
-        .sinks
-        .lock()
-        .values()
-        .filter_map(Weak::upgrade)
-        .collect();
-    for sink in sinks {
-        sink.empty();
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use waypoint_filters::metrics::MetricRegistry;
+    use std::io::Read;
+    use std::sync::atomic::AtomicU64;
 
     use super::*;
 
-    fn counter() -> Counter {
-        MetricRegistry::default().counter("dropped", "dropped")
+    fn writer(stdout: AccessLogTarget) -> (LogWriter, Arc<AtomicU64>) {
+        let dropped = Arc::new(AtomicU64::new(0));
+        let counted = dropped.clone();
+        let count: Dropped = Arc::new(move |lines| {
+            counted.fetch_add(lines, Ordering::Relaxed);
+        });
+        (LogWriter::new(stdout, count, |_, _| {}), dropped)
     }
 
     fn folder(name: &str) -> PathBuf {
@@ -243,7 +292,7 @@ mod tests {
     fn lines_reach_the_file_soon_and_in_order() {
         let path = folder("order").join("access.log");
         let _ = std::fs::remove_file(&path);
-        let writer = LogWriter::start(AccessLogTarget::File(path.clone()), counter()).unwrap();
+        let (writer, _) = writer(AccessLogTarget::File(path.clone()));
         let sink = writer.sink("/dev/stdout");
         for n in 0..100 {
             sink.write(format!("{n}\n").as_bytes());
@@ -257,16 +306,45 @@ mod tests {
     }
 
     #[test]
-    fn a_full_buffer_drops_and_counts() {
-        let dropped = counter();
+    fn a_file_that_cannot_be_opened_drops_and_counts() {
         let path = folder("absent").join("no-such-folder/access.log");
-        let writer = LogWriter::start(AccessLogTarget::AsConfigured, dropped.clone()).unwrap();
+        let (writer, dropped) = writer(AccessLogTarget::AsConfigured);
         let sink = writer.sink(&path.to_string_lossy());
-        // While the writer has nothing it can write to, everything is dropped in the end.
-        for _ in 0..100 {
-            sink.write(&vec![b'\n'; 64 * 1024]);
+        sink.write(b"one\n");
+        writer.flush(Duration::from_secs(5));
+        assert_eq!(dropped.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_full_pipe_holds_up_neither_who_writes_nor_other_files_nor_the_end() {
+        let folder = folder("pipe");
+        let (mut reader, pipe) = io::pipe().unwrap();
+        // The pipe by a name, as a container's stdout has one.
+        let name = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&pipe));
+        let other = folder.join("other.log");
+        let _ = std::fs::remove_file(&other);
+        let (writer, dropped) = writer(AccessLogTarget::AsConfigured);
+        let (stuck, free) = (writer.sink(&name), writer.sink(&other.to_string_lossy()));
+        let started = Instant::now();
+        let line = [&[b'x'; 1023][..], b"\n"].concat();
+        for _ in 0..4096 {
+            stuck.write(&line);
         }
-        writer.flush();
-        assert!(dropped.get() > 0);
+        free.write(b"other\n");
+        writer.flush(Duration::from_millis(300));
+        assert!(started.elapsed() < Duration::from_secs(3), "held up");
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "other\n");
+        let lost = dropped.load(Ordering::Relaxed);
+        assert!((2048..4096).contains(&lost), "{lost} lines were lost");
+        // A sink that is asked for again has the thread that it had.
+        drop(stuck);
+        assert!(Arc::strong_count(&writer.sink(&name)) >= 2);
+        // When the reader goes on, so do the lines.
+        thread::spawn(move || {
+            let mut sum = Vec::new();
+            let _ = reader.read_to_end(&mut sum);
+        });
+        writer.flush(Duration::from_secs(5));
+        assert!(writer.sinks.lock()[&name].buffers.is_empty());
     }
 }

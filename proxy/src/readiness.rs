@@ -1,6 +1,7 @@
 //! Whether the process may get traffic: configuration and certificate are in place, names have been looked
 //! up, and it isn't draining.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use waypoint_config::store::SnapshotHandle;
 use waypoint_hbone::tls::Tls;
 
 use crate::drain::Drain;
+use crate::process::vitals::Vitals;
 
 /// How long a new process stays out of traffic for the sake of a chain that it can't honour: long enough
 /// for a rollout to stop at it, short enough not to take the other services down.
@@ -26,6 +28,7 @@ pub(crate) struct Readiness {
     /// Names that have never been looked up.
     untried_names: Arc<AtomicUsize>,
     drain: Drain,
+    vitals: Vitals,
     /// Was ready once. As with Envoy, what is lost later doesn't take that away: traffic goes on.
     live: Arc<AtomicBool>,
     /// Told to look unhealthy.
@@ -39,12 +42,14 @@ impl Readiness {
         tls: Tls,
         untried_names: Arc<AtomicUsize>,
         drain: Drain,
+        vitals: Vitals,
     ) -> Readiness {
         Readiness {
             snapshot,
             tls,
             untried_names,
             drain,
+            vitals,
             live: Arc::default(),
             failed: Arc::default(),
             started: Instant::now(),
@@ -94,27 +99,30 @@ impl Readiness {
 
     /// # Errors
     /// What is missing.
-    pub(crate) fn check(&self) -> Result<(), &'static str> {
+    pub(crate) fn check(&self) -> Result<(), Cow<'static, str>> {
         if self.is_draining() {
-            return Err("draining");
+            return Err("draining".into());
         }
         if self.is_failed() {
-            return Err("told to fail by /healthcheck/fail");
+            return Err("told to fail by /healthcheck/fail".into());
+        }
+        if let Some(trouble) = self.vitals.trouble() {
+            return Err(trouble.into());
         }
         if self.live.load(Ordering::Relaxed) {
             return Ok(());
         }
         if self.snapshot.load().is_none() {
-            return Err("no configuration yet");
+            return Err("no configuration yet".into());
         }
         if !self.tls.ready() {
-            return Err("no certificate yet");
+            return Err("no certificate yet".into());
         }
         if self.started.elapsed() < HESITATION && self.closed_chains() > 0 {
-            return Err("a service's configuration was refused; see /problems");
+            return Err("a service's configuration was refused; see /problems".into());
         }
         if self.started.elapsed() < LOOKUPS && self.untried_names.load(Ordering::Relaxed) > 0 {
-            return Err("names of services are not looked up yet");
+            return Err("names of services are not looked up yet".into());
         }
         self.live.store(true, Ordering::Relaxed);
         Ok(())

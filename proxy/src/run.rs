@@ -1,13 +1,13 @@
 //! The running waypoint: what is started, in which order, and how it ends.
 //!
-//! Data runs on the runtime that `start` is called on; configuration, certificates and the admin ports
-//! have a thread of their own, so that neither starves the other.
+//! Data runs on the runtime that `start` is called on; configuration and certificates have a thread of their own, and so
+//! have the plain ports, so that none starves the others. A watchdog looks after all of them.
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -22,7 +22,8 @@ use waypoint_hbone::pool::{PoolOptions, TunnelPool};
 use waypoint_hbone::server::ServerOptions;
 use waypoint_hbone::tls::{Tls, TrustDomains};
 
-use crate::admin::{Admin, Port, Started, node, tell_build};
+use crate::admin::server::PlainPorts;
+use crate::admin::{Admin, LARGE_AT_ONCE, Port, Started, node, tell_build};
 use crate::certificates::CertificateKeeper;
 pub use crate::certificates::{CertificateSource, CertificateSourceError};
 pub use crate::configuration::{ConfigError, ConfigSource};
@@ -41,6 +42,10 @@ use crate::listen::listen;
 use crate::log_levels::LogLevels;
 pub use crate::log_writer::AccessLogTarget;
 use crate::log_writer::LogWriter;
+use crate::logs::losses::Losses;
+use crate::process::open_files::{OpenFiles, Shares};
+pub use crate::process::vitals::LastResort;
+use crate::process::vitals::Vitals;
 use crate::readiness::Readiness;
 use crate::seconds_until::SecondsUntil;
 pub use crate::workload_ca::RenewalPoint;
@@ -74,6 +79,10 @@ pub struct RunOptions {
     pub on_refused: OnRefused,
     /// Where the log's levels can be changed.
     pub log_levels: LogLevels,
+    /// What of the process's own log was lost.
+    pub log_losses: Losses,
+    /// What is done about threads that are stuck for good.
+    pub last_resort: LastResort,
 }
 
 impl RunOptions {
@@ -91,12 +100,14 @@ impl RunOptions {
             trust_grace: Duration::from_secs(3600),
             renewal: RenewalPoint::default(),
             poll: Duration::from_secs(1),
-            drain: DrainTimes::at_most(Duration::from_secs(5)),
+            drain: DrainTimes::open_for(Duration::from_secs(5)),
             limits: Limits::default(),
             dns_servers: Vec::new(),
             access_log: AccessLogTarget::AsConfigured,
             on_refused: OnRefused::Keep,
             log_levels: LogLevels::fixed(),
+            log_losses: Losses::default(),
+            last_resort: LastResort::default(),
         }
     }
 }
@@ -127,8 +138,16 @@ pub struct Running {
     readiness: Readiness,
     logs: Arc<LogWriter>,
     quit: Arc<Notify>,
-    stop: oneshot::Sender<()>,
-    control: thread::JoinHandle<()>,
+    vitals: Vitals,
+    threads: Threads,
+}
+
+/// The threads beside those for data, and what ends each.
+struct Threads {
+    control: (oneshot::Sender<()>, thread::JoinHandle<()>),
+    ports: (oneshot::Sender<()>, thread::JoinHandle<()>),
+    /// Dropped, it ends the watchdog.
+    _watchdog: mpsc::Sender<()>,
 }
 
 /// Starts a waypoint. When this returns it takes traffic; with an istiod, as soon as configuration and
@@ -148,6 +167,7 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
         tls,
         terminals,
         store,
+        shares,
     } = Core::new(&options)?;
     let [hbone_addr, admin_addr, readiness_addr, stats_addr, ..] = addresses;
     let node = Arc::new(node(&options.source, &identity, hbone_addr));
@@ -170,23 +190,26 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
         terminals,
         own_ports: addresses.iter().map(SocketAddr::port).collect(),
         server: ServerOptions::default(),
-        limits: options.limits,
+        limits: fitting(options.limits, shares),
         metrics: metrics.clone(),
     });
-    let drain = Drain::new();
-    tokio::spawn(plane.serve(TcpListener::from_std(sockets.hbone)?, drain.clone()));
+    let (drain, vitals) = (Drain::new(), Vitals::new());
+    let serving = plane.serve(TcpListener::from_std(sockets.hbone)?, drain.clone());
+    let guarding = vitals.clone();
+    tokio::spawn(async move { guarding.guard("the HBONE port", serving).await });
 
     let readiness = Readiness::new(
         snapshot,
         tls.clone(),
         configurator.untried_names(),
         drain.clone(),
+        vitals.clone(),
     );
     let dns = Dns::new(&options.dns_servers, &metrics);
     let quit = Arc::new(Notify::new());
     let admin = Admin {
         readiness: readiness.clone(),
-        metrics,
+        metrics: metrics.clone(),
         tls,
         received,
         problems: configurator.problems(),
@@ -198,11 +221,18 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
         started,
         quit: quit.clone(),
         dumps: Arc::new(Semaphore::new(1)),
+        large: Arc::new(Semaphore::new(LARGE_AT_ONCE)),
     };
-    let (stop, stopped) = oneshot::channel();
-    let control = Control {
+    let ports = PlainPorts {
         admin,
-        ports: sockets.ports,
+        listeners: sockets.ports,
+        bounds: shares.plain(),
+        vitals: vitals.clone(),
+    };
+    let control = Control {
+        vitals: vitals.clone(),
+        readiness: readiness.clone(),
+        metrics,
         live,
         configurator,
         keeper,
@@ -210,9 +240,7 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
         dns,
         poll: options.poll,
     };
-    let control = thread::Builder::new()
-        .name("control".into())
-        .spawn(move || control.run(stopped))?;
+    let threads = Threads::start(ports, control, &vitals, options.last_resort)?;
     Ok(Running {
         hbone_addr,
         admin_addr,
@@ -223,9 +251,68 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
         readiness,
         logs,
         quit,
-        stop,
-        control,
+        vitals,
+        threads,
     })
+}
+
+impl Threads {
+    fn start(
+        ports: PlainPorts,
+        control: Control,
+        vitals: &Vitals,
+        last_resort: LastResort,
+    ) -> io::Result<Threads> {
+        let (stop_ports, stopped) = oneshot::channel();
+        let ports = ports.start(stopped)?;
+        let (stop_control, stopped) = oneshot::channel();
+        let control = thread::Builder::new()
+            .name("control".into())
+            .spawn(move || control.run(stopped))?;
+        let (watchdog, stopped) = mpsc::channel();
+        vitals.watch(&Handle::current(), last_resort, stopped)?;
+        Ok(Threads {
+            control: (stop_control, control),
+            ports: (stop_ports, ports),
+            _watchdog: watchdog,
+        })
+    }
+
+    /// Ends them. They end at once, unless manifests are being read: not for ever, then.
+    fn stop(self) {
+        let threads = [self.control, self.ports].map(|(stop, thread)| {
+            let _ = stop.send(());
+            thread
+        });
+        let deadline = Instant::now() + STOPPING;
+        for thread in threads {
+            while !thread.is_finished() && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(2));
+            }
+        }
+    }
+}
+
+/// For the threads to end, and for the last lines of the access log to be written.
+const STOPPING: Duration = Duration::from_secs(2);
+const FLUSHING: Duration = Duration::from_millis(500);
+
+/// The limits, as far as there are descriptors for them.
+fn fitting(limits: Limits, shares: Shares) -> Limits {
+    let (connections, handshakes) = shares.connections();
+    let fitting = Limits {
+        connections: limits.connections.min(connections),
+        handshakes: limits.handshakes.min(handshakes),
+        ..limits
+    };
+    if fitting != limits {
+        tracing::warn!(
+            connections = fitting.connections,
+            handshakes = fitting.handshakes,
+            "the limit of open files allows no more"
+        );
+    }
+    fitting
 }
 
 /// The ports, bound before anything is started.
@@ -271,6 +358,7 @@ struct Core {
     tls: Tls,
     terminals: Terminals,
     store: Store,
+    shares: Shares,
 }
 
 impl Core {
@@ -280,7 +368,12 @@ impl Core {
             "waypoint_access_log_dropped_total",
             "Access log lines that were not written: buffers full, or no file.",
         );
-        let logs = Arc::new(LogWriter::start(options.access_log.clone(), dropped)?);
+        let logs = Arc::new(LogWriter::new(
+            options.access_log.clone(),
+            Arc::new(move |lines| dropped.add(lines)),
+            |path, error| tracing::warn!(path, %error, "access log can't be written; lines are dropped"),
+        ));
+        options.log_losses.register(&metrics);
         let tls = Tls::new(None, TrustDomains::default());
         tls.set_trust_grace(options.trust_grace);
         let own = tls.clone();
@@ -295,7 +388,13 @@ impl Core {
         let workloads = WorkloadIndex::default();
         let index = workloads.clone();
         let peer = Arc::new(move |address| index.lookup(address));
-        let terminals = Terminals::new(tls.clone(), tunnels, peer);
+        let shares = Shares::now();
+        let scarce = metrics.counter(
+            "waypoint_descriptors_scarce_total",
+            "Times that idle connections to upstreams were closed because descriptors were scarce.",
+        );
+        let files = Arc::new(OpenFiles::new(shares, scarce));
+        let terminals = Terminals::new(tls.clone(), tunnels, files, peer);
         let host: Arc<dyn Host> = Arc::new(ProxyHost {
             workloads: workloads.clone(),
             logs: logs.clone(),
@@ -309,6 +408,7 @@ impl Core {
             tls,
             terminals,
             store,
+            shares,
         })
     }
 }
@@ -352,18 +452,36 @@ impl Running {
         self.readiness.drain();
     }
 
+    /// Returns when something has died that nothing goes on without, with what: the process is to end.
+    pub async fn died(&self) -> String {
+        self.vitals.died().await
+    }
+
     /// Drains to the end and stops. Says whether all that ran has ended in time.
     pub async fn shutdown(self) -> bool {
-        let finished = self.drain.finish(&self.drain_times).await;
+        let times = self.drain_times;
+        self.shutdown_within(&times).await
+    }
+
+    /// As [`Running::shutdown`], for somebody who waits: no step stays open.
+    pub async fn shutdown_soon(self) -> bool {
+        let times = self.drain_times.hurried();
+        self.shutdown_within(&times).await
+    }
+
+    async fn shutdown_within(self, times: &DrainTimes) -> bool {
+        let finished = self.drain.finish(times).await;
         self.stop().await;
         finished
     }
 
     /// Stops at once; what runs is cut off.
     pub async fn stop(self) {
-        let _ = self.stop.send(());
-        // The control thread ends at once, unless it is reading manifests.
-        let _ = tokio::task::spawn_blocking(move || self.control.join()).await;
-        self.logs.flush();
+        let (threads, logs) = (self.threads, self.logs);
+        let stopping = move || {
+            threads.stop();
+            logs.flush(FLUSHING);
+        };
+        let _ = tokio::task::spawn_blocking(stopping).await;
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A change of the chain's configuration is looked at while the stream is open: its filters decide
 //! again, and a stream that is denied now is closed. A chain that was replaced by one of another kind,
-//! or that is closed now, ends the stream.
+//! or that is closed now, ends the stream. At the process's end a stream has the last time, and is then cut off at both ends.
 
 use std::borrow::Cow;
 use std::pin::pin;
@@ -26,6 +26,7 @@ use waypoint_hbone::stream::TunnelStream;
 
 use crate::balancer;
 use crate::dataplane::DataPlane;
+use crate::drain::Watch;
 use crate::upstream::body::ActiveRequest;
 use crate::upstream::dial::{Dialled, dial};
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
@@ -39,6 +40,7 @@ pub(crate) async fn serve(
     slot: Arc<ChainSlot>,
     info: Arc<Connection>,
     downstream: TunnelStream,
+    drain: &Watch,
 ) {
     let loaded = slot.load();
     let FilterChain::Tcp(chain) = &*loaded else {
@@ -53,7 +55,7 @@ pub(crate) async fn serve(
     match connect(plane, &chain.proxy, &stream).await {
         Ok((upstream, active)) => {
             let _active = active;
-            carry(plane, &slot, &record, downstream, upstream).await;
+            carry(plane, &slot, &record, downstream, upstream, drain).await;
         }
         Err(error) => {
             let mut state = stream.state();
@@ -155,7 +157,8 @@ async fn connect(
             }
         };
         let active = ActiveRequest::new(&endpoint.state);
-        match dial(&plane.upstreams.tunnels, &cluster, &endpoint).await {
+        let upstreams = &plane.upstreams;
+        match dial(&upstreams.tunnels, &upstreams.files, &cluster, &endpoint).await {
             Ok(mut dialled) => {
                 dialled.io.place = place;
                 stream.state().upstream = Some(dialled.info.clone());
@@ -174,6 +177,7 @@ async fn carry(
     record: &TcpRecord,
     mut downstream: TunnelStream,
     upstream: Dialled,
+    drain: &Watch,
 ) {
     let copied = Copied::default();
     let idle = record.chain.proxy.idle_timeout;
@@ -187,7 +191,7 @@ async fn carry(
         Kind::Tcp(tcp) => {
             let mut upstream = Socket::new(tcp);
             let copying = copy(&mut downstream, &mut upstream, &copied, idle);
-            let ended = watch_over(plane, slot, record, &copied, copying).await;
+            let ended = watch_over(plane, slot, record, &copied, copying, drain).await;
             if !matches!(ended, Ended::Done) {
                 reset(upstream.get_ref());
             }
@@ -195,7 +199,7 @@ async fn carry(
         }
         Kind::Tunnel(mut upstream) => {
             let copying = copy(&mut downstream, &mut *upstream, &copied, idle);
-            watch_over(plane, slot, record, &copied, copying).await
+            watch_over(plane, slot, record, &copied, copying, drain).await
         }
     };
     record.count(&copied);
@@ -227,8 +231,10 @@ async fn watch_over(
     record: &TcpRecord,
     copied: &Copied,
     copying: impl Future<Output = Result<(), CopyError>>,
+    drain: &Watch,
 ) -> Ended {
     let mut copying = pin!(copying);
+    let mut over = pin!(drain.over());
     let mut version = plane.snapshot.version();
     let interval = record.chain.reporting_interval;
     let mut report = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
@@ -241,6 +247,7 @@ async fn watch_over(
                 Ok(()) => Ended::Done,
                 Err(error) => Ended::Failed(error),
             },
+            () = &mut over => return Ended::Denied("waypoint_ended".into()),
             _ = report.tick() => {
                 record.count(copied);
                 record.progress();

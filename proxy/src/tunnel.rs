@@ -226,13 +226,13 @@ async fn run(
     let chain = slot.load();
     match &*chain {
         FilterChain::Http(manager) => {
-            let connection = HttpConnection::new(info, slot, manager.clone());
+            let connection = HttpConnection::new(info, slot, manager.clone(), drain);
             let source = connection.info.source;
-            if let Some(flood) = http_connection::serve(Arc::new(connection), stream, drain).await {
+            if let Some(flood) = http_connection::serve(Arc::new(connection), stream).await {
                 plane.count_flood("tunnel", source, flood);
             }
         }
-        FilterChain::Tcp(_) => tcp::serve(plane, slot, info, stream).await,
+        FilterChain::Tcp(_) => tcp::serve(plane, slot, info, stream, &drain).await,
         FilterChain::Closed(reason) => {
             tracing::warn!(chain = %slot.name, %reason, source = %info.source, "closed: its configuration was refused");
             http_connection::serve_closed(stream).await;

@@ -11,8 +11,10 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use waypoint_filters::body::{Body, Direction};
+use waypoint_filters::response_flags::ResponseFlags;
 use waypoint_hbone::copy::{Copied, Socket, copy};
 
+use crate::drain::Watch;
 use crate::record::RecordGuard;
 use crate::upstream::body::ActiveRequest;
 
@@ -45,8 +47,14 @@ pub(crate) fn agreed(
     response
 }
 
-/// Carries bytes between the two ends until they have ended; then `guard` records the stream.
-pub(crate) fn join(agreed: &Agreed, mut guard: RecordGuard) {
+/// Carries bytes between the two ends until they have ended, or it is over: then `cut` is called, for the downstream stream must
+/// not look finished. `guard` records it.
+pub(crate) fn join(
+    agreed: &Agreed,
+    mut guard: RecordGuard,
+    drain: Watch,
+    cut: impl FnOnce() + Send + 'static,
+) {
     let Some(Ends {
         downstream,
         upstream,
@@ -63,14 +71,23 @@ pub(crate) fn join(agreed: &Agreed, mut guard: RecordGuard) {
         let mut downstream = Socket::new(TokioIo::new(downstream));
         let mut upstream = Socket::new(TokioIo::new(upstream));
         let copied = Copied::default();
-        let ended = copy(&mut downstream, &mut upstream, &copied, None).await;
+        let ended = tokio::select! {
+            ended = copy(&mut downstream, &mut upstream, &copied, None) => ended.is_ok(),
+            () = drain.over() => {
+                cut();
+                let mut state = guard.stream.state();
+                state.flags.insert(ResponseFlags::LOCAL_RESET);
+                state.response_code_details = Some("waypoint_ended".into());
+                false
+            }
+        };
         guard
             .stream
             .count(Direction::Request, copied.forward.into_inner() as usize);
         guard
             .stream
             .count(Direction::Response, copied.backward.into_inner() as usize);
-        if ended.is_ok() {
+        if ended {
             guard.finish(StatusCode::SWITCHING_PROTOCOLS);
         }
     });

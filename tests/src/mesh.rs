@@ -238,6 +238,7 @@ impl Mesh {
             stats_addr: any,
             poll: Duration::from_millis(40),
             access_log: AccessLogTarget::File(self.folder.join("access.log")),
+            drain: DrainTimes::at_most(Duration::from_secs(5)),
             ..RunOptions::new(source, certificates)
         }
     }

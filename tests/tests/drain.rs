@@ -12,13 +12,16 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use waypoint_hbone::dev_ca::MintedCertificate;
 use waypoint_proxy::run::DrainTimes;
 use waypoint_tests::hbone_stream::HboneStream;
 use waypoint_tests::telemetry::http_get;
 use waypoint_tests::wait::{until, within};
 use waypoint_tests::ztunnel::{Http1, Http2, get, request};
-use waypoint_tests::{Mesh, Waypoint, Ztunnel};
+use waypoint_tests::{App, Mesh, Program, Waypoint, Ztunnel};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_waypoint-under-test");
 
 /// As a pod drains.
 fn open_for(open: Duration) -> DrainTimes {
@@ -214,6 +217,195 @@ async fn it_may_stay_until_nobody_is_connected() {
     assert_eq!(kept.send(get("/")).await.status, StatusCode::OK);
     drop((kept, client));
     assert!(within("the shutdown", ended).await.unwrap());
+}
+
+#[tokio::test]
+async fn sigterm_to_the_program_leaves_it_open_for_a_while() {
+    let mesh = Mesh::new();
+    let (to, app) = mesh.http_service(1, "web").await;
+    let seconds = ["--drain-seconds", "2"];
+    let mut program = Program::start(&mesh, BINARY, "", &seconds, |_| {}).await;
+    let client = program.client(&mesh, "curl").await;
+    let mut kept = client.http1(to).await;
+    assert_eq!(kept.send(get("/")).await.status, StatusCode::OK);
+    program.signal("TERM");
+    let told = Instant::now();
+    until("readiness that fails", async || {
+        (program.readiness().await == 503).then_some(())
+    })
+    .await;
+    let answer = kept.send(get("/kept")).await;
+    assert_eq!(answer.header("connection"), "close");
+    // Whoever hasn't heard yet dials, again and again.
+    let mut served = 0;
+    while told.elapsed() < Duration::from_millis(1200) {
+        let late = program.client(&mesh, "curl").await;
+        assert_eq!(late.get(to, "/late").await.status, StatusCode::OK);
+        served += 1;
+    }
+    assert!(served > 0);
+    assert_eq!(app.seen().len(), served + 2);
+    let status = program.ended().await;
+    assert_eq!(status.code(), Some(0));
+    assert!(
+        told.elapsed() >= Duration::from_secs(2),
+        "{:?}",
+        told.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_person_at_the_keyboard_does_not_wait() {
+    let mesh = Mesh::new();
+    let (to, _) = mesh.http_service(1, "web").await;
+    let seconds = ["--drain-seconds", "60"];
+    // Once with an idle client: it ends at once.
+    let mut program = Program::start(&mesh, BINARY, "", &seconds, |_| {}).await;
+    let client = program.client(&mesh, "curl").await;
+    let mut idle = client.http1(to).await;
+    idle.send(get("/")).await;
+    program.signal("INT");
+    let status = program.ends_within(Duration::from_secs(4)).await;
+    assert_eq!(status.code(), Some(0));
+    // Once with a request that goes on and on: the second signal ends it.
+    for first in ["INT", "TERM"] {
+        let mut program = Program::start(&mesh, BINARY, "", &seconds, |_| {}).await;
+        let client = program.client(&mesh, "curl").await;
+        let mut busy = client.http1(to).await;
+        let slow = request(Method::GET, "/slow", &[("x-delay-ms", "60000")]);
+        let running = tokio::spawn(async move { busy.start(slow).await.is_ok() });
+        until("the slow request", async || {
+            let active = program.metric("waypoint_connections_active", &[]).await;
+            (active > 0.0).then_some(())
+        })
+        .await;
+        program.signal(first);
+        until("readiness that fails", async || {
+            (program.readiness().await == 503).then_some(())
+        })
+        .await;
+        program.signal("INT");
+        let status = program.ends_within(Duration::from_secs(4)).await;
+        assert_eq!(status.code(), Some(0));
+        running.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_accepted_when_the_end_comes_still_gets_its_answer() {
+    let mesh = Mesh::new();
+    let (to, _) = mesh.http_service(1, "web").await;
+    let waypoint = start(&mesh, open_for(Duration::ZERO)).await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (mut http1, http2) = (client.tunnel(to).await, client.tunnel(to).await);
+    let ended = tokio::spawn(waypoint.running.shutdown());
+    // The request is on its way while the waypoint begins to end.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    http1
+        .write_all(b"GET /one HTTP/1.1\r\nhost: test\r\n\r\n")
+        .await
+        .unwrap();
+    let second = tokio::spawn(async move { Http2::over(http2).await.send(get("/two")).await });
+    let mut answer = String::new();
+    let _ = within("an answer", http1.read_to_string(&mut answer)).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    assert!(
+        answer.to_ascii_lowercase().contains("connection: close"),
+        "{answer}"
+    );
+    drop(http1);
+    let answer = within("an HTTP/2 answer", second).await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(within("the shutdown", ended).await.unwrap());
+}
+
+async fn echo(mut tcp: TcpStream) {
+    let (mut read, mut write) = tcp.split();
+    let _ = tokio::io::copy(&mut read, &mut write).await;
+}
+
+async fn say(stream: &mut HboneStream, word: &[u8; 5]) {
+    stream.write_all(word).await.unwrap();
+    let mut echo = [0; 5];
+    within("an echo", stream.read_exact(&mut echo))
+        .await
+        .unwrap();
+    assert_eq!(&echo, word);
+}
+
+/// Streams without an end of their own: they have the last time, then both ends are closed and they are written down.
+#[tokio::test]
+async fn websockets_and_tcp_streams_have_the_last_time() {
+    let mesh = Mesh::new();
+    let (web, _) = mesh.http_service(1, "web").await;
+    mesh.describe_pod(2, "db-1", "db", false);
+    let closed = Arc::new(AtomicUsize::new(0));
+    let counted = closed.clone();
+    App::tcp(SocketAddr::new(mesh.pod_ip(2), 8080), move |tcp| {
+        let counted = counted.clone();
+        async move {
+            echo(tcp).await;
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    })
+    .await;
+    let db = mesh.service_with_port(2, "db", "{name: tcp, port: 80, targetPort: 8080}");
+    let times = DrainTimes {
+        open: Duration::from_millis(300),
+        until_unused: false,
+        finish: Duration::from_millis(900),
+    };
+    let waypoint = start(&mesh, times).await;
+    let (address, log) = (
+        waypoint.running.stats_addr,
+        mesh.folder().join("access.log"),
+    );
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let mut tcp = client.tunnel(db).await;
+    say(&mut tcp, b"hello").await;
+    let mut chat = client.tunnel(web).await;
+    chat.write_all(
+        b"GET /chat HTTP/1.1\r\nhost: web\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n",
+    )
+    .await
+    .unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(within("the 101", chat.read_u8()).await.unwrap());
+    }
+    say(&mut chat, b"hello").await;
+
+    let started = Instant::now();
+    let ended = tokio::spawn(waypoint.running.shutdown());
+    // Both go on, past the open phase.
+    while started.elapsed() < Duration::from_millis(700) {
+        say(&mut tcp, b"again").await;
+        say(&mut chat, b"again").await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(http_get(address, "/healthz/ready").await.0 == 503);
+    for stream in [&mut tcp, &mut chat] {
+        let mut rest = Vec::new();
+        let end = within("the end", stream.read_to_end(&mut rest)).await;
+        assert!(end.is_err(), "what is cut off doesn't look finished");
+        assert!(started.elapsed() >= Duration::from_millis(1200));
+    }
+    assert!(
+        !within("the shutdown", ended).await.unwrap(),
+        "they were cut off"
+    );
+    until("the end at the backend", async || {
+        (closed.load(Ordering::Relaxed) == 1).then_some(())
+    })
+    .await;
+    let log = std::fs::read_to_string(log).unwrap();
+    let line = |part: &str| {
+        log.lines()
+            .find(|line| line.contains(part))
+            .unwrap_or_default()
+    };
+    assert!(line("/chat").contains("waypoint_ended"), "{log}");
+    assert!(line("db.default").contains("waypoint_ended"), "{log}");
 }
 
 /// A client's ztunnel in a rolling replacement: its connections go to the old waypoint until it has heard, late, that the old

@@ -1,7 +1,7 @@
 //! The ports for people and probes: readiness (15021), metrics (15020, 15090) and admin (15000, loopback).
 //!
-//! They run on the control thread, apart from the data path, and take few connections at a time. Admin has
-//! the paths and the forms of Envoy's admin port, as far as `istioctl` and Istio's agent read them.
+//! They have a thread of their own. Admin has the paths and the forms of Envoy's admin port, as far as `istioctl` and
+//! Istio's agent read them.
 
 mod answer;
 mod bootstrap;
@@ -12,23 +12,18 @@ mod listeners;
 mod logging;
 mod page;
 mod process;
+pub(crate) mod server;
 mod stats;
 mod target;
 mod timestamp;
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use envoy_types::pb::envoy::config::core::v3::Node;
-use http::{Method, Request, StatusCode};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http::{Method, StatusCode};
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 use waypoint_config::received::Received;
 use waypoint_filters::metrics::MetricRegistry;
@@ -42,10 +37,8 @@ use crate::admin::target::Target;
 use crate::log_levels::LogLevels;
 use crate::readiness::Readiness;
 
-/// Connections at a time on one port.
-const MAX_CONNECTIONS: usize = 128;
-/// For a request's head, so that nobody holds a connection by silence.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pages that grow with the mesh and are made at the same time.
+pub(crate) const LARGE_AT_ONCE: usize = 4;
 
 /// What the ports answer from.
 #[derive(Clone)]
@@ -68,6 +61,8 @@ pub(crate) struct Admin {
     pub(crate) quit: Arc<Notify>,
     /// Dumps are made one at a time: each takes some memory.
     pub(crate) dumps: Arc<Semaphore>,
+    /// Other large pages, [`LARGE_AT_ONCE`] at a time.
+    pub(crate) large: Arc<Semaphore>,
 }
 
 /// When the process began.
@@ -87,39 +82,6 @@ impl Started {
 }
 
 impl Admin {
-    /// Serves a port until the task is dropped.
-    pub(crate) async fn serve(self, listener: TcpListener, port: Port) {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        loop {
-            let Ok(place) = places.clone().acquire_owned().await else {
-                return;
-            };
-            let (tcp, from) = match listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(?port, %error, "could not accept a connection");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            };
-            let admin = self.clone();
-            tokio::spawn(async move {
-                let _place = place;
-                let local = from.ip().to_canonical().is_loopback();
-                let service = service_fn(async |request: Request<Incoming>| {
-                    let (method, uri) = (request.method(), request.uri());
-                    let answer = admin.answer(port, local, method, &Target::new(uri)).await;
-                    Ok::<_, Infallible>(answer)
-                });
-                let _ = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD_TIMEOUT)
-                    .serve_connection(TokioIo::new(tcp), service)
-                    .await;
-            });
-        }
-    }
-
     async fn answer(&self, port: Port, local: bool, method: &Method, target: &Target) -> Answer {
         tracing::debug!(?port, %method, path = target.path(), "asked");
         let Some(page) = Page::on(port, target.path()) else {
@@ -135,9 +97,18 @@ impl Admin {
         if !page.may_be_large() {
             return self.page(page, target);
         }
-        // What takes its time doesn't keep the control thread.
+        // A dump waits for its turn by itself, and others don't wait for one whose reader is slow.
+        let turn = match page {
+            Page::ConfigDump => None,
+            _ => self.large.clone().acquire_owned().await.ok(),
+        };
+        // What takes its time doesn't keep the thread of the ports.
         let (admin, target) = (self.clone(), target.clone());
-        let made = tokio::task::spawn_blocking(move || admin.page(page, &target)).await;
+        let made = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            admin.page(page, &target)
+        })
+        .await;
         made.unwrap_or_else(|error| text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")))
     }
 

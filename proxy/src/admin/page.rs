@@ -17,6 +17,18 @@ pub(crate) enum Port {
     EnvoyStats,
 }
 
+impl Port {
+    /// For metrics.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Port::Admin => "admin",
+            Port::Readiness => "readiness",
+            Port::Stats => "stats",
+            Port::EnvoyStats => "envoy_stats",
+        }
+    }
+}
+
 /// What a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Page {

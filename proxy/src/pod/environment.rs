@@ -193,8 +193,17 @@ fn limits(variables: &Variables) -> Result<Limits, EnvironmentError> {
         connections.max(LEAST_CONNECTIONS)
     });
     let given = variables.parsed("ISTIO_META_GLOBAL_DOWNSTREAM_MAX_CONNECTIONS")?;
+    let at_least_one = |name, default: usize| {
+        let given = variables.parsed::<std::num::NonZeroUsize>(name)?;
+        Ok::<_, EnvironmentError>(given.map_or(default, Into::into))
+    };
     Ok(Limits {
         connections: given.or(fitting).unwrap_or(default.connections),
+        handshakes: at_least_one("WAYPOINT_MAX_HANDSHAKES", default.handshakes)?,
+        handshakes_per_source: at_least_one(
+            "WAYPOINT_MAX_HANDSHAKES_PER_SOURCE",
+            default.handshakes_per_source,
+        )?,
         streams: variables
             .parsed::<std::num::NonZeroU32>("WAYPOINT_MAX_CONCURRENT_STREAMS")?
             .map(Into::into),
@@ -316,6 +325,8 @@ mod tests {
             ("MINIMUM_DRAIN_DURATION", "9s"),
             ("ISTIO_META_GLOBAL_DOWNSTREAM_MAX_CONNECTIONS", "50"),
             ("WAYPOINT_MAX_CONCURRENT_STREAMS", "1000"),
+            ("WAYPOINT_MAX_HANDSHAKES", "300"),
+            ("WAYPOINT_MAX_HANDSHAKES_PER_SOURCE", "200"),
             ("WAYPOINT_DNS_SERVERS", "10.0.0.9:53, [fd00::9]:5353"),
             ("WAYPOINT_ON_REFUSED", "close"),
             ("GRPC_KEEPALIVE_INTERVAL", "7s"),
@@ -333,6 +344,8 @@ mod tests {
         assert_eq!(environment.drain, drain);
         let limits = Limits {
             connections: 50,
+            handshakes: 300,
+            handshakes_per_source: 200,
             streams: Some(1000),
         };
         assert_eq!(environment.limits, limits);

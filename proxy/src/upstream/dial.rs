@@ -12,6 +12,7 @@ use waypoint_config::model::endpoint::{Endpoint, Transport};
 use waypoint_filters::stream_info::UpstreamInfo;
 use waypoint_hbone::pool::TunnelPool;
 
+use crate::process::open_files::OpenFiles;
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::io::{Kind, UpstreamIo};
 
@@ -24,10 +25,12 @@ pub(crate) struct Dialled {
 /// Connects to `endpoint` within the cluster's connect timeout.
 pub(crate) async fn dial(
     tunnels: &TunnelPool,
+    files: &OpenFiles,
     cluster: &Cluster,
     endpoint: &Endpoint,
 ) -> Result<Dialled, UpstreamError> {
-    match tokio::time::timeout(cluster.connect_timeout, connect(tunnels, cluster, endpoint)).await {
+    let connecting = connect(tunnels, files, cluster, endpoint);
+    match tokio::time::timeout(cluster.connect_timeout, connecting).await {
         Ok(result) => result,
         Err(_) => Err(UpstreamError::new(UpstreamErrorKind::ConnectTimeout)),
     }
@@ -35,12 +38,14 @@ pub(crate) async fn dial(
 
 async fn connect(
     tunnels: &TunnelPool,
+    files: &OpenFiles,
     cluster: &Cluster,
     endpoint: &Endpoint,
 ) -> Result<Dialled, UpstreamError> {
     let (kind, local) = match endpoint.transport {
         Transport::Plain => {
-            let tcp = TcpStream::connect(endpoint.address)
+            let tcp = files
+                .connect(endpoint.address)
                 .await
                 .map_err(|error| connect_error(&error))?;
             let _ = tcp.set_nodelay(true);

@@ -17,6 +17,7 @@ use waypoint_config::model::endpoint::{Endpoint, EndpointState, Transport};
 use waypoint_hbone::pool::TunnelPool;
 use waypoint_hbone::tls::Tls;
 
+use crate::process::open_files::OpenFiles;
 use crate::upstream::dial::{DEFAULT_IDLE, dial};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::h1::H1Connection;
@@ -41,14 +42,16 @@ pub(crate) struct HostPools {
 pub(crate) struct Upstreams {
     pub(crate) tunnels: TunnelPool,
     pub(crate) tls: Tls,
+    pub(crate) files: Arc<OpenFiles>,
     pools: Mutex<Vec<Weak<HostPools>>>,
 }
 
 impl Upstreams {
-    pub(crate) fn new(tunnels: TunnelPool, tls: Tls) -> Upstreams {
+    pub(crate) fn new(tunnels: TunnelPool, tls: Tls, files: Arc<OpenFiles>) -> Upstreams {
         Upstreams {
             tunnels,
             tls,
+            files,
             pools: Mutex::default(),
         }
     }
@@ -100,7 +103,7 @@ impl Upstreams {
                 }
                 Turn::Place(place) => {
                     let generation = self.tls.generation();
-                    let mut dialled = dial(&self.tunnels, cluster, endpoint)
+                    let mut dialled = dial(&self.tunnels, &self.files, cluster, endpoint)
                         .await
                         .inspect_err(|error| pools.h1.fail(error))?;
                     dialled.io.place = Some(place);
@@ -122,7 +125,7 @@ impl Upstreams {
         endpoint: &Endpoint,
     ) -> Result<Box<H1Connection>, UpstreamError> {
         let generation = self.tls.generation();
-        let dialled = dial(&self.tunnels, cluster, endpoint).await?;
+        let dialled = dial(&self.tunnels, &self.files, cluster, endpoint).await?;
         H1Connection::handshake(dialled, generation, Instant::now()).await
     }
 
@@ -175,7 +178,7 @@ impl Upstreams {
             place = Some(Place::alone(permit, limits));
         }
         let generation = self.tls.generation();
-        let mut dialled = dial(&self.tunnels, cluster, endpoint).await?;
+        let mut dialled = dial(&self.tunnels, &self.files, cluster, endpoint).await?;
         dialled.io.place = place;
         let connection = H2Connection::handshake(dialled, generation, Instant::now()).await?;
         let Some(stream) = connection.reserve() else {
@@ -199,6 +202,19 @@ impl Upstreams {
     /// Closes idle connections that the upstream closed, or that nobody used for long. Called every few
     /// seconds.
     pub(crate) fn sweep(&self, now: Instant) {
+        for pools in self.live() {
+            pools.sweep(now, pools.idle_timeout);
+        }
+    }
+
+    /// Closes all that are idle: their descriptors are needed.
+    pub(crate) fn let_idle_go(&self, now: Instant) {
+        for pools in self.live() {
+            pools.sweep(now, Duration::ZERO);
+        }
+    }
+
+    fn live(&self) -> Vec<Arc<HostPools>> {
         let mut live = Vec::new();
         self.pools.lock().retain(|weak| match weak.upgrade() {
             Some(pools) => {
@@ -207,9 +223,7 @@ impl Upstreams {
             }
             None => false,
         });
-        for pools in live {
-            pools.sweep(now);
-        }
+        live
     }
 }
 
@@ -224,9 +238,8 @@ impl HostPools {
         }
     }
 
-    fn sweep(&self, now: Instant) {
-        self.h1.sweep(now, self.idle_timeout);
-        let idle_timeout = self.idle_timeout;
+    fn sweep(&self, now: Instant, idle_timeout: Duration) {
+        self.h1.sweep(now, idle_timeout);
         self.h2.lock().retain(|c| {
             !c.is_closed()
                 && (c.active() > 0 || now.saturating_duration_since(c.opened) < idle_timeout)

@@ -1,0 +1,5 @@
+//! What the process has once, for all that runs in it.
+
+pub(crate) mod open_files;
+pub(crate) mod places;
+pub(crate) mod vitals;
