@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use http::{Response, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use waypoint_config::store::SnapshotHandle;
 use waypoint_filters::body::Body;
@@ -154,7 +155,8 @@ impl DataPlane {
             total: limits.handshakes,
             per_source: limits.handshakes_per_source,
         };
-        let newcomers = Newcomers::new(bounds, &options.metrics, refused.clone());
+        let workers = Handle::current().metrics().num_workers();
+        let newcomers = Newcomers::new(bounds, workers, &options.metrics, refused.clone());
         Arc::new(DataPlane {
             snapshot: options.snapshot,
             upstreams: options.terminals.upstreams,

@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use waypoint_proxy::run::Limits;
 use waypoint_tests::wait::until;
+use waypoint_tests::ztunnel::get;
 use waypoint_tests::{Mesh, Program, Ztunnel};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_waypoint-under-test");
@@ -200,15 +201,32 @@ async fn attack_half_way_handshakes() {
     let (median, worst) = fresh_clients(&mesh, program.hbone, to, 21).await;
     println!("half-way handshakes: none, fresh client p50 {median:?}, worst {worst:?}");
     for count in [1100, 3000, 16_500] {
+        // One who is there already, all the while.
+        let client = program.client(&mesh, "curl").await;
+        let mut connection = client.http1(to).await;
+        let there = tokio::spawn(async move {
+            let mut took = Vec::new();
+            for _ in 0..150 {
+                let started = Instant::now();
+                assert_eq!(connection.send(get("/")).await.status, StatusCode::OK);
+                took.push(started.elapsed());
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            took.sort_unstable();
+            (took[75], took[148])
+        });
         let open = half_way(None, program.hbone, count, &hello).await;
         let (median, worst) = fresh_clients(&mesh, program.hbone, to, 21).await;
         let active = program.metric("waypoint_handshakes_active", &[]).await;
+        let (p50, p99) = there.await.unwrap();
         println!(
-            "half-way handshakes: {count} ({active} held), fresh client p50 {median:?}, worst {worst:?}"
+            "half-way handshakes: {count} ({active} held), fresh client p50 {median:?}, worst {worst:?}; \
+             one that is there p50 {p50:?}, p99 {p99:?}"
         );
         assert!(median < Duration::from_millis(200), "{count}: {median:?}");
         assert!(worst < Duration::from_secs(1), "{count}: {worst:?}");
-        drop(open);
+        assert!(p99 < Duration::from_millis(500), "{count}: {p99:?}");
+        drop((open, client));
     }
     // Whoever stays silent is let go when its time is over, however many there were.
     let mut silent = half_way(None, program.hbone, 2000, &hello).await;

@@ -1,7 +1,9 @@
-//! The client's side: connections before they have tunnels, and the bytes of inner HTTP connections, before hyper reads them.
+//! The client's side: connections before they have tunnels, and the bytes of inner HTTP connections, before hyper reads
+//! them.
 
 pub(crate) mod expectation;
 pub(crate) mod framing;
 pub(crate) mod newcomers;
 pub(crate) mod request_head_bytes;
 pub(crate) mod request_reader;
+mod turns;

@@ -1,7 +1,8 @@
 //! Connections to the HBONE port that haven't proven yet who they are.
 //!
 //! Anybody who reaches the port can open these, so nothing about them may be scarce for others: their time runs
-//! from the accept, they are counted apart from the connections of the mesh's own, and the oldest makes room.
+//! from the accept, they are counted apart from the connections of the mesh's own, the oldest makes room, and their
+//! handshakes take turns.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use waypoint_hbone::server::{self, AcceptError, ServerConnection, ServerOptions}
 use waypoint_hbone::tls::Tls;
 use waypoint_hbone::tls_failure::TlsFailure;
 
+use crate::downstream::turns::Turns;
 use crate::process::places::{Bounds, Crowd, Place, Places, ToldToGo};
 
 /// That there are too many is said once in this time.
@@ -23,6 +25,7 @@ const TELL: Duration = Duration::from_secs(10);
 /// The connections.
 pub(crate) struct Newcomers {
     places: Places,
+    turns: Turns,
     active: Gauge,
     refused: Arc<CounterFamily>,
     told: Mutex<Option<Instant>>,
@@ -69,9 +72,10 @@ impl Refusal {
 }
 
 impl Newcomers {
-    /// `refused` counts by reason.
+    /// Of their handshakes `at_once` are worked on at a time. `refused` counts by reason.
     pub(crate) fn new(
         bounds: Bounds,
+        at_once: usize,
         metrics: &MetricRegistry,
         refused: Arc<CounterFamily>,
     ) -> Newcomers {
@@ -82,6 +86,7 @@ impl Newcomers {
         );
         Newcomers {
             places: Places::new(bounds),
+            turns: Turns::new(at_once),
             active: active.with(&[]),
             refused,
             told: Mutex::new(None),
@@ -120,7 +125,11 @@ impl Newcomers {
         options: &ServerOptions,
     ) -> Option<ServerConnection> {
         let Newcomer { place, told_to_go } = newcomer;
-        let proven = or_go(told_to_go, server::accept(tcp, tls, options)).await;
+        let proven = or_go(
+            told_to_go,
+            self.turns.pace(server::accept(tcp, tls, options)),
+        )
+        .await;
         drop(place);
         self.count();
         let refusal = match proven {
