@@ -1,5 +1,7 @@
 //! The command line: `waypoint run`, `cert`, `connect`, `demo`. Its flags are a contract with scripts outside.
 
+mod serve;
+
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -25,7 +27,7 @@ use crate::pod::version::{VersionArgs, version};
 use crate::pod::wait::{WaitArgs, wait};
 use crate::run::{
     AccessLogTarget, CertificateSource, ConfigSource, CrlFile, DrainTimes, LastResort, Limits,
-    OnRefused, RunOptions, start,
+    OnRefused, RunOptions,
 };
 use crate::{descriptors, logging};
 
@@ -43,7 +45,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a waypoint from Kubernetes manifests.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Mint a workload certificate with a local development CA.
     Cert(CertArgs),
     /// Play a small mesh with a waypoint in it, and send requests through.
@@ -242,7 +244,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => {
             let concurrency = args.concurrency;
-            run(run_options(args), concurrency, &log)
+            run(run_options(*args), concurrency, &log)
         }
         Command::Proxy(_) => pod
             .ok_or_else(|| "no pod".into())
@@ -303,49 +305,8 @@ fn run(
         ..options
     };
     let runtime = data_runtime(concurrency)?;
-    let code = runtime.block_on(serve(options))?;
+    let code = runtime.block_on(serve::serve(options))?;
     runtime.shutdown_timeout(Duration::from_millis(100));
-    Ok(code)
-}
-
-/// Runs the waypoint until it is told to end.
-async fn serve(options: RunOptions) -> Result<ExitCode, Failure> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let running = start(options).await?;
-    tracing::info!(
-        hbone = %running.hbone_addr, admin = %running.admin_addr,
-        readiness = %running.readiness_addr, stats = %running.stats_addr, "ready"
-    );
-    let (soon, code) = tokio::select! {
-        // Somebody is waiting at a terminal.
-        _ = interrupt.recv() => (true, ExitCode::SUCCESS),
-        _ = terminate.recv() => (false, ExitCode::SUCCESS),
-        () = running.asked_to_quit() => {
-            tracing::info!("asked to quit");
-            running.stop().await;
-            return Ok(ExitCode::SUCCESS);
-        }
-        what = running.died() => {
-            tracing::error!(what, "ending");
-            (false, ExitCode::FAILURE)
-        }
-    };
-    tracing::info!("draining; a second signal ends at once");
-    let shutdown = async move {
-        match soon {
-            true => running.shutdown_soon().await,
-            false => running.shutdown().await,
-        }
-    };
-    let finished = tokio::select! {
-        finished = shutdown => finished,
-        _ = interrupt.recv() => false,
-        _ = terminate.recv() => false,
-    };
-    if !finished {
-        tracing::warn!("what was still running is cut off");
-    }
     Ok(code)
 }
 
@@ -480,7 +441,7 @@ mod tests {
         else {
             panic!("run");
         };
-        let options = run_options(args);
+        let options = run_options(*args);
         assert_eq!(options.certificates, CertificateSource::DevCa("ca".into()));
         let ConfigSource::Manifests { paths, gateway } = options.source else {
             panic!("manifests");

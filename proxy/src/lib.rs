@@ -21,6 +21,7 @@ mod drain;
 mod exchange;
 mod host;
 mod http_connection;
+mod lifecycle;
 mod linger;
 mod listen;
 pub mod log_levels;

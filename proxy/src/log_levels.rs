@@ -27,6 +27,7 @@ const LOGGERS: &[(&str, &[&str])] = &[
         &[
             "waypoint_proxy::tunnel",
             "waypoint_proxy::dataplane",
+            "waypoint_proxy::downstream",
             "waypoint_hbone::server",
         ],
     ),
@@ -63,6 +64,8 @@ const LOGGERS: &[(&str, &[&str])] = &[
             "waypoint_proxy::cli",
             "waypoint_proxy::control",
             "waypoint_proxy::drain",
+            "waypoint_proxy::lifecycle",
+            "waypoint_proxy::process",
             "waypoint_proxy::pod",
         ],
     ),

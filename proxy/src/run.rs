@@ -5,13 +5,12 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, mpsc};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore};
 pub use waypoint_config::store::OnRefused;
 use waypoint_config::store::Store;
 use waypoint_config::workloads::WorkloadIndex;
@@ -37,6 +36,7 @@ use crate::dns::Dns;
 use crate::drain::Drain;
 pub use crate::drain::DrainTimes;
 use crate::host::ProxyHost;
+use crate::lifecycle::threads::Threads;
 pub use crate::listen::ListenError;
 use crate::listen::listen;
 use crate::log_levels::LogLevels;
@@ -140,14 +140,6 @@ pub struct Running {
     quit: Arc<Notify>,
     vitals: Vitals,
     threads: Threads,
-}
-
-/// The threads beside those for data, and what ends each.
-struct Threads {
-    control: (oneshot::Sender<()>, thread::JoinHandle<()>),
-    ports: (oneshot::Sender<()>, thread::JoinHandle<()>),
-    /// Dropped, it ends the watchdog.
-    _watchdog: mpsc::Sender<()>,
 }
 
 /// Starts a waypoint. When this returns it takes traffic; with an istiod, as soon as configuration and
@@ -256,45 +248,7 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
     })
 }
 
-impl Threads {
-    fn start(
-        ports: PlainPorts,
-        control: Control,
-        vitals: &Vitals,
-        last_resort: LastResort,
-    ) -> io::Result<Threads> {
-        let (stop_ports, stopped) = oneshot::channel();
-        let ports = ports.start(stopped)?;
-        let (stop_control, stopped) = oneshot::channel();
-        let control = thread::Builder::new()
-            .name("control".into())
-            .spawn(move || control.run(stopped))?;
-        let (watchdog, stopped) = mpsc::channel();
-        vitals.watch(&Handle::current(), last_resort, stopped)?;
-        Ok(Threads {
-            control: (stop_control, control),
-            ports: (stop_ports, ports),
-            _watchdog: watchdog,
-        })
-    }
-
-    /// Ends them. They end at once, unless manifests are being read: not for ever, then.
-    fn stop(self) {
-        let threads = [self.control, self.ports].map(|(stop, thread)| {
-            let _ = stop.send(());
-            thread
-        });
-        let deadline = Instant::now() + STOPPING;
-        for thread in threads {
-            while !thread.is_finished() && Instant::now() < deadline {
-                thread::sleep(Duration::from_millis(2));
-            }
-        }
-    }
-}
-
-/// For the threads to end, and for the last lines of the access log to be written.
-const STOPPING: Duration = Duration::from_secs(2);
+/// For the last lines of the access log to be written.
 const FLUSHING: Duration = Duration::from_millis(500);
 
 /// The limits, as far as there are descriptors for them.

@@ -4,6 +4,7 @@
 //! below are taken: no counting is needed, and what others have open counts as well. Before a socket is refused,
 //! idle connections to upstreams are closed, and it moves down to a free number.
 
+use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
@@ -112,10 +113,7 @@ impl OpenFiles {
     /// Connects, within the upstreams' share.
     pub(crate) async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
         let tcp = match TcpStream::connect(to).await {
-            Err(error) if are_scarce(&error) => {
-                self.relieve();
-                TcpStream::connect(to).await?
-            }
+            Err(error) if self.relieve_after(&error) => TcpStream::connect(to).await?,
             connected => connected?,
         };
         self.fit(tcp, Share::Upstream)
@@ -134,6 +132,19 @@ impl OpenFiles {
             return TcpStream::from_std(tcp);
         }
         Err(io::Error::other("too many open files"))
+    }
+
+    /// Closes idle connections if that is what `error` comes from; says whether it is.
+    pub(crate) fn relieve_after(&self, error: &(dyn Error + 'static)) -> bool {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            if error.downcast_ref().is_some_and(are_scarce) {
+                self.relieve();
+                return true;
+            }
+            cause = error.source();
+        }
+        false
     }
 
     /// Closes idle connections.
@@ -164,7 +175,7 @@ fn is_below(tcp: &impl AsRawFd, end: u64) -> bool {
 }
 
 /// EMFILE, ENFILE.
-pub(crate) fn are_scarce(error: &io::Error) -> bool {
+fn are_scarce(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(23 | 24))
 }
 

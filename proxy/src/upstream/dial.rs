@@ -57,9 +57,13 @@ async fn connect(
         }
         Transport::Hbone { hop } => {
             let authority = endpoint.address.to_string();
-            let tunnel = tunnels
-                .connect(hop, &authority, HeaderMap::new())
-                .await
+            let mut tunnel = tunnels.connect(hop, &authority, HeaderMap::new()).await;
+            if let Err(error) = &tunnel
+                && files.relieve_after(error)
+            {
+                tunnel = tunnels.connect(hop, &authority, HeaderMap::new()).await;
+            }
+            let tunnel = tunnel
                 .map_err(|error| UpstreamError::new(UpstreamErrorKind::Connect).because(error))?;
             (Kind::Tunnel(Box::new(tunnel)), None)
         }

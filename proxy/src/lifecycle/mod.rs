@@ -1,0 +1,3 @@
+//! How a waypoint lives and ends.
+
+pub(crate) mod threads;
