@@ -68,11 +68,14 @@ async fn idle_connections_to_upstreams_go_when_others_need_their_descriptors() {
     let program = Program::start(&mesh, BINARY, FEW, &[], |_| {}).await;
     let client = program.client(&mesh, "curl").await;
     // As many upstream connections as there is room for, and none is in use any more.
-    let mut requests = tokio::task::JoinSet::new();
+    let mut connections = Vec::new();
     for _ in 0..80 {
-        let mut connection = client.http1(to).await;
+        connections.push(client.http1(to).await);
+    }
+    let mut requests = tokio::task::JoinSet::new();
+    for mut connection in connections {
         requests.spawn(async move {
-            let slow = request(Method::GET, "/", &[("x-delay-ms", "500")]);
+            let slow = request(Method::GET, "/", &[("x-delay-ms", "1000")]);
             connection.send(slow).await.status
         });
     }
@@ -112,11 +115,14 @@ async fn more_requests_than_descriptors_are_refused_one_by_one() {
     for _ in 0..3 {
         clients.push(program.client(&mesh, "curl").await);
     }
-    let mut requests = tokio::task::JoinSet::new();
+    let mut connections = Vec::new();
     for n in 0..210 {
-        let mut connection = clients[n % 3].http1(to).await;
+        connections.push(clients[n % 3].http1(to).await);
+    }
+    let mut requests = tokio::task::JoinSet::new();
+    for mut connection in connections {
         requests.spawn(async move {
-            let slow = request(Method::GET, "/", &[("x-delay-ms", "1000")]);
+            let slow = request(Method::GET, "/", &[("x-delay-ms", "1500")]);
             connection.send(slow).await.status
         });
     }
