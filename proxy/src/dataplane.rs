@@ -23,6 +23,7 @@ use waypoint_hbone::tls::Tls;
 use crate::attempts::PeerLookup;
 use crate::downstream::newcomers::{Newcomer, Newcomers};
 use crate::drain::{Drain, Watch};
+use crate::listen::BACKLOG;
 use crate::process::open_files::{OpenFiles, Share};
 use crate::process::places::Bounds;
 use crate::router::Router;
@@ -220,8 +221,13 @@ impl DataPlane {
             }
             self.newcomers.catch_up().await;
         }
-        // What the kernel has accepted for us has been accepted.
-        while let Some(Ok((tcp, source))) = listener.accept().now_or_never() {
+        // What the kernel has accepted for us has been accepted; the runtime hears of it when it has looked.
+        tokio::task::yield_now().await;
+        for _ in 0..BACKLOG {
+            let accepted = tokio::task::unconstrained(listener.accept()).now_or_never();
+            let Some(Ok((tcp, source))) = accepted else {
+                break;
+            };
             self.take(tcp, source, drain.watch());
         }
         sweeper.abort();
