@@ -30,6 +30,7 @@ use crate::upgrade;
 use crate::upstream::body::{ActiveRequest, Lease, LeasedConnection, upstream_body};
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::h1::H1Connection;
+use crate::upstream::held_body::Hold;
 use crate::upstream::limits::Limits;
 use crate::upstream::original_dst::OriginalDestinations;
 use crate::upstream::pools::{HostPools, Upstreams};
@@ -240,7 +241,6 @@ impl Attempting<'_> {
         let mut request = request;
         *request.version_mut() = http::Version::HTTP_11;
         say_how_it_is_framed(&mut request);
-        Waiting::relay(&mut request);
         let mut stale = 0;
         loop {
             let mut connection = match self.connected_h1(endpoint, &pools, &mut active).await {
@@ -315,18 +315,26 @@ impl Attempting<'_> {
         };
         active.admit(limits)?;
         self.note(&connection.info);
-        if let Some(waiting) = request.extensions().get::<Waiting>() {
-            // hyper doesn't tell of an HTTP/2 upstream's 100.
-            waiting.go_on();
-        }
-        let response = connection.send(request).await.map_err(|mut error| {
+        let waiting = request.extensions().get::<Waiting>().cloned();
+        let hold = waiting.as_ref().map(|_| Hold::over(request.body_mut()));
+        let sent = connection.send(request);
+        let response = match &waiting {
+            None => sent.await,
+            Some(waiting) => waiting.go_on_unless_refused(sent).await,
+        };
+        let response = response.map_err(|mut error| {
             error.unsent = error.unsent.map(|unsent| Box::new(to_http1(*unsent)));
             error
         })?;
         let (parts, incoming) = response.into_parts();
         let lease = Lease {
             active: Some(active),
-            connection: LeasedConnection::Http2 { _stream: stream },
+            connection: LeasedConnection::Http2 {
+                _stream: stream,
+                _hold: hold
+                    .zip(waiting)
+                    .map(|(hold, waiting)| hold.is_unasked(waiting.is_waiting())),
+            },
         };
         let body = upstream_body(incoming, lease).await;
         Ok(Response::from_parts(parts, body))

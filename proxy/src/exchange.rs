@@ -136,6 +136,7 @@ pub(crate) fn record_malformed(connection: &HttpConnection, too_large: bool) {
             StatusCode::BAD_REQUEST,
             "http1.content_length_and_chunked_not_allowed",
         ),
+        Some(Rejection::Coding) => (StatusCode::BAD_REQUEST, "http1.invalid_transfer_encoding"),
         _ => (StatusCode::BAD_REQUEST, "http1.codec_error"),
     };
     {

@@ -281,7 +281,7 @@ async fn answer_http1(
 
 /// hyper's buffer holds any head that the reader before it lets pass, and at least 8 KiB.
 fn buffer_size(limits: HeadLimits) -> usize {
-    limits.raw_bytes().saturating_add(1).max(8192)
+    limits.bytes.saturating_add(1).max(8192)
 }
 
 /// hyper has answered what it could not read; the record of it is written here.

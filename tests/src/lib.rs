@@ -7,6 +7,7 @@
 
 pub mod app;
 pub mod attack;
+pub mod backend;
 pub mod circuit_breakers;
 pub mod control_plane;
 pub mod discovery;
@@ -23,7 +24,9 @@ pub mod program;
 pub mod scenario;
 pub mod scripted_ca;
 pub mod telemetry;
+pub mod versions;
 pub mod wait;
+pub mod wire;
 pub mod wire_app;
 pub mod ztunnel;
 

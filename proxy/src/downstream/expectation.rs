@@ -8,8 +8,10 @@
 //! An HTTP/1.1 connection has one request at a time, all in one task; the request's number keeps a late
 //! 100 of an earlier one apart.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use http::{HeaderValue, Request, header};
 
@@ -23,6 +25,9 @@ const EXPECTED: &str = "100-continue";
 
 /// What the client is told when its body is wanted.
 pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// So long an HTTP/2 upstream has to refuse a request before its body is asked for.
+const REFUSAL: Duration = Duration::from_millis(100);
 
 const WAITING: u64 = 1;
 const WANTED: u64 = 2;
@@ -114,18 +119,35 @@ impl Waiting {
     }
 
     /// The upstream's 100 is to come back to the client.
-    pub(crate) fn relay<B>(request: &mut Request<B>) {
-        if let Some(waiting) = request.extensions().get::<Waiting>().cloned() {
-            hyper::ext::on_informational(request, move |response| {
-                if response.status() == http::StatusCode::CONTINUE {
-                    waiting.go_on();
-                }
-            });
-        }
+    pub(crate) fn relay<B>(request: &mut Request<B>) -> Option<Waiting> {
+        let waiting = request.extensions().get::<Waiting>()?.clone();
+        let told = waiting.clone();
+        hyper::ext::on_informational(request, move |response| {
+            if response.status() == http::StatusCode::CONTINUE {
+                told.go_on();
+            }
+        });
+        Some(waiting)
     }
 
     /// Tells the client to go on.
     pub(crate) fn go_on(&self) {
         self.connection.expectation.want(self.request);
+    }
+
+    /// Waits for the answer, and tells the client to go on if that doesn't come soon: hyper doesn't tell
+    /// of an HTTP/2 upstream's 100.
+    pub(crate) async fn go_on_unless_refused<T>(&self, answer: impl Future<Output = T>) -> T {
+        let mut answer = pin!(answer);
+        if let Ok(answer) = tokio::time::timeout(REFUSAL, &mut answer).await {
+            return answer;
+        }
+        self.go_on();
+        answer.await
+    }
+
+    /// Whether the client still waits.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.connection.expectation.state.load(Ordering::Relaxed) == self.request << 2 | WAITING
     }
 }

@@ -174,7 +174,7 @@ fn unacceptable(rejection: Rejection, limits: HeadLimits) -> Vec<u8> {
             let too_many = "a:\r\n".repeat(limits.headers.saturating_add(1));
             format!("GET / HTTP/1.1\r\n{too_many}\r\n").into_bytes()
         }
-        Rejection::TwoLengths => b"\0\r\n\r\n".to_vec(),
+        Rejection::TwoLengths | Rejection::Coding => b"\0\r\n\r\n".to_vec(),
     }
 }
 

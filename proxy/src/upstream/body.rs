@@ -16,6 +16,7 @@ use waypoint_filters::body::{Body, BodyError};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::h1::H1Connection;
 use crate::upstream::h2::H2Stream;
+use crate::upstream::held_body::Hold;
 use crate::upstream::limits::{Limits, Permit};
 use crate::upstream::pools::HostPools;
 
@@ -33,6 +34,7 @@ pub(crate) enum LeasedConnection {
     },
     Http2 {
         _stream: H2Stream,
+        _hold: Option<Hold>,
     },
 }
 

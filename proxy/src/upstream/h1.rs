@@ -21,6 +21,7 @@ use hyper_util::rt::TokioIo;
 use waypoint_filters::body::Body;
 use waypoint_filters::stream_info::UpstreamInfo;
 
+use crate::downstream::expectation::Waiting;
 use crate::upstream::dial::Dialled;
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::io::UpstreamIo;
@@ -39,6 +40,8 @@ pub(crate) struct H1Connection {
     pub(crate) opened: Instant,
     pub(crate) idle_since: Instant,
     pub(crate) requests: u32,
+    /// The answer came before the client was told to send its body, and it waits for that.
+    unasked: bool,
 }
 
 impl H1Connection {
@@ -62,6 +65,7 @@ impl H1Connection {
             opened: now,
             idle_since: now,
             requests: 0,
+            unasked: false,
         }))
     }
 
@@ -71,7 +75,8 @@ impl H1Connection {
         request: http::Request<Body>,
     ) -> Result<http::Response<Incoming>, UpstreamError> {
         self.requests += 1;
-        let request = request.map(|body| Outgoing::new(body, &self.upload));
+        let mut request = request.map(|body| Outgoing::new(body, &self.upload));
+        let waiting = Waiting::relay(&mut request);
         let mut response = pin!(self.sender.try_send_request(request));
         let driver = &mut self.driver;
         let answered = std::future::poll_fn(|cx| {
@@ -83,6 +88,7 @@ impl H1Connection {
             response.as_mut().poll(cx)
         })
         .await;
+        self.unasked = waiting.is_some_and(|waiting| waiting.is_waiting());
         answered.map_err(|mut failed| {
             let unsent = failed.take_message();
             let unsent = unsent.map(|request| request.map(|mut body| body.take()));
@@ -101,9 +107,9 @@ impl H1Connection {
         drive(&mut self.driver, cx);
     }
 
-    /// Whether a part of the request is still to be sent.
+    /// Whether a part of the request is still to be sent. A body that nobody asked for never is.
     pub(crate) fn is_uploading(&self) -> bool {
-        self.driver.is_some() && self.upload.is_going_on()
+        self.driver.is_some() && self.upload.is_going_on() && !self.unasked
     }
 
     /// Whether the exchange is over on both sides and the connection can carry another.

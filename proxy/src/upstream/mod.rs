@@ -6,6 +6,7 @@ pub(crate) mod error;
 pub(crate) mod h1;
 pub(crate) mod h1_pool;
 pub(crate) mod h2;
+pub(crate) mod held_body;
 pub(crate) mod io;
 pub(crate) mod limits;
 pub(crate) mod original_dst;
