@@ -3,11 +3,13 @@
 //! Nothing on the plain path is boxed: an empty body, a few bytes of a local reply and a body that
 //! hyper is still receiving are variants. A filter that changes a body wraps it in `Boxed`.
 //! A metered body counts its data frames into the stream's counters as they pass; trailers and
-//! framing are not counted (Envoy's BYTES_RECEIVED and BYTES_SENT).
+//! framing are not counted (Envoy's BYTES_RECEIVED and BYTES_SENT). A request's meter also says when it ended:
+//! time limits count from then.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -34,6 +36,17 @@ enum Kind {
     Full(Option<Bytes>),
     Incoming(Incoming),
     Boxed(UnsyncBoxBody<Bytes, BodyError>),
+}
+
+impl Kind {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Kind::Empty => true,
+            Kind::Full(bytes) => bytes.is_none(),
+            Kind::Incoming(incoming) => http_body::Body::is_end_stream(incoming),
+            Kind::Boxed(body) => http_body::Body::is_end_stream(body),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -97,6 +110,8 @@ impl Body {
                 stream: stream.clone(),
                 direction,
             });
+        } else if direction == Direction::Request {
+            stream.request_ended(|| stream.start);
         }
         self
     }
@@ -104,6 +119,21 @@ impl Body {
     /// Whether the body is known to have neither data nor trailers, and to be repeatable therefore.
     pub fn is_empty(&self) -> bool {
         matches!(self.kind, Kind::Empty | Kind::Full(None))
+    }
+}
+
+impl Meter {
+    fn ended(&self) {
+        if self.direction == Direction::Request {
+            self.stream.request_ended(Instant::now);
+        }
+    }
+}
+
+impl Drop for Meter {
+    /// A body that is known to be whole is not always asked for its end.
+    fn drop(&mut self) {
+        self.ended();
     }
 }
 
@@ -142,7 +172,11 @@ impl http_body::Body for Body {
                 if let Some(data) = frame.data_ref() {
                     meter.stream.count(meter.direction, data.len());
                 }
+                if frame.is_trailers() || this.kind.is_end_stream() {
+                    meter.ended();
+                }
             }
+            (Some(meter), Poll::Ready(None)) => meter.ended(),
             (Some(meter), Poll::Ready(Some(Err(error))))
                 if meter.direction == Direction::Request =>
             {
@@ -154,12 +188,7 @@ impl http_body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Empty => true,
-            Kind::Full(bytes) => bytes.is_none(),
-            Kind::Incoming(incoming) => incoming.is_end_stream(),
-            Kind::Boxed(body) => body.is_end_stream(),
-        }
+        self.kind.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

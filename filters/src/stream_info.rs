@@ -7,8 +7,8 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -51,6 +51,7 @@ pub struct StreamInfo {
     pub start_time: SystemTime,
     bytes_received: AtomicU64,
     bytes_sent: AtomicU64,
+    request_end: OnceLock<Instant>,
     state: Mutex<StreamState>,
 }
 
@@ -178,6 +179,7 @@ impl StreamInfo {
             start_time,
             bytes_received: AtomicU64::new(0),
             bytes_sent: AtomicU64::new(0),
+            request_end: OnceLock::new(),
             state: Mutex::default(),
         })
     }
@@ -193,6 +195,16 @@ impl StreamInfo {
             Direction::Response => &self.bytes_sent,
         }
         .fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// When the last byte of the request had come, or the rest of it was given up; `None`: more is to come.
+    pub fn request_end(&self) -> Option<Instant> {
+        self.request_end.get().copied()
+    }
+
+    /// The request has ended; what is said later changes nothing.
+    pub fn request_ended(&self, at: impl FnOnce() -> Instant) {
+        self.request_end.get_or_init(at);
     }
 
     /// The request never came whole: the client broke its framing, or went away.

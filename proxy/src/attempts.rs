@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{HeaderValue, Method, StatusCode, Uri, header, uri};
+use parking_lot::Mutex;
 use waypoint_config::model::circuit_breakers::Resource;
 use waypoint_config::model::cluster::{Cluster, ClusterSlot};
 use waypoint_config::model::endpoint::Endpoint;
@@ -26,6 +27,7 @@ use crate::downstream::expectation::Waiting;
 use crate::replay::Replay;
 use crate::request_head::Upgrade;
 use crate::retry::{self, Backoff};
+use crate::router::deadline::{Deadline, TimeLimits};
 use crate::upgrade;
 use crate::upstream::body::{ActiveRequest, Lease, LeasedConnection, upstream_body};
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
@@ -58,6 +60,9 @@ pub(crate) struct Attempting<'a> {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) limits: Option<Limits>,
     pub(crate) retry: Option<&'a RetryPolicy>,
+    pub(crate) times: TimeLimits,
+    /// Since when the last attempt has its connection, where its time is limited.
+    pub(crate) connected: Mutex<Option<Instant>>,
     pub(crate) grpc: bool,
 }
 
@@ -92,6 +97,10 @@ impl Attempting<'_> {
         loop {
             self.stream.state().attempts += 1;
             let kept = self.keep(&mut request, retries);
+            self.times.tell(request.headers_mut(), || {
+                let end = self.stream.request_end();
+                end.map(|end| end.elapsed()).unwrap_or_default()
+            });
             let outcome = self.attempt_in_time(request, &mut tried).await;
             let again = match &outcome {
                 Ok(response) => retry::on_response(self.retry, response, self.grpc),
@@ -173,12 +182,16 @@ impl Attempting<'_> {
         tried: &mut Vec<SocketAddr>,
     ) -> Result<Response, UpstreamError> {
         let attempt = self.attempt(request, tried);
-        match self.retry.and_then(|policy| policy.per_try_timeout) {
-            None => attempt.await,
-            Some(limit) => tokio::time::timeout(limit, attempt)
-                .await
-                .unwrap_or_else(|_| Err(UpstreamError::new(UpstreamErrorKind::PerTryTimeout))),
-        }
+        let Some(limit) = self.times.attempt else {
+            return attempt.await;
+        };
+        *self.connected.lock() = None;
+        // The later of the two: the request is there, and so is a connection.
+        let started = || Some((*self.connected.lock())?.max(self.stream.request_end()?));
+        Deadline::new(limit)
+            .before(started, attempt)
+            .await
+            .unwrap_or_else(|| Err(UpstreamError::new(UpstreamErrorKind::PerTryTimeout)))
     }
 
     async fn attempt(
@@ -380,6 +393,9 @@ impl Attempting<'_> {
 
     fn note(&self, upstream: &Arc<UpstreamInfo>) {
         self.stream.state().upstream = Some(upstream.clone());
+        if self.times.attempt.is_some() {
+            *self.connected.lock() = Some(Instant::now());
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use waypoint_filters::service::HttpRequest;
 use waypoint_filters::stream_info::{Capture, Protocol, RequestHead, StreamInfo};
 
 use crate::downstream::expectation::{Expectation, Waiting};
+use crate::downstream::farewell::Farewells;
 use crate::downstream::request_head_bytes::Rejection;
 use crate::drain::Watch;
 use crate::record::{RecordGuard, RecordedBody};
@@ -49,6 +50,8 @@ pub(crate) struct HttpConnection {
     pub(crate) rejection: Mutex<Option<Rejection>>,
     /// Until all of it has ended, upgraded streams as well.
     pub(crate) drain: Watch,
+    /// Answers that broke off.
+    pub(crate) farewells: Arc<Farewells>,
 }
 
 impl HttpConnection {
@@ -69,6 +72,7 @@ impl HttpConnection {
             expectation: Expectation::default(),
             rejection: Mutex::new(None),
             drain,
+            farewells: Arc::default(),
         }
     }
 }
@@ -204,6 +208,7 @@ fn respond(
     response: waypoint_filters::service::Response,
     manager: &HttpConnectionManager,
     guard: RecordGuard,
+    connection: &HttpConnection,
 ) -> Response<RecordedBody> {
     let (mut parts, body) = response.into_parts();
     // The upstream's version says nothing about this connection.
@@ -236,7 +241,7 @@ fn respond(
         }
     }
     let body = match parts.extensions.remove::<Agreed>() {
-        None => RecordedBody::new(body, guard),
+        None => RecordedBody::new(body, guard, connection.farewells.clone()),
         Some(agreed) => {
             let cut = connection.clone();
             let cut = move || cut.failed.store(true, Ordering::Relaxed);

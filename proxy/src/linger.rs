@@ -5,7 +5,8 @@
 //! direction has ended, the stream is kept until the peer's has, too, or [`LINGER`] is over.
 //!
 //! hyper drops the stream without ending it after an upgrade that nobody took. Only an exchange that
-//! failed resets the stream: its answer must not look whole.
+//! failed resets the stream: its answer must not look whole. Before that, what came of the answer gets the same time to
+//! reach the client, as from Envoy.
 
 use std::future::poll_fn;
 use std::io;
@@ -55,16 +56,19 @@ impl Lingering {
 
 impl Drop for Lingering {
     fn drop(&mut self) {
-        let failed = self.failed();
-        if let Some(mut stream) = self.stream.take()
-            && (self.finished || (!failed && stream.finish().is_ok()))
-            && !stream.is_end()
-            && tokio::runtime::Handle::try_current().is_ok()
-        {
+        let failed = self.failed() && !self.finished;
+        let Some(mut stream) = self.stream.take() else {
+            return;
+        };
+        let ends = failed || ((self.finished || stream.finish().is_ok()) && !stream.is_end());
+        if ends && tokio::runtime::Handle::try_current().is_ok() {
             tokio::spawn(async move {
                 let ended = async {
                     while let Some(Ok(bytes)) = poll_fn(|cx| stream.poll_data(cx)).await {
                         stream.release(bytes.len());
+                    }
+                    if failed {
+                        let _ = poll_fn(|cx| stream.poll_reset(cx)).await;
                     }
                 };
                 let _ = tokio::time::timeout(LINGER, ended).await;
@@ -105,7 +109,13 @@ impl AsyncWrite for Lingering {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.inner()?.poll_flush(cx)
+        let flushed = self.inner()?.poll_flush(cx);
+        if flushed.is_ready()
+            && let Some(connection) = &self.connection
+        {
+            connection.farewells.flushed();
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

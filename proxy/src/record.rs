@@ -1,4 +1,6 @@
 //! The record of a stream: written once, at the later of its body's end and its drop.
+//!
+//! Here, too, an answer that breaks off gets its flags; its failure leaves after what came of it ([`Farewell`]).
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,6 +13,9 @@ use waypoint_config::model::connection_manager::HttpConnectionManager;
 use waypoint_filters::body::{Body, BodyError, Direction};
 use waypoint_filters::response_flags::ResponseFlags;
 use waypoint_filters::stream_info::StreamInfo;
+
+use crate::downstream::farewell::{Farewell, Farewells};
+use crate::router::deadline::OutOfTime;
 
 /// Records its stream when it is dropped, whatever became of the stream until then.
 pub(crate) struct RecordGuard {
@@ -31,6 +36,25 @@ impl RecordGuard {
     /// The stream was answered, with nothing more to come.
     pub(crate) fn finish(&mut self, status: http::StatusCode) {
         self.stream.state().response.code = Some(status.as_u16());
+        self.complete = true;
+    }
+}
+
+impl RecordGuard {
+    /// The answer had begun, and doesn't go on.
+    fn broken_off(&mut self, error: &BodyError) {
+        let (flag, details) = if error.is::<OutOfTime>() {
+            (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "response_timeout")
+        } else {
+            (
+                ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
+                "upstream_reset_after_response_started{connection_termination}",
+            )
+        };
+        let mut state = self.stream.state();
+        state.flags.insert(flag);
+        state.response_code_details = Some(details.into());
+        drop(state);
         self.complete = true;
     }
 }
@@ -62,16 +86,25 @@ impl Drop for RecordGuard {
 /// A response's body on its way to the client; counts it, and holds the stream's record.
 pub(crate) struct RecordedBody {
     body: Body,
-    /// `None`: the stream is recorded elsewhere.
+    /// `None`: the stream is recorded elsewhere, or was already.
     guard: Option<RecordGuard>,
+    /// Of the client's connection.
+    farewells: Option<Arc<Farewells>>,
+    failed: Option<Box<Farewell>>,
 }
 
 impl RecordedBody {
-    pub(crate) fn new(body: Body, mut guard: RecordGuard) -> RecordedBody {
+    pub(crate) fn new(
+        body: Body,
+        mut guard: RecordGuard,
+        farewells: Arc<Farewells>,
+    ) -> RecordedBody {
         guard.complete = body.is_end_stream();
         RecordedBody {
             body,
             guard: Some(guard),
+            farewells: Some(farewells),
+            failed: None,
         }
     }
 
@@ -80,6 +113,25 @@ impl RecordedBody {
         RecordedBody {
             body: Body::empty(),
             guard: None,
+            farewells: None,
+            failed: None,
+        }
+    }
+
+    /// What came is passed on before `error` is; nothing more comes from the upstream.
+    fn break_off(&mut self, error: BodyError, cx: &mut Context<'_>) -> Poll<Option<BodyError>> {
+        self.body = Body::empty();
+        if let Some(mut guard) = self.guard.take() {
+            guard.broken_off(&error);
+        }
+        self.failed = Some(Box::new(Farewell::new(error)));
+        self.poll_failed(cx)
+    }
+
+    fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<Option<BodyError>> {
+        match (&mut self.failed, &self.farewells) {
+            (Some(failed), Some(farewells)) => failed.poll(farewells, cx),
+            _ => Poll::Ready(None),
         }
     }
 }
@@ -93,6 +145,9 @@ impl http_body::Body for RecordedBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if this.failed.is_some() {
+            return this.poll_failed(cx).map(|error| error.map(Err));
+        }
         let polled = Pin::new(&mut this.body).poll_frame(cx);
         let Some(guard) = &mut this.guard else {
             return polled;
@@ -106,22 +161,16 @@ impl http_body::Body for RecordedBody {
                 }
                 guard.complete = this.body.is_end_stream() || frame.is_trailers();
             }
-            Poll::Ready(Some(Err(_))) => {
-                let mut state = guard.stream.state();
-                state
-                    .flags
-                    .insert(ResponseFlags::UPSTREAM_CONNECTION_TERMINATION);
-                state.response_code_details =
-                    Some("upstream_reset_after_response_started{connection_termination}".into());
-                drop(state);
-                guard.complete = true;
-            }
+            Poll::Ready(Some(Err(_))) => {}
         }
-        polled
+        match polled {
+            Poll::Ready(Some(Err(error))) => this.break_off(error, cx).map(|error| error.map(Err)),
+            polled => polled,
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.failed.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use parking_lot::Mutex;
 use waypoint_config::model::forward::{Forward, WeightedCluster};
 use waypoint_config::model::route::{Route, RouteAction};
 use waypoint_filters::body::Body;
@@ -15,8 +16,11 @@ use waypoint_filters::route::SelectedRoute;
 use waypoint_filters::service::{HttpCall, HttpRequest, Response, ResponseFuture};
 use waypoint_filters::stream_info::StreamInfo;
 
+pub(crate) mod deadline;
+
 use crate::attempts::{Attempting, PeerLookup, Reach};
 use crate::request_head::X_ENVOY_ORIGINAL_PATH;
+use crate::router::deadline::{Deadline, TimeLimits, limited};
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::limits::Limits;
 use crate::upstream::original_dst::OriginalDestinations;
@@ -26,7 +30,6 @@ const UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstr
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_ENVOY_ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
-const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 
 /// The router; one for the process.
 #[derive(Clone)]
@@ -133,7 +136,7 @@ async fn forward(
             .respond_as(&stream, grpc);
     };
     stream.state().service = cluster.service.clone();
-    let timeout = forward.timeout_of(grpc, http.headers());
+    let times = TimeLimits::of(forward, grpc, http.headers());
     change_request(route, forward, weighted, &stream, &mut http);
 
     let attempting = Attempting {
@@ -143,15 +146,19 @@ async fn forward(
         limits: Limits::of(slot, &cluster),
         cluster,
         retry: forward.retry.as_deref(),
+        times,
+        connected: Mutex::default(),
         grpc,
     };
     let started = Instant::now();
-    let attempts = std::pin::pin!(attempting.run(http));
-    let outcome = match timeout {
+    let mut deadline = times.route.map(Deadline::new);
+    let attempts = attempting.run(http);
+    let outcome = match &mut deadline {
         None => attempts.await,
-        Some(timeout) => tokio::time::timeout(timeout, attempts)
+        Some(deadline) => deadline
+            .before(|| stream.request_end(), attempts)
             .await
-            .unwrap_or_else(|_| Err(UpstreamError::new(UpstreamErrorKind::RequestTimeout))),
+            .unwrap_or_else(|| Err(UpstreamError::new(UpstreamErrorKind::RequestTimeout))),
     };
     match outcome {
         Ok(mut response) => {
@@ -164,7 +171,10 @@ async fn forward(
                 .response_code_details
                 .get_or_insert("via_upstream".into());
             change_response(route, weighted, &stream, &mut response);
-            response
+            match deadline {
+                None => response,
+                Some(deadline) => response.map(|body| limited(body, deadline, &stream)),
+            }
         }
         Err(_) if client_left(&stream) => http::Response::new(Body::empty()),
         Err(_) if stream.is_malformed() => {
@@ -249,13 +259,6 @@ fn change_request(
             request.headers_mut().insert(X_ENVOY_ORIGINAL_PATH, value);
             stream.state().request.original_path = Some(original.to_string().into());
         }
-    }
-    if let Some(timeout) = forward.timeout
-        && let Ok(millis) = u64::try_from(timeout.as_millis())
-    {
-        request
-            .headers_mut()
-            .insert(EXPECTED_TIMEOUT, millis.into());
     }
 }
 

@@ -326,6 +326,8 @@ impl Envoy {
                 "--disable-hot-restart",
                 "--log-level",
                 "error",
+                "--file-flush-interval-msec",
+                "100",
             ])
             .stdout(Stdio::from(out.try_clone().unwrap()))
             .stderr(Stdio::from(out))

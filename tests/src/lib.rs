@@ -9,6 +9,7 @@ pub mod app;
 pub mod attack;
 pub mod backend;
 pub mod circuit_breakers;
+pub mod clocks;
 pub mod control_plane;
 pub mod discovery;
 pub mod envoy;

@@ -9,6 +9,7 @@ use http::{Method, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use waypoint_config::resource::Resource;
 use waypoint_tests::circuit_breakers::{Limits, NONE, limited};
+use waypoint_tests::clocks;
 use waypoint_tests::envoy::{Envoy, Settings, bootstrap};
 use waypoint_tests::ztunnel::{Ztunnel, get, request};
 use waypoint_tests::{App, ControlPlane, Mesh, Seen};
@@ -672,4 +673,19 @@ static_resources:
         app = address(app),
         certs = certs.display(),
     )
+}
+
+#[tokio::test]
+#[ignore = "needs WAYPOINT_ENVOY"]
+async fn time_limits_count_as_envoy_counts_them() {
+    let mesh = Mesh::new();
+    mesh.describe_pod(1, "web-1", "web", false);
+    let attempts = clocks::backend(SocketAddr::new(mesh.pod_ip(1), 8080), false).await;
+    let to = mesh.service(1, "web");
+    mesh.manifest("route.yaml", clocks::RULES);
+    let (envoy, address) = envoy_beside(&mesh).await;
+    let certificate = mesh.certificate("default", "curl");
+    let client = Ztunnel::connect(address, &certificate).await.unwrap();
+    clocks::play_all(&client, to, || envoy.log()).await;
+    clocks::assert_told(&attempts);
 }

@@ -32,8 +32,9 @@ pub struct Forward {
     /// `None`: no limit (istiod writes `0s`).
     pub timeout: Option<Duration>,
     pub retry: Option<Arc<RetryPolicy>>,
-    /// gRPC requests may bring their own limit (`grpc-timeout`); istiod always allows it.
-    pub grpc_timeout_header: bool,
+    /// gRPC requests bring their own limit (`grpc-timeout`), of at most this; zero: whatever they say. istiod always
+    /// allows it.
+    pub max_grpc_timeout: Option<Duration>,
     pub path_rewrite: Option<PathRewrite>,
     pub host_rewrite: Option<HeaderValue>,
     pub append_x_forwarded_host: bool,
@@ -217,22 +218,27 @@ impl Forward {
                 .map(|policy| RetryPolicy::from_proto(policy).map(Arc::new))
                 .transpose()
                 .map_err(|e| e.within("retry_policy"))?,
-            grpc_timeout_header: proto.max_grpc_timeout.is_some(),
+            max_grpc_timeout: duration::optional(&proto.max_grpc_timeout, "max_grpc_timeout")?,
             path_rewrite,
             host_rewrite,
             append_x_forwarded_host: proto.append_x_forwarded_host,
         })
     }
 
-    /// How long the whole exchange may take; a gRPC request's own limit replaces the route's.
+    /// How long the answer may take, from the request's end to its own; `None`: as long as it likes. A gRPC request's
+    /// own limit stands for the route's, also where it has none.
     pub fn timeout_of(&self, grpc: bool, headers: &HeaderMap) -> Option<Duration> {
-        if !grpc || !self.grpc_timeout_header {
+        let Some(max) = self.max_grpc_timeout.filter(|_| grpc) else {
             return self.timeout;
-        }
+        };
+        let limit = |limit: Duration| (!limit.is_zero()).then_some(limit);
         let own = headers
             .get(GRPC_TIMEOUT)
-            .and_then(|v| grpc_timeout(v.to_str().ok()?));
-        own.or(self.timeout)
+            .and_then(|v| limit(grpc_timeout(v.to_str().ok()?)?));
+        match (own, limit(max)) {
+            (Some(own), Some(max)) => Some(own.min(max)),
+            (own, max) => own.or(max),
+        }
     }
 }
 

@@ -1,7 +1,8 @@
-//! The client's side: connections before they have tunnels, and the bytes of inner HTTP connections, before hyper reads
-//! them.
+//! The client's side: connections before they have tunnels, the bytes of inner HTTP connections before hyper reads
+//! them, and answers that break off.
 
 pub(crate) mod expectation;
+pub(crate) mod farewell;
 pub(crate) mod framing;
 pub(crate) mod newcomers;
 pub(crate) mod request_head_bytes;
