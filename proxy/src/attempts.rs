@@ -94,13 +94,16 @@ impl Attempting<'_> {
         let mut backoff = Backoff::new(self.retry);
         let mut retries = self.retry.map_or(0, |policy| policy.num_retries);
         let mut retrying = None;
+        let mut attempted = false;
         loop {
             self.stream.state().attempts += 1;
             let kept = self.keep(&mut request, retries);
             self.times.tell(request.headers_mut(), || {
-                let end = self.stream.request_end();
+                // The first attempt has it all.
+                let end = self.stream.request_end().filter(|_| attempted);
                 end.map(|end| end.elapsed()).unwrap_or_default()
             });
+            attempted = true;
             let outcome = self.attempt_in_time(request, &mut tried).await;
             let again = match &outcome {
                 Ok(response) => retry::on_response(self.retry, response, self.grpc),

@@ -208,7 +208,6 @@ fn respond(
     response: waypoint_filters::service::Response,
     manager: &HttpConnectionManager,
     guard: RecordGuard,
-    connection: &HttpConnection,
 ) -> Response<RecordedBody> {
     let (mut parts, body) = response.into_parts();
     // The upstream's version says nothing about this connection.

@@ -159,7 +159,11 @@ async fn serve_http2(connection: &Arc<HttpConnection>, stream: TunnelStream) -> 
     let mut serving = pin!(builder.serve_connection(TokioIo::new(watched), service));
     let told = last_call(connection, farewell);
     let mut ending = pin!(Ending::new(told, drain.over(), connection.clone()));
+    let mut attended = false;
     let result = std::future::poll_fn(|cx| {
+        if !std::mem::replace(&mut attended, true) {
+            connection.farewells.attended_by(cx.waker());
+        }
         match ending.as_mut().poll_step(cx) {
             Step::Stay => {}
             Step::Goodbye => serving.as_mut().graceful_shutdown(),

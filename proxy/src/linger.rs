@@ -46,6 +46,12 @@ impl Lingering {
         std::thread::panicking() || self.connection.as_ref().is_some_and(failed)
     }
 
+    /// Whether the client has something to read of an answer that broke off.
+    fn said_farewell(&self) -> bool {
+        let said = |connection: &Arc<HttpConnection>| connection.farewells.were_said();
+        self.connection.as_ref().is_some_and(said)
+    }
+
     fn inner(&mut self) -> io::Result<Pin<&mut TunnelStream>> {
         match &mut self.stream {
             Some(stream) => Ok(Pin::new(stream)),
@@ -57,17 +63,20 @@ impl Lingering {
 impl Drop for Lingering {
     fn drop(&mut self) {
         let failed = self.failed() && !self.finished;
+        let broke_off = failed && self.said_farewell();
         let Some(mut stream) = self.stream.take() else {
             return;
         };
-        let ends = failed || ((self.finished || stream.finish().is_ok()) && !stream.is_end());
-        if ends && tokio::runtime::Handle::try_current().is_ok() {
+        let ended = self.finished || (!failed && stream.finish().is_ok());
+        if (broke_off || (ended && !stream.is_end()))
+            && tokio::runtime::Handle::try_current().is_ok()
+        {
             tokio::spawn(async move {
                 let ended = async {
                     while let Some(Ok(bytes)) = poll_fn(|cx| stream.poll_data(cx)).await {
                         stream.release(bytes.len());
                     }
-                    if failed {
+                    if broke_off {
                         let _ = poll_fn(|cx| stream.poll_reset(cx)).await;
                     }
                 };

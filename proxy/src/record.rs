@@ -16,6 +16,7 @@ use waypoint_filters::stream_info::StreamInfo;
 
 use crate::downstream::farewell::{Farewell, Farewells};
 use crate::router::deadline::OutOfTime;
+use crate::upstream::error::{BrokenOff, UpstreamErrorKind};
 
 /// Records its stream when it is dropped, whatever became of the stream until then.
 pub(crate) struct RecordGuard {
@@ -44,16 +45,16 @@ impl RecordGuard {
     /// The answer had begun, and doesn't go on.
     fn broken_off(&mut self, error: &BodyError) {
         let (flag, details) = if error.is::<OutOfTime>() {
-            (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "response_timeout")
+            let flag = ResponseFlags::UPSTREAM_REQUEST_TIMEOUT;
+            (flag, "response_timeout".into())
         } else {
-            (
-                ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
-                "upstream_reset_after_response_started{connection_termination}",
-            )
+            let broken = error.downcast_ref::<BrokenOff>();
+            let broken = broken.unwrap_or(&BrokenOff(UpstreamErrorKind::Terminated));
+            (broken.0.flag(), broken.details())
         };
         let mut state = self.stream.state();
         state.flags.insert(flag);
-        state.response_code_details = Some(details.into());
+        state.response_code_details = Some(details);
         drop(state);
         self.complete = true;
     }

@@ -21,11 +21,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::app::App;
 use crate::hbone_stream::HboneStream;
+use crate::mesh::Mesh;
 use crate::wait::until;
 use crate::ztunnel::Ztunnel;
 
-/// What the stories count in. Whatever happens happens after a whole number of these.
-pub const UNIT: Duration = Duration::from_millis(700);
+/// What the stories count in. Whatever happens is due after a whole number of these; it may be late by most of one.
+pub const UNIT: Duration = Duration::from_millis(1000);
 
 /// One exchange.
 #[derive(Clone, Copy, Debug)]
@@ -49,18 +50,18 @@ spec:
   parentRefs: [{group: "", kind: Service, name: web, port: 80}]
   rules:
   - matches: [{path: {value: /request}}]
-    timeouts: {request: 700ms}
+    timeouts: {request: 1s}
     backendRefs: [{name: web, port: 80}]
   - matches: [{path: {value: /long}}]
-    timeouts: {request: 2100ms}
+    timeouts: {request: 4s}
     retry: {codes: [503], attempts: 8, backoff: 300ms}
     backendRefs: [{name: web, port: 80}]
   - matches: [{path: {value: /try}}]
-    timeouts: {backendRequest: 700ms, request: 7s}
+    timeouts: {backendRequest: 1s, request: 9s}
     retry: {codes: [503], attempts: 2, backoff: 1ms}
     backendRefs: [{name: web, port: 80}]
   - matches: [{path: {value: /both}}]
-    timeouts: {backendRequest: 2100ms, request: 2100ms}
+    timeouts: {backendRequest: 3s, request: 3s}
     retry: {codes: [503], attempts: 2, backoff: 1ms}
     backendRefs: [{name: web, port: 80}]
 "#;
@@ -138,13 +139,13 @@ pub static EXCHANGES: &[Exchange] = &[
         "/long/retries",
         &[("x-fail", "99"), ("x-wait", "1")],
         Upload::None,
-        "504 whole at 3, UT response_timeout",
+        "504 whole at 4, UT response_timeout",
     ),
     exchange(
         "/long/retry-then-body",
         &[("x-fail", "1"), ("x-wait", "1"), ("x-stream", "4")],
         Upload::None,
-        "200 cut at 3, UT response_timeout",
+        "200 cut at 4, UT response_timeout",
     ),
     // An attempt's clock ends with the head.
     exchange(
@@ -173,7 +174,7 @@ pub static EXCHANGES: &[Exchange] = &[
     ),
     exchange(
         "/try/early-slow-head",
-        &[("x-wait", "3"), ("x-early", "1")],
+        &[("x-wait", "5"), ("x-early", "1")],
         Upload::For(2),
         "504 whole at 3, UT upstream_per_try_timeout",
     ),
@@ -256,8 +257,17 @@ pub enum Client {
     Http2,
 }
 
-/// A backend that takes its time, at `address`; HTTP/2 if told so.
-pub async fn backend(address: SocketAddr, http2: bool) -> Attempts {
+/// The service of [`RULES`], before a backend that takes its time; both speak HTTP/2 if told so.
+pub async fn service(mesh: &Mesh, http2: bool) -> (SocketAddr, Attempts) {
+    mesh.describe_pod(1, "web-1", "web", false);
+    let attempts = backend(SocketAddr::new(mesh.pod_ip(1), 8080), http2).await;
+    let protocol = if http2 { "http2" } else { "http" };
+    let port = format!("{{name: {protocol}, port: 80, targetPort: 8080}}");
+    mesh.manifest("route.yaml", RULES);
+    (mesh.service_with_port(1, "web", &port), attempts)
+}
+
+async fn backend(address: SocketAddr, http2: bool) -> Attempts {
     let attempts = Attempts::default();
     let owned = attempts.clone();
     App::tcp(address, move |tcp| {
@@ -371,7 +381,12 @@ pub async fn play_all(ztunnel: &Ztunnel, to: SocketAddr, log: impl Fn() -> Strin
                 Client::Http2 => http2_exchange(tunnel, &path, exchange).await,
             };
             let units = seen.at.duration_since(started).as_secs_f64() / UNIT.as_secs_f64();
-            let told = format!("{} {} at {units:.0}", seen.status, seen.end);
+            let told = format!(
+                "{} {} at {:.0}",
+                seen.status,
+                seen.end,
+                (units + 0.2).floor()
+            );
             (path, exchange.told, told)
         })
     });
@@ -394,20 +409,20 @@ pub async fn play_all(ztunnel: &Ztunnel, to: SocketAddr, log: impl Fn() -> Strin
 /// It is not what Envoy tells.
 pub fn assert_told(attempts: &Attempts) {
     let millis = |path: &str| attempts.header(path, "x-envoy-expected-rq-timeout-ms");
-    assert_eq!(millis("/request/quick/http1"), ["700"]);
-    assert_eq!(millis("/try/slow-head/http1"), ["700"]);
-    assert_eq!(millis("/both/slow-head/http1"), ["2100"]);
-    assert_eq!(millis("/request/grpc-head/http2"), ["700"]);
+    assert_eq!(millis("/request/quick/http1"), ["1000"]);
+    assert_eq!(millis("/try/slow-head/http1"), ["1000"]);
+    assert_eq!(millis("/both/slow-head/http1"), ["3000"]);
+    assert_eq!(millis("/request/grpc-head/http2"), ["1000"]);
     let grpc = |path: &str| attempts.header(path, "grpc-timeout");
-    assert_eq!(grpc("/request/grpc-head/http2"), ["700m"]);
-    assert_eq!(grpc("/request/grpc-none/http2"), ["700m"]);
-    assert_eq!(grpc("/try/grpc-head/http2"), ["700m"]);
+    assert_eq!(grpc("/request/grpc-head/http2"), ["1000m"]);
+    assert_eq!(grpc("/request/grpc-none/http2"), ["1000m"]);
+    assert_eq!(grpc("/try/grpc-head/http2"), ["1000m"]);
     // What is left after the first attempts.
     let left: Vec<u64> = millis("/long/retries/http1")
         .iter()
         .map(|value| value.parse().unwrap())
         .collect();
-    assert!(left.len() > 1 && left[0] == 2100, "{left:?}");
+    assert!(left.len() > 1 && left[0] == 4000, "{left:?}");
     assert!(
         left.windows(2).all(|pair| pair[1] + 600 < pair[0]),
         "{left:?}"
@@ -427,12 +442,12 @@ async fn http1_exchange(tunnel: HboneStream, path: &str, exchange: &Exchange) ->
         Upload::None => "content-length: 0\r\n\r\n",
         _ => "transfer-encoding: chunked\r\n\r\n",
     });
-    let upload = exchange.upload;
+    let (upload, started) = (exchange.upload, Instant::now());
     let writing = async {
         let _ = write.write_all(head.as_bytes()).await;
-        for _ in 0..chunks(upload) {
+        for n in 1..=chunks(upload) {
             let _ = write.write_all(b"1\r\nu\r\n").await;
-            tokio::time::sleep(UNIT / 7).await;
+            tokio::time::sleep_until((started + UNIT * n / 7).into()).await;
         }
         if matches!(upload, Upload::For(_)) {
             let _ = write.write_all(b"0\r\n\r\n").await;
@@ -480,7 +495,7 @@ fn chunks(upload: Upload) -> u32 {
     match upload {
         Upload::None => 0,
         Upload::For(units) => units * 7,
-        Upload::Open => u32::MAX,
+        Upload::Open => 7 * LONG,
     }
 }
 
@@ -504,7 +519,7 @@ async fn http2_exchange(tunnel: HboneStream, path: &str, exchange: &Exchange) ->
     for (name, value) in exchange.headers {
         request = request.header(*name, *value);
     }
-    let upload = exchange.upload;
+    let (upload, started) = (exchange.upload, Instant::now());
     let (response, mut send) = client
         .ready()
         .await
@@ -512,9 +527,9 @@ async fn http2_exchange(tunnel: HboneStream, path: &str, exchange: &Exchange) ->
         .send_request(request.body(()).unwrap(), upload == Upload::None)
         .unwrap();
     let writing = async {
-        for _ in 0..chunks(upload) {
+        for n in 1..=chunks(upload) {
             let _ = send.send_data(Bytes::from_static(b"u"), false);
-            tokio::time::sleep(UNIT / 7).await;
+            tokio::time::sleep_until((started + UNIT * n / 7).into()).await;
         }
         if matches!(upload, Upload::For(_)) {
             let _ = send.send_data(Bytes::new(), true);

@@ -8,6 +8,7 @@
 pub mod app;
 pub mod attack;
 pub mod backend;
+pub mod broken_answers;
 pub mod circuit_breakers;
 pub mod clocks;
 pub mod control_plane;

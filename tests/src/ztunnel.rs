@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -170,12 +171,22 @@ impl Ztunnel {
 
     /// As [`Ztunnel::raw`], and how it ended.
     pub async fn exchange(&self, to: SocketAddr, bytes: &[u8]) -> (String, End) {
+        self.exchange_until_quiet(to, bytes, Duration::from_millis(400))
+            .await
+    }
+
+    /// As [`Ztunnel::exchange`], until nothing came for so long.
+    pub async fn exchange_until_quiet(
+        &self,
+        to: SocketAddr,
+        bytes: &[u8],
+        pause: Duration,
+    ) -> (String, End) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = self.tunnel(to).await;
         let _ = stream.write_all(bytes).await;
         let mut answer = Vec::new();
         let mut buffer = [0; 4096];
-        let pause = std::time::Duration::from_millis(400);
         let end = loop {
             match tokio::time::timeout(pause, stream.read(&mut buffer)).await {
                 Err(_) => break End::Quiet,

@@ -9,10 +9,10 @@ use http::{Method, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use waypoint_config::resource::Resource;
 use waypoint_tests::circuit_breakers::{Limits, NONE, limited};
-use waypoint_tests::clocks;
 use waypoint_tests::envoy::{Envoy, Settings, bootstrap};
 use waypoint_tests::ztunnel::{Ztunnel, get, request};
 use waypoint_tests::{App, ControlPlane, Mesh, Seen};
+use waypoint_tests::{broken_answers, clocks};
 
 fn program() -> String {
     std::env::var("WAYPOINT_ENVOY").expect("WAYPOINT_ENVOY names Envoy's binary")
@@ -678,14 +678,26 @@ static_resources:
 #[tokio::test]
 #[ignore = "needs WAYPOINT_ENVOY"]
 async fn time_limits_count_as_envoy_counts_them() {
+    for http2 in [false, true] {
+        let mesh = Mesh::new();
+        let (to, attempts) = clocks::service(&mesh, http2).await;
+        let (envoy, address) = envoy_beside(&mesh).await;
+        let certificate = mesh.certificate("default", "curl");
+        let client = Ztunnel::connect(address, &certificate).await.unwrap();
+        clocks::play_all(&client, to, || envoy.log()).await;
+        clocks::assert_told(&attempts);
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs WAYPOINT_ENVOY"]
+async fn answers_that_break_off_arrive_as_far_as_they_came() {
     let mesh = Mesh::new();
     mesh.describe_pod(1, "web-1", "web", false);
-    let attempts = clocks::backend(SocketAddr::new(mesh.pod_ip(1), 8080), false).await;
+    broken_answers::backend(SocketAddr::new(mesh.pod_ip(1), 8080)).await;
     let to = mesh.service(1, "web");
-    mesh.manifest("route.yaml", clocks::RULES);
     let (envoy, address) = envoy_beside(&mesh).await;
     let certificate = mesh.certificate("default", "curl");
     let client = Ztunnel::connect(address, &certificate).await.unwrap();
-    clocks::play_all(&client, to, || envoy.log()).await;
-    clocks::assert_told(&attempts);
+    broken_answers::play(&client, to, || envoy.log()).await;
 }

@@ -2,8 +2,8 @@
 //!
 //! hyper and h2 throw away what they hold of an answer when its body fails, be it the head. So a failed body keeps its
 //! failure until the connection's bytes have been written. That they have, the connection's stream sees when it is
-//! flushed: hyper and h2 do that after they have written all they can. A client that doesn't read isn't waited for
-//! longer than [`PATIENCE`].
+//! flushed: hyper and h2 do that after they have written all they can, whenever the connection's task runs. A client
+//! that doesn't read isn't waited for longer than [`PATIENCE`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,6 +22,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(crate) struct Farewells {
     awaited: AtomicBool,
+    said: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -30,9 +31,21 @@ struct State {
     /// Flushes that somebody waited for.
     flushes: u64,
     waiting: Vec<Waker>,
+    /// The connection's task.
+    task: Option<Waker>,
 }
 
 impl Farewells {
+    /// Says which task flushes; once is enough.
+    pub(crate) fn attended_by(&self, task: &Waker) {
+        self.state.lock().task = Some(task.clone());
+    }
+
+    /// Whether an answer broke off.
+    pub(crate) fn were_said(&self) -> bool {
+        self.said.load(Ordering::Relaxed)
+    }
+
     /// All that there was to write has been written.
     pub(crate) fn flushed(&self) {
         // Nobody waits, nearly always.
@@ -72,11 +85,18 @@ impl Farewell {
     ) -> Poll<Option<BodyError>> {
         let over = self.patience.as_mut().poll(cx).is_ready();
         let mut state = farewells.state.lock();
-        let seen = *self.seen.get_or_insert(state.flushes);
+        let seen = *self.seen.get_or_insert_with(|| {
+            // It may have nothing else to do.
+            state.task.iter().for_each(Waker::wake_by_ref);
+            state.flushes
+        });
         if over || state.flushes > seen {
+            farewells.said.store(true, Ordering::Relaxed);
             return Poll::Ready(self.error.take());
         }
-        state.waiting.push(cx.waker().clone());
+        if !state.waiting.iter().any(|w| w.will_wake(cx.waker())) {
+            state.waiting.push(cx.waker().clone());
+        }
         farewells.awaited.store(true, Ordering::Release);
         Poll::Pending
     }

@@ -57,7 +57,8 @@ impl TimeLimits {
             let left = route.saturating_sub(elapsed());
             expected = expected.min(left).max(Duration::from_millis(1));
         }
-        let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
+        let millis = expected.as_nanos().div_ceil(1_000_000);
+        let millis = u64::try_from(millis).unwrap_or(u64::MAX);
         headers.insert(EXPECTED_TIMEOUT, millis.into());
         if self.tell_grpc {
             headers.insert(GRPC_TIMEOUT, grpc_timeout(millis));

@@ -13,7 +13,7 @@ use waypoint_config::model::circuit_breakers::Resource;
 use waypoint_config::model::endpoint::EndpointState;
 use waypoint_filters::body::{Body, BodyError};
 
-use crate::upstream::error::UpstreamError;
+use crate::upstream::error::{BrokenOff, UpstreamError, UpstreamErrorKind};
 use crate::upstream::h1::H1Connection;
 use crate::upstream::h2::H2Stream;
 use crate::upstream::held_body::Hold;
@@ -121,6 +121,18 @@ fn finish_in_time(mut connection: Box<H1Connection>, pools: Arc<HostPools>) {
 struct UpstreamBody {
     incoming: Incoming,
     lease: Option<Lease>,
+    http2: bool,
+}
+
+impl UpstreamBody {
+    /// Whose fault it is that the answer broke off. Over HTTP/1.1 it is its framing that is broken, however that came.
+    fn broken_off(&self, error: &hyper::Error) -> BrokenOff {
+        BrokenOff(if self.http2 {
+            UpstreamError::from_hyper(error).kind
+        } else {
+            UpstreamErrorKind::Protocol
+        })
+    }
 }
 
 /// The response's body together with the connection that it comes on.
@@ -134,8 +146,10 @@ pub(crate) async fn upstream_body(incoming: Incoming, mut lease: Lease) -> Body 
         return Body::empty();
     }
     lease.part_early();
+    let http2 = matches!(lease.connection, LeasedConnection::Http2 { .. });
     Body::boxed(UpstreamBody {
         incoming,
+        http2,
         lease: Some(lease),
     })
 }
@@ -166,7 +180,7 @@ impl http_body::Body for UpstreamBody {
             }
             Poll::Ready(Some(Err(_))) => this.lease = None,
         }
-        polled.map(|frame| frame.map(|f| f.map_err(Into::into)))
+        polled.map(|frame| frame.map(|f| f.map_err(|error| this.broken_off(&error).into())))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::HeaderMap;
 use tokio::net::TcpStream;
@@ -115,6 +114,3 @@ pub(crate) fn hop_of(address: SocketAddr) -> SocketAddr {
 
 /// Where ztunnels and waypoints take tunnels.
 pub(crate) const HBONE_PORT: u16 = 15008;
-
-/// How long an idle pooled connection lives where the cluster says nothing (Envoy: one hour).
-pub(crate) const DEFAULT_IDLE: Duration = Duration::from_secs(3600);

@@ -72,6 +72,26 @@ impl UpstreamError {
     }
 }
 
+/// An answer that had begun, and breaks off.
+#[derive(Debug)]
+pub(crate) struct BrokenOff(pub(crate) UpstreamErrorKind);
+
+impl BrokenOff {
+    /// `%RESPONSE_CODE_DETAILS%`.
+    pub(crate) fn details(&self) -> Cow<'static, str> {
+        let name = self.0.reset_reason().replace(' ', "_");
+        format!("upstream_reset_after_response_started{{{name}}}").into()
+    }
+}
+
+impl std::fmt::Display for BrokenOff {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the answer broke off: {}", self.0.reset_reason())
+    }
+}
+
+impl std::error::Error for BrokenOff {}
+
 impl UpstreamErrorKind {
     pub(crate) fn flag(self) -> ResponseFlags {
         match self {

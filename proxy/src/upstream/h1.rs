@@ -78,7 +78,7 @@ impl H1Connection {
         let mut request = request.map(|body| Outgoing::new(body, &self.upload));
         let waiting = Waiting::relay(&mut request);
         let mut response = pin!(self.sender.try_send_request(request));
-        let driver = &mut self.driver;
+        let (driver, upload) = (&mut self.driver, &self.upload);
         let answered = std::future::poll_fn(|cx| {
             // Hands the request over, drives it, and looks whether that brought the answer.
             if let Poll::Ready(result) = response.as_mut().poll(cx) {
@@ -92,12 +92,16 @@ impl H1Connection {
         answered.map_err(|mut failed| {
             let unsent = failed.take_message();
             let unsent = unsent.map(|request| request.map(|mut body| body.take()));
-            let error = if unsent.is_some() {
+            let mut error = if unsent.is_some() {
                 // The pooled connection had been closed by the upstream: nothing was sent.
                 UpstreamError::new(UpstreamErrorKind::Terminated)
             } else {
                 UpstreamError::from_hyper(failed.error())
             };
+            if error.kind == UpstreamErrorKind::Terminated && upload.was_heard() {
+                // Half a head: for Envoy, too, an answer that is no HTTP.
+                error.kind = UpstreamErrorKind::Protocol;
+            }
             error.with_unsent(unsent)
         })
     }

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -18,6 +18,7 @@ use waypoint_config::model::circuit_breakers::Resource;
 
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::h1::H1Connection;
+use crate::upstream::lifetimes::IdleLimits;
 use crate::upstream::limits::{Limits, Permit};
 
 /// Idle connections kept; more are closed when they come back.
@@ -171,15 +172,14 @@ impl H1Pool {
         }
     }
 
-    /// Closes what was closed by the upstream, or is idle for long.
-    pub(crate) fn sweep(&self, now: Instant, idle_timeout: Duration) {
+    /// Closes what was closed by the upstream, or may not be kept any longer.
+    pub(crate) fn sweep(&self, now: Instant, limits: IdleLimits) {
         // Taken out in one go: a request that finds the list empty meanwhile opens a connection.
         let idle = std::mem::take(&mut self.state.lock().idle);
         let mut cx = Context::from_waker(Waker::noop());
         for mut connection in idle {
             let since = connection.idle_since;
-            if now.saturating_duration_since(since) < idle_timeout && connection.poll_alive(&mut cx)
-            {
+            if limits.allow(connection.opened, since, now) && connection.poll_alive(&mut cx) {
                 self.put(connection, since);
             }
         }

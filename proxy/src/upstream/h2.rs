@@ -1,7 +1,7 @@
 //! HTTP/2 connections to an endpoint: a few per endpoint, each shared by many requests.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
@@ -13,7 +13,8 @@ use waypoint_filters::stream_info::UpstreamInfo;
 use crate::upstream::dial::Dialled;
 use crate::upstream::error::UpstreamError;
 
-/// Streams that one connection carries before another is opened: below what servers commonly allow.
+/// Streams that one connection carries before another is opened: below what servers commonly allow. Not exact: two
+/// that reserve at once may both get the last place.
 pub(crate) const MAX_STREAMS: u32 = 96;
 
 /// One connection; clones share it.
@@ -23,15 +24,31 @@ pub(crate) struct H2Connection {
     pub(crate) info: Arc<UpstreamInfo>,
     pub(crate) generation: u64,
     pub(crate) opened: Instant,
-    active: Arc<AtomicU32>,
+    streams: Arc<Streams>,
+}
+
+/// What the clones of a connection count together.
+#[derive(Default)]
+struct Streams {
+    /// In flight.
+    active: AtomicU32,
+    /// Since the beginning.
+    begun: AtomicU32,
+    /// When the last one ended, in milliseconds since the connection was opened.
+    ended: AtomicU64,
 }
 
 /// A stream of a connection, for as long as its response's body lasts.
-pub(crate) struct H2Stream(Arc<AtomicU32>);
+pub(crate) struct H2Stream {
+    streams: Arc<Streams>,
+    opened: Instant,
+}
 
 impl Drop for H2Stream {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let age = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.streams.ended.fetch_max(age, Ordering::Relaxed);
+        self.streams.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -59,7 +76,7 @@ impl H2Connection {
             info: dialled.info,
             generation,
             opened: now,
-            active: Arc::default(),
+            streams: Arc::default(),
         })
     }
 
@@ -69,22 +86,33 @@ impl H2Connection {
 
     /// Streams in flight.
     pub(crate) fn active(&self) -> u32 {
-        self.active.load(Ordering::Relaxed)
+        self.streams.active.load(Ordering::Relaxed)
+    }
+
+    /// Streams since the beginning.
+    pub(crate) fn begun(&self) -> u32 {
+        self.streams.begun.load(Ordering::Relaxed)
+    }
+
+    /// Since when there is no stream; `None`: there are some.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        let ended = Duration::from_millis(self.streams.ended.load(Ordering::Relaxed));
+        (self.active() == 0).then(|| self.opened + ended)
     }
 
     /// Takes a place among the connection's streams, if there is one.
     pub(crate) fn reserve(&self) -> Option<H2Stream> {
-        if self.active.fetch_add(1, Ordering::Relaxed) >= MAX_STREAMS {
-            self.active.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        Some(H2Stream(self.active.clone()))
+        (self.active() < MAX_STREAMS).then(|| self.crowd())
     }
 
     /// A stream beyond [`MAX_STREAMS`]: the peer's own limit says when it begins.
     pub(crate) fn crowd(&self) -> H2Stream {
-        self.active.fetch_add(1, Ordering::Relaxed);
-        H2Stream(self.active.clone())
+        self.streams.active.fetch_add(1, Ordering::Relaxed);
+        self.streams.begun.fetch_add(1, Ordering::Relaxed);
+        H2Stream {
+            streams: self.streams.clone(),
+            opened: self.opened,
+        }
     }
 
     /// Sends a request and waits for the head of its answer.

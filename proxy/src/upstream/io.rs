@@ -78,10 +78,18 @@ impl AsyncRead for UpstreamIo {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().kind {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let read = match &mut this.kind {
             Kind::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buffer),
             Kind::Tunnel(tunnel) => Pin::new(tunnel.as_mut()).poll_read(cx, buffer),
+        };
+        if let Some(upload) = &this.upload
+            && buffer.filled().len() > before
+        {
+            upload.hear();
         }
+        read
     }
 }
 

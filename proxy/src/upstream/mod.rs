@@ -8,6 +8,7 @@ pub(crate) mod h1_pool;
 pub(crate) mod h2;
 pub(crate) mod held_body;
 pub(crate) mod io;
+pub(crate) mod lifetimes;
 pub(crate) mod limits;
 pub(crate) mod original_dst;
 pub(crate) mod pools;

@@ -7,7 +7,7 @@
 use std::future::poll_fn;
 use std::sync::{Arc, Weak};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -18,11 +18,12 @@ use waypoint_hbone::pool::TunnelPool;
 use waypoint_hbone::tls::Tls;
 
 use crate::process::open_files::OpenFiles;
-use crate::upstream::dial::{DEFAULT_IDLE, dial};
+use crate::upstream::dial::dial;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::h1::H1Connection;
 use crate::upstream::h1_pool::{H1Pool, Place, Turn};
 use crate::upstream::h2::{H2Connection, H2Stream};
+use crate::upstream::lifetimes::{IdleLimits, Lifetimes};
 use crate::upstream::limits::Limits;
 
 /// HTTP/2 connections opened at the same time to one endpoint.
@@ -33,7 +34,7 @@ pub(crate) struct HostPools {
     pub(crate) h1: Arc<H1Pool>,
     h2: Mutex<Vec<H2Connection>>,
     dials: Semaphore,
-    idle_timeout: Duration,
+    lifetimes: Lifetimes,
     /// Whether connections depend on our certificate.
     tunnelled: bool,
 }
@@ -64,14 +65,17 @@ impl Upstreams {
                 h1: Arc::default(),
                 h2: Mutex::default(),
                 dials: Semaphore::new(CONCURRENT_DIALS as usize),
-                idle_timeout: cluster.idle_timeout.unwrap_or(DEFAULT_IDLE),
+                lifetimes: Lifetimes::unlimited(),
                 tunnelled: matches!(endpoint.transport, Transport::Hbone { .. }),
             });
             self.pools.lock().push(Arc::downgrade(&pools));
             Box::new(pools)
         });
         match pools.downcast_ref::<Arc<HostPools>>() {
-            Some(pools) => pools.clone(),
+            Some(pools) => {
+                pools.lifetimes.follow(cluster);
+                pools.clone()
+            }
             // Nobody else fills the cell; a pool of its own keeps the request going all the same.
             None => Arc::new(HostPools::unkept()),
         }
@@ -135,12 +139,10 @@ impl Upstreams {
         connection: &mut H1Connection,
         cluster: &Cluster,
     ) -> bool {
-        let age = Instant::now().saturating_duration_since(connection.opened);
-        (!pools.tunnelled || connection.generation == self.tls.generation())
-            && cluster
-                .max_requests_per_connection
-                .is_none_or(|max| max == 0 || connection.requests < max)
-            && cluster.max_connection_duration.is_none_or(|max| age < max)
+        let limits = IdleLimits::of(cluster);
+        limits.allow(connection.opened, connection.idle_since, Instant::now())
+            && (!pools.tunnelled || connection.generation == self.tls.generation())
+            && limits.allow_more(connection.requests)
             && poll_fn(|cx| Poll::Ready(connection.poll_alive(cx))).await
     }
 
@@ -152,7 +154,7 @@ impl Upstreams {
         endpoint: &Endpoint,
         limits: Option<&Limits>,
     ) -> Result<(H2Connection, H2Stream), UpstreamError> {
-        if let Some(found) = self.reserve_h2(pools) {
+        if let Some(found) = self.reserve_h2(pools, cluster) {
             return Ok(found);
         }
         let _pending = limits
@@ -162,7 +164,7 @@ impl Upstreams {
         // where connections are limited, one is made at a time.
         let dials = limits.map_or(1, |_| CONCURRENT_DIALS);
         let _permit = pools.dials.acquire_many(dials).await.ok();
-        if let Some(found) = self.reserve_h2(pools) {
+        if let Some(found) = self.reserve_h2(pools, cluster) {
             return Ok(found);
         }
         let mut place = None;
@@ -190,10 +192,17 @@ impl Upstreams {
         Ok((connection, stream))
     }
 
-    fn reserve_h2(&self, pools: &HostPools) -> Option<(H2Connection, H2Stream)> {
-        let generation = self.tls.generation();
+    fn reserve_h2(&self, pools: &HostPools, cluster: &Cluster) -> Option<(H2Connection, H2Stream)> {
+        let (now, generation) = (Instant::now(), self.tls.generation());
+        let limits = IdleLimits::of(cluster);
         let mut connections = pools.h2.lock();
-        connections.retain(|c| !c.is_closed() && (!pools.tunnelled || c.generation == generation));
+        // One that takes no further streams ends with its last.
+        connections.retain(|c| {
+            !c.is_closed()
+                && (!pools.tunnelled || c.generation == generation)
+                && limits.allow_more(c.begun())
+                && limits.allow(c.opened, c.idle_since().unwrap_or(now), now)
+        });
         connections
             .iter()
             .find_map(|c| Some((c.clone(), c.reserve()?)))
@@ -203,14 +212,14 @@ impl Upstreams {
     /// seconds.
     pub(crate) fn sweep(&self, now: Instant) {
         for pools in self.live() {
-            pools.sweep(now, pools.idle_timeout);
+            pools.sweep(now, pools.lifetimes.limits());
         }
     }
 
     /// Closes all that are idle: their descriptors are needed.
     pub(crate) fn let_idle_go(&self, now: Instant) {
         for pools in self.live() {
-            pools.sweep(now, Duration::ZERO);
+            pools.sweep(now, IdleLimits::NONE);
         }
     }
 
@@ -233,16 +242,18 @@ impl HostPools {
             h1: Arc::default(),
             h2: Mutex::default(),
             dials: Semaphore::new(CONCURRENT_DIALS as usize),
-            idle_timeout: DEFAULT_IDLE,
+            lifetimes: Lifetimes::unlimited(),
             tunnelled: false,
         }
     }
 
-    fn sweep(&self, now: Instant, idle_timeout: Duration) {
-        self.h1.sweep(now, idle_timeout);
+    fn sweep(&self, now: Instant, limits: IdleLimits) {
+        self.h1.sweep(now, limits);
         self.h2.lock().retain(|c| {
+            // One with streams is looked at when it is asked for another.
             !c.is_closed()
-                && (c.active() > 0 || now.saturating_duration_since(c.opened) < idle_timeout)
+                && c.idle_since()
+                    .is_none_or(|idle| limits.allow(c.opened, idle, now))
         });
     }
 }

@@ -1,4 +1,5 @@
-//! What is still on its way up an HTTP/1.1 connection: the request's body, and bytes that the socket didn't take.
+//! How far an exchange on an HTTP/1.1 connection is: whether the request's body, or bytes that the socket didn't take,
+//! are still on their way up, and whether anything came down.
 //!
 //! hyper says when an exchange is over, but not while the answer is being read whether the request is still
 //! being sent, and it calls a connection idle though the end of the request waits in its buffer. Both decide who
@@ -23,6 +24,8 @@ pub(crate) struct Upload {
     blocked: AtomicBool,
     /// The socket takes nothing any more; the answer may still come.
     broken: AtomicBool,
+    /// Something came since the request was begun.
+    heard: AtomicBool,
 }
 
 impl Upload {
@@ -41,6 +44,18 @@ impl Upload {
         self.broken.store(true, Ordering::Relaxed);
     }
 
+    /// The upstream said something.
+    pub(crate) fn hear(&self) {
+        if !self.heard.load(Ordering::Relaxed) {
+            self.heard.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether an answer that can't be read has begun at all.
+    pub(crate) fn was_heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed)
+    }
+
     /// What the socket said to a write.
     pub(crate) fn wrote<T>(&self, result: &Poll<T>) {
         if result.is_pending() != self.blocked.load(Ordering::Relaxed) {
@@ -57,7 +72,9 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
+    /// A new exchange begins.
     pub(crate) fn new(body: Body, upload: &Arc<Upload>) -> Outgoing {
+        upload.heard.store(false, Ordering::Relaxed);
         let upload = (!body.is_empty()).then(|| upload.clone());
         if let Some(upload) = &upload {
             upload.body.store(true, Ordering::Relaxed);
