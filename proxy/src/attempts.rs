@@ -184,8 +184,10 @@ impl Attempting<'_> {
         request: http::Request<Body>,
         tried: &mut Vec<SocketAddr>,
     ) -> Result<Response, UpstreamError> {
+        // An upgrade's request doesn't end, and no clock starts.
+        let upgrade = request.extensions().get::<Upgrade>().is_some();
         let attempt = self.attempt(request, tried);
-        let Some(limit) = self.times.attempt else {
+        let Some(limit) = self.times.attempt.filter(|_| !upgrade) else {
             return attempt.await;
         };
         *self.connected.lock() = None;

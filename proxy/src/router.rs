@@ -19,7 +19,7 @@ use waypoint_filters::stream_info::StreamInfo;
 pub(crate) mod deadline;
 
 use crate::attempts::{Attempting, PeerLookup, Reach};
-use crate::request_head::X_ENVOY_ORIGINAL_PATH;
+use crate::request_head::{Upgrade, X_ENVOY_ORIGINAL_PATH};
 use crate::router::deadline::{Deadline, TimeLimits, limited};
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::limits::Limits;
@@ -151,7 +151,9 @@ async fn forward(
         grpc,
     };
     let started = Instant::now();
-    let mut deadline = times.route.map(Deadline::new);
+    // An upgrade's request doesn't end, and no clock starts.
+    let upgrade = http.extensions().get::<Upgrade>().is_some();
+    let mut deadline = times.route.filter(|_| !upgrade).map(Deadline::new);
     let attempts = attempting.run(http);
     let outcome = match &mut deadline {
         None => attempts.await,

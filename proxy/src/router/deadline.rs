@@ -214,17 +214,14 @@ mod tests {
         assert_eq!(grpc_timeout(u64::MAX), "99999999M");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_clock_that_starts_late_rings_late() {
-        let begun = tokio::time::Instant::now();
+        let begun = Instant::now();
         let request_end = begun + Duration::from_millis(250);
-        let started = || {
-            let now = tokio::time::Instant::now();
-            (now >= request_end).then(|| request_end.into_std())
-        };
+        let started = || (Instant::now() >= request_end).then_some(request_end);
         let mut deadline = Deadline::new(Duration::from_millis(100));
         let never = std::future::pending::<()>();
         assert!(deadline.before(started, never).await.is_none());
-        assert_eq!(begun.elapsed().as_millis() / 10, 35);
+        assert!(begun.elapsed() >= Duration::from_millis(350));
     }
 }

@@ -9,7 +9,7 @@
 //! the answer: an answer that began early. Such a connection is driven by a task until the exchange is over on
 //! both sides (`upstream/body.rs`). A request that was sent when its answer came, as nearly all are, has none.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -76,10 +76,14 @@ impl H1Connection {
     ) -> Result<http::Response<Incoming>, UpstreamError> {
         self.requests += 1;
         let mut request = request.map(|body| Outgoing::new(body, &self.upload));
+        // Who asks first whether to send the body isn't asked for it yet.
+        if !request.headers().contains_key(http::header::EXPECT) {
+            poll_fn(|cx| request.body_mut().poll_first(cx)).await;
+        }
         let waiting = Waiting::relay(&mut request);
         let mut response = pin!(self.sender.try_send_request(request));
         let (driver, upload) = (&mut self.driver, &self.upload);
-        let answered = std::future::poll_fn(|cx| {
+        let answered = poll_fn(|cx| {
             // Hands the request over, drives it, and looks whether that brought the answer.
             if let Poll::Ready(result) = response.as_mut().poll(cx) {
                 return Poll::Ready(result);
@@ -91,7 +95,7 @@ impl H1Connection {
         self.unasked = waiting.is_some_and(|waiting| waiting.is_waiting());
         answered.map_err(|mut failed| {
             let unsent = failed.take_message();
-            let unsent = unsent.map(|request| request.map(|mut body| body.take()));
+            let unsent = unsent.map(|request| request.map(Outgoing::into_body));
             let mut error = if unsent.is_some() {
                 // The pooled connection had been closed by the upstream: nothing was sent.
                 UpstreamError::new(UpstreamErrorKind::Terminated)
