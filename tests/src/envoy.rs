@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use envoy_types::pb::envoy::config::bootstrap::v3::{Admin, Bootstrap, bootstrap::StaticResources};
+use envoy_types::pb::envoy::config::bootstrap::v3::{
+    Admin, Bootstrap, LayeredRuntime, RuntimeLayer, bootstrap::StaticResources, runtime_layer,
+};
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster, cluster};
 use envoy_types::pb::envoy::config::core::v3::{
     Address, DataSource, Node, SocketAddress, TransportSocket, TypedExtensionConfig, address,
@@ -29,9 +31,11 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CommonTlsContext, DownstreamTlsContext, TlsCertificate, UpstreamTlsContext,
     common_tls_context::ValidationContextType,
 };
-use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::google::protobuf::{Any, Struct, Value, value};
 use prost::Message;
 use waypoint_config::resource::{Resource, ResourceType};
+
+use crate::mesh::Mesh;
 
 const HCM: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const HTTP_STATE: &str =
@@ -91,7 +95,24 @@ pub fn bootstrap(resources: &[Resource], settings: &Settings) -> Bootstrap {
             ..Admin::default()
         }),
         bootstrap_extensions: internal_listeners(),
+        layered_runtime: Some(istio_runtime()),
         ..Bootstrap::default()
+    }
+}
+
+/// The flag of Istio's bootstrap that requests notice: a fragment is cut off, not refused.
+fn istio_runtime() -> LayeredRuntime {
+    let flag = "envoy.reloadable_features.http_reject_path_with_fragment";
+    let off = Value {
+        kind: Some(value::Kind::BoolValue(false)),
+    };
+    LayeredRuntime {
+        layers: vec![RuntimeLayer {
+            name: "global config".into(),
+            layer_specifier: Some(runtime_layer::LayerSpecifier::StaticLayer(Struct {
+                fields: [(flag.to_owned(), off)].into(),
+            })),
+        }],
     }
 }
 
@@ -298,6 +319,29 @@ pub struct Envoy {
 }
 
 impl Envoy {
+    /// The binary that `WAYPOINT_ENVOY` names as the waypoint of this mesh, with these resources, and where
+    /// it takes HBONE.
+    ///
+    /// # Panics
+    /// There is none, or it doesn't start.
+    pub async fn beside(mesh: &Mesh, resources: &[Resource]) -> (Envoy, SocketAddr) {
+        let program = std::env::var("WAYPOINT_ENVOY").expect("WAYPOINT_ENVOY names Envoy's binary");
+        let settings = Settings {
+            hbone: SocketAddr::new(mesh.pod_ip(253), 15008),
+            admin: SocketAddr::new(mesh.pod_ip(253), 15000),
+            certs: mesh.folder().join("envoy-certs"),
+        };
+        mesh.certificate("default", "waypoint")
+            .write(&settings.certs)
+            .unwrap();
+        let bootstrap = bootstrap(resources, &settings);
+        let folder = mesh.folder().to_path_buf();
+        let starting = tokio::task::spawn_blocking(move || {
+            Envoy::start(&[&program], &bootstrap, &folder, settings.admin)
+        });
+        (starting.await.unwrap(), settings.hbone)
+    }
+
     /// Starts `program` (a path, with words before it such as `taskset -c 1`) with a bootstrap written to
     /// `folder`, and waits until it is ready.
     pub fn start(
