@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener, filter};
 use envoy_types::pb::envoy::config::rbac::v3 as rbac;
 use envoy_types::pb::envoy::config::route::v3 as route;
@@ -340,7 +341,7 @@ fn route_precedence_holds_across_routes() {
     assert_eq!(
         names(&routes),
         [
-            "a-exact", "b-long", "b-method", "b-header", "a-short", "a-all"
+            "a-exact", "b-long", "b-method", "b-header", "a-short", "b-regex", "a-all"
         ]
     );
 }
@@ -423,6 +424,60 @@ fn backends() {
             "inbound-vip|5432|tcp|db.default.svc.cluster.local"
         ]
     );
+}
+
+#[test]
+fn a_headless_backend_is_reached_at_its_own_endpoints() {
+    let headless = "---
+{apiVersion: v1, kind: Service, metadata: {name: pods}, spec: {clusterIP: None, ports: [{name: http, port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: far, namespace: other}, spec: {clusterIP: None, ports: [{name: http, port: 80}]}}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: pods-1, labels: {kubernetes.io/service-name: pods}}, addressType: IPv4, ports: [{name: http, port: 8080}], endpoints: [{addresses: [10.1.0.1]}]}
+";
+    let rule = "{name: to-pods, matches: [{path: {value: /p}}], backendRefs: [{name: pods, port: 80}]},
+         {name: to-far, matches: [{path: {value: /f}}], backendRefs: [{name: far, namespace: other, port: 80}]}";
+    let own = http_route(
+        "own",
+        "",
+        "",
+        "{name: own, backendRefs: [{name: pods, port: 80}]}",
+    )
+    .replace("name: web", "name: pods");
+    let found = translated(&(headless.to_owned() + &http_route("r", "", "", rule) + &own));
+    let target = |route: &route::Route| match &route.action {
+        Some(route::route::Action::Route(action)) => action.cluster_specifier.clone(),
+        _ => None,
+    };
+    let cluster = |name: &str| {
+        Some(route::route_action::ClusterSpecifier::Cluster(
+            name.to_owned(),
+        ))
+    };
+    let routes_of_web = routes(&service_chain(&found, 80, "http"));
+    let (pods, far) = (
+        "outbound|80||pods.default.svc.cluster.local",
+        "outbound|80||far.other.svc.cluster.local",
+    );
+    assert_eq!(target(&routes_of_web[0]), cluster(pods));
+    assert_eq!(target(&routes_of_web[1]), cluster(far));
+    // Its own route goes where the client wanted to go: to one of its pods.
+    let own = "inbound-vip|80|http|pods.default.svc.cluster.local";
+    assert_eq!(target(&routes(&chain(&found, own))[0]), cluster(own));
+    for (name, eds) in [(pods, true), (far, true), (own, false)] {
+        let resource = found
+            .resources
+            .iter()
+            .find(|resource| resource.kind == ResourceType::Cluster && resource.name == name);
+        let cluster = Cluster::decode(resource.unwrap().body.clone()).unwrap();
+        assert_eq!(cluster.eds_cluster_config.is_some(), eds, "{name}");
+    }
+    let endpoints = found.resources.iter().any(|resource| {
+        resource.kind == ResourceType::Endpoints
+            && resource.name == pods
+            && String::from_utf8_lossy(&resource.body).contains("10.1.0.1")
+    });
+    assert!(endpoints);
 }
 
 #[test]

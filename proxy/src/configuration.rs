@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use parking_lot::Mutex;
@@ -12,7 +13,7 @@ use waypoint_config::model::dns::{Answer, Question};
 use waypoint_config::recorded;
 use waypoint_config::resource::{Resource, ResourceType, Update};
 use waypoint_config::standalone::{
-    LoadError, ObjectName, Severity, StandaloneSource, Translation, Watch, difference,
+    LoadError, ObjectName, Pace, Polled, Severity, StandaloneSource, Translation, Watch, difference,
 };
 use waypoint_config::store::{Outcome, Store};
 use waypoint_config::xds::ads::{AdsError, Sink};
@@ -66,20 +67,20 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    /// Reads the source. Blocks on the disk.
-    pub(crate) fn read(source: &ConfigSource) -> Result<Loaded, ConfigError> {
+    /// Reads the source, which then changes at this pace. Blocks on the disk.
+    pub(crate) fn read(source: &ConfigSource, pace: Pace) -> Result<Loaded, ConfigError> {
         match source {
             ConfigSource::Manifests { paths, gateway } => {
                 let gateway = gateway.as_deref().map(object_name).transpose()?;
                 let source = StandaloneSource::new(paths.clone(), gateway);
-                let translation = source.load()?;
+                let (translation, watch) = source.start(pace, Instant::now())?;
                 let problems = report(&translation, &[]);
                 Ok(Loaded {
                     trust_domain: translation.mesh.trust_domain.clone(),
                     gateway: Some(translation.gateway),
                     resources: translation.resources,
                     problems,
-                    watch: Some(source.watch()),
+                    watch: Some(watch),
                 })
             }
             ConfigSource::Istiod { .. } => Ok(Loaded {
@@ -208,24 +209,40 @@ impl Configurator {
         self.untried_names.store(untried, Ordering::Relaxed);
     }
 
-    /// Looks for changed manifests once; to be called every second or so, blocks on the disk.
-    pub(crate) fn poll(&mut self) {
-        let Some(polled) = self.watch.as_mut().and_then(Watch::poll) else {
+    /// Looks for changed manifests once; blocks on the disk.
+    pub(crate) fn poll(&mut self, now: Instant) {
+        let Some(watch) = &mut self.watch else { return };
+        let Some(polled) = watch.poll(now) else {
             return;
         };
-        match polled {
-            Ok(translation) => {
-                self.translated = report(&translation, &self.translated);
-                self.replace(translation.resources);
+        let Polled {
+            translation,
+            not_in_use,
+        } = polled;
+        let mut told: Vec<String> = not_in_use
+            .iter()
+            .take(MAX_LINES)
+            .map(|error| format!("{NOT_USED}{error}"))
+            .collect();
+        for line in told.iter().filter(|line| !self.translated.contains(line)) {
+            self.count("refused");
+            tracing::error!("{line}; what it gave before stays");
+        }
+        let resources = match translation {
+            Some(translation) => {
+                told.extend(report(&translation, &self.translated));
+                Some(translation.resources)
             }
-            Err(error) => {
-                self.count("refused");
-                tracing::error!(%error, "changed manifests can't be used; the last good configuration stays");
-                self.translated
-                    .retain(|problem| !problem.starts_with(NOT_USED));
-                self.translated.push(format!("{NOT_USED}{error}"));
-                self.publish();
+            None => {
+                let of_objects = std::mem::take(&mut self.translated);
+                told.extend(of_objects.into_iter().filter(|p| !p.starts_with(NOT_USED)));
+                None
             }
+        };
+        self.translated = told;
+        match resources {
+            Some(resources) => self.replace(resources),
+            None => self.publish(),
         }
     }
 
@@ -367,7 +384,7 @@ fn refused(store: &Store) -> Vec<String> {
 
 /// Lines about what is left out, at most; gauges count the rest.
 const MAX_LINES: usize = 1000;
-/// Begins the line about manifests that could not be read.
+/// Begins a line about a file that isn't used as it stands.
 const NOT_USED: &str = "not in use: ";
 
 /// Logs what was not there before; gives all of it as text, mistakes before what is only for others.

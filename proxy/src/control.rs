@@ -103,10 +103,16 @@ impl Control {
         let source = async {
             match self.live.configuration.take() {
                 Some(client) => client.run(&mut Shared(&configurator), fastrand::f64).await,
-                None => loop {
-                    tokio::time::sleep(poll).await;
-                    configurator.borrow_mut().poll();
-                },
+                None => {
+                    let mut wait = poll / 4;
+                    loop {
+                        tokio::time::sleep(wait).await;
+                        let now = Instant::now();
+                        configurator.borrow_mut().poll(now);
+                        // Of a folder with very many files a look is no trifle.
+                        wait = (poll / 4).max(now.elapsed() * 8).min(poll);
+                    }
+                }
             }
         };
         tokio::join!(source, self.dns.run(&configurator));

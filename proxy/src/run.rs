@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
+use waypoint_config::standalone::Pace;
 pub use waypoint_config::store::OnRefused;
 use waypoint_config::store::Store;
 use waypoint_config::workloads::WorkloadIndex;
@@ -68,7 +69,8 @@ pub struct RunOptions {
     pub trust_grace: Duration,
     /// When a certificate of the mesh's CA is renewed.
     pub renewal: RenewalPoint,
-    /// How often manifests and certificates are looked at; a change counts when two looks agree.
+    /// How often certificates are looked at; manifests are looked at more often, and a change of one counts
+    /// when it has been the same for so long.
     pub poll: Duration,
     pub drain: DrainTimes,
     pub limits: Limits,
@@ -149,7 +151,7 @@ pub struct Running {
 /// Configuration or certificate can't be used, or a port is taken. Nothing is left running.
 pub async fn start(options: RunOptions) -> Result<Running, StartError> {
     let started = Started::now();
-    let loaded = Loaded::read(&options.source)?;
+    let loaded = Loaded::read(&options.source, Pace::of(options.poll))?;
     let identity = loaded.identity().map_err(CertificateSourceError::from)?;
     let sockets = Sockets::bind(&options)?;
     let addresses = sockets.addresses()?;

@@ -1,11 +1,12 @@
 //! Standalone mode: Kubernetes manifests in, the resources that istiod would send out.
 //!
-//! [`source`] reads files and folders and watches them; [`yaml`] gives documents; [`manifest`] and [`kinds`]
+//! [`source`] reads files and folders, [`watch`] reads them again as they change; [`yaml`] gives documents; [`manifest`] and [`kinds`]
 //! make typed objects of them, with the API server's defaults and refusals; [`cluster_state`] indexes them;
 //! [`ownership`] says what the waypoint serves; [`translate`] makes raw xDS resources in istiod's shape.
 //! What isn't honoured is named ([`problem`]), and a security object that isn't closes what it targets.
 
 pub mod cluster_state;
+mod files;
 mod json;
 pub mod kinds;
 mod labels;
@@ -17,9 +18,11 @@ pub mod problem;
 pub mod source;
 mod strict_value;
 pub mod translate;
+pub mod watch;
 pub mod yaml;
 
 pub use manifest::ObjectName;
 pub use problem::{Aside, LoadError, Problem, Severity};
-pub use source::{StandaloneSource, Watch, difference};
+pub use source::{StandaloneSource, difference};
 pub use translate::{IpFamilies, Translation};
+pub use watch::{Pace, Polled, Watch};

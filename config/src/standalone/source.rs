@@ -1,26 +1,20 @@
-//! The standalone source: a set of files and folders, read at start and polled for changes.
-//!
-//! A folder gives its own `*.yaml`, `*.yml` and `*.json` files, links followed, hidden names left out
-//! (editors' locks, the `..data` of a mounted ConfigMap). A scan counts only when the one before saw the
-//! same files with the same size, times and inode, so that half of a git checkout is never read. What is
-//! broken or unreadable is broken, not absent: the scan is refused and the caller keeps what it has.
+//! The standalone source: manifests on disk, read whole for the start of a process. [`super::watch`] reads
+//! them again as they change.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
 
 use super::cluster_state::ClusterState;
+use super::files::{self, Place, Scan, Seen, first};
 use super::manifest::ObjectName;
 use super::ownership;
 use super::problem::{LoadError, Problem};
 use super::translate::{IpFamilies, Translation, translate};
-use super::yaml::{self, MAX_FILE_BYTES};
+use super::watch::{Pace, Watch};
+use super::yaml::{self, Document};
 use crate::resource::{Resource, Update};
 
-/// Most files of one scan.
-const MAX_FILES: usize = 10_000;
-/// Most bytes of one scan.
-const MAX_TOTAL_BYTES: u64 = 256 << 20;
 /// How often reading is tried again when files change meanwhile.
 const ATTEMPTS: usize = 5;
 
@@ -35,20 +29,6 @@ pub struct StandaloneSource {
     pub families: Option<IpFamilies>,
 }
 
-/// What a scan saw of the files, without reading them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fingerprint(Vec<Seen>);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Seen {
-    path: PathBuf,
-    inode: u64,
-    size: u64,
-    /// Seconds and nanoseconds of the last change of content, and of the inode.
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
 impl StandaloneSource {
     pub fn new(paths: Vec<PathBuf>, gateway: Option<ObjectName>) -> StandaloneSource {
         StandaloneSource {
@@ -60,96 +40,77 @@ impl StandaloneSource {
 
     /// Reads for the start of a process: refuses what a process must not start with. Blocks on the disk.
     pub fn load(&self) -> Result<Translation, LoadError> {
-        let (translation, _) = self.read_settled()?;
-        refuse(translation.refuses_start())?;
-        Ok(translation)
+        Ok(self.load_texts()?.0)
     }
 
-    /// A watch that has seen nothing yet: its second poll gives the first translation.
-    pub fn watch(self) -> Watch {
-        Watch {
-            source: self,
-            last: None,
-            reported: None,
-        }
+    /// As [`load`](StandaloneSource::load), and the watch that goes on from there.
+    pub fn start(self, pace: Pace, now: Instant) -> Result<(Translation, Watch), LoadError> {
+        let (translation, texts) = self.load_texts()?;
+        Ok((translation, Watch::resume(self, pace, texts, now)))
     }
 
-    /// Looks at the files without reading them. Blocks on the disk.
-    pub fn scan(&self) -> Result<Fingerprint, LoadError> {
-        let mut seen: Vec<Seen> = Vec::new();
-        for path in &self.paths {
-            let metadata = fs::metadata(path).map_err(|error| LoadError::file(path, error))?;
-            if metadata.is_dir() {
-                let found = files_of(path)?;
-                if found.is_empty() {
-                    return Err(LoadError::file(path, "the folder holds no manifests"));
-                }
-                for file in found {
-                    seen.push(Seen::at(file)?);
-                }
-            } else {
-                seen.push(Seen::at(path.clone())?);
-            }
-        }
-        let total = seen
-            .iter()
-            .fold(0, |sum: u64, file| sum.saturating_add(file.size));
-        let first = self.paths.first().map_or(Path::new("-f"), PathBuf::as_path);
-        if seen.is_empty() {
-            return Err(LoadError::file(first, "no files are given"));
-        }
-        if seen.len() > MAX_FILES || total > MAX_TOTAL_BYTES {
-            let reason = format!("more than {MAX_FILES} files or {MAX_TOTAL_BYTES} bytes");
-            return Err(LoadError::file(first, reason));
-        }
-        Ok(Fingerprint(seen))
+    /// A watch that has seen nothing yet: once the files are settled it gives the first translation.
+    pub fn watch(self, pace: Pace) -> Watch {
+        Watch::new(self, pace)
     }
 
-    /// Reads until the files are the same before and after.
-    fn read_settled(&self) -> Result<(Translation, Fingerprint), LoadError> {
-        let mut before = self.scan()?;
+    fn load_texts(&self) -> Result<(Translation, Texts), LoadError> {
+        let mut before = files::scan(&self.paths)?;
         for _ in 0..ATTEMPTS {
-            let read = self.read(&before);
-            let after = self.scan()?;
+            let read = texts(&before).and_then(|texts| {
+                let translation = self.translate(documents(&texts)?)?;
+                Ok((translation, texts))
+            });
+            let after = files::scan(&self.paths)?;
             if after == before {
-                return read.map(|translation| (translation, after));
+                let (translation, texts) = read?;
+                refuse(translation.refuses_start())?;
+                return Ok((translation, texts));
             }
             before = after;
         }
-        let first = self.paths.first().map_or(Path::new("-f"), PathBuf::as_path);
-        Err(LoadError::file(
-            first,
-            "the files keep changing while they are read",
-        ))
+        let reason = "the files keep changing while they are read";
+        Err(LoadError::file(first(&self.paths), reason))
     }
 
     /// The objects themselves, for those who play the rest of the cluster. Blocks on the disk.
     pub fn cluster_state(&self) -> Result<ClusterState, LoadError> {
-        Self::objects(&self.scan()?)
+        ClusterState::read(documents(&texts(&files::scan(&self.paths)?)?)?)
     }
 
-    fn objects(files: &Fingerprint) -> Result<ClusterState, LoadError> {
-        let mut documents = Vec::new();
-        for file in &files.0 {
-            let bytes = fs::read(&file.path).map_err(|error| LoadError::file(&file.path, error))?;
-            let text = String::from_utf8(bytes)
-                .map_err(|_| LoadError::file(&file.path, "is not UTF-8"))?;
-            documents.extend(yaml::documents(&file.path, &text)?);
-        }
-        ClusterState::read(documents)
-    }
-
-    fn read(&self, files: &Fingerprint) -> Result<Translation, LoadError> {
-        let state = Self::objects(files)?;
-        let first = self.paths.first().map_or(Path::new("-f"), PathBuf::as_path);
+    pub(super) fn translate(&self, documents: Vec<Document>) -> Result<Translation, LoadError> {
+        let state = ClusterState::read(documents)?;
+        let first = first(&self.paths);
         let gateway = ownership::choose(&state, self.gateway.as_ref())
             .map_err(|error| LoadError::file(first, error))?;
         translate(&state, gateway, self.families).map_err(|reason| LoadError::file(first, reason))
     }
 }
 
-/// Turns the problem that forbids a translation's use into the scan's error.
-fn refuse(problem: Option<&Problem>) -> Result<(), LoadError> {
+/// What was read of each file, and what it was seen as.
+type Texts = BTreeMap<Place, (Seen, String)>;
+
+fn texts(scan: &Scan) -> Result<Texts, LoadError> {
+    let read = |(place, seen): (&Place, &Result<Seen, LoadError>)| {
+        let seen = seen.clone()?;
+        let text = files::read(&place.path, &seen)
+            .unwrap_or_else(|| Err(LoadError::file(&place.path, "changes while it is read")))?;
+        Ok((place.clone(), (seen, text)))
+    };
+    scan.iter().map(read).collect()
+}
+
+/// All documents of all files, in order.
+fn documents(texts: &Texts) -> Result<Vec<Document>, LoadError> {
+    let mut found = Vec::new();
+    for (place, (_, text)) in texts {
+        found.extend(yaml::documents(&place.path, text)?);
+    }
+    Ok(found)
+}
+
+/// Turns the problem that forbids a translation's use into an error.
+pub(super) fn refuse(problem: Option<&Problem>) -> Result<(), LoadError> {
     match problem {
         None => Ok(()),
         Some(problem) => Err(LoadError {
@@ -157,99 +118,6 @@ fn refuse(problem: Option<&Problem>) -> Result<(), LoadError> {
             field: Some(problem.field.clone()),
             ..LoadError::document(&problem.origin, &problem.reason)
         }),
-    }
-}
-
-fn files_of(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {
-    let entries = fs::read_dir(folder).map_err(|error| LoadError::file(folder, error))?;
-    let mut files = Vec::new();
-    for entry in entries {
-        let path = entry
-            .map_err(|error| LoadError::file(folder, error))?
-            .path();
-        let hidden = path
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        let manifest = path.extension().is_some_and(|extension| {
-            ["yaml", "yml", "json"]
-                .iter()
-                .any(|known| extension == *known)
-        });
-        // A folder may end in .yaml, too; a link that leads nowhere is a broken file and is kept.
-        if manifest && !hidden && !path.is_dir() {
-            files.push(path);
-        }
-        if files.len() > MAX_FILES {
-            return Err(LoadError::file(
-                folder,
-                format!("more than {MAX_FILES} files"),
-            ));
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-impl Seen {
-    fn at(path: PathBuf) -> Result<Seen, LoadError> {
-        let metadata = fs::metadata(&path).map_err(|error| LoadError::file(&path, error))?;
-        if !metadata.is_file() {
-            return Err(LoadError::file(&path, "is no regular file"));
-        }
-        if metadata.len() > MAX_FILE_BYTES {
-            return Err(LoadError::file(
-                &path,
-                format!("is larger than {MAX_FILE_BYTES} bytes"),
-            ));
-        }
-        Ok(Seen {
-            inode: metadata.ino(),
-            size: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-            path,
-        })
-    }
-}
-
-/// Polls a source. Holds no resources: the caller keeps the last good ones.
-#[derive(Debug)]
-pub struct Watch {
-    source: StandaloneSource,
-    /// What the last poll saw.
-    last: Option<Result<Fingerprint, LoadError>>,
-    /// What was last given out, as it was seen.
-    reported: Option<Result<Fingerprint, LoadError>>,
-}
-
-impl Watch {
-    /// Looks once; to be called every second or so, blocks on the disk. `None`: nothing new, or not settled
-    /// yet. An error is given once; what is in use then stays.
-    pub fn poll(&mut self) -> Option<Result<Translation, LoadError>> {
-        let seen = self.source.scan();
-        let settled = self.last.as_ref() == Some(&seen);
-        self.last = Some(seen.clone());
-        if !settled || self.reported.as_ref() == Some(&seen) {
-            return None;
-        }
-        let fingerprint = match &seen {
-            Ok(fingerprint) => fingerprint,
-            Err(error) => {
-                let error = error.clone();
-                self.reported = Some(seen);
-                return Some(Err(error));
-            }
-        };
-        let read = self.source.read(fingerprint);
-        if self.source.scan().as_ref() != Ok(fingerprint) {
-            self.last = None;
-            return None;
-        }
-        self.reported = Some(seen);
-        Some(read.and_then(|translation| {
-            refuse(translation.refuses_update())?;
-            Ok(translation)
-        }))
     }
 }
 

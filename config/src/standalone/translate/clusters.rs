@@ -147,26 +147,22 @@ impl Mesh<'_> {
         subset: &str,
     ) -> cluster::Cluster {
         let name = inbound_vip(port.number, subset, &service.hostname);
-        let passthrough = [(Scope::Host, ORIGINAL_DST), (Scope::Host, "istio")];
+        let hops = [(Scope::Host, ORIGINAL_DST), (Scope::Host, "istio")];
+        let passthrough = service.resolution() == Resolution::Passthrough;
         cluster::Cluster {
-            transport_socket: Some(internal_upstream(
-                "internal_upstream",
-                &passthrough,
-                raw_buffer(),
-            )),
+            transport_socket: Some(internal_upstream("internal_upstream", &hops, raw_buffer())),
             metadata: Some(metadata([("istio", istio_metadata(service, Some(subset)))])),
-            ..self.upstream_cluster(&name, service, port)
+            ..self.upstream_cluster(&name, port, passthrough)
         }
     }
 
-    /// What owned and foreign services' clusters share.
+    /// What owned and foreign services' clusters share. `passthrough`: to where the client wanted to go.
     pub(super) fn upstream_cluster(
         &self,
         name: &str,
-        service: &MeshService<'_>,
         port: &MeshPort,
+        passthrough: bool,
     ) -> cluster::Cluster {
-        let passthrough = service.resolution() == Resolution::Passthrough;
         let (discovery, lb_policy) = if passthrough {
             (
                 cluster::cluster::DiscoveryType::OriginalDst,

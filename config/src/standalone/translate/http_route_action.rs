@@ -15,7 +15,7 @@ use super::http_route_filters::{
     redirect_action,
 };
 use super::http_routes::{Candidate, route_match};
-use super::outbound::outbound;
+use super::outbound::{is_elsewhere, outbound};
 use super::packed::{any, duration, fields, metadata, text, uint32};
 use super::routes::{decorator, without_timeout};
 use crate::standalone::kinds::config_map::RetryPolicy;
@@ -139,7 +139,9 @@ impl Mesh<'_> {
             _ => None,
         });
         found.action = Some(match redirect {
-            Some(redirect) => route::route::Action::Redirect(redirect_action(redirect, port)),
+            Some(redirect) => {
+                route::route::Action::Redirect(redirect_action(redirect, candidate.found, port))
+            }
             None if rule.backends.iter().all(|backend| backend.weight == 0) => internal_error(),
             None => route::route::Action::Route(self.forward(candidate, found)),
         });
@@ -151,7 +153,6 @@ impl Mesh<'_> {
         action.cluster_not_found_response_code =
             route::route_action::ClusterNotFoundResponseCode::InternalServerError.into();
         action.retry_policy = self.retry_policy(retries(rule).as_ref());
-        let namespace = candidate.object.meta.namespace.as_str();
         for filter in &rule.filters {
             match filter {
                 Filter::Rewrite(rewrite) => apply_rewrite(rewrite, candidate.found, &mut action),
@@ -163,7 +164,7 @@ impl Mesh<'_> {
                     }
                 }
                 Filter::Mirror(mirror) => {
-                    let cluster = self.backend_cluster(&mirror.backend_ref, namespace);
+                    let cluster = self.backend_cluster(&mirror.backend_ref, candidate);
                     action
                         .request_mirror_policies
                         .extend(mirror_policy(mirror, cluster));
@@ -203,14 +204,14 @@ impl Mesh<'_> {
                     _ => {}
                 }
             }
-            let cluster = self.backend_cluster(&only.object, namespace);
+            let cluster = self.backend_cluster(&only.object, candidate);
             action.cluster_specifier =
                 Some(route::route_action::ClusterSpecifier::Cluster(cluster));
             return action;
         }
         let clusters = weighted.into_iter().map(|backend| {
             let mut weight = route::weighted_cluster::ClusterWeight {
-                name: self.backend_cluster(&backend.object, namespace),
+                name: self.backend_cluster(&backend.object, candidate),
                 weight: uint32(backend.weight),
                 ..Default::default()
             };
@@ -245,11 +246,12 @@ impl Mesh<'_> {
     }
 
     /// The cluster of a backend. What doesn't exist gets a name that no cluster has: its share answers 500.
-    fn backend_cluster(&self, backend: &BackendObject, namespace: &str) -> String {
+    fn backend_cluster(&self, backend: &BackendObject, candidate: &Candidate<'_>) -> String {
         let Some(port) = backend.port.filter(|_| backend.is_service()) else {
             return UNKNOWN_SERVICE.to_owned();
         };
-        let namespace = backend.namespace.as_deref().unwrap_or(namespace);
+        let own = &candidate.object.meta.namespace;
+        let namespace = backend.namespace.as_deref().unwrap_or(own);
         let hostname = format!("{}.{namespace}.{CLUSTER_DOMAIN}", backend.name);
         let service = self
             .state
@@ -258,7 +260,7 @@ impl Mesh<'_> {
         let Some(service) = service.map(MeshService::of_service) else {
             return inbound_vip(port, "http", &hostname);
         };
-        if !self.waypoint.owns(&hostname) {
+        if !self.waypoint.owns(&hostname) || is_elsewhere(&service, candidate.parent) {
             return outbound(port, &hostname);
         }
         let protocol = service.port(port).map(|port| port.protocol);

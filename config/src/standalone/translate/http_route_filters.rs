@@ -10,9 +10,10 @@ use envoy_types::pb::envoy::r#type::v3 as fraction;
 
 use super::http_routes::regex;
 use super::packed::boolean;
+use super::path_modifier;
 use super::rbac_attribute::quote;
 use crate::standalone::kinds::http_route_filter::{
-    Cors, Header, HeaderModifier, Mirror, NewPath, Redirect, Rewrite,
+    Cors, Header, HeaderModifier, Mirror, Redirect, Rewrite,
 };
 use crate::standalone::kinds::http_route_match::Match;
 
@@ -22,7 +23,7 @@ pub(super) fn headers_to_add(modifier: &HeaderModifier) -> Vec<core::HeaderValue
     let sorted = |headers: &[Header], action: HeaderAppendAction| {
         let by_name: BTreeMap<String, String> = headers
             .iter()
-            .map(|header| (header.name.clone(), header.value.clone()))
+            .map(|header| (header.name.clone(), quote_format(&header.value)))
             .collect();
         let options = by_name.into_iter().filter(|(name, _)| !is_host(name));
         let option = move |(key, value)| core::HeaderValueOption {
@@ -44,6 +45,11 @@ pub(super) fn headers_to_add(modifier: &HeaderModifier) -> Vec<core::HeaderValue
     options
 }
 
+/// A value is a text. In Envoy's it is a format, where a `%` begins an operator, or is written twice.
+fn quote_format(text: &str) -> String {
+    text.replace('%', "%%")
+}
+
 fn is_host(name: &str) -> bool {
     name.eq_ignore_ascii_case("host") || name == ":authority"
 }
@@ -58,42 +64,22 @@ pub(super) fn host_rewrite(host: &str) -> Option<route::route_action::HostRewrit
 }
 
 pub(super) fn apply_rewrite(rewrite: &Rewrite, found: &Match, action: &mut route::RouteAction) {
-    match rewrite.path.as_ref().map(|path| path.new_path()) {
-        Some(NewPath::Full(path)) => action.regex_rewrite = regex_rewrite("/.*".to_owned(), path),
-        Some(NewPath::Prefix(prefix)) => match prefix.strip_suffix('/').unwrap_or(prefix) {
-            "" => {
-                // Takes the prefix away and keeps one slash.
-                let old = found.path.value.trim_end_matches('/');
-                action.regex_rewrite = regex_rewrite(format!("^{}(/?)(.*)", quote(old)), "/\\2");
-            }
-            prefix => action.prefix_rewrite = prefix.to_owned(),
-        },
-        None => {}
+    if let Some(path) = &rewrite.path {
+        path_modifier::rewrite(path.new_path(), &found.path.value, action);
     }
     if let Some(host) = &rewrite.hostname {
         action.host_rewrite_specifier = host_rewrite(host);
     }
 }
 
-fn regex_rewrite(pattern: String, substitution: &str) -> Option<matcher::RegexMatchAndSubstitute> {
-    Some(matcher::RegexMatchAndSubstitute {
-        pattern: Some(regex(pattern)),
-        substitution: substitution.to_owned(),
-    })
-}
-
-pub(super) fn redirect_action(redirect: &Redirect, port: u16) -> route::RedirectAction {
-    use route::redirect_action::{
-        PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
-    };
-    let path = match redirect.path.as_ref().map(|path| path.new_path()) {
-        Some(NewPath::Prefix(prefix)) if !prefix.is_empty() => {
-            PathRewriteSpecifier::PrefixRewrite(prefix.to_owned())
-        }
-        Some(NewPath::Full(path)) => PathRewriteSpecifier::PathRedirect(path.to_owned()),
-        // Empty: the path stays.
-        _ => PathRewriteSpecifier::PathRedirect(String::new()),
-    };
+pub(super) fn redirect_action(
+    redirect: &Redirect,
+    found: &Match,
+    port: u16,
+) -> route::RedirectAction {
+    use route::redirect_action::{RedirectResponseCode, SchemeRewriteSpecifier};
+    let new_path = redirect.path.as_ref().map(|path| path.new_path());
+    let path = path_modifier::redirect(new_path, &found.path.value);
     // Without a scheme the request's port stays, which is the one that the chain is for.
     let new_port = match (redirect.port, &redirect.scheme) {
         (Some(port), _) => port,
@@ -212,7 +198,7 @@ mod tests {
                 port,
                 ..Redirect::default()
             };
-            redirect_action(&redirect, own).port_redirect
+            redirect_action(&redirect, &Match::default(), own).port_redirect
         };
         // Without a scheme the request's own port stays; a scheme's usual port is not written out.
         assert_eq!(port(None, None, 9080), 9080);
@@ -278,5 +264,21 @@ mod tests {
             .collect();
         assert_eq!(names, ["x", "y"]);
         assert_eq!(host_header(&modifier), Some("v"));
+    }
+
+    #[test]
+    fn a_value_is_a_text_and_no_format() {
+        let modifier = HeaderModifier {
+            set: vec![Header {
+                name: "x-discount".to_owned(),
+                value: "50% of %PROTOCOL%".to_owned(),
+            }],
+            ..HeaderModifier::default()
+        };
+        let option = headers_to_add(&modifier).remove(0);
+        assert_eq!(
+            option.header.unwrap_or_default().value,
+            "50%% of %%PROTOCOL%%"
+        );
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Candidate<'a> {
     /// Position of the rule in its HTTPRoute.
     pub index: usize,
     pub found: &'a Match,
+    /// Host name of the service that the route is attached to.
+    pub parent: &'a str,
 }
 
 /// Routes that precedence sorts together.
@@ -33,6 +35,7 @@ pub(super) struct List<'a> {
     /// Name of the internal VirtualService that istiod makes of them.
     name: String,
     namespace: &'a str,
+    parent: &'a str,
     routes: Vec<&'a Object<HttpRoute>>,
 }
 
@@ -60,7 +63,11 @@ impl Mesh<'_> {
         routes
     }
 
-    pub(super) fn lists<'a>(&'a self, service: &MeshService<'_>, port: &MeshPort) -> Vec<List<'a>> {
+    pub(super) fn lists<'a>(
+        &'a self,
+        service: &'a MeshService<'_>,
+        port: &MeshPort,
+    ) -> Vec<List<'a>> {
         let mut lists: BTreeMap<(&str, Option<u16>), Vec<&Object<HttpRoute>>> = BTreeMap::new();
         for object in self.attached(service) {
             let parents = object
@@ -89,6 +96,7 @@ impl Mesh<'_> {
                 List {
                     name: format!("{namespace}{port}~{}", service.hostname),
                     namespace,
+                    parent: &service.hostname,
                     routes,
                 }
             })
@@ -136,8 +144,11 @@ impl<'a> List<'a> {
         self.routes.first().map_or(0, |route| route.meta.created)
     }
 
-    /// Every match of every rule: exact paths before prefixes before expressions, longer ones first, then
-    /// with method, then more headers, then more query parameters, then the older route.
+    /// Every match of every rule: exact paths before prefixes before expressions before `/`, longer ones
+    /// first, then with method, then more headers, then more query parameters, then the older route.
+    ///
+    /// The Gateway API leaves it open where expressions come. `/` says nothing of the path, and before them
+    /// it would leave no request to them.
     pub(super) fn candidates(&self) -> Vec<Candidate<'a>> {
         let mut candidates: Vec<Candidate<'a>> = Vec::new();
         for object in &self.routes {
@@ -147,6 +158,7 @@ impl<'a> List<'a> {
                     rule,
                     index,
                     found,
+                    parent: self.parent,
                 };
                 candidates.extend(rule.matches.iter().map(of_match));
             }
@@ -159,6 +171,7 @@ impl<'a> List<'a> {
 fn rank(found: &Match) -> (u8, usize, bool, usize, usize) {
     let kind = match found.path.r#type {
         PathMatchType::Exact => 3,
+        PathMatchType::PathPrefix if path_value(found) == "/" => 0,
         PathMatchType::PathPrefix => 2,
         PathMatchType::RegularExpression => 1,
     };

@@ -17,6 +17,7 @@ mod main_internal;
 mod no_effect;
 mod outbound;
 mod packed;
+mod path_modifier;
 mod rbac_attribute;
 mod rbac_policy;
 mod routes;

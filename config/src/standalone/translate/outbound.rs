@@ -1,7 +1,8 @@
 //! Clusters of services that a route of an owned service names and that this waypoint doesn't own.
 //!
 //! Unlike an owned service's, such a cluster finds out by endpoint whether to go through HBONE, a sidecar's
-//! TLS or plain text.
+//! TLS or plain text. A headless service has one, too, owned or not, where another service's route names it:
+//! its own cluster goes where the client wanted to go, which here is an address of that other service.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -23,21 +24,30 @@ pub(super) fn outbound(port: u16, hostname: &str) -> String {
     format!("outbound|{port}||{hostname}")
 }
 
+/// Whether a service's own cluster would lead a route of `parent` astray.
+pub(super) fn is_elsewhere(service: &MeshService<'_>, parent: &str) -> bool {
+    service.resolution() == Resolution::Passthrough && service.hostname != parent
+}
+
 impl Mesh<'_> {
-    /// Clusters and endpoints of every foreign service that a route names, all ports of it.
+    /// Clusters and endpoints of every service that a route names and whose own cluster won't do, all ports
+    /// of it.
     pub(super) fn outbound(&self) -> Vec<Resource> {
-        let named: BTreeSet<_> = self
-            .waypoint
-            .services
-            .iter()
-            .flat_map(|service| self.route_backends(service))
-            .collect();
-        let foreign = named
+        let mut named: BTreeSet<_> = BTreeSet::new();
+        for parent in &self.waypoint.services {
+            named.extend(self.route_backends(parent).into_iter().filter(|name| {
+                let service = self.state.services.get(name).map(MeshService::of_service);
+                service.is_some_and(|service| {
+                    !self.waypoint.owns(&service.hostname)
+                        || is_elsewhere(&service, &parent.hostname)
+                })
+            }));
+        }
+        let found = named
             .iter()
             .filter_map(|name| self.state.services.get(name));
-        let foreign = foreign.map(MeshService::of_service);
         let mut resources = Vec::new();
-        for service in foreign.filter(|service| !self.waypoint.owns(&service.hostname)) {
+        for service in found.map(MeshService::of_service) {
             if service.resolution() == Resolution::None {
                 continue;
             }
@@ -108,7 +118,7 @@ impl Mesh<'_> {
                 typed_config: Some(exchange),
                 ..cluster::Filter::default()
             }],
-            ..self.upstream_cluster(&name, service, port)
+            ..self.upstream_cluster(&name, port, false)
         }
     }
 
