@@ -9,6 +9,21 @@ use waypoint_config::standalone::ownership;
 use waypoint_config::standalone::translate::translate;
 use waypoint_config::standalone::yaml::documents;
 
+/// What people write by hand and no recording has.
+const BY_HAND: &str = "
+{apiVersion: v1, kind: Service, metadata: {name: old}, spec: {type: ClusterIP, clusterIPs: [10.9.0.1, 'fd00::1'], ipFamilies: [IPv4, IPv6], ports: [{name: u, port: 53, protocol: UDP, targetPort: dns}, {name: t, port: 53.0, targetPort: ''}]}}
+---
+{apiVersion: v1, kind: Endpoints, metadata: {name: old}, subsets: [{addresses: [{ip: 10.1.0.1}], notReadyAddresses: [{ip: 10.1.0.2}], ports: [{name: t, port: 1}]}]}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: p, labels: {app: a}}, spec: {hostNetwork: true, serviceAccount: a, initContainers: [{restartPolicy: Always, ports: [{name: in, containerPort: 1}]}]}, status: {podIPs: [{ip: 10.1.0.3}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: e}, spec: {hosts: [a.test], exportTo: ['.'], resolution: STATIC, ports: [{number: 80, name: http}], endpoints: [{address: 10.1.0.4, ports: {http: 1}}]}, status: {addresses: [{host: a.test, value: 240.240.0.1}]}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: r}, spec: {hostnames: [a.test], parentRefs: [{kind: Service, name: old}, {group: '', kind: Service, name: old, port: 53}], rules: [{matches: [{path: {value: /a}}, {path: {value: /a}}], backendRefs: [{name: old, port: 1}]}, {backendRefs: [{name: gone, port: 1}]}]}}
+---
+{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p}, spec: {targetRefs: [{group: '', kind: Service, name: old}, {group: '', kind: Service, name: gone}], rules: [{}]}}
+";
+
 /// A small generator, so that a failure can be repeated by its seed.
 struct Random(u64);
 
@@ -80,8 +95,8 @@ fn never_panics() {
         "ports",
     ];
     let (mut refused, mut translated) = (0, 0);
-    for scenario in scenarios {
-        let text = read(&format!("{scenario}.yaml"));
+    let texts = scenarios.map(|scenario| read(&format!("{scenario}.yaml")));
+    for text in texts.into_iter().chain([BY_HAND.to_owned()]) {
         for seed in 0..400 {
             let damaged = damage(&text, &mut Random(seed));
             let Ok(more) = documents(Path::new("a.yaml"), &damaged) else {

@@ -10,13 +10,13 @@ use super::kinds::authorization_policy::{Action, AuthorizationPolicy};
 use super::kinds::config_map::{MESH_CONFIG, MeshConfig};
 use super::kinds::endpoint_slice::EndpointSlice;
 use super::kinds::endpoints::Endpoints;
-use super::kinds::gateway::Gateway;
+use super::kinds::gateway::{Gateway, NAMESPACE_NAME};
 use super::kinds::http_route::HttpRoute;
 use super::kinds::pod::Pod;
 use super::kinds::service::Service;
 use super::kinds::service_entry::ServiceEntry;
 use super::kinds::target_ref::{self, Target};
-use super::kinds::{self, Treatment};
+use super::kinds::{self, Treatment, known_fields};
 use super::manifest::{Manifest, Object, ObjectMeta, ObjectName};
 use super::problem::{LoadError, Origin, Problem, Severity};
 use super::yaml::Document;
@@ -33,6 +33,8 @@ pub struct ClusterState {
     pub pods: Objects<Pod>,
     pub services: Objects<Service>,
     pub endpoint_slices: Objects<EndpointSlice>,
+    /// Names of the slices of each service.
+    slices_of: BTreeMap<ObjectName, Vec<ObjectName>>,
     pub endpoints: Objects<Endpoints>,
     pub service_entries: Objects<ServiceEntry>,
     pub gateways: Objects<Gateway>,
@@ -85,6 +87,7 @@ impl ClusterState {
             }
         }
         for manifest in latest.values() {
+            state.problems.extend(known_fields::unknown(manifest));
             state.add(manifest)?;
         }
         Ok(state)
@@ -96,7 +99,10 @@ impl ClusterState {
             Treatment::Namespace => {
                 self.namespace_origins
                     .insert(name.name.clone(), manifest.origin.clone());
-                self.namespaces.insert(name.name, manifest.meta.clone());
+                let mut meta = manifest.meta.clone();
+                meta.labels
+                    .insert(NAMESPACE_NAME.to_owned(), meta.name.clone());
+                self.namespaces.insert(name.name, meta);
             }
             Treatment::Node => {
                 self.nodes.insert(name.name, manifest.meta.clone());
@@ -112,8 +118,15 @@ impl ClusterState {
                 self.services.insert(name, Service::read(manifest)?);
             }
             Treatment::EndpointSlice => {
-                self.endpoint_slices
-                    .insert(name, EndpointSlice::read(manifest)?);
+                let slice = EndpointSlice::read(manifest)?;
+                if let Some(service) = &slice.spec.service {
+                    let service = ObjectName::new(&name.namespace, service);
+                    self.slices_of
+                        .entry(service)
+                        .or_default()
+                        .push(name.clone());
+                }
+                self.endpoint_slices.insert(name, slice);
             }
             Treatment::Endpoints => {
                 self.endpoints.insert(name, Endpoints::read(manifest)?);
@@ -133,16 +146,28 @@ impl ClusterState {
                     let (config, problems) = MeshConfig::read(manifest)?;
                     self.mesh_config = Some(config);
                     self.problems.extend(problems);
+                } else if manifest
+                    .body
+                    .get("data")
+                    .is_some_and(|data| data.get("mesh").is_some())
+                {
+                    let reason = format!(
+                        "settings of the mesh are only read from ConfigMap {}/{}",
+                        MESH_CONFIG.0, MESH_CONFIG.1
+                    );
+                    self.problems
+                        .push(manifest.problem(Severity::NoEffect, "data.mesh", reason));
                 }
             }
             Treatment::AuthorizationPolicy => self.add_policy(name, manifest),
             Treatment::Closes => self.add_closure(manifest),
             Treatment::Reported => {
-                self.problems.push(manifest.problem(
-                    Severity::Ignored,
-                    "",
-                    "this kind is not honoured",
-                ));
+                let reason = format!(
+                    "this kind is not honoured{}",
+                    kinds::meant(&manifest.group, &manifest.kind)
+                );
+                self.problems
+                    .push(manifest.problem(Severity::Ignored, "", reason));
             }
             Treatment::Unrelated => {}
         }
@@ -206,6 +231,12 @@ impl ClusterState {
             namespace,
             problem,
         });
+    }
+
+    /// The slices of a service.
+    pub fn slices_of(&self, service: &ObjectName) -> impl Iterator<Item = &Object<EndpointSlice>> {
+        let names = self.slices_of.get(service).into_iter().flatten();
+        names.filter_map(|name| self.endpoint_slices.get(name))
     }
 
     /// Every namespace, and where it stands.
@@ -388,6 +419,55 @@ mod tests {
         assert_eq!((found.closures.len(), found.problems.len()), (0, 1));
         let found = guard("VirtualService", "networking.istio.io", "{}");
         assert_eq!(found.problems[0].severity, Severity::Ignored);
+    }
+
+    #[test]
+    fn what_is_misspelt_is_told() {
+        for (text, field, reason) in [
+            (
+                "{apiVersion: v1, kind: Service, metadata: {name: s}, spec: {selctor: {}, ports: [{port: 1}]}}",
+                "spec.selctor",
+                "unknown field; is \"selector\" meant?",
+            ),
+            (
+                "{apiVersion: v1, kind: Service, metadata: {name: s, lables: {}}, spec: {ports: [{port: 1, targetport: 2}]}}",
+                "spec.ports[0].targetport",
+                "is \"targetPort\" meant?",
+            ),
+            (
+                "{apiVersion: v1, kind: Namespace, metadata: {name: s, lables: {}}}",
+                "metadata.lables",
+                "is \"labels\" meant?",
+            ),
+            (
+                "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {initContainer: []}}",
+                "spec.initContainer",
+                "is \"initContainers\" meant?",
+            ),
+            (
+                "{apiVersion: v1, kind: ConfigMap, metadata: {name: istio-canary, namespace: istio-system}, data: {mesh: ''}}",
+                "data.mesh",
+                "only read from ConfigMap istio-system/istio",
+            ),
+            (
+                "{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: '{accesLogFile: x}'}}",
+                "data.mesh.accesLogFile",
+                "is \"accessLogFile\" meant?",
+            ),
+            (
+                "{apiVersion: gateway.networking.k8s.io/v1, kind: HttpRoute, metadata: {name: r}}",
+                "",
+                "not honoured; is \"HTTPRoute\" meant?",
+            ),
+        ] {
+            let found = state(text).unwrap();
+            let told = found.problems.iter().find(|problem| problem.field == field);
+            let told = told.unwrap_or_else(|| panic!("{text}: {:?}", found.problems));
+            assert!(told.reason.contains(reason), "{told}");
+        }
+        // What a kubelet or a newer API server adds is none of our business.
+        let pod = "{apiVersion: v1, kind: Pod, metadata: {name: p, managedFields: []}, spec: {tolerations: [], brandNew: 1}}";
+        assert!(state(pod).unwrap().problems.is_empty());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::kinds::known_fields::unknown_metadata;
 use super::kinds::port::is_dns_label;
 use super::labels::check_label;
 use super::problem::{LoadError, Origin, Problem, Severity};
@@ -88,6 +89,8 @@ pub struct Manifest {
     pub version: String,
     pub kind: String,
     pub meta: ObjectMeta,
+    /// Names in `metadata` that the API doesn't know.
+    pub unknown_metadata: Vec<String>,
     pub body: Map<String, Value>,
 }
 
@@ -187,6 +190,7 @@ impl Manifest {
             version,
             kind,
             meta,
+            unknown_metadata: unknown_metadata(&metadata),
             body,
         })
     }

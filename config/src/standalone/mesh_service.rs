@@ -143,6 +143,14 @@ impl<'a> MeshService<'a> {
         (self.created, &self.name, self.namespace)
     }
 
+    /// The name of the object that declares it.
+    pub fn declared_as(&self) -> ObjectName {
+        match self.source {
+            Source::Service(service) => service.name(),
+            Source::Entry(entry) => entry.name(),
+        }
+    }
+
     pub fn resolution(&self) -> Resolution {
         match self.source {
             Source::Service(service) if service.spec.external_name => Resolution::None,
@@ -183,20 +191,16 @@ pub fn slices_of<'s>(
     state: &'s ClusterState,
     service: &Object<Service>,
 ) -> Option<Vec<&'s EndpointSlice>> {
-    let of_service = state
-        .endpoint_slices
-        .values()
-        .filter(|slice| slice.meta.namespace == service.meta.namespace)
-        .map(|slice| &slice.spec)
-        .filter(|slice| slice.service.as_ref() == Some(&service.meta.name));
-    let slices: Vec<&EndpointSlice> = of_service.collect();
+    let name = service.name();
+    let slices = state.slices_of(&name).map(|slice| &slice.spec);
+    let slices: Vec<&EndpointSlice> = slices.collect();
     if !slices.is_empty() {
         return Some(slices);
     }
     if !service.spec.selector.is_empty() {
         return None;
     }
-    let mirrored = state.endpoints.get(&service.name());
+    let mirrored = state.endpoints.get(&name);
     let mirrored = mirrored.filter(|endpoints| endpoints.spec.not_mirrored.is_none());
     Some(mirrored.map_or_else(Vec::new, |endpoints| endpoints.spec.slices.iter().collect()))
 }

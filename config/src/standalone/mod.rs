@@ -15,6 +15,7 @@ pub mod mesh_service;
 mod near;
 pub mod ownership;
 pub mod problem;
+mod schema;
 pub mod source;
 mod strict_value;
 pub mod translate;

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::target_ref::{Target, TargetRef};
 use crate::standalone::manifest::{Manifest, Object};
 use crate::standalone::problem::LoadError;
+use crate::standalone::schema;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct AuthorizationPolicy {
@@ -136,6 +137,22 @@ struct Provider {
 
 const DRY_RUN: &str = "istio.io/dry-run";
 
+/// What the CRD says of single fields.
+const SCHEMA: &[schema::Row] = &[
+    ("rules", schema::Rule::Items(0, 512)),
+    ("rules[].from", schema::Rule::Items(0, 512)),
+    (
+        "rules[].from[].source.serviceAccounts",
+        schema::Rule::Items(0, 16),
+    ),
+    (
+        "rules[].from[].source.notServiceAccounts",
+        schema::Rule::Items(0, 16),
+    ),
+    ("targetRefs[].name", schema::Rule::Length(1, 253)),
+    ("targetRef.name", schema::Rule::Length(1, 253)),
+];
+
 impl AuthorizationPolicy {
     pub fn read(manifest: &Manifest) -> Result<Object<AuthorizationPolicy>, LoadError> {
         if let Some(field) = manifest
@@ -146,6 +163,7 @@ impl AuthorizationPolicy {
             return Err(manifest.refused(field.clone(), "unknown field"));
         }
         let spec: Spec = manifest.part("spec")?;
+        schema::check(manifest, "spec", SCHEMA)?;
         check(&spec)
             .map_err(|(field, reason)| manifest.refused(format!("spec.{field}"), reason))?;
         let mut targets = Vec::new();
@@ -209,6 +227,16 @@ fn check(spec: &Spec) -> Result<(), Refusal> {
             "selector.matchLabels",
             format!("{key:?} is no label"),
         ));
+    }
+    let labels = spec
+        .selector
+        .iter()
+        .flat_map(|selector| &selector.match_labels);
+    for (key, value) in labels {
+        if value.contains('*') || value.len() > 63 {
+            let reason = format!("{value:?} is no value of a label");
+            return Err(refusal(format!("selector.matchLabels.{key}"), reason));
+        }
     }
     match (spec.action, &spec.provider) {
         (Action::Custom, None) => return Err(refusal("provider", "is required for CUSTOM")),
@@ -517,6 +545,14 @@ mod tests {
             (
                 "{selector: {}, targetRefs: [{kind: Service, group: '', name: x}]}",
                 "spec.targetRefs",
+            ),
+            (
+                "{selector: {matchLabels: {a: 'b*'}}, rules: [{}]}",
+                "spec.selector.matchLabels.a",
+            ),
+            (
+                "{rules: [{from: [{source: {serviceAccounts: [a1, a2, a3, a4, a5, a6, a7, a8, a9, b1, b2, b3, b4, b5, b6, b7, b8]}}]}]}",
+                "spec.rules[0].from[0].source.serviceAccounts",
             ),
         ] {
             assert_eq!(

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::standalone::manifest::Manifest;
+use crate::standalone::near::meant;
 use crate::standalone::problem::{LoadError, Problem, Severity};
 use crate::standalone::strict_value::StrictValue;
 use crate::standalone::yaml;
@@ -145,6 +146,53 @@ const NOT_HONOURED: &[&str] = &[
     "meshMTLS",
     "tlsDefaults",
 ];
+/// All other top-level fields of MeshConfig: they are honoured, or speak to other parts of the mesh.
+const KNOWN: &[&str] = &[
+    "accessLogEncoding",
+    "accessLogFile",
+    "accessLogFormat",
+    "ca",
+    "certificates",
+    "configSources",
+    "connectTimeout",
+    "defaultConfig",
+    "defaultDestinationRuleExportTo",
+    "defaultHttpRetryPolicy",
+    "defaultProviders",
+    "defaultServiceExportTo",
+    "defaultTrafficPolicy",
+    "defaultVirtualServiceExportTo",
+    "disableEnvoyListenerLog",
+    "discoverySelectors",
+    "dnsRefreshRate",
+    "enableAutoMtls",
+    "enablePrometheusMerge",
+    "enableTracing",
+    "hboneIdleTimeout",
+    "inboundClusterStatName",
+    "inboundTrafficPolicy",
+    "ingressClass",
+    "ingressControllerMode",
+    "ingressSelector",
+    "ingressService",
+    "localityLbSetting",
+    "outboundClusterStatName",
+    "outboundTrafficPolicy",
+    "pathNormalization",
+    "protocolDetectionTimeout",
+    "proxyHttpPort",
+    "proxyInboundListenPort",
+    "proxyListenPort",
+    "rootNamespace",
+    "serviceEntryVisibility",
+    "serviceScopeConfigs",
+    "serviceSettings",
+    "tcpKeepalive",
+    "trustDomain",
+    "trustDomainAliases",
+    "verifyCertificateAtClient",
+    "zoneAwareLbSetting",
+];
 /// The same inside `defaultConfig`.
 const PROXY_NOT_HONOURED: &[&str] = &["connectionSettings", "proxyHeaders"];
 
@@ -220,6 +268,13 @@ impl MeshConfig {
         let mut problems = Vec::new();
         for name in NOT_HONOURED.iter().filter(|name| set(value.get(**name))) {
             problems.push(ignored(format!("data.mesh.{name}"), "is not honoured"));
+        }
+        let fields = value.as_object().into_iter().flat_map(Map::keys);
+        let all = || KNOWN.iter().chain(NOT_HONOURED).copied();
+        for name in fields.filter(|name| !all().any(|known| known == name.as_str())) {
+            let field = format!("data.mesh.{name}");
+            let reason = format!("unknown field{}", meant(name, all()));
+            problems.push(manifest.problem(Severity::NoEffect, field, reason));
         }
         let proxy = value.get("defaultConfig");
         for name in PROXY_NOT_HONOURED

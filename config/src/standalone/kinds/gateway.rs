@@ -6,11 +6,28 @@ use serde::Deserialize;
 
 use crate::standalone::manifest::{Manifest, Object, ObjectMeta};
 use crate::standalone::problem::LoadError;
+use crate::standalone::schema::{self, Row, Rule, is_hostname, is_subdomain};
 
 /// The class of the gateways that are waypoints.
 pub const WAYPOINT_CLASS: &str = "istio-waypoint";
 const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
 const HBONE_PORT: u16 = 15008;
+/// The label that the API server gives to every namespace.
+pub const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+
+/// What the CRD (Gateway API 1.6) says of single fields.
+const SCHEMA: &[Row] = &[
+    ("gatewayClassName", Rule::Length(1, 253)),
+    ("listeners", Rule::Items(1, 64)),
+    (
+        "listeners[].name",
+        Rule::Form(is_subdomain, "name of a listener"),
+    ),
+    ("listeners[].hostname", Rule::Form(is_hostname, "host name")),
+    ("listeners[].port", Rule::Between(1, 65535)),
+    ("listeners[].protocol", Rule::Length(1, 255)),
+    ("listeners[].allowedRoutes.kinds", Rule::Items(0, 8)),
+];
 
 /// Which addresses a waypoint takes traffic for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,23 +89,28 @@ pub struct Gateway {
 pub enum AllowedNamespaces {
     Same,
     All,
-    Selector(LabelSelector),
+    /// `None`: no selector is given, which selects nothing; an empty one selects everything.
+    Selector(Option<LabelSelector>),
 }
 
 impl AllowedNamespaces {
-    /// Whether objects of this namespace may use the waypoint of `own`.
+    /// Whether objects of this namespace may use the waypoint of `own`. A namespace that isn't among the manifests
+    /// has the one label that every namespace has.
     pub fn admit(
         &self,
         own: &str,
         namespace: &str,
         labels: Option<&BTreeMap<String, String>>,
     ) -> bool {
+        let implied = || BTreeMap::from([(NAMESPACE_NAME.to_owned(), namespace.to_owned())]);
         match self {
             AllowedNamespaces::All => true,
             AllowedNamespaces::Same => own == namespace,
-            AllowedNamespaces::Selector(selector) => {
-                labels.is_some_and(|labels| selector.matches(labels))
-            }
+            AllowedNamespaces::Selector(None) => false,
+            AllowedNamespaces::Selector(Some(selector)) => match labels {
+                Some(labels) => selector.matches(labels),
+                None => selector.matches(&implied()),
+            },
         }
     }
 }
@@ -140,15 +162,16 @@ impl LabelSelector {
 #[serde(rename_all = "camelCase")]
 struct Spec {
     gateway_class_name: String,
-    #[serde(default)]
     listeners: Vec<Listener>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Listener {
+    name: String,
     port: u16,
     protocol: String,
+    hostname: Option<String>,
     #[serde(default)]
     allowed_routes: AllowedRoutes,
 }
@@ -163,7 +186,7 @@ struct AllowedRoutes {
 #[serde(default)]
 struct Namespaces {
     from: From,
-    selector: LabelSelector,
+    selector: Option<LabelSelector>,
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
@@ -174,9 +197,50 @@ enum From {
     Same,
 }
 
+impl Listener {
+    fn check(&self, before: &[Listener]) -> Result<(), (String, String)> {
+        if before.iter().any(|other| other.name == self.name) {
+            let reason = format!("{:?} is given twice", self.name);
+            return Err((".name".to_owned(), reason));
+        }
+        let place = |listener: &Listener| {
+            (
+                listener.port,
+                listener.protocol.clone(),
+                listener.hostname.clone(),
+            )
+        };
+        if before.iter().any(|other| place(other) == place(self)) {
+            let reason = "port, protocol and hostname are those of a listener before it";
+            return Err((String::new(), reason.to_owned()));
+        }
+        let Some(selector) = &self.allowed_routes.namespaces.selector else {
+            return Ok(());
+        };
+        for (index, requirement) in selector.match_expressions.iter().enumerate() {
+            let wanted = matches!(requirement.operator, Operator::In | Operator::NotIn);
+            if wanted == requirement.values.is_empty() {
+                let field =
+                    format!(".allowedRoutes.namespaces.selector.matchExpressions[{index}].values");
+                let reason = "are for In and NotIn, which must have some";
+                return Err((field, reason.to_owned()));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Gateway {
     pub fn read(manifest: &Manifest) -> Result<Object<Gateway>, LoadError> {
         let spec: Spec = manifest.part("spec")?;
+        schema::check(manifest, "spec", SCHEMA)?;
+        for (index, listener) in spec.listeners.iter().enumerate() {
+            let refused = |(field, reason): (String, String)| {
+                manifest.refused(format!("spec.listeners[{index}]{field}"), reason)
+            };
+            let before = spec.listeners.get(..index).unwrap_or_default();
+            listener.check(before).map_err(refused)?;
+        }
         let is_hbone =
             |listener: &Listener| listener.protocol == "HBONE" && listener.port == HBONE_PORT;
         let hbone = spec.listeners.iter().position(is_hbone);
@@ -235,6 +299,60 @@ mod tests {
             TrafficType::of(&gateway("", "{}").meta, Some(&class)),
             Ok(TrafficType::Workload)
         );
+    }
+
+    #[test]
+    fn what_the_api_server_refuses() {
+        let hbone = "name: mesh, port: 15008, protocol: HBONE";
+        let selector = |expression: &str| {
+            format!(
+                "{{{hbone}, allowedRoutes: {{namespaces: {{from: Selector, selector: {{matchExpressions: [{{key: a, {expression}}}]}}}}}}}}"
+            )
+        };
+        let values =
+            "spec.listeners[0].allowedRoutes.namespaces.selector.matchExpressions[0].values";
+        for (listeners, field) in [
+            (String::new(), "spec.listeners"),
+            ("{port: 1, protocol: HTTP}".to_owned(), "spec.listeners[0]"),
+            (
+                "{name: A, port: 1, protocol: HTTP}".to_owned(),
+                "spec.listeners[0].name",
+            ),
+            (
+                "{name: a, port: 0, protocol: HTTP}".to_owned(),
+                "spec.listeners[0].port",
+            ),
+            (
+                format!("{{{hbone}}}, {{{hbone}}}"),
+                "spec.listeners[1].name",
+            ),
+            (
+                format!("{{{hbone}}}, {{name: b, port: 15008, protocol: HBONE}}"),
+                "spec.listeners[1]",
+            ),
+            (selector("operator: In"), values),
+            (selector("operator: Exists, values: [x]"), values),
+        ] {
+            let text = format!(
+                "{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: w}}, spec: {{gatewayClassName: istio-waypoint, listeners: [{listeners}]}}}}"
+            );
+            let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
+            let error = Gateway::read(&Manifest::read(document, |_, _| true).unwrap()).unwrap_err();
+            assert_eq!(error.field.as_deref(), Some(field), "{listeners}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_selector_that_is_missing_selects_nothing_and_an_empty_one_everything() {
+        let named = "{from: Selector, selector: {matchLabels: {kubernetes.io/metadata.name: m}}}";
+        for (namespaces, expected) in [
+            ("{from: Selector}", false),
+            ("{from: Selector, selector: {}}", true),
+            (named, true),
+        ] {
+            let allowed = gateway("", namespaces).spec.allowed;
+            assert_eq!(allowed.admit("own", "m", None), expected, "{namespaces}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::config_map::parse_duration;
 use super::http_route_filter::{Filter, NewPath, WireFilter};
 use super::http_route_match::{Match, PathMatchType};
+use super::http_route_schema;
 use crate::standalone::manifest::{Manifest, Object};
 use crate::standalone::problem::LoadError;
 
@@ -174,13 +175,9 @@ impl HttpRoute {
             return Err(manifest.refused(field.clone(), "unknown field"));
         }
         let spec: Spec = manifest.part("spec")?;
-        for (index, parent) in spec.parent_refs.iter().enumerate() {
-            if parent.port == Some(0) || parent.name.is_empty() {
-                return Err(
-                    manifest.refused(format!("spec.parentRefs[{index}]"), "name or port is empty")
-                );
-            }
-        }
+        http_route_schema::check(manifest)?;
+        check_parents(&spec.parent_refs)
+            .map_err(|(field, reason)| manifest.refused(format!("spec.{field}"), reason))?;
         // The CRD's default: one rule that matches everything and has no backend.
         let rules = spec.rules.unwrap_or_else(|| vec![WireRule::default()]);
         if rules.is_empty() || rules.len() > 16 {
@@ -208,6 +205,27 @@ impl HttpRoute {
             rules: read,
         }))
     }
+}
+
+/// Of several references to one parent each names another part of it.
+fn check_parents(parents: &[ParentRef]) -> Result<(), Refusal> {
+    let whole = |parent: &ParentRef| (parent.section_name.is_some(), parent.port.is_some());
+    for (index, parent) in parents.iter().enumerate() {
+        for other in parents.iter().take(index) {
+            let same = (&other.group, &other.kind, &other.name, &other.namespace)
+                == (&parent.group, &parent.kind, &parent.name, &parent.namespace);
+            if same && whole(other) != whole(parent) {
+                let reason =
+                    "sectionName or port must be given in all references to one parent, or in none";
+                return Err(refusal(format!("parentRefs[{index}]"), reason));
+            }
+            if same && (&other.section_name, other.port) == (&parent.section_name, parent.port) {
+                let reason = "the same parent is given twice";
+                return Err(refusal(format!("parentRefs[{index}]"), reason));
+            }
+        }
+    }
+    Ok(())
 }
 
 impl WireRule {
@@ -414,6 +432,119 @@ mod tests {
             found.rules[0].matches[0].headers[0].r#type,
             ValueMatchType::Exact
         );
+    }
+
+    #[test]
+    fn bounds_and_forms_of_the_crd() {
+        let long = "x".repeat(1025);
+        let header =
+            |value: &str| format!("{{matches: [{{headers: [{{name: a, value: \"{value}\"}}]}}]}}");
+        let cors = |cors: &str| format!("{{filters: [{{type: CORS, cors: {{{cors}}}}}]}}");
+        let set = |set: &str| {
+            format!(
+                "{{filters: [{{type: RequestHeaderModifier, requestHeaderModifier: {{set: [{set}]}}}}]}}"
+            )
+        };
+        for (rule, field) in [
+            ("{name: A}".to_owned(), "name"),
+            (header("a  b"), "matches[0].headers[0].value"),
+            (header("\u{e9}"), "matches[0].headers[0].value"),
+            (
+                "{matches: [{queryParams: [{name: 'a b', value: c}]}]}".to_owned(),
+                "matches[0].queryParams[0].name",
+            ),
+            (
+                format!("{{matches: [{{queryParams: [{{name: a, value: {long}}}]}}]}}"),
+                "matches[0].queryParams[0].value",
+            ),
+            (
+                "{backendRefs: [{name: a, namespace: a.b, port: 1}]}".to_owned(),
+                "backendRefs[0].namespace",
+            ),
+            (
+                "{backendRefs: [{name: '', port: 1}]}".to_owned(),
+                "backendRefs[0].name",
+            ),
+            ("{retry: {attempts: 0}}".to_owned(), "retry.attempts"),
+            ("{retry: {backoff: 100us}}".to_owned(), "retry.backoff"),
+            ("{timeouts: {request: 1.5s}}".to_owned(), "timeouts.request"),
+            (
+                "{timeouts: {request: 100000s}}".to_owned(),
+                "timeouts.request",
+            ),
+            (cors("maxAge: 0"), "filters[0].cors.maxAge"),
+            (
+                cors("allowMethods: [GET, '*']"),
+                "filters[0].cors.allowMethods",
+            ),
+            (
+                cors("allowMethods: [get]"),
+                "filters[0].cors.allowMethods[0]",
+            ),
+            (
+                cors("allowOrigins: [a.test]"),
+                "filters[0].cors.allowOrigins[0]",
+            ),
+            (
+                set("{name: a, value: ' b'}"),
+                "filters[0].requestHeaderModifier.set[0].value",
+            ),
+            (
+                set("{name: 'a b', value: b}"),
+                "filters[0].requestHeaderModifier.set[0].name",
+            ),
+            (
+                "{filters: [{type: RequestRedirect, requestRedirect: {hostname: '*.a.test'}}]}"
+                    .to_owned(),
+                "filters[0].requestRedirect.hostname",
+            ),
+        ] {
+            let field = format!("spec.rules[0].{field}");
+            let error = route(&rule).unwrap_err();
+            assert_eq!(
+                error.field.as_deref(),
+                Some(field.as_str()),
+                "{rule}: {error}"
+            );
+        }
+        assert!(route(&set("{name: a, value: 50% off}")).is_ok());
+    }
+
+    #[test]
+    fn parents_are_told_apart() {
+        let parents = |parents: &str| {
+            let text = format!(
+                "{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: r}}, spec: {{parentRefs: [{parents}]}}}}"
+            );
+            let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
+            let read = HttpRoute::read(&Manifest::read(document, |_, _| true).unwrap());
+            read.err().and_then(|error| error.field)
+        };
+        let web = "group: '', kind: Service, name: web";
+        for (text, field) in [
+            (format!("{{{web}, port: 1}}, {{{web}, port: 2}}"), None),
+            (format!("{{{web}}}, {{{web}, namespace: other}}"), None),
+            (format!("{{{web}}}, {{{web}}}"), Some("spec.parentRefs[1]")),
+            (
+                format!("{{{web}}}, {{{web}, port: 1}}"),
+                Some("spec.parentRefs[1]"),
+            ),
+            ("{name: ''}".to_owned(), Some("spec.parentRefs[0].name")),
+            (
+                "{name: a, port: 0}".to_owned(),
+                Some("spec.parentRefs[0].port"),
+            ),
+            (
+                "{name: a, kind: ''}".to_owned(),
+                Some("spec.parentRefs[0].kind"),
+            ),
+            (
+                "{name: a, sectionName: A}".to_owned(),
+                Some("spec.parentRefs[0].sectionName"),
+            ),
+        ] {
+            assert_eq!(parents(&text).as_deref(), field, "{text}");
+        }
     }
 
     #[test]

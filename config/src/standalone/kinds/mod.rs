@@ -11,11 +11,15 @@ pub mod gateway;
 pub mod http_route;
 pub mod http_route_filter;
 pub mod http_route_match;
+mod http_route_schema;
+pub mod known_fields;
 pub mod pod;
 pub mod port;
 pub mod service;
 pub mod service_entry;
 pub mod target_ref;
+
+use super::near;
 
 /// What is done with an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,6 +250,27 @@ const MESH_GROUPS: &[&str] = &[
     "inference.networking.k8s.io",
 ];
 
+/// All kinds of the core group: another one is a misspelt kind or group.
+const CORE_KINDS: &[&str] = &[
+    "Binding",
+    "ComponentStatus",
+    "ConfigMap",
+    "Endpoints",
+    "Event",
+    "LimitRange",
+    "Namespace",
+    "Node",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+    "Pod",
+    "PodTemplate",
+    "ReplicationController",
+    "ResourceQuota",
+    "Secret",
+    "Service",
+    "ServiceAccount",
+];
+
 /// Kinds outside the table that have no namespace; only their names in messages depend on it.
 const CLUSTER_SCOPED: &[&str] = &[
     "ClusterRole",
@@ -269,6 +294,10 @@ pub fn treatment(group: &str, version: &str, kind: &str) -> Result<Treatment, St
             "{kind} of version {version:?} is not served, only {served}"
         ));
     }
+    if group.is_empty() && !CORE_KINDS.contains(&kind) {
+        let known = CORE_KINDS.iter().copied();
+        return Err(format!("v1 has no kind {kind}{}", near::meant(kind, known)));
+    }
     // The API server knows all kinds of its own groups: there a kind of the mesh is a misspelt group.
     let own = !group.contains('.') || group.ends_with(".k8s.io") || group.ends_with(".istio.io");
     if let Some(row) = KINDS
@@ -290,6 +319,15 @@ pub fn treatment(group: &str, version: &str, kind: &str) -> Result<Treatment, St
         }
         _ => Treatment::Unrelated,
     })
+}
+
+/// The kind that is honoured and that a misspelt one of the mesh's groups may have meant.
+pub fn meant(group: &str, kind: &str) -> String {
+    if row(group, kind).is_some() {
+        return String::new();
+    }
+    let known = KINDS.iter().filter(|row| row.0 == group);
+    near::meant(kind, known.map(|row| row.1))
 }
 
 /// Whether objects of this kind live in a namespace.
@@ -332,5 +370,15 @@ mod tests {
             Ok(Treatment::Unrelated)
         );
         assert!(!namespaced("", "Node") && namespaced("apps", "Deployment"));
+        for (kind, meant) in [
+            ("service", "; is \"Service\" meant?"),
+            ("EndpointSlice", ""),
+        ] {
+            let error = treatment("", "v1", kind).unwrap_err();
+            assert!(
+                error.ends_with(&format!("no kind {kind}{meant}")),
+                "{error}"
+            );
+        }
     }
 }

@@ -33,6 +33,8 @@ pub struct Pod {
     pub service_account: String,
     pub node: String,
     pub addresses: Vec<IpAddr>,
+    /// Its addresses are the node's, and other pods'.
+    pub host_network: bool,
     pub ready: bool,
     /// `Succeeded` and `Failed` pods serve nothing.
     pub terminal: bool,
@@ -58,7 +60,10 @@ impl Pod {
 #[serde(rename_all = "camelCase", default)]
 struct Spec {
     service_account_name: String,
+    /// The older name of the same.
+    service_account: String,
     node_name: String,
+    host_network: bool,
     containers: Vec<Container>,
     init_containers: Vec<Container>,
 }
@@ -148,10 +153,11 @@ impl Pod {
         }
         let ports = spec.ports(manifest)?;
         let pod = Pod {
-            service_account: match spec.service_account_name.as_str() {
-                "" => "default".to_owned(),
-                name => name.to_owned(),
-            },
+            service_account: [spec.service_account_name, spec.service_account]
+                .into_iter()
+                .find(|name| !name.is_empty())
+                .unwrap_or_else(|| "default".to_owned()),
+            host_network: spec.host_network,
             node: spec.node_name,
             addresses,
             ready: status
@@ -317,5 +323,7 @@ spec:
         );
         assert_eq!(found.spec.service_account, "default");
         assert!(!pod("metadata: {name: p}").takes_hbone());
+        let old = pod("metadata: {name: p}\nspec: {serviceAccount: a, hostNetwork: true}").spec;
+        assert!(old.service_account == "a" && old.host_network);
     }
 }

@@ -9,12 +9,37 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use super::http_route::{Refusal, refusal};
+use super::port::is_dns_label;
 use super::service::Protocol;
 use crate::standalone::manifest::{Manifest, Object};
 use crate::standalone::problem::{LoadError, Problem, Severity};
+use crate::standalone::schema::{self, Row, Rule};
 
 /// Label with which an entry asks istiod for addresses, or for none.
 const ALLOCATE: &str = "networking.istio.io/enable-autoallocate-ip";
+
+/// What the CRD says of single fields.
+const SCHEMA: &[Row] = &[
+    ("hosts", Rule::Items(1, 256)),
+    ("addresses", Rule::Items(0, 256)),
+    ("addresses[]", Rule::Length(0, 64)),
+    ("location", Rule::OneOf(&["MESH_EXTERNAL", "MESH_INTERNAL"])),
+    (
+        "resolution",
+        Rule::OneOf(&["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"]),
+    ),
+    ("ports", Rule::Items(0, 256)),
+    ("ports[].number", Rule::Between(1, 65535)),
+    ("ports[].name", Rule::Form(is_dns_label, "name of a port")),
+    ("ports[].targetPort", Rule::Between(1, 65535)),
+    ("endpoints", Rule::Items(0, 4096)),
+    ("endpoints[].address", Rule::Length(0, 256)),
+    ("endpoints[].weight", Rule::Between(0, u32::MAX as i64)),
+];
+
+/// Fields that could change where requests go and aren't honoured.
+const NOT_HONOURED: &[&str] = &["exportTo", "subjectAltNames"];
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServiceEntry {
@@ -25,6 +50,8 @@ pub struct ServiceEntry {
     allocated: BTreeMap<String, Vec<IpAddr>>,
     pub ports: Vec<EntryPort>,
     pub endpoints: Vec<EntryEndpoint>,
+    /// Fields that are given and aren't honoured.
+    pub not_honoured: Vec<&'static str>,
 }
 
 impl ServiceEntry {
@@ -106,9 +133,12 @@ impl ServiceEntry {
     /// `Ok(Err(problem))` is an entry that is sound but not honoured.
     pub fn read(manifest: &Manifest) -> Result<Result<Object<ServiceEntry>, Problem>, LoadError> {
         let spec: Spec = manifest.part("spec")?;
+        schema::check(manifest, "spec", SCHEMA)?;
         if spec.hosts.is_empty() {
             return Err(manifest.refused("spec.hosts", "is required"));
         }
+        spec.check()
+            .map_err(|(field, reason)| manifest.refused(format!("spec.{field}"), reason))?;
         let not_honoured = |field: &str, reason: String| {
             Ok(Err(manifest.problem(Severity::Ignored, field, reason)))
         };
@@ -172,10 +202,88 @@ impl ServiceEntry {
             hosts: spec.hosts,
             addresses,
             allocated,
+            not_honoured: not_honoured_fields(manifest),
             ports,
             endpoints,
         })))
     }
+}
+
+impl Spec {
+    /// What several fields must hold together: the CRD's rules and those of Istio's admission check.
+    fn check(&self) -> Result<(), Refusal> {
+        if self.workload_selector.is_some() && !self.endpoints.is_empty() {
+            let reason = "only one of workloadSelector and endpoints may be given";
+            return Err(refusal("endpoints", reason));
+        }
+        let resolution = self.resolution.as_str();
+        let ranges = matches!(resolution, "" | "NONE" | "STATIC");
+        if !ranges && self.addresses.iter().any(|address| address.contains('/')) {
+            return Err(refusal("addresses", "ranges are only for NONE and STATIC"));
+        }
+        if matches!(resolution, "" | "NONE") && !self.endpoints.is_empty() {
+            return Err(refusal(
+                "endpoints",
+                "may not be given with resolution NONE",
+            ));
+        }
+        if self.hosts.iter().any(|host| host == "*") {
+            return Err(refusal("hosts", "\"*\" is no host"));
+        }
+        for (index, port) in self.ports.iter().enumerate() {
+            let at = |field: &str| format!("ports[{index}].{field}");
+            let before = || self.ports.iter().take(index);
+            if before().any(|other| other.number == port.number) {
+                return Err(refusal(
+                    at("number"),
+                    format!("{} is given twice", port.number),
+                ));
+            }
+            if before().any(|other| other.name == port.name) {
+                return Err(refusal(
+                    at("name"),
+                    format!("{:?} is given twice", port.name),
+                ));
+            }
+            let protocol = Protocol::parse(&port.protocol);
+            if !port.protocol.is_empty() && protocol == Protocol::Unknown {
+                let reason = format!("{:?} is no protocol", port.protocol);
+                return Err(refusal(at("protocol"), reason));
+            }
+            let told_apart = protocol.is_http() || protocol.is_tls();
+            if self.hosts.len() > 1 && !told_apart && !matches!(resolution, "" | "NONE") {
+                let reason = "with several hosts every port must speak HTTP or TLS";
+                return Err(refusal(at("protocol"), reason));
+            }
+        }
+        for (index, endpoint) in self.endpoints.iter().enumerate() {
+            for (name, number) in &endpoint.ports {
+                let known = self.ports.iter().any(|port| port.name == *name);
+                if !known || *number == 0 {
+                    let reason = match known {
+                        true => "must be between 1 and 65535",
+                        false => "is no port of the entry",
+                    };
+                    return Err(refusal(format!("endpoints[{index}].ports.{name}"), reason));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Fields that ask for something and get nothing.
+fn not_honoured_fields(manifest: &Manifest) -> Vec<&'static str> {
+    let spec = manifest.body.get("spec");
+    let asks = |name: &&&str| {
+        let given = spec
+            .and_then(|spec| spec.get(**name))
+            .and_then(|given| given.as_array());
+        // Everybody, which is what it is without the field.
+        let everybody = |given: &Vec<_>| given.iter().all(|value| value == "*");
+        given.is_some_and(|given| !everybody(given))
+    };
+    NOT_HONOURED.iter().filter(asks).copied().collect()
 }
 
 /// The addresses that istiod has put into the status. As with istiod, the label that asks for none says that
@@ -247,6 +355,56 @@ mod tests {
         assert_eq!(texts(&own, "a.test"), ["10.9.0.1/32"]);
         let refused = "networking.istio.io/enable-autoallocate-ip: 'false'";
         assert_eq!(read(refused, "").unwrap_err().field, "spec.addresses");
+    }
+
+    #[test]
+    fn what_istio_refuses() {
+        let ports =
+            |ports: &str| format!("{{hosts: [a.test], resolution: STATIC, ports: [{ports}]}}");
+        for (spec, field) in [
+            (ports("{number: 0, name: a}"), "spec.ports[0].number"),
+            (ports("{number: 80, name: A}"), "spec.ports[0].name"),
+            (ports("{number: 80, name: a, targetPort: 0}"), "spec.ports[0].targetPort"),
+            (ports("{number: 80, name: a, protocol: QUIK}"), "spec.ports[0].protocol"),
+            (ports("{number: 80, name: a}, {number: 80, name: b}"), "spec.ports[1].number"),
+            (ports("{number: 80, name: a}, {number: 81, name: a}"), "spec.ports[1].name"),
+            ("{hosts: [a.test], resolution: static}".to_owned(), "spec.resolution"),
+            ("{hosts: ['*'], resolution: STATIC}".to_owned(), "spec.hosts"),
+            (
+                "{hosts: [a.test], resolution: DNS, addresses: [10.0.0.0/8]}".to_owned(),
+                "spec.addresses",
+            ),
+            (
+                "{hosts: [a.test], endpoints: [{address: 10.0.0.1}]}".to_owned(),
+                "spec.endpoints",
+            ),
+            (
+                "{hosts: [a.test], resolution: STATIC, workloadSelector: {}, endpoints: [{address: 10.0.0.1}]}".to_owned(),
+                "spec.endpoints",
+            ),
+            (
+                "{hosts: [a.test], resolution: STATIC, addresses: [10.0.0.1], endpoints: [{address: 10.0.0.1, ports: {http: 1}}]}".to_owned(),
+                "spec.endpoints[0].ports.http",
+            ),
+            (
+                "{hosts: [a.test, b.test], resolution: STATIC, addresses: [10.0.0.1], ports: [{number: 1, name: t, protocol: TCP}]}".to_owned(),
+                "spec.ports[0].protocol",
+            ),
+        ] {
+            let error = entry(&spec).unwrap_err();
+            assert_eq!(error.field.as_deref(), Some(field), "{spec}: {error}");
+        }
+    }
+
+    #[test]
+    fn fields_that_are_not_honoured_are_kept_to_be_told() {
+        let found = |more: &str| {
+            let spec =
+                format!("{{hosts: [a.test], addresses: [10.0.0.1], resolution: STATIC{more}}}");
+            entry(&spec).unwrap().unwrap().spec.not_honoured
+        };
+        assert!(found(", exportTo: ['*']").is_empty());
+        assert_eq!(found(", exportTo: ['.']"), ["exportTo"]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Workloads: who the pods of the mesh are, for the labels of telemetry.
 
-use waypoint_filters::proto::Workload;
+use waypoint_filters::proto::{Workload, WorkloadNetworkMode};
 
 use super::Mesh;
 use super::packed::resource;
@@ -42,6 +42,10 @@ impl Mesh<'_> {
                     workload_type: POD,
                     workload_name: pod.workload_name().to_owned(),
                     cluster_id: CLUSTER_ID.to_owned(),
+                    network_mode: match pod.spec.host_network {
+                        true => WorkloadNetworkMode::HostNetwork.into(),
+                        false => WorkloadNetworkMode::default().into(),
+                    },
                     uid: uid.clone(),
                     ..Workload::default()
                 };

@@ -60,12 +60,7 @@ impl Telling<'_, '_> {
         let Some(service) = state.services.get(&name) else {
             return Some(Why::Mistake(self.missing_service(&name)));
         };
-        let mut slices = state.endpoint_slices.values();
-        let sliced = slices.any(|slice| {
-            slice.meta.namespace == name.namespace
-                && slice.spec.service.as_ref() == Some(&name.name)
-        });
-        if sliced {
+        if state.slices_of(&name).next().is_some() {
             let reason = "EndpointSlices of their services stand above them".to_owned();
             return Some(Why::Elsewhere(reason));
         }

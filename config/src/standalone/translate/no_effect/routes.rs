@@ -87,7 +87,16 @@ impl Telling<'_, '_> {
     /// For each match that stands in a list: nothing where some request can reach it, else what stands before it.
     fn shadows(&self) -> BTreeMap<usize, Option<Before>> {
         let mut found: BTreeMap<usize, Option<Before>> = BTreeMap::new();
-        for service in &self.mesh.waypoint.services {
+        let parents = self.mesh.state.http_routes.values().flat_map(|route| {
+            let of_route = move |parent: &ParentRef| {
+                let namespace = parent.namespace.as_deref();
+                ObjectName::new(namespace.unwrap_or(&route.meta.namespace), &parent.name)
+            };
+            route.spec.parents.iter().map(of_route)
+        });
+        let parents: BTreeSet<ObjectName> = parents.collect();
+        let services = self.mesh.waypoint.services.iter();
+        for service in services.filter(|service| parents.contains(&service.declared_as())) {
             for port in service.ports.iter().filter(|port| carries_http(port)) {
                 self.shadows_on(service, port, &mut found);
             }

@@ -30,11 +30,19 @@ impl Telling<'_, '_> {
         for service in &mesh.waypoint.services {
             match service.source {
                 Source::Service(object) => self.own_service(service, object),
-                Source::Entry(entry) if service.addresses.is_empty() => {
-                    let reason = format!("{}: no address was allocated for it", service.hostname);
-                    self.part("ServiceEntry", entry, "spec.hosts", Why::Mistake(reason));
+                Source::Entry(entry) => {
+                    if service.addresses.is_empty() {
+                        let reason =
+                            format!("{}: no address was allocated for it", service.hostname);
+                        self.part("ServiceEntry", entry, "spec.hosts", Why::Mistake(reason));
+                    }
+                    for field in &entry.spec.not_honoured {
+                        let name = resource("ServiceEntry", &entry.meta);
+                        let field = format!("spec.{field}");
+                        let reason = "is not honoured".to_owned();
+                        self.tell(Severity::Ignored, name, &entry.origin, &field, reason);
+                    }
                 }
-                Source::Entry(_) => {}
             }
             self.ports(service);
         }

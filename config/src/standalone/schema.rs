@@ -1,0 +1,266 @@
+//! What a CRD's schema says of single fields, as tables: `path, rule`, in the order in which they are checked.
+//!
+//! A path is that of the API (`rules[].name`: of every item), below the place that the table is for. Types aren't
+//! a table's business: where a value has another one, the reader says so.
+
+use serde_json::Value;
+
+use super::manifest::Manifest;
+use super::problem::LoadError;
+
+/// A field, and what must hold for it where it is given.
+pub(super) type Row = (&'static str, Rule);
+
+#[derive(Clone, Copy)]
+pub(super) enum Rule {
+    /// Characters of a text.
+    Length(usize, usize),
+    /// Items of a list.
+    Items(usize, usize),
+    /// A number's bounds.
+    Between(i64, i64),
+    OneOf(&'static [&'static str]),
+    /// A text of this form; what it is called.
+    Form(fn(&str) -> bool, &'static str),
+    /// A list of texts, none of which stands in it twice.
+    Once,
+    /// A list of texts in which `*` stands alone.
+    StarAlone,
+}
+
+/// Checks what stands at `base` (`spec`) against a table.
+pub(super) fn check(manifest: &Manifest, base: &str, table: &[Row]) -> Result<(), LoadError> {
+    check_below(manifest, base, "", table)
+}
+
+/// As [`check`], for a table that is for every place of this path.
+pub(super) fn check_below(
+    manifest: &Manifest,
+    base: &str,
+    place: &str,
+    table: &[Row],
+) -> Result<(), LoadError> {
+    let Some(value) = manifest.body.get(base) else {
+        return Ok(());
+    };
+    let mut each = |value: &Value, field: &str| {
+        table.iter().try_for_each(|(path, rule)| {
+            let mut check = |value: &Value, field: &str| rule.check(value, field);
+            walk(value, path, field.to_owned(), &mut check)
+        })
+    };
+    walk(value, place, base.to_owned(), &mut each)
+        .map_err(|(field, reason)| manifest.refused(field, reason))
+}
+
+type Refusal = (String, String);
+
+fn walk(
+    value: &Value,
+    path: &str,
+    field: String,
+    visit: &mut dyn FnMut(&Value, &str) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    if path.is_empty() {
+        return visit(value, &field);
+    }
+    let (name, rest) = path.split_once('.').unwrap_or((path, ""));
+    let (name, each) = match name.strip_suffix("[]") {
+        Some(name) => (name, true),
+        None => (name, false),
+    };
+    let Some(found) = value.get(name) else {
+        return Ok(());
+    };
+    let field = format!("{field}.{name}");
+    if !each {
+        return walk(found, rest, field, visit);
+    }
+    let items = found.as_array().into_iter().flatten().enumerate();
+    for (index, item) in items {
+        walk(item, rest, format!("{field}[{index}]"), visit)?;
+    }
+    Ok(())
+}
+
+impl Rule {
+    fn check(self, value: &Value, field: &str) -> Result<(), Refusal> {
+        let refused = |reason: String| Err((field.to_owned(), reason));
+        let texts = || {
+            value
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+        };
+        match (self, value) {
+            (Rule::Length(least, most), Value::String(text)) => {
+                let length = text.chars().count();
+                if length < least || length > most {
+                    return refused(format!("must have {least} to {most} characters"));
+                }
+            }
+            (Rule::Items(least, most), Value::Array(items)) => {
+                if items.len() < least || items.len() > most {
+                    return refused(format!("must have {least} to {most} items"));
+                }
+            }
+            (Rule::Between(least, most), Value::Number(number)) => {
+                if number.as_i64().is_none_or(|n| n < least || n > most) {
+                    return refused(format!("{number} is not between {least} and {most}"));
+                }
+            }
+            (Rule::OneOf(known), Value::String(text)) => {
+                if !known.contains(&text.as_str()) {
+                    return refused(format!("{text:?} is none of {}", known.join(", ")));
+                }
+            }
+            (Rule::Form(fits, called), Value::String(text)) => {
+                if !fits(text) {
+                    return refused(format!("{text:?} is no {called}"));
+                }
+            }
+            (Rule::Once, Value::Array(_)) => {
+                let mut seen: Vec<&str> = Vec::new();
+                for text in texts() {
+                    if seen.contains(&text) {
+                        return refused(format!("{text:?} is given twice"));
+                    }
+                    seen.push(text);
+                }
+            }
+            (Rule::StarAlone, Value::Array(items)) => {
+                if items.len() > 1 && texts().any(|text| text == "*") {
+                    return refused("\"*\" may have nothing beside it".to_owned());
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// A DNS subdomain: labels with dots between.
+pub(super) fn is_subdomain(text: &str) -> bool {
+    text.len() <= 253
+        && text.split('.').all(|label| {
+            let (first, last) = (label.bytes().next(), label.bytes().next_back());
+            let ends = [first, last];
+            ends.iter()
+                .all(|c| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit()))
+                && label
+                    .bytes()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
+        })
+}
+
+/// A group of the API: a subdomain, or the core group.
+pub(super) fn is_group(text: &str) -> bool {
+    text.is_empty() || is_subdomain(text)
+}
+
+/// A host name, which may begin with a label `*`.
+pub(super) fn is_hostname(text: &str) -> bool {
+    is_subdomain(text.strip_prefix("*.").unwrap_or(text))
+}
+
+/// The name of a kind.
+pub(super) fn is_kind(text: &str) -> bool {
+    text.len() <= 63
+        && text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.ends_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-')
+}
+
+/// A header's name (RFC 9110 `token`).
+pub(super) fn is_token(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 256
+        && text
+            .bytes()
+            .all(|c| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c))
+}
+
+/// A header's value: words of visible characters, with one space or tab between.
+pub(super) fn is_header_value(text: &str) -> bool {
+    text.split([' ', '\t'])
+        .all(|word| !word.is_empty() && word.bytes().all(|c| c.is_ascii_graphic()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::standalone::yaml::documents;
+
+    const TABLE: &[Row] = &[
+        ("name", Rule::Length(1, 3)),
+        ("list", Rule::Items(1, 2)),
+        ("list[].number", Rule::Between(1, 9)),
+        ("list[].word", Rule::OneOf(&["a", "b"])),
+        ("list[].kind", Rule::Form(is_kind, "kind")),
+        ("set", Rule::Once),
+        ("set", Rule::StarAlone),
+    ];
+
+    fn refused(spec: &str) -> Option<String> {
+        let text = format!("{{apiVersion: a/v1, kind: K, metadata: {{name: k}}, spec: {spec}}}");
+        let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
+        let manifest = Manifest::read(document, |_, _| true).unwrap();
+        check(&manifest, "spec", TABLE).err()?.field
+    }
+
+    #[test]
+    fn tables() {
+        for (spec, field) in [
+            ("{}", None),
+            (
+                "{name: abc, list: [{number: 1, word: a, kind: K}], set: ['*']}",
+                None,
+            ),
+            ("{name: 12345, list: 1, set: 1}", None),
+            ("{name: ''}", Some("spec.name")),
+            ("{name: abcd}", Some("spec.name")),
+            ("{list: []}", Some("spec.list")),
+            (
+                "{list: [{number: 1}, {number: 10}]}",
+                Some("spec.list[1].number"),
+            ),
+            ("{list: [{number: 1, word: c}]}", Some("spec.list[0].word")),
+            (
+                "{list: [{number: 1, kind: 'a-'}]}",
+                Some("spec.list[0].kind"),
+            ),
+            ("{set: [a, b, a]}", Some("spec.set")),
+            ("{set: ['*', b]}", Some("spec.set")),
+        ] {
+            assert_eq!(refused(spec).as_deref(), field, "{spec}");
+        }
+    }
+
+    #[test]
+    fn forms() {
+        for text in ["a", "a.b-c.d1"] {
+            assert!(is_subdomain(text) && is_group(text), "{text}");
+        }
+        for text in ["A", "a..b", "-a", "a-", "a_b", ".a"] {
+            assert!(!is_subdomain(text) && !is_group(text), "{text}");
+        }
+        assert!(is_group("") && !is_subdomain(""));
+        assert!(is_hostname("*.a.test") && !is_hostname("*") && !is_hostname("a.*"));
+        assert!(is_token("x-a_b") && !is_token("a b") && !is_token(""));
+        for (text, expected) in [
+            ("a b", true),
+            ("50%", true),
+            ("a  b", false),
+            (" a", false),
+            ("a ", false),
+            ("é", false),
+            ("a\u{7}", false),
+        ] {
+            assert_eq!(is_header_value(text), expected, "{text:?}");
+        }
+    }
+}
