@@ -381,6 +381,55 @@ fn services_that_nobody_reaches() {
 }
 
 #[test]
+fn pods_that_take_nothing() {
+    let pod = |status: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: p, labels: {{app: lost}}}}, status: {{{status}}}}}\n---\n"
+        ) + &service(
+            "lost",
+            "",
+            "clusterIP: 10.0.0.3, selector: {app: lost}, ports: [{port: 80}]",
+        )
+    };
+    let quiet = "Pod (not for this waypoint): ";
+    for (status, reason, aside) in [
+        (
+            "podIP: 10.1.0.5",
+            "none of its 1 endpoints is ready",
+            Some("without the condition Ready"),
+        ),
+        (
+            "podIP: 10.1.0.5, conditions: [{type: Ready, status: 'False'}]",
+            "none of its 1 endpoints is ready",
+            None,
+        ),
+        (
+            "phase: Pending",
+            "an address of its families",
+            Some("no address (status.podIP)"),
+        ),
+    ] {
+        let lines = told(&pod(status));
+        assert!(
+            lines[0].contains("Service default/lost (no effect): spec.ports[0]: "),
+            "{lines:#?}"
+        );
+        assert!(lines[0].contains(reason), "{lines:#?}");
+        let asides: Vec<_> = lines
+            .iter()
+            .filter(|line| line.starts_with(quiet))
+            .collect();
+        assert_eq!(asides.len(), usize::from(aside.is_some()), "{lines:#?}");
+        if let Some(aside) = aside {
+            assert!(
+                asides[0].contains(aside) && asides[0].ends_with(": default/p"),
+                "{lines:#?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn endpoints_that_no_service_takes() {
     let slice = |labels: &str, rest: &str| {
         format!(

@@ -12,6 +12,7 @@ fn bookinfo() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/bookinfo");
     let translation = StandaloneSource::new(vec![folder], None).load().unwrap();
     assert_eq!(translation.problems, []);
+    assert_eq!(translation.asides, []);
     assert_eq!(translation.gateway.to_string(), "default/waypoint");
     let count = |kind| {
         translation

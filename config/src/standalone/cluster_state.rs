@@ -162,10 +162,7 @@ impl ClusterState {
             Treatment::AuthorizationPolicy => self.add_policy(name, manifest),
             Treatment::Closes => self.add_closure(manifest),
             Treatment::Reported => {
-                let reason = format!(
-                    "this kind is not honoured{}",
-                    kinds::meant(&manifest.group, &manifest.kind)
-                );
+                let reason = not_honoured(manifest);
                 self.problems
                     .push(manifest.problem(Severity::Ignored, "", reason));
             }
@@ -210,11 +207,11 @@ impl ClusterState {
                     .push(manifest.problem(Severity::Ignored, "spec", reason));
             }
             Ok(_) if severity == Severity::Ignored => {
-                self.problems
-                    .push(manifest.problem(severity, "", "this kind is not honoured"));
+                let reason = not_honoured(manifest);
+                self.problems.push(manifest.problem(severity, "", reason));
             }
             Ok(targets) => {
-                let problem = manifest.problem(severity, "", "this kind is not honoured");
+                let problem = manifest.problem(severity, "", not_honoured(manifest));
                 self.close(manifest, targets, problem);
             }
             Err((field, reason)) => {
@@ -252,6 +249,11 @@ impl ClusterState {
             .clone()
             .unwrap_or_else(MeshConfig::of_chart)
     }
+}
+
+fn not_honoured(manifest: &Manifest) -> String {
+    let meant = kinds::meant(&manifest.group, &manifest.kind);
+    format!("this kind is not honoured{meant}")
 }
 
 fn treatment(manifest: &Manifest) -> Result<Treatment, LoadError> {
@@ -453,6 +455,11 @@ mod tests {
                 "{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: '{accesLogFile: x}'}}",
                 "data.mesh.accesLogFile",
                 "is \"accessLogFile\" meant?",
+            ),
+            (
+                "{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: '{pathNormalization: {normalisation: NONE}}'}}",
+                "data.mesh.pathNormalization.normalisation",
+                "is \"normalization\" meant?",
             ),
             (
                 "{apiVersion: gateway.networking.k8s.io/v1, kind: HttpRoute, metadata: {name: r}}",

@@ -193,6 +193,11 @@ const KNOWN: &[&str] = &[
     "verifyCertificateAtClient",
     "zoneAwareLbSetting",
 ];
+/// Fields of the messages in it that are read whole.
+const KNOWN_BELOW: &[(&str, &[&str])] = &[
+    ("defaultProviders", &["accessLogging", "metrics", "tracing"]),
+    ("pathNormalization", &["normalization"]),
+];
 /// The same inside `defaultConfig`.
 const PROXY_NOT_HONOURED: &[&str] = &["connectionSettings", "proxyHeaders"];
 
@@ -265,16 +270,9 @@ impl MeshConfig {
                 _ => true,
             })
         };
-        let mut problems = Vec::new();
+        let mut problems = unknown_fields(manifest, value);
         for name in NOT_HONOURED.iter().filter(|name| set(value.get(**name))) {
             problems.push(ignored(format!("data.mesh.{name}"), "is not honoured"));
-        }
-        let fields = value.as_object().into_iter().flat_map(Map::keys);
-        let all = || KNOWN.iter().chain(NOT_HONOURED).copied();
-        for name in fields.filter(|name| !all().any(|known| known == name.as_str())) {
-            let field = format!("data.mesh.{name}");
-            let reason = format!("unknown field{}", meant(name, all()));
-            problems.push(manifest.problem(Severity::NoEffect, field, reason));
         }
         let proxy = value.get("defaultConfig");
         for name in PROXY_NOT_HONOURED
@@ -329,6 +327,28 @@ impl MeshConfig {
             .iter()
             .any(|name| name == "prometheus")
     }
+}
+
+/// What is misspelt, or newer than this reader.
+fn unknown_fields(manifest: &Manifest, value: &Value) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let fields = value.as_object().into_iter().flat_map(Map::keys);
+    let all = || KNOWN.iter().chain(NOT_HONOURED).copied();
+    for name in fields.filter(|name| !all().any(|known| known == name.as_str())) {
+        let field = format!("data.mesh.{name}");
+        let reason = format!("unknown field{}", meant(name, all()));
+        problems.push(manifest.problem(Severity::NoEffect, field, reason));
+    }
+    for (outer, known) in KNOWN_BELOW {
+        let fields = value.get(*outer).and_then(Value::as_object);
+        let fields = fields.into_iter().flat_map(Map::keys);
+        for name in fields.filter(|name| !known.contains(&name.as_str())) {
+            let field = format!("data.mesh.{outer}.{name}");
+            let reason = format!("unknown field{}", meant(name, known.iter().copied()));
+            problems.push(manifest.problem(Severity::NoEffect, field, reason));
+        }
+    }
+    problems
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

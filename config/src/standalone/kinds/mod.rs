@@ -298,17 +298,21 @@ pub fn treatment(group: &str, version: &str, kind: &str) -> Result<Treatment, St
         let known = CORE_KINDS.iter().copied();
         return Err(format!("v1 has no kind {kind}{}", near::meant(kind, known)));
     }
-    // The API server knows all kinds of its own groups: there a kind of the mesh is a misspelt group.
+    if group == "discovery.k8s.io" {
+        return Err(format!("{group} has no kind {kind}{}", meant(group, kind)));
+    }
+    // The API server knows all kinds of its own groups: there a kind of the mesh is a misspelt group. In other
+    // groups it may be somebody else's, unless the group looks like one of the mesh's.
     let own = !group.contains('.') || group.ends_with(".k8s.io") || group.ends_with(".istio.io");
-    if let Some(row) = KINDS
-        .iter()
-        .find(|row| row.1 == kind && MESH_GROUPS.contains(&row.0))
-        && own
+    let misspelt = own || near::nearest(group, MESH_GROUPS.iter().copied()).is_some();
+    let mut mesh_kinds = KINDS.iter().filter(|row| MESH_GROUPS.contains(&row.0));
+    if let Some(row) = mesh_kinds.find(|row| row.1.eq_ignore_ascii_case(kind))
+        && misspelt
         && !MESH_GROUPS.contains(&group)
     {
         return Err(format!(
-            "group {group:?} has no kind {kind}, is {:?} meant?",
-            row.0
+            "group {group:?} has no kind {kind}, is {} of {:?} meant?",
+            row.1, row.0
         ));
     }
     Ok(match group {
@@ -367,6 +371,20 @@ mod tests {
         );
         assert_eq!(
             treatment("apps", "v1", "Deployment"),
+            Ok(Treatment::Unrelated)
+        );
+        for (group, kind) in [
+            ("gateway.networking.k8.io", "HTTPRoute"),
+            ("networking.k8s.io", "HttpRoute"),
+            ("security.isto.io", "AuthorizationPolicy"),
+            ("discovery.k8s.io", "EndpointSlices"),
+        ] {
+            let error = treatment(group, "v1", kind).unwrap_err();
+            assert!(error.contains("meant?"), "{group} {kind}: {error}");
+        }
+        // Others may call their kinds as the mesh does.
+        assert_eq!(
+            treatment("networking.internal.example.com", "v1", "Gateway"),
             Ok(Treatment::Unrelated)
         );
         assert!(!namespaced("", "Node") && namespaced("apps", "Deployment"));

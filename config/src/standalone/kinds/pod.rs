@@ -36,6 +36,8 @@ pub struct Pod {
     /// Its addresses are the node's, and other pods'.
     pub host_network: bool,
     pub ready: bool,
+    /// It has the condition `Ready`, whatever that says.
+    pub says_whether_ready: bool,
     /// `Succeeded` and `Failed` pods serve nothing.
     pub terminal: bool,
     /// Named ports, for a `targetPort` given by name: the first of its name and transport counts.
@@ -164,6 +166,7 @@ impl Pod {
                 .conditions
                 .iter()
                 .any(|c| c.r#type == "Ready" && c.status == "True"),
+            says_whether_ready: status.conditions.iter().any(|c| c.r#type == "Ready"),
             terminal: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
             ports,
         };

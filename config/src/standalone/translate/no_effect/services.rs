@@ -56,6 +56,19 @@ impl Telling<'_, '_> {
             let field = format!("spec.{}", asked.field);
             self.tell(Severity::Ignored, name, &object.origin, &field, reason);
         }
+        if slices_of(self.mesh.state, object).is_none() {
+            for pod in selected_pods(self.mesh.state, object) {
+                let name = pod.name().to_string();
+                if pod.spec.addresses.is_empty() {
+                    let reason = "no address (status.podIP), so nobody can reach it";
+                    self.aside("Pod", reason, name);
+                } else if !pod.spec.says_whether_ready && !object.spec.publish_not_ready {
+                    let reason =
+                        "without the condition Ready in status.conditions it takes no requests";
+                    self.aside("Pod", reason, name);
+                }
+            }
+        }
         match service.resolution() {
             Resolution::None => {
                 let reason = "an alias (ExternalName) has no traffic of its own".to_owned();
@@ -95,17 +108,32 @@ impl Telling<'_, '_> {
                 let reason = "no filter chain was made of it".to_owned();
                 self.no_effect(resource(kind, meta), origin, &field, reason);
             } else if service.resolution() == Resolution::Endpoints
-                && service.endpoints(self.mesh.state, port).is_empty()
+                && let Some(reason) = self.leads_to_nobody(service, port)
             {
-                let reason = match service.source {
-                    Source::Service(object) => self.why_nobody(object, port),
-                    Source::Entry(_) => "the entry has no endpoints".to_owned(),
-                };
                 let field = format!("spec.ports[{index}]");
                 let reason = format!("port {number} leads to nobody (503): {reason}");
                 self.no_effect(resource(kind, meta), origin, &field, reason);
             }
         }
+    }
+
+    /// Why no request to a port can be answered.
+    fn leads_to_nobody(&self, service: &MeshService<'_>, port: &MeshPort) -> Option<String> {
+        let endpoints = service.endpoints(self.mesh.state, port);
+        if endpoints
+            .iter()
+            .any(|endpoint| endpoint.healthy != Some(false))
+        {
+            return None;
+        }
+        Some(match service.source {
+            _ if !endpoints.is_empty() => format!(
+                "none of its {} endpoints is ready (a pod is with the condition Ready in status.conditions)",
+                endpoints.len()
+            ),
+            Source::Service(object) => self.why_nobody(object, port),
+            Source::Entry(_) => "the entry has no endpoints".to_owned(),
+        })
     }
 
     /// Why a service's port has no endpoints.
