@@ -64,7 +64,7 @@ pub(crate) fn prepare(
         return Err(Refused::Reply(reply.closing()));
     }
     if request.version() == Version::HTTP_2 {
-        refuse_untrimmed(request.headers())?;
+        refuse_malformed(request.headers())?;
     }
     set_authority(request)?;
     normalize_path(request, manager)?;
@@ -116,11 +116,20 @@ fn expects_continue(headers: &HeaderMap) -> bool {
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// RFC 9113 §8.2.1: a value doesn't begin or end with whitespace. HTTP/1's parser has cut it off; here it
-/// would pass a rule for the value, and the upstream's HTTP/1 parser cuts it off again.
-fn refuse_untrimmed(headers: &HeaderMap) -> Result<(), Refused> {
-    let untrimmed = |value: &HeaderValue| value.as_bytes().trim_ascii() != value.as_bytes();
-    if headers.values().any(untrimmed) {
+/// Fields that HTTP/2's reader takes and no HTTP/1 reader does, or takes for others. A value with whitespace
+/// around it (RFC 9113 §8.2.1) would pass a rule for the value, and lose the whitespace on its way up. A `"` is in
+/// no name. An empty length is 0 to some and none to others, and so is the second of two.
+fn refuse_malformed(headers: &HeaderMap) -> Result<(), Refused> {
+    for (name, value) in headers {
+        let value = value.as_bytes();
+        let malformed = value.trim_ascii() != value
+            || name.as_str().contains('"')
+            || *name == header::CONTENT_LENGTH && value.is_empty();
+        if malformed {
+            return Err(codec_error());
+        }
+    }
+    if headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
         return Err(codec_error());
     }
     Ok(())
@@ -266,11 +275,19 @@ fn strip(
     }
     for value in headers.get_all(header::CONNECTION) {
         for token in value.to_str().unwrap_or_default().split(',') {
-            if let Ok(name) = HeaderName::try_from(token.trim())
-                && name != header::HOST
-                && !name.as_str().starts_with("x-forwarded-")
-            {
-                doomed.push(name);
+            if token.trim().starts_with(':') {
+                return Err(codec_error());
+            }
+            let Ok(name) = HeaderName::try_from(token.trim()) else {
+                continue;
+            };
+            // Whoever names these wants them away from whoever is next; Envoy refuses it, too.
+            match name.as_str() {
+                "host" => return Err(bad_request("missing_host_header")),
+                "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-proto" => {
+                    return Err(codec_error());
+                }
+                _ => doomed.push(name),
             }
         }
     }

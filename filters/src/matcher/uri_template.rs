@@ -1,7 +1,9 @@
 //! `UriTemplateMatchConfig`: Istio's paths with `{*}` and `{**}`, which it sends as `*` and `**`.
 //!
 //! `*` is one segment that isn't empty, `**` any number of characters and segments, `{name}` one segment
-//! (Envoy's `envoy.path.match.uri_template`). Compiled to one regular expression.
+//! (Envoy's `envoy.path.match.uri_template`). Compiled to one regular expression. As in Envoy, `[` and `]`, which
+//! normalizing leaves raw, are in no segment, and a template with a character that no normalized path has is
+//! refused: it would match nothing.
 
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
@@ -51,7 +53,15 @@ impl UriTemplateMatcher {
             .strip_prefix('/')
             .ok_or_else(|| invalid("does not begin with /"))?;
         let mut pattern = String::new();
-        for segment in path.split('/') {
+        let (mut segments, mut ended) = (path.split('/').peekable(), false);
+        while let Some(segment) = segments.next() {
+            if segment.is_empty() && segments.peek().is_some() {
+                return Err(invalid("has an empty segment"));
+            }
+            if ended && segment.contains('*') {
+                return Err(invalid("has an operator after **"));
+            }
+            ended |= segment.contains("**");
             pattern.push('/');
             pattern.push_str(
                 &compile_segment(segment).ok_or_else(|| invalid("is no valid template"))?,
@@ -64,6 +74,11 @@ impl UriTemplateMatcher {
     pub fn matches(&self, path: &str) -> bool {
         self.0.is_match(path)
     }
+}
+
+/// The characters of [`SEGMENT`] but `*`.
+fn is_literal(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-._~%!$&'()+,;=:@".contains(c)
 }
 
 fn compile_segment(segment: &str) -> Option<String> {
@@ -85,7 +100,7 @@ fn compile_segment(segment: &str) -> Option<String> {
                 _ => return None,
             });
             rest = after;
-        } else if c == '}' {
+        } else if !is_literal(c) {
             return None;
         } else {
             pattern.push_str(&::regex::escape(c.encode_utf8(&mut [0; 4])));
@@ -110,7 +125,44 @@ mod tests {
         assert!(!many.matches("/ap"));
         let mixed = UriTemplateMatcher::new("/a.b/{x}/c").unwrap();
         assert!(mixed.matches("/a.b/1/c") && !mixed.matches("/aXb/1/c"));
-        assert!(UriTemplateMatcher::new("api").is_err());
-        assert!(UriTemplateMatcher::new("/{a").is_err());
+        let last = UriTemplateMatcher::new("/a/**/end").unwrap();
+        assert!(last.matches("/a//end") && last.matches("/a/b/c/end") && !last.matches("/a/end"));
+    }
+
+    /// Asked of Envoy 1.40, character by character.
+    #[test]
+    fn a_segment_has_what_envoy_lets_it_have() {
+        let one = UriTemplateMatcher::new("/t/*/e").unwrap();
+        let many = UriTemplateMatcher::new("/t/**/e").unwrap();
+        for byte in 0x21..=0xffu8 {
+            let c = char::from(byte);
+            let path = format!("/t/a{c}b/e");
+            let taken = !"\"#<>?[\\]^`{|}/\u{7f}".contains(c) && c.is_ascii();
+            assert_eq!(one.matches(&path), taken, "{path}");
+            assert_eq!(many.matches(&path), taken || c == '/', "{path}");
+        }
+    }
+
+    #[test]
+    fn what_envoy_refuses_is_refused() {
+        for c in "\"#<>?[]\\^`{|} \té".chars() {
+            assert!(
+                UriTemplateMatcher::new(&format!("/a{c}b/*")).is_err(),
+                "{c:?}"
+            );
+        }
+        for c in "-._~%!$&'()+,;=:@".chars() {
+            assert!(
+                UriTemplateMatcher::new(&format!("/a{c}b/*")).is_ok(),
+                "{c:?}"
+            );
+        }
+        for template in [
+            "api", "", "*", "/{a", "/a}", "//a", "/a//b/*", "/**/a/**", "/**/*",
+        ] {
+            assert!(UriTemplateMatcher::new(template).is_err(), "{template}");
+        }
+        let error = UriTemplateMatcher::new("/a|b/*").unwrap_err().to_string();
+        assert!(error.contains("\"/a|b/*\" is no valid template"), "{error}");
     }
 }

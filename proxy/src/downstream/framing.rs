@@ -2,7 +2,8 @@
 //!
 //! hyper reads the same bytes afterwards, and its reading is the one that counts: what follows a head or a
 //! chunk that hyper refuses passes as it is, as hyper ends the connection there. So the steps of a chunked
-//! body are hyper's, not more and not less forgiving. Bodies are skipped by their count.
+//! body are hyper's, not more and not less forgiving, but for bare LFs in trailers: those are made what hyper
+//! refuses. Bodies are skipped by their count.
 
 use crate::downstream::request_head_bytes::{self as head, HeadLimits, Judgement, Rejection};
 
@@ -138,7 +139,7 @@ impl Framing {
     }
 
     /// How many bytes were read.
-    fn read_chunked(&mut self, bytes: &[u8]) -> usize {
+    fn read_chunked(&mut self, bytes: &mut [u8]) -> usize {
         let State::Chunked(mut step, mut left) = self.state else {
             return 0;
         };
@@ -153,6 +154,11 @@ impl Framing {
                     step = Step::DataCr;
                 }
                 continue;
+            }
+            if byte == b'\n' && matches!(step, Step::Line | Step::Trailer) {
+                // To hyper it ends a trailer, and two of them the body: what follows would be dropped
+                // unseen, where others read a request. A NUL makes it refuse the body.
+                bytes[at] = 0;
             }
             at += 1;
             match next_step(step, byte, &mut left) {
