@@ -76,8 +76,9 @@ impl UriTemplateMatcher {
     }
 }
 
-/// The characters of [`SEGMENT`] but `*`.
-fn is_literal(c: char) -> bool {
+/// Whether a template may have the character as itself: those of a segment but `*`.
+#[must_use]
+pub fn is_literal(c: char) -> bool {
     c.is_ascii_alphanumeric() || "-._~%!$&'()+,;=:@".contains(c)
 }
 

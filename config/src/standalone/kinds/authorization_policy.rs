@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use waypoint_filters::matcher::uri_template::is_literal;
+
 use super::target_ref::{Target, TargetRef};
 use crate::standalone::manifest::{Manifest, Object};
 use crate::standalone::problem::LoadError;
@@ -457,6 +459,11 @@ fn path(value: &str) -> Result<(), String> {
             part if part.contains(['{', '}']) || (is_template && part.contains('*')) => {
                 return Err(format!("{value:?} is no path template"));
             }
+            part if is_template => {
+                if let Some(c) = part.chars().find(|c| !is_literal(*c)) {
+                    return Err(format!("{value:?}: a template can't have {c:?}"));
+                }
+            }
             _ => {}
         }
     }
@@ -525,6 +532,10 @@ mod tests {
             (
                 "{rules: [{to: [{operation: {paths: ['/{**}/{*}']}}]}]}",
                 "spec.rules[0].to[0].operation.paths[0]",
+            ),
+            (
+                "{rules: [{to: [{operation: {paths: ['/x|y', '/a|b/{*}']}}]}]}",
+                "spec.rules[0].to[0].operation.paths[1]",
             ),
             (
                 "{rules: [{when: [{key: source.ip}]}]}",
