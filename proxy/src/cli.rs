@@ -418,7 +418,16 @@ fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
         let ended = async {
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
         };
-        demo::run(options, ended).await?;
+        // Whoever says it twice doesn't want to wait for anything.
+        let mut again = signal(SignalKind::interrupt())?;
+        let twice = async {
+            again.recv().await;
+            again.recv().await;
+        };
+        tokio::select! {
+            played = demo::run(options, ended) => played?,
+            () = twice => {}
+        }
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -71,6 +71,8 @@ impl Mesh {
     #[must_use]
     pub fn empty() -> Mesh {
         static NEXT: AtomicU8 = AtomicU8::new(20);
+        // Peers and waypoint are one process here, with the descriptors of all.
+        let _ = rlimit::increase_nofile_limit(u64::MAX);
         let net = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder =
             std::env::temp_dir().join(format!("waypoint-story-{}-{net}", std::process::id()));

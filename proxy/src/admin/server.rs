@@ -108,6 +108,8 @@ async fn serve(
                 () = connection(admin, tcp, from.ip(), port, &place) => {}
             }
         });
+        // Each has its chance to be heard before as many others have come as send it away.
+        tokio::task::yield_now().await;
         while places.is_behind() {
             tokio::task::yield_now().await;
         }
