@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use waypoint_config::standalone::ObjectName;
 use waypoint_config::standalone::cluster_state::ClusterState;
 use waypoint_config::standalone::ownership;
 use waypoint_config::standalone::translate::translate;
@@ -29,7 +30,8 @@ const BASE: &str = "
 fn told(more: &str) -> Vec<String> {
     let text = format!("{BASE}{more}\n");
     let state = ClusterState::read(documents(Path::new("a.yaml"), &text).unwrap()).unwrap();
-    let gateway = ownership::choose(&state, None).unwrap();
+    let own = ObjectName::new("default", "waypoint");
+    let gateway = ownership::choose(&state, Some(&own)).unwrap();
     let found = translate(&state, gateway, None).unwrap();
     let problems = found.problems.iter().map(ToString::to_string);
     let asides = found.asides.iter().map(ToString::to_string);
@@ -536,6 +538,34 @@ fn what_is_for_others_is_told_in_one_line() {
             "Gateway (not for this waypoint): of class \"istio\": plain/ingress",
             "HTTPRoute (not for this waypoint): for Gateway plain/ingress: default/in, default/in2",
             "Service (not for this waypoint): no label istio.io/use-waypoint on it or its namespace: plain/far0, plain/far1, plain/far2",
+        ]
+    );
+    let other = gateway("other", "istio-waypoint");
+    let lines = told(
+        &(other
+            + &service(
+                "there",
+                ", namespace: plain, labels: {istio.io/use-waypoint: other}",
+                PORTS,
+            )
+            + &named_route(
+                "r",
+                ", namespace: plain",
+                "{group: '', kind: Service, name: there}",
+                "",
+            )
+            + &policy(
+                ", namespace: plain",
+                "{group: '', kind: Service, name: there}",
+            )),
+    );
+    assert_eq!(
+        lines,
+        [
+            "AuthorizationPolicy (not for this waypoint): for a Service of waypoint plain/other: plain/p",
+            "Gateway (not for this waypoint): another waypoint: plain/other",
+            "HTTPRoute (not for this waypoint): for a Service of waypoint plain/other: plain/r",
+            "Service (not for this waypoint): uses waypoint plain/other: plain/there",
         ]
     );
     check(&[

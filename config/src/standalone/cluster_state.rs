@@ -96,14 +96,7 @@ impl ClusterState {
     fn add(&mut self, manifest: &Manifest) -> Result<(), LoadError> {
         let name = ObjectName::new(&manifest.meta.namespace, &manifest.meta.name);
         match treatment(manifest)? {
-            Treatment::Namespace => {
-                self.namespace_origins
-                    .insert(name.name.clone(), manifest.origin.clone());
-                let mut meta = manifest.meta.clone();
-                meta.labels
-                    .insert(NAMESPACE_NAME.to_owned(), meta.name.clone());
-                self.namespaces.insert(name.name, meta);
-            }
+            Treatment::Namespace => self.add_namespace(manifest),
             Treatment::Node => {
                 self.nodes.insert(name.name, manifest.meta.clone());
             }
@@ -117,17 +110,7 @@ impl ClusterState {
             Treatment::Service => {
                 self.services.insert(name, Service::read(manifest)?);
             }
-            Treatment::EndpointSlice => {
-                let slice = EndpointSlice::read(manifest)?;
-                if let Some(service) = &slice.spec.service {
-                    let service = ObjectName::new(&name.namespace, service);
-                    self.slices_of
-                        .entry(service)
-                        .or_default()
-                        .push(name.clone());
-                }
-                self.endpoint_slices.insert(name, slice);
-            }
+            Treatment::EndpointSlice => self.add_slice(name, manifest)?,
             Treatment::Endpoints => {
                 self.endpoints.insert(name, Endpoints::read(manifest)?);
             }
@@ -141,24 +124,7 @@ impl ClusterState {
                 Ok(entry) => drop(self.service_entries.insert(name, entry)),
                 Err(problem) => self.problems.push(problem),
             },
-            Treatment::ConfigMap => {
-                if (name.namespace.as_str(), name.name.as_str()) == MESH_CONFIG {
-                    let (config, problems) = MeshConfig::read(manifest)?;
-                    self.mesh_config = Some(config);
-                    self.problems.extend(problems);
-                } else if manifest
-                    .body
-                    .get("data")
-                    .is_some_and(|data| data.get("mesh").is_some())
-                {
-                    let reason = format!(
-                        "settings of the mesh are only read from ConfigMap {}/{}",
-                        MESH_CONFIG.0, MESH_CONFIG.1
-                    );
-                    self.problems
-                        .push(manifest.problem(Severity::NoEffect, "data.mesh", reason));
-                }
-            }
+            Treatment::ConfigMap => self.add_config_map(manifest)?,
             Treatment::AuthorizationPolicy => self.add_policy(name, manifest),
             Treatment::Closes => self.add_closure(manifest),
             Treatment::Reported => {
@@ -167,6 +133,43 @@ impl ClusterState {
                     .push(manifest.problem(Severity::Ignored, "", reason));
             }
             Treatment::Unrelated => {}
+        }
+        Ok(())
+    }
+
+    fn add_namespace(&mut self, manifest: &Manifest) {
+        let mut meta = manifest.meta.clone();
+        let name = meta.name.clone();
+        meta.labels.insert(NAMESPACE_NAME.to_owned(), name.clone());
+        self.namespace_origins
+            .insert(name.clone(), manifest.origin.clone());
+        self.namespaces.insert(name, meta);
+    }
+
+    fn add_slice(&mut self, name: ObjectName, manifest: &Manifest) -> Result<(), LoadError> {
+        let slice = EndpointSlice::read(manifest)?;
+        if let Some(service) = &slice.spec.service {
+            let service = ObjectName::new(&name.namespace, service);
+            let slices = self.slices_of.entry(service).or_default();
+            slices.push(name.clone());
+        }
+        self.endpoint_slices.insert(name, slice);
+        Ok(())
+    }
+
+    fn add_config_map(&mut self, manifest: &Manifest) -> Result<(), LoadError> {
+        let meta = &manifest.meta;
+        let data = manifest.body.get("data");
+        if (meta.namespace.as_str(), meta.name.as_str()) == MESH_CONFIG {
+            let (config, problems) = MeshConfig::read(manifest)?;
+            self.mesh_config = Some(config);
+            self.problems.extend(problems);
+        } else if data.is_some_and(|data| data.get("mesh").is_some()) {
+            let (namespace, name) = MESH_CONFIG;
+            let reason =
+                format!("settings of the mesh are only read from ConfigMap {namespace}/{name}");
+            let problem = manifest.problem(Severity::NoEffect, "data.mesh", reason);
+            self.problems.push(problem);
         }
         Ok(())
     }

@@ -44,6 +44,37 @@ pub struct OwnerReference {
 }
 
 impl ObjectMeta {
+    /// The API server's checks and defaults.
+    fn complete(&mut self, namespaced: bool) -> Result<(), (String, String)> {
+        let refused = |field: &str, reason: &str| Err((field.to_owned(), reason.to_owned()));
+        if self.name.is_empty() {
+            return refused("name", "is required");
+        }
+        if !is_object_name(&self.name) {
+            return refused("name", "is not a Kubernetes object name");
+        }
+        for (name, value) in &self.labels {
+            check_label(name, value).map_err(|reason| (format!("labels.{name}"), reason))?;
+        }
+        match (namespaced, self.namespace.as_str()) {
+            (false, _) => self.namespace.clear(),
+            (true, "") => "default".clone_into(&mut self.namespace),
+            (true, namespace) if is_dns_label(namespace) => {}
+            (true, namespace) => {
+                return refused(
+                    "namespace",
+                    &format!("{namespace:?} is no name of a namespace"),
+                );
+            }
+        }
+        if let Some(stamp) = &self.creation_timestamp {
+            self.created = OffsetDateTime::parse(stamp, &Rfc3339)
+                .map_err(|error| ("creationTimestamp".to_owned(), error.to_string()))?
+                .unix_timestamp();
+        }
+        Ok(())
+    }
+
     pub fn label(&self, name: &str) -> Option<&str> {
         self.labels.get(name).map(String::as_str)
     }
@@ -157,32 +188,8 @@ impl Manifest {
                     error.inner().to_string(),
                 )
             })?;
-        if meta.name.is_empty() {
-            return Err(broken("metadata.name", "is required".to_owned()));
-        }
-        if !is_object_name(&meta.name) {
-            return Err(broken(
-                "metadata.name",
-                "is not a Kubernetes object name".to_owned(),
-            ));
-        }
-        for (name, value) in &meta.labels {
-            check_label(name, value)
-                .map_err(|reason| broken(&format!("metadata.labels.{name}"), reason))?;
-        }
-        if !namespaced(group, &kind) {
-            meta.namespace.clear();
-        } else if !meta.namespace.is_empty() && !is_dns_label(&meta.namespace) {
-            let reason = format!("{:?} is no name of a namespace", meta.namespace);
-            return Err(broken("metadata.namespace", reason));
-        } else if meta.namespace.is_empty() {
-            meta.namespace = "default".to_owned();
-        }
-        if let Some(stamp) = &meta.creation_timestamp {
-            meta.created = OffsetDateTime::parse(stamp, &Rfc3339)
-                .map_err(|error| broken("metadata.creationTimestamp", error.to_string()))?
-                .unix_timestamp();
-        }
+        meta.complete(namespaced(group, &kind))
+            .map_err(|(field, reason)| broken(&format!("metadata.{field}"), reason))?;
         let (group, version) = (group.to_owned(), version.to_owned());
         Ok(Manifest {
             origin,

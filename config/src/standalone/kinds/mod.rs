@@ -258,6 +258,7 @@ const CORE_KINDS: &[&str] = &[
     "Endpoints",
     "Event",
     "LimitRange",
+    "List",
     "Namespace",
     "Node",
     "PersistentVolume",

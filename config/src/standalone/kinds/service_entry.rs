@@ -139,31 +139,9 @@ impl ServiceEntry {
         }
         spec.check()
             .map_err(|(field, reason)| manifest.refused(format!("spec.{field}"), reason))?;
-        let not_honoured = |field: &str, reason: String| {
-            Ok(Err(manifest.problem(Severity::Ignored, field, reason)))
-        };
-        if spec.resolution != "STATIC" {
-            let resolution = if spec.resolution.is_empty() {
-                "NONE"
-            } else {
-                &spec.resolution
-            };
-            return not_honoured(
-                "spec.resolution",
-                format!("{resolution} is not honoured, only STATIC"),
-            );
-        }
-        if spec.workload_selector.is_some() {
-            return not_honoured("spec.workloadSelector", "is not honoured".to_owned());
-        }
-        if let Some(host) = spec.hosts.iter().find(|host| host.contains('*')) {
-            return not_honoured("spec.hosts", format!("wildcard {host:?} is not honoured"));
-        }
         let allocated = allocated(manifest)?;
-        if spec.addresses.is_empty() && !spec.hosts.iter().any(|host| allocated.contains_key(host))
-        {
-            let reason = "an entry without addresses, in spec or in status, is not honoured: none are allocated here";
-            return not_honoured("spec.addresses", reason.to_owned());
+        if let Some((field, reason)) = spec.not_honoured(&allocated) {
+            return Ok(Err(manifest.problem(Severity::Ignored, field, reason)));
         }
         let mut addresses = Vec::new();
         for (index, address) in spec.addresses.iter().enumerate() {
@@ -210,6 +188,33 @@ impl ServiceEntry {
 }
 
 impl Spec {
+    /// Why the entry as a whole isn't honoured.
+    fn not_honoured(
+        &self,
+        allocated: &BTreeMap<String, Vec<IpAddr>>,
+    ) -> Option<(&'static str, String)> {
+        let resolution = match self.resolution.as_str() {
+            "" => "NONE",
+            given => given,
+        };
+        if resolution != "STATIC" {
+            let reason = format!("{resolution} is not honoured, only STATIC");
+            return Some(("spec.resolution", reason));
+        }
+        if self.workload_selector.is_some() {
+            return Some(("spec.workloadSelector", "is not honoured".to_owned()));
+        }
+        if let Some(host) = self.hosts.iter().find(|host| host.contains('*')) {
+            return Some(("spec.hosts", format!("wildcard {host:?} is not honoured")));
+        }
+        let mut hosts = self.hosts.iter();
+        if self.addresses.is_empty() && !hosts.any(|host| allocated.contains_key(host)) {
+            let reason = "an entry without addresses, in spec or in status, is not honoured: none are allocated here";
+            return Some(("spec.addresses", reason.to_owned()));
+        }
+        None
+    }
+
     /// What several fields must hold together: the CRD's rules and those of Istio's admission check.
     fn check(&self) -> Result<(), Refusal> {
         if self.workload_selector.is_some() && !self.endpoints.is_empty() {

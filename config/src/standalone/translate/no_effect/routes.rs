@@ -17,10 +17,21 @@ const GATEWAY_API: &str = "gateway.networking.k8s.io";
 /// What stands before a match and takes its requests: a route and its rule.
 type Before = (ObjectName, usize);
 
+/// What becomes of the requests that a match asks for.
+enum Reach {
+    /// Some come.
+    Reached,
+    /// None comes; what takes them, where that can be told.
+    Hidden(Option<Before>),
+}
+
+/// By the place of the match.
+type Reaches = BTreeMap<usize, Reach>;
+
 impl Telling<'_, '_> {
     pub(super) fn routes(&mut self) {
         let mesh = self.mesh;
-        let shadows = self.shadows();
+        let reaches = self.reaches();
         for route in mesh.state.http_routes.values() {
             if route.spec.parents.is_empty() {
                 let reason = "is empty: the route is attached to nothing".to_owned();
@@ -36,13 +47,13 @@ impl Telling<'_, '_> {
                 }
             }
             if attached {
-                self.attached(route, &shadows);
+                self.attached(route, &reaches);
             }
         }
     }
 
     /// A route that has an effect: what of it hasn't.
-    fn attached(&mut self, route: &Object<HttpRoute>, shadows: &BTreeMap<usize, Option<Before>>) {
+    fn attached(&mut self, route: &Object<HttpRoute>, reaches: &Reaches) {
         if route.spec.has_hostnames {
             let reason = "play no part for a route of a Service: address and port have chosen it, whatever the Host";
             self.part(
@@ -53,8 +64,9 @@ impl Telling<'_, '_> {
             );
         }
         for (index, rule) in route.spec.rules.iter().enumerate() {
-            let hidden = |found: &Match| match shadows.get(&std::ptr::from_ref(found).addr()) {
-                Some(before) => before.clone().map(Some),
+            let hidden = |found: &Match| match reaches.get(&std::ptr::from_ref(found).addr()) {
+                Some(Reach::Reached) => None,
+                Some(Reach::Hidden(before)) => Some(before.clone()),
                 None => Some(None),
             };
             let hidden: Vec<_> = rule.matches.iter().map(hidden).collect();
@@ -84,9 +96,9 @@ impl Telling<'_, '_> {
         }
     }
 
-    /// For each match that stands in a list: nothing where some request can reach it, else what stands before it.
-    fn shadows(&self) -> BTreeMap<usize, Option<Before>> {
-        let mut found: BTreeMap<usize, Option<Before>> = BTreeMap::new();
+    /// For each match of an attached route, whether any service's requests reach it.
+    fn reaches(&self) -> Reaches {
+        let mut found = Reaches::new();
         let parents = self.mesh.state.http_routes.values().flat_map(|route| {
             let of_route = move |parent: &ParentRef| {
                 let namespace = parent.namespace.as_deref();
@@ -98,18 +110,13 @@ impl Telling<'_, '_> {
         let services = self.mesh.waypoint.services.iter();
         for service in services.filter(|service| parents.contains(&service.declared_as())) {
             for port in service.ports.iter().filter(|port| carries_http(port)) {
-                self.shadows_on(service, port, &mut found);
+                self.reaches_on(service, port, &mut found);
             }
         }
         found
     }
 
-    fn shadows_on(
-        &self,
-        service: &MeshService<'_>,
-        port: &MeshPort,
-        found: &mut BTreeMap<usize, Option<Before>>,
-    ) {
+    fn reaches_on(&self, service: &MeshService<'_>, port: &MeshPort, found: &mut Reaches) {
         let mut seen: BTreeMap<String, Before> = BTreeMap::new();
         let mut ended: Option<Before> = None;
         for list in self.mesh.lists(service, port) {
@@ -126,9 +133,9 @@ impl Telling<'_, '_> {
                     (None, None) => None,
                 };
                 if before.is_none() && emitted {
-                    found.insert(place, None);
+                    found.insert(place, Reach::Reached);
                 } else {
-                    found.entry(place).or_insert(before);
+                    found.entry(place).or_insert(Reach::Hidden(before));
                 }
                 seen.entry(same(candidate.found))
                     .or_insert_with(|| own.clone());

@@ -5,6 +5,7 @@ use crate::standalone::kinds::gateway::WAYPOINT_CLASS;
 use crate::standalone::kinds::target_ref::Target;
 use crate::standalone::manifest::{Object, ObjectName, resource};
 use crate::standalone::near::meant;
+use crate::standalone::ownership::Enrolment;
 
 impl Telling<'_, '_> {
     pub(super) fn policies(&mut self) {
@@ -90,13 +91,15 @@ impl Telling<'_, '_> {
     /// Why what refers to a service does nothing here.
     pub(super) fn of_service<T>(&self, kind: &str, service: &Object<T>) -> Why {
         let name = resource(kind, &service.meta);
+        let (found, _) = self.mesh.waypoint.enrolment(self.mesh.state, &service.meta);
+        if let Enrolment::Other(waypoint) = found
+            && self.mesh.state.gateways.contains_key(&waypoint)
+        {
+            return Why::Elsewhere(format!("for a {kind} of waypoint {waypoint}"));
+        }
+        // Its author wants something of a waypoint, and there is none.
         match self.not_enrolled(&service.meta) {
-            // Its author wants something of a waypoint, and there is none.
-            Some(Why::Elsewhere(reason)) if !reason.starts_with("uses waypoint") => {
-                Why::Mistake(format!("{name} doesn't use this waypoint: {reason}"))
-            }
-            Some(Why::Elsewhere(_)) => Why::Elsewhere(format!("for a {kind} of another waypoint")),
-            Some(Why::Mistake(reason)) => {
+            Some(Why::Elsewhere(reason) | Why::Mistake(reason)) => {
                 Why::Mistake(format!("{name} doesn't use this waypoint: {reason}"))
             }
             None => Why::Mistake(format!("{name} has no port that a waypoint carries")),
