@@ -5,6 +5,7 @@
 //! a request that comes back unsent is sent again as it is.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -186,7 +187,7 @@ impl Attempting<'_> {
     ) -> Result<Response, UpstreamError> {
         // An upgrade's request doesn't end, and no clock starts.
         let upgrade = request.extensions().get::<Upgrade>().is_some();
-        let attempt = self.attempt(request, tried);
+        let attempt = pin!(self.attempt(request, tried));
         let Some(limit) = self.times.attempt.filter(|_| !upgrade) else {
             return attempt.await;
         };

@@ -154,7 +154,7 @@ async fn forward(
     // An upgrade's request doesn't end, and no clock starts.
     let upgrade = http.extensions().get::<Upgrade>().is_some();
     let mut deadline = times.route.filter(|_| !upgrade).map(Deadline::new);
-    let attempts = attempting.run(http);
+    let attempts = std::pin::pin!(attempting.run(http));
     let outcome = match &mut deadline {
         None => attempts.await,
         Some(deadline) => deadline

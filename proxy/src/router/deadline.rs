@@ -8,7 +8,7 @@
 //! later than it would have to if the clock had started just after it was last asked.
 
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -108,13 +108,12 @@ impl Deadline {
         }
     }
 
-    /// The future's value; `None` if the time is over first.
+    /// The future's value; `None` if the time is over first. The future is large, and stays where it is.
     pub(crate) async fn before<F: Future>(
         &mut self,
         started: impl Fn() -> Option<Instant>,
-        future: F,
+        mut future: Pin<&mut F>,
     ) -> Option<F::Output> {
-        let mut future = pin!(future);
         std::future::poll_fn(|cx| {
             if let Poll::Ready(value) = future.as_mut().poll(cx) {
                 return Poll::Ready(Some(value));
@@ -220,7 +219,7 @@ mod tests {
         let request_end = begun + Duration::from_millis(250);
         let started = || (Instant::now() >= request_end).then_some(request_end);
         let mut deadline = Deadline::new(Duration::from_millis(100));
-        let never = std::future::pending::<()>();
+        let never = std::pin::pin!(std::future::pending::<()>());
         assert!(deadline.before(started, never).await.is_none());
         assert!(begun.elapsed() >= Duration::from_millis(350));
     }

@@ -126,7 +126,7 @@ impl Outgoing {
             first @ First::Read(_) => Body::boxed(Outgoing {
                 body,
                 first,
-                size: self.size.clone(),
+                size: self.size,
                 upload: None,
             }),
             _ => body,
@@ -167,7 +167,7 @@ impl http_body::Body for Outgoing {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.size.clone()
+        self.size
     }
 }
 
