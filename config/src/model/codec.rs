@@ -58,6 +58,16 @@ pub(crate) static HTTP2_OPTIONS: Table = Table {
     required: &[],
 };
 
+pub(crate) static HTTP1_OPTIONS: Table = Table {
+    name: "envoy.config.core.v3.Http1ProtocolOptions",
+    fields: &[honoured(2, "accept_http_10")],
+    refused: "1 allow_absolute_url, 3 default_host_for_http_10, 4 header_key_format, \
+              5 enable_trailers, 6 allow_chunked_length, \
+              7 override_stream_error_on_invalid_http_message, 8 send_fully_qualified_url, \
+              9 use_balsa_parser, 10 allow_custom_methods, 11 ignore_http_11_upgrade",
+    required: &[],
+};
+
 static KEEPALIVE: Table = Table {
     name: "envoy.config.core.v3.KeepaliveSettings",
     fields: &[
@@ -100,7 +110,10 @@ impl CodecOptions {
                 .max_headers_count
                 .as_ref()
                 .map_or(MAX_HEADERS_COUNT, |count| count.value),
-            accept_http_10: false,
+            accept_http_10: proto
+                .http_protocol_options
+                .as_ref()
+                .is_some_and(|http1| http1.accept_http_10),
             http2_max_concurrent_streams: http2.max_concurrent_streams.as_ref().map(|n| n.value),
             http2_initial_stream_window: http2.initial_stream_window_size.as_ref().map(|n| n.value),
             http2_initial_connection_window: http2

@@ -27,7 +27,7 @@ use waypoint_filters::service::HttpService;
 use waypoint_filters::stream_info::Capture;
 
 use crate::model::cluster::ClusterSlot;
-use crate::model::codec::{CodecOptions, HTTP2_OPTIONS};
+use crate::model::codec::{CodecOptions, HTTP1_OPTIONS, HTTP2_OPTIONS};
 use crate::model::discovered::{EXTENSION_SOURCE, Lookup, RDS};
 use crate::model::duration;
 use crate::model::path_normalization::PathNormalization;
@@ -77,6 +77,7 @@ pub(crate) static HTTP_CONNECTION_MANAGER: Table = Table {
         honoured(4, "route_config").of(&ROUTE_CONFIGURATION),
         honoured(5, "http_filters").named(1).of(&HTTP_FILTER),
         left_out(7, "tracing", "no tracer is built: no spans are sent"),
+        honoured(8, "http_protocol_options").of(&HTTP1_OPTIONS),
         honoured(9, "http2_protocol_options").of(&HTTP2_OPTIONS),
         honoured(10, "server_name"),
         harmless(12, "drain_timeout", "the process has its own drain period"),
@@ -113,7 +114,7 @@ pub(crate) static HTTP_CONNECTION_MANAGER: Table = Table {
         honoured(41, "request_headers_timeout").of(&DURATION),
         honoured(45, "path_with_escaped_slashes_action"),
     ],
-    refused: "6 add_user_agent, 8 http_protocol_options, 19 xff_num_trusted_hops, \
+    refused: "6 add_user_agent, 19 xff_num_trusted_hops, \
               20 represent_ipv4_remote_address_as_ipv4_mapped_ipv6, 21 skip_xff_append, 22 via, \
               25 internal_address_config, 26 delayed_close_timeout, 31 scoped_routes, \
               37 always_set_request_id_in_response, 38 local_reply_config, \
