@@ -14,7 +14,7 @@ test:
 # Real Envoy before, behind and beside the waypoint. Needs Python 3 for Envoy's package.
 test-envoy:
 	./benches/envoy.sh
-	WAYPOINT_ENVOY="$$(./benches/envoy.sh)" cargo test --locked -p waypoint-tests --test envoy --test borders --test paths -- --include-ignored
+	WAYPOINT_ENVOY="$$(./benches/envoy.sh)" cargo test --locked -p waypoint-tests --test envoy --test borders --test paths --test envoy_translation -- --include-ignored
 
 # A real istiod configures the waypoint's pod. Needs Go; the first build takes some minutes.
 test-istiod: istiod

@@ -16,7 +16,7 @@ use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{
 use crate::coverage::well_known::STRUCT;
 use crate::coverage::{self, Table, harmless, honoured, left_out, required};
 use crate::format::substitution::{SUBSTITUTION_FORMAT, Substitution};
-use crate::format::{Format, FormatContext};
+use crate::format::{Complain, Format, FormatContext};
 use crate::host::{Host, LogSink};
 use crate::omitted::{Omissions, OmittedKind};
 use crate::recorder::Recorder;
@@ -173,21 +173,35 @@ impl fmt::Debug for AccessLog {
 }
 
 impl AccessLog {
-    /// The log that `proto` describes; one that isn't built is left out.
+    /// The log that `proto` describes; one that isn't built is left out, and of one with an operator that isn't
+    /// known that operator's value is.
     pub fn optional(
         proto: &AccessLogProto,
         host: &dyn Host,
         omissions: &Omissions,
     ) -> Option<AccessLog> {
-        AccessLog::from_proto(proto, host)
-            .map_err(|refusal| {
-                let field = format!("access_log[{:?}]", proto.name);
-                omissions.add(OmittedKind::AccessLog, refusal.within(field));
-            })
+        let leave_out = |refusal: Refusal| {
+            let field = format!("access_log[{:?}]", proto.name);
+            omissions.add(OmittedKind::AccessLog, refusal.within(field));
+        };
+        let mut lose = |refusal: Refusal| {
+            leave_out(refusal);
+            Ok(())
+        };
+        AccessLog::from_proto_with(proto, host, &mut lose)
+            .map_err(leave_out)
             .ok()
     }
 
     pub fn from_proto(proto: &AccessLogProto, host: &dyn Host) -> Result<AccessLog, Refusal> {
+        AccessLog::from_proto_with(proto, host, &mut Err)
+    }
+
+    fn from_proto_with(
+        proto: &AccessLogProto,
+        host: &dyn Host,
+        complain: Complain<'_>,
+    ) -> Result<AccessLog, Refusal> {
         let Some(access_log::ConfigType::TypedConfig(any)) = &proto.config_type else {
             return Err(Refusal::missing("typed_config"));
         };
@@ -202,10 +216,14 @@ impl AccessLog {
             coverage::decode(&any.value, &FILE_CONFIG).map_err(|e| e.within("typed_config"))?;
         let format = match &file.access_log_format {
             None => Substitution::Text(Format::parse(DEFAULT_FORMAT)?),
-            Some(AccessLogFormat::Format(text)) => Substitution::Text(Format::parse(text)?),
-            Some(AccessLogFormat::LogFormat(format)) => Substitution::from_proto(format)?,
+            Some(AccessLogFormat::Format(text)) => {
+                Substitution::Text(Format::parse_with(text, complain)?)
+            }
+            Some(AccessLogFormat::LogFormat(format)) => {
+                Substitution::from_proto_with(format, complain)?
+            }
             Some(AccessLogFormat::JsonFormat(json) | AccessLogFormat::TypedJsonFormat(json)) => {
-                Substitution::json(json, false)?
+                Substitution::json_with(json, false, complain)?
             }
         };
         Ok(AccessLog {
@@ -403,6 +421,30 @@ mod tests {
         }
         assert!(AccessLog::optional(&newer, &host, &omissions).is_none());
         assert_eq!(omissions.into_vec().len(), 1);
+    }
+
+    #[test]
+    fn an_operator_that_nobody_knows_costs_its_value_only() {
+        let omissions = Omissions::default();
+        let mut proto = log(FILE);
+        if let Some(access_log::ConfigType::TypedConfig(any)) = &mut proto.config_type {
+            let file = FileAccessLog {
+                path: "/dev/stdout".into(),
+                access_log_format: Some(AccessLogFormat::Format(
+                    "%PROTOCOL% %NOPE(x)% 5% %RESPONSE_CODE%".into(),
+                )),
+            };
+            any.value = file.encode_to_vec();
+        }
+        let log = AccessLog::optional(&proto, &Bare(Arc::default()), &omissions);
+        assert!(log.is_some());
+        let told: Vec<String> = omissions
+            .into_vec()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told.iter().any(|told| told.contains("%NOPE%")), "{told:?}");
     }
 
     #[test]

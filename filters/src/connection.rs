@@ -11,6 +11,7 @@ use waypoint_hbone::identity::Identity;
 
 use crate::filter_state::FilterState;
 use crate::peer::Peer;
+use crate::serial_id::SerialId;
 
 /// What is known about a downstream connection. It never changes once requests run on it.
 pub struct Connection {
@@ -25,6 +26,10 @@ pub struct Connection {
     /// The client's workload, if the mesh knows it.
     pub downstream_peer: Option<Arc<Peer>>,
     pub requested_server_name: Option<Arc<str>>,
+    /// Names of the listener and of the filter chain that serve it.
+    pub listener: Option<&'static str>,
+    pub filter_chain: Option<Arc<str>>,
+    pub id: SerialId,
     pub filter_state: FilterState,
     pub start: Instant,
     bound: Mutex<Vec<(BindKey, Arc<dyn Any + Send + Sync>)>>,
@@ -55,6 +60,9 @@ impl Connection {
             local: None,
             downstream_peer: None,
             requested_server_name: None,
+            listener: None,
+            filter_chain: None,
+            id: SerialId::default(),
             filter_state: FilterState::default(),
             start,
             bound: Mutex::default(),

@@ -27,6 +27,8 @@ pub mod recorder;
 pub mod rejected;
 pub mod response_flags;
 pub mod route;
+pub mod serial_id;
 pub mod service;
 pub mod stream_info;
 pub mod typed_struct;
+pub mod uuid;

@@ -21,6 +21,7 @@ use crate::filter_state::FilterState;
 use crate::peer::Peer;
 use crate::response_flags::ResponseFlags;
 use crate::route::SelectedRoute;
+use crate::serial_id::SerialId;
 
 /// What is spoken inside the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,6 +68,10 @@ pub struct StreamState {
     pub service: Option<Arc<DestinationService>>,
     /// The last attempt's upstream.
     pub upstream: Option<Arc<UpstreamInfo>>,
+    /// What that upstream speaks.
+    pub upstream_protocol: Option<Protocol>,
+    /// Those of the attempts before.
+    pub earlier_upstreams: Vec<Arc<UpstreamInfo>>,
     /// Attempts made, 1 for a request that went out once.
     pub attempts: u32,
     pub flags: ResponseFlags,
@@ -88,6 +93,8 @@ pub struct RequestHead {
     pub authority: Option<HeaderValue>,
     /// The headers that a recorder of the chain asked for.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Bytes of all names and values, if a recorder asked for them.
+    pub bytes: u64,
 }
 
 /// What is captured of the response's head.
@@ -95,7 +102,11 @@ pub struct RequestHead {
 pub struct ResponseHead {
     pub code: Option<u16>,
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Milliseconds from the request's start to the response's head.
+    pub trailers: Vec<(HeaderName, HeaderValue)>,
+    /// Bytes of all names and values, if a recorder asked for them.
+    pub bytes: u64,
+    pub trailer_bytes: u64,
+    /// When the head went to the client.
     pub first_byte: Option<Instant>,
 }
 
@@ -106,14 +117,19 @@ pub struct Capture {
     pub request_line: bool,
     pub request_headers: Vec<HeaderName>,
     pub response_headers: Vec<HeaderName>,
+    pub response_trailers: Vec<HeaderName>,
+    /// Whether the sizes of heads and trailers are wanted.
+    pub head_sizes: bool,
 }
 
 impl Capture {
     pub fn merge(&mut self, other: &Capture) {
         self.request_line |= other.request_line;
+        self.head_sizes |= other.head_sizes;
         for (mine, theirs) in [
             (&mut self.request_headers, &other.request_headers),
             (&mut self.response_headers, &other.response_headers),
+            (&mut self.response_trailers, &other.response_trailers),
         ] {
             for name in theirs {
                 if !mine.contains(name) {
@@ -121,6 +137,19 @@ impl Capture {
                 }
             }
         }
+    }
+
+    /// Whether anything of the request's head is wanted.
+    pub fn of_request(&self) -> bool {
+        self.request_line || self.head_sizes || !self.request_headers.is_empty()
+    }
+
+    /// Bytes of names and values, as Envoy counts a head.
+    pub fn size(map: &HeaderMap) -> u64 {
+        let bytes = map
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len());
+        bytes.sum::<usize>() as u64
     }
 
     /// The named headers of `map`.
@@ -135,6 +164,7 @@ impl Capture {
 /// The upstream connection that served a stream; shared by all streams of that connection.
 #[derive(Debug, PartialEq)]
 pub struct UpstreamInfo {
+    pub id: SerialId,
     pub cluster: Arc<str>,
     /// `istio.services[0]` of the cluster's metadata.
     pub service: Option<Arc<DestinationService>>,
@@ -145,6 +175,9 @@ pub struct UpstreamInfo {
     pub peer: Option<Arc<Peer>>,
     /// The endpoint's identity in mutual TLS, where HBONE carries the stream.
     pub principal: Option<Arc<str>>,
+    /// As they were when the connection was made.
+    pub cluster_metadata: Metadata,
+    pub endpoint_metadata: Metadata,
 }
 
 /// The Kubernetes service behind a cluster, for telemetry.

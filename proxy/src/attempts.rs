@@ -310,7 +310,7 @@ impl Attempting<'_> {
             pools.h1.put(connection, Instant::now());
             return Err(overflow);
         }
-        self.note(&connection.info);
+        self.note(&connection.info, Protocol::Http11);
         Ok(connection)
     }
 
@@ -333,7 +333,7 @@ impl Attempting<'_> {
             Err(error) => return Err(error.with_unsent(Some(to_http1(request)))),
         };
         active.admit(limits)?;
-        self.note(&connection.info);
+        self.note(&connection.info, Protocol::Http2);
         let waiting = request.extensions().get::<Waiting>().cloned();
         let hold = waiting.as_ref().map(|_| Hold::over(request.body_mut()));
         let sent = connection.send(request);
@@ -374,7 +374,7 @@ impl Attempting<'_> {
         } else {
             let upstreams = &self.router.upstreams;
             let connection = upstreams.h1_unpooled(&self.cluster, endpoint).await?;
-            self.note(&connection.info);
+            self.note(&connection.info, Protocol::Http11);
             connection
         };
         connection.detach_for_upgrade();
@@ -397,8 +397,16 @@ impl Attempting<'_> {
         Ok(Response::from_parts(parts, body))
     }
 
-    fn note(&self, upstream: &Arc<UpstreamInfo>) {
-        self.stream.state().upstream = Some(upstream.clone());
+    fn note(&self, upstream: &Arc<UpstreamInfo>, protocol: Protocol) {
+        let mut state = self.stream.state();
+        state.upstream_protocol = Some(protocol);
+        // A connection that had gone stale is of the same attempt.
+        if let Some(before) = state.upstream.replace(upstream.clone())
+            && state.earlier_upstreams.len() + 1 < state.attempts as usize
+        {
+            state.earlier_upstreams.push(before);
+        }
+        drop(state);
         if self.times.attempt.is_some() {
             *self.connected.lock() = Some(Instant::now());
         }

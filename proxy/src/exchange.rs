@@ -190,17 +190,31 @@ pub(crate) fn protocol(version: Version) -> Protocol {
 
 /// Keeps what recorders want to know of the head, which leaves with the request.
 pub(crate) fn capture_request(stream: &StreamInfo, request: &Request<Body>, capture: &Capture) {
-    if !capture.request_line && capture.request_headers.is_empty() {
+    if !capture.of_request() {
         return;
     }
     let headers = request.headers();
+    let bytes = if capture.head_sizes {
+        Capture::size(headers) + line_size(request)
+    } else {
+        0
+    };
     stream.state().request = RequestHead {
         method: Some(request.method().clone()),
         original_path: None,
         path: request.uri().path_and_query().cloned(),
         authority: headers.get(header::HOST).cloned(),
         headers: Capture::headers(&capture.request_headers, headers),
+        bytes,
     };
+}
+
+/// Bytes of the request line as HTTP/2 has it: `:method`, `:path` and `:scheme` with their values, and the
+/// name of `:authority` in place of `host`.
+fn line_size(request: &Request<Body>) -> u64 {
+    let path = request.uri().path_and_query();
+    let values = request.method().as_str().len() + path.map_or(0, |path| path.as_str().len());
+    (values + ":method:path:schemehttp:authority".len() - "host".len()) as u64
 }
 
 fn respond(
@@ -237,6 +251,9 @@ fn respond(
         let wanted = &manager.capture.response_headers;
         if !wanted.is_empty() {
             state.response.headers = Capture::headers(wanted, &parts.headers);
+        }
+        if manager.capture.head_sizes {
+            state.response.bytes = Capture::size(&parts.headers) + ":status200".len() as u64;
         }
     }
     let body = match parts.extensions.remove::<Agreed>() {

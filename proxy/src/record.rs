@@ -8,11 +8,12 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use waypoint_config::model::connection_manager::HttpConnectionManager;
 use waypoint_filters::body::{Body, BodyError, Direction};
 use waypoint_filters::response_flags::ResponseFlags;
-use waypoint_filters::stream_info::StreamInfo;
+use waypoint_filters::stream_info::{Capture, StreamInfo};
 
 use crate::downstream::farewell::{Farewell, Farewells};
 use crate::router::deadline::OutOfTime;
@@ -32,6 +33,17 @@ impl RecordGuard {
             manager,
             complete: false,
         }
+    }
+
+    /// Keeps what recorders want to know of the response's trailers.
+    fn keep_trailers(&self, trailers: &HeaderMap) {
+        let capture = &self.manager.capture;
+        if capture.response_trailers.is_empty() && !capture.head_sizes {
+            return;
+        }
+        let mut state = self.stream.state();
+        state.response.trailers = Capture::headers(&capture.response_trailers, trailers);
+        state.response.trailer_bytes = Capture::size(trailers);
     }
 
     /// The stream was answered, with nothing more to come.
@@ -161,6 +173,9 @@ impl http_body::Body for RecordedBody {
                     guard.stream.count(Direction::Response, data.len());
                 }
                 guard.complete = this.body.is_end_stream() || frame.is_trailers();
+                if let Some(trailers) = frame.trailers_ref() {
+                    guard.keep_trailers(trailers);
+                }
             }
             Poll::Ready(Some(Err(_))) => {}
         }

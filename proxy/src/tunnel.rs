@@ -56,7 +56,7 @@ pub(crate) async fn serve(
     let Ok(mut stream) = request.accept(HeaderMap::new()) else {
         return;
     };
-    let Joined { slot, info } = joined;
+    let Joined { slot, mut info } = joined;
     let slot = if needs_protocol {
         let sniffed = tokio::time::timeout(sniff::FIRST_BYTES, sniff::protocol(&mut stream)).await;
         let protocol = sniffed.unwrap_or(ApplicationProtocol::Unknown);
@@ -67,6 +67,7 @@ pub(crate) async fn serve(
     } else {
         slot
     };
+    info.filter_chain = Some(slot.name.clone());
     run(&plane, slot, Arc::new(info), stream, drain).await;
 }
 
@@ -100,6 +101,7 @@ async fn join(
     let mut connection = Connection::new(outer.source, outer.local_address, start);
     connection.peer = Some(outer.peer.clone());
     connection.local = Some(outer.local.clone());
+    connection.listener = Some("connect_terminate");
     let stream = StreamInfo::new(
         Arc::new(connection),
         Protocol::Http2,
@@ -211,6 +213,7 @@ fn inner_connection(
     let mut info = Connection::new(source, destination, start);
     info.peer = Some(outer.peer.clone());
     info.local = Some(outer.local.clone());
+    info.listener = Some("main_internal");
     info.downstream_peer = state.filter_state.peer(DOWNSTREAM_PEER).cloned();
     info.filter_state = state.filter_state.shared();
     Some(info)

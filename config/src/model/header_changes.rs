@@ -118,12 +118,19 @@ impl Addition {
             (None, Ok(action)) => action,
             (None, Err(_)) => return Err(Refusal::new("append_action", "unknown value")),
         };
-        let format = Format::parse(&header.value).map_err(|e| e.within(&header.key))?;
-        let value = match format.literal() {
-            Some(text) => Value::Literal(HeaderValue::from_str(text).map_err(|_| {
+        // Envoy would take no resource with a stray `%` in it. What was meant is plain all the same.
+        let value = match Format::as_text(&header.value) {
+            Some(text) => Value::Literal(HeaderValue::from_str(&text).map_err(|_| {
                 Refusal::new(&header.key, format!("{text:?} is not a header value"))
             })?),
-            None => Value::Format(format),
+            None => {
+                // Envoy's older name for it, in headers only.
+                let text = header
+                    .value
+                    .replace("%PER_REQUEST_STATE(", "%FILTER_STATE(");
+                let format = Format::parse(&text);
+                Value::Format(format.map_err(|e| e.within(&header.key))?)
+            }
         };
         Ok(Addition {
             name: header_name(&header.key)?,

@@ -3,13 +3,15 @@
 //! An operator that isn't known is refused by name while configuration is compiled. What has no value
 //! prints as `-`.
 
-mod operator;
+mod operators;
 pub mod substitution;
+mod syntax;
 mod time_format;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::format::operator::Operator;
+use crate::format::operators::Operator;
+use crate::format::syntax::Part;
 use crate::rejected::Refusal;
 use crate::stream_info::{Capture, RequestHead, StreamInfo, StreamState};
 
@@ -29,6 +31,9 @@ enum Piece {
         max_length: Option<usize>,
     },
 }
+
+/// Decides what becomes of a part of a format that can't be honoured.
+pub type Complain<'a> = &'a mut dyn FnMut(Refusal) -> Result<(), Refusal>;
 
 /// What an evaluation looks at.
 pub struct FormatContext<'a> {
@@ -62,6 +67,10 @@ impl FormatContext<'_> {
         }
     }
 
+    fn response_trailer(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        find(&self.state.response.trailers, name)
+    }
+
     fn response_header(&self, name: &HeaderName) -> Option<&HeaderValue> {
         match self.response {
             Some(headers) => headers.get(name),
@@ -83,44 +92,50 @@ pub enum FormatValue {
     Missing,
     Number(i64),
     Text(Vec<u8>),
+    Structured(serde_json::Value),
 }
 
 impl Format {
     /// # Errors
-    /// An operator that isn't known, or an unbalanced `%`.
+    /// An operator that isn't known or is written with what it doesn't take, or a stray `%`.
     pub fn parse(text: &str) -> Result<Format, Refusal> {
-        let mut pieces = Vec::new();
-        let mut literal = String::new();
-        let mut rest = text;
-        while let Some(at) = rest.find('%') {
-            literal.push_str(rest.get(..at).unwrap_or_default());
-            rest = rest.get(at + 1..).unwrap_or_default();
-            if let Some(after) = rest.strip_prefix('%') {
-                literal.push('%');
-                rest = after;
-                continue;
+        Format::parse_with(text, &mut Err)
+    }
+
+    /// The same, where `complain` may let a complaint pass: what it is about then has no value, and a stray
+    /// `%` is one.
+    ///
+    /// # Errors
+    /// What `complain` says.
+    pub fn parse_with(text: &str, complain: Complain<'_>) -> Result<Format, Refusal> {
+        let mut pieces: Vec<Piece> = Vec::new();
+        for part in syntax::parts(text, complain)? {
+            match (part, pieces.last_mut()) {
+                (Part::Text(text), Some(Piece::Literal(before))) => {
+                    *before = format!("{before}{text}").into();
+                }
+                (Part::Text(text), _) => pieces.push(Piece::Literal(text.into())),
+                (Part::Command(command), _) => pieces.push(Piece::Value {
+                    operator: Operator::parse(&command).or_else(|refusal| {
+                        complain(refusal)?;
+                        Ok(Operator::NEVER)
+                    })?,
+                    max_length: command.max_length,
+                }),
             }
-            let length = operator_length(rest).ok_or_else(|| {
-                Refusal::new("format", format!("{text:?} has a % that is not closed"))
-            })?;
-            if !literal.is_empty() {
-                pieces.push(Piece::Literal(std::mem::take(&mut literal).into()));
-            }
-            let (operator, max_length) = operator::parse(rest.get(..length).unwrap_or_default())?;
-            pieces.push(Piece::Value {
-                operator,
-                max_length,
-            });
-            rest = rest.get(length + 1..).unwrap_or_default();
-        }
-        literal.push_str(rest);
-        if !literal.is_empty() {
-            pieces.push(Piece::Literal(literal.into()));
         }
         Ok(Format {
             pieces: pieces.into(),
             missing: "-",
         })
+    }
+
+    /// A text that was meant as one, if nothing in it is an operator: its stray `%` are what they are.
+    pub fn as_text(text: &str) -> Option<String> {
+        match Format::parse(text) {
+            Ok(format) => format.literal().map(str::to_owned),
+            Err(_) => syntax::without_operators(text),
+        }
     }
 
     /// The same, printing nothing where there is no value, if `omit` (`omit_empty_values`).
@@ -140,12 +155,8 @@ impl Format {
                     operator,
                     max_length,
                 } => {
-                    let start = out.len();
-                    if !operator.write(context, out) {
+                    if !operator.write_at_most(*max_length, context, out) {
                         out.extend_from_slice(self.missing.as_bytes());
-                    }
-                    if let Some(max) = max_length {
-                        out.truncate(start + max.min(&(out.len() - start)));
                     }
                 }
             }
@@ -159,10 +170,13 @@ impl Format {
             [
                 Piece::Value {
                     operator,
-                    max_length: None,
+                    max_length,
                 },
             ] => {
-                if !operator.write(context, &mut out) {
+                if let Some(value) = operator.structured(context) {
+                    return value.map_or(FormatValue::Missing, FormatValue::Structured);
+                }
+                if !operator.write_at_most(*max_length, context, &mut out) {
                     return FormatValue::Missing;
                 }
                 if operator.is_number()
@@ -196,20 +210,6 @@ impl Format {
             _ => None,
         }
     }
-}
-
-/// Bytes up to the closing `%`; one inside parentheses (a time format) doesn't close.
-fn operator_length(text: &str) -> Option<usize> {
-    let mut depth = 0usize;
-    for (at, c) in text.char_indices() {
-        match c {
-            '(' => depth += 1,
-            ')' => depth = depth.saturating_sub(1),
-            '%' if depth == 0 => return Some(at),
-            _ => {}
-        }
-    }
-    None
 }
 
 #[cfg(test)]

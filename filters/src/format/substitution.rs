@@ -7,7 +7,7 @@ use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 
 use crate::coverage::well_known::STRUCT;
 use crate::coverage::{Table, harmless, honoured, required};
-use crate::format::{Format, FormatContext, FormatValue};
+use crate::format::{Complain, Format, FormatContext, FormatValue};
 use crate::rejected::Refusal;
 use crate::stream_info::Capture;
 
@@ -72,8 +72,16 @@ static REQ_WITHOUT_QUERY: Table = Table {
 
 impl Substitution {
     pub fn from_proto(proto: &SubstitutionFormatString) -> Result<Substitution, Refusal> {
-        let text = |text: &str| {
-            let format = Format::parse(text)?;
+        Substitution::from_proto_with(proto, &mut Err)
+    }
+
+    /// The same, where `complain` may let what can't be honoured pass.
+    pub fn from_proto_with(
+        proto: &SubstitutionFormatString,
+        complain: Complain<'_>,
+    ) -> Result<Substitution, Refusal> {
+        let mut text = |text: &str| {
+            let format = Format::parse_with(text, complain)?;
             Ok(Substitution::Text(
                 format.omitting_empty(proto.omit_empty_values),
             ))
@@ -88,13 +96,17 @@ impl Substitution {
                 }
             }
             Some(substitution_format_string::Format::JsonFormat(object)) => {
-                Substitution::json(object, proto.omit_empty_values)
+                Substitution::json_with(object, proto.omit_empty_values, complain)
             }
         }
     }
 
-    pub fn json(object: &Struct, omit_empty: bool) -> Result<Substitution, Refusal> {
-        let json = Json::from_struct(object, omit_empty)?;
+    pub fn json_with(
+        object: &Struct,
+        omit_empty: bool,
+        complain: Complain<'_>,
+    ) -> Result<Substitution, Refusal> {
+        let json = Json::from_struct(object, omit_empty, complain)?;
         Ok(Substitution::Json { json, omit_empty })
     }
 
@@ -118,12 +130,17 @@ impl Substitution {
 }
 
 impl Json {
-    fn from_struct(object: &Struct, omit_empty: bool) -> Result<Json, Refusal> {
+    fn from_struct(
+        object: &Struct,
+        omit_empty: bool,
+        complain: Complain<'_>,
+    ) -> Result<Json, Refusal> {
         let mut fields = object
             .fields
             .iter()
             .map(|(key, value)| {
-                let json = Json::from_value(value, omit_empty).map_err(|e| e.within(key))?;
+                let mut of_field = |refusal: Refusal| complain(refusal.within(key));
+                let json = Json::from_value(value, omit_empty, &mut of_field)?;
                 Ok((key.as_str().into(), json))
             })
             .collect::<Result<Vec<(Box<str>, Json)>, Refusal>>()?;
@@ -131,16 +148,20 @@ impl Json {
         Ok(Json::Object(fields.into()))
     }
 
-    fn from_value(value: &Value, omit_empty: bool) -> Result<Json, Refusal> {
+    fn from_value(
+        value: &Value,
+        omit_empty: bool,
+        complain: Complain<'_>,
+    ) -> Result<Json, Refusal> {
         Ok(match &value.kind {
             Some(Kind::StringValue(text)) => {
-                Json::Format(Format::parse(text)?.omitting_empty(omit_empty))
+                Json::Format(Format::parse_with(text, complain)?.omitting_empty(omit_empty))
             }
-            Some(Kind::StructValue(object)) => Json::from_struct(object, omit_empty)?,
+            Some(Kind::StructValue(object)) => Json::from_struct(object, omit_empty, complain)?,
             Some(Kind::ListValue(list)) => Json::List(
                 list.values
                     .iter()
-                    .map(|value| Json::from_value(value, omit_empty))
+                    .map(|value| Json::from_value(value, omit_empty, complain))
                     .collect::<Result<_, _>>()?,
             ),
             Some(Kind::BoolValue(b)) => Json::Constant((*b).into()),
@@ -166,6 +187,7 @@ impl Json {
             Json::Format(format) => match format.value(context) {
                 FormatValue::Missing => serde_json::Value::Null,
                 FormatValue::Number(number) => number.into(),
+                FormatValue::Structured(value) => value,
                 FormatValue::Text(text) => String::from_utf8_lossy(&text).into_owned().into(),
             },
             Json::Object(fields) => fields

@@ -8,6 +8,7 @@ use http::HeaderMap;
 use tokio::net::TcpStream;
 use waypoint_config::model::cluster::Cluster;
 use waypoint_config::model::endpoint::{Endpoint, Transport};
+use waypoint_filters::serial_id::SerialId;
 use waypoint_filters::stream_info::UpstreamInfo;
 use waypoint_hbone::pool::TunnelPool;
 
@@ -68,6 +69,7 @@ async fn connect(
         }
     };
     let info = UpstreamInfo {
+        id: SerialId::default(),
         cluster: cluster.name.clone(),
         service: cluster.service.clone(),
         host: endpoint.address,
@@ -78,6 +80,8 @@ async fn connect(
             .map(|peer| peer.principal.clone())
             .filter(|p| !p.is_empty()),
         peer: endpoint.peer.clone(),
+        cluster_metadata: cluster.metadata.clone(),
+        endpoint_metadata: endpoint.metadata.clone(),
     };
     Ok(Dialled {
         io: UpstreamIo::new(kind),

@@ -1,0 +1,297 @@
+//! The operators of format strings: those of stock Envoy 1.40, which is asked by a test.
+//!
+//! Each takes parameters, or a length, or neither, as in Envoy, and is refused with what it doesn't take.
+//! What is known only where it is asked for is [captured](Operator::capture) then.
+
+mod addresses;
+mod grpc;
+mod heads;
+mod metadata;
+mod print;
+mod stream;
+mod times;
+
+use self::addresses::Address;
+use self::grpc::GrpcStatus;
+use self::heads::{Head, ServerName, Target};
+use self::metadata::{FilterStateField, MetadataField};
+use self::print::text;
+use self::stream::StreamField;
+use self::times::{Clock, Span};
+use super::syntax::Command;
+use super::time_format::TimeFormat;
+use crate::format::FormatContext;
+use crate::rejected::Refusal;
+use crate::stream_info::Capture;
+
+#[derive(Clone, Debug)]
+pub(super) enum Operator {
+    Head(Head),
+    Target(Target),
+    ServerName(ServerName),
+    Clock(Clock),
+    Span(Span),
+    Address(Address),
+    Metadata(MetadataField),
+    FilterState(FilterStateField),
+    GrpcStatus(GrpcStatus),
+    /// With blanks kept, or made underscores so that a log's fields can be told apart.
+    ResponseCodeDetails {
+        blanks: bool,
+    },
+    Stream(StreamField),
+    /// The first that has a value, each with its most bytes.
+    Coalesce(Box<[(Operator, Option<usize>)]>),
+}
+
+/// What an operator may be written with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Parameters {
+    None,
+    Optional,
+    Required,
+}
+
+/// Parameters, and whether a length may follow. Names that aren't here take neither.
+fn rule(name: &str) -> (Parameters, bool) {
+    match name {
+        "REQ" | "REQUEST_HEADER" | "RESP" | "RESPONSE_HEADER" | "TRAILER" | "RESPONSE_TRAILER"
+        | "STREAM_INFO_REQ" | "REQ_WITHOUT_QUERY" | "QUERY_PARAM" | "ENVIRONMENT"
+        | "DYNAMIC_METADATA" | "COALESCE" => (Parameters::Required, true),
+        "CLUSTER_METADATA" | "UPSTREAM_METADATA" | "COMMON_DURATION" => {
+            (Parameters::Required, false)
+        }
+        "FILTER_STATE"
+        | "UPSTREAM_FILTER_STATE"
+        | "METADATA"
+        | "PATH"
+        | "QUERY_PARAMS"
+        | "CEL"
+        | "TYPED_CEL" => (Parameters::Optional, true),
+        "START_TIME"
+        | "START_TIME_LOCAL"
+        | "EMIT_TIME"
+        | "EMIT_TIME_LOCAL"
+        | "GRPC_STATUS"
+        | "RESPONSE_CODE_DETAILS"
+        | "REQUESTED_SERVER_NAME" => (Parameters::Optional, false),
+        name if is_certificate_time(name) => (Parameters::Optional, false),
+        "UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT"
+        | "UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT"
+        | "UPSTREAM_HOST_NAME_WITHOUT_PORT" => (Parameters::None, false),
+        name if name.ends_with("_ADDRESS_WITHOUT_PORT") => (Parameters::Optional, false),
+        _ => (Parameters::None, false),
+    }
+}
+
+/// When a certificate begins and ends to be valid.
+fn is_certificate_time(name: &str) -> bool {
+    let end = ["DOWNSTREAM_PEER_CERT_V_", "UPSTREAM_PEER_CERT_V_"]
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix));
+    matches!(end, Some("START" | "END"))
+}
+
+impl Operator {
+    /// Has no value.
+    pub(super) const NEVER: Operator = Operator::Stream(StreamField::Never);
+
+    pub(super) fn parse(command: &Command<'_>) -> Result<Operator, Refusal> {
+        let (name, parameters) = (command.name, command.parameters);
+        let operator = known(name, parameters)?
+            .ok_or_else(|| Refusal::new("format", format!("unknown operator %{name}%")))?;
+        let refuse = |what: &str| {
+            Err(Refusal::new(
+                "format",
+                format!("the operator %{name}% {what}"),
+            ))
+        };
+        let (takes, length) = rule(name);
+        match takes {
+            Parameters::Required if parameters.is_empty() => return refuse("needs parameters"),
+            Parameters::None if !parameters.is_empty() => return refuse("takes no parameters"),
+            _ => {}
+        }
+        if command.max_length.is_some() && !length {
+            return refuse("takes no length");
+        }
+        Ok(operator)
+    }
+
+    pub(super) fn is_number(&self) -> bool {
+        match self {
+            Operator::Stream(field) => field.is_number(),
+            Operator::Address(address) => address.is_number(),
+            Operator::GrpcStatus(status) => status.is_number(),
+            Operator::Span(_) => true,
+            _ => false,
+        }
+    }
+
+    /// The value with its structure, where it may have one.
+    pub(super) fn structured(
+        &self,
+        context: &FormatContext<'_>,
+    ) -> Option<Option<serde_json::Value>> {
+        match self {
+            Operator::Metadata(field) => Some(field.value(context)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn capture(&self, capture: &mut Capture) {
+        match self {
+            Operator::Head(head) => head.capture(capture),
+            Operator::Target(_) => capture.request_line = true,
+            Operator::ServerName(name) => name.capture(capture),
+            Operator::Stream(field) => field.capture(capture),
+            Operator::Coalesce(list) => list.iter().for_each(|(one, _)| one.capture(capture)),
+            Operator::Clock(_)
+            | Operator::Span(_)
+            | Operator::Address(_)
+            | Operator::Metadata(_)
+            | Operator::FilterState(_)
+            | Operator::GrpcStatus(_)
+            | Operator::ResponseCodeDetails { .. } => {}
+        }
+    }
+
+    /// Appends the value; `false`: there is none.
+    pub(super) fn write(&self, context: &FormatContext<'_>, out: &mut Vec<u8>) -> bool {
+        match self {
+            Operator::Head(head) => head.write(context, out),
+            Operator::Target(target) => target.write(context, out),
+            Operator::ServerName(name) => name.write(context, out),
+            Operator::Clock(clock) => clock.write(context, out),
+            Operator::Span(span) => span.write(context, out),
+            Operator::Address(address) => address.write(context, out),
+            Operator::Metadata(field) => field.write(context, out),
+            Operator::FilterState(field) => field.write(context, out),
+            Operator::GrpcStatus(status) => status.write(context, out),
+            Operator::ResponseCodeDetails { blanks } => {
+                let start = out.len();
+                let found = text(out, context.state.response_code_details.as_deref());
+                if !blanks {
+                    for byte in out.iter_mut().skip(start) {
+                        if byte.is_ascii_whitespace() {
+                            *byte = b'_';
+                        }
+                    }
+                }
+                found
+            }
+            Operator::Stream(field) => field.write(context, out),
+            Operator::Coalesce(list) => list
+                .iter()
+                .any(|(operator, max)| operator.write_at_most(*max, context, out)),
+        }
+    }
+
+    /// The same, with no more than `max` bytes of it.
+    pub(super) fn write_at_most(
+        &self,
+        max: Option<usize>,
+        context: &FormatContext<'_>,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let start = out.len();
+        let found = self.write(context, out);
+        if let Some(max) = max {
+            out.truncate(start.saturating_add(max));
+        }
+        found
+    }
+}
+
+/// `None`: nobody knows the name.
+fn known(name: &str, parameters: &str) -> Result<Option<Operator>, Refusal> {
+    if let Some(head) = Head::parse(name, parameters)? {
+        return Ok(Some(Operator::Head(head)));
+    }
+    if let Some(target) = Target::parse(name, parameters)? {
+        return Ok(Some(Operator::Target(target)));
+    }
+    if let Some(span) = Span::parse(name, parameters)? {
+        return Ok(Some(Operator::Span(span)));
+    }
+    Ok(Some(match name {
+        "START_TIME" | "START_TIME_LOCAL" | "EMIT_TIME" | "EMIT_TIME_LOCAL" => {
+            Operator::Clock(Clock::parse(name, parameters)?)
+        }
+        name if is_certificate_time(name) => {
+            TimeFormat::parse(parameters)?;
+            Operator::Stream(StreamField::Never)
+        }
+        "REQUESTED_SERVER_NAME" => Operator::ServerName(ServerName::parse(parameters)?),
+        "METADATA" | "DYNAMIC_METADATA" | "CLUSTER_METADATA" | "UPSTREAM_METADATA" => {
+            Operator::Metadata(MetadataField::parse(name, parameters)?)
+        }
+        "FILTER_STATE" | "UPSTREAM_FILTER_STATE" => {
+            Operator::FilterState(FilterStateField::parse(name, parameters)?)
+        }
+        "GRPC_STATUS" | "GRPC_STATUS_NUMBER" => {
+            Operator::GrpcStatus(GrpcStatus::parse(name, parameters)?)
+        }
+        "RESPONSE_CODE_DETAILS" => Operator::ResponseCodeDetails {
+            blanks: parameters == "ALLOW_WHITESPACES",
+        },
+        "ENVIRONMENT" => Operator::Stream(match std::env::var(parameters) {
+            Ok(value) => StreamField::Fixed(value.into()),
+            Err(_) => StreamField::Never,
+        }),
+        "COALESCE" => Operator::Coalesce(coalesce(parameters)?),
+        "CEL" | "TYPED_CEL" => {
+            let reason = format!("%{name}%: expressions are not evaluated here");
+            return Err(Refusal::new("format", reason));
+        }
+        name => match StreamField::parse(name) {
+            Some(field) => Operator::Stream(field),
+            None => match Address::parse(name, parameters) {
+                Some(address) => Operator::Address(address),
+                None => return Ok(None),
+            },
+        },
+    }))
+}
+
+/// `{"operators": ["NAME", {"command": "NAME", "param": "…", "max_length": 3}, …]}`.
+fn coalesce(json: &str) -> Result<Box<[(Operator, Option<usize>)]>, Refusal> {
+    let refuse = |reason: String| Refusal::new("format", format!("%COALESCE%: {reason}"));
+    let object: serde_json::Value =
+        serde_json::from_str(json).map_err(|error| refuse(error.to_string()))?;
+    let list = object.get("operators").and_then(|list| list.as_array());
+    let list = list.filter(|list| !list.is_empty());
+    let list = list.ok_or_else(|| refuse("needs a list of operators".to_owned()))?;
+    list.iter()
+        .map(|entry| {
+            let field = |name: &str| entry.get(name);
+            let (name, parameters, max_length) = match (entry.as_str(), field("command")) {
+                (Some(name), _) => (name, "", None),
+                (None, Some(command)) => {
+                    let name = command.as_str();
+                    let name = name.ok_or_else(|| refuse("command is no text".to_owned()))?;
+                    let parameters = match field("param") {
+                        None => "",
+                        Some(text) => text
+                            .as_str()
+                            .ok_or_else(|| refuse("param is no text".to_owned()))?,
+                    };
+                    let length = |length: &serde_json::Value| {
+                        let length = length.as_u64().filter(|length| *length > 0);
+                        let length = length.and_then(|length| usize::try_from(length).ok());
+                        length.ok_or_else(|| refuse("max_length is no length".to_owned()))
+                    };
+                    let max_length = field("max_length").map(length).transpose()?;
+                    (name, parameters, max_length)
+                }
+                _ => return Err(refuse(format!("{entry} is no operator"))),
+            };
+            let command = Command {
+                name,
+                parameters,
+                max_length,
+            };
+            Ok((Operator::parse(&command)?, max_length))
+        })
+        .collect()
+}

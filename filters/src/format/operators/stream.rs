@@ -1,0 +1,272 @@
+//! What is known of a stream besides its heads, times and addresses: how it ended, what it carried, who it
+//! was, and what never has a value here.
+
+use super::print::{number, text};
+use crate::format::FormatContext;
+use crate::response_flags::ResponseFlags;
+use crate::stream_info::{Capture, Protocol};
+use crate::uuid;
+
+/// Operators without parameters, one variant each.
+#[derive(Clone, Debug)]
+pub(in crate::format) enum StreamField {
+    Protocol,
+    UpstreamProtocol,
+    ResponseCode,
+    Flags,
+    FlagsLong,
+    ConnectionTerminationDetails,
+    UpstreamTransportFailureReason,
+    BytesReceived,
+    BytesSent,
+    /// All bytes of a TCP stream. Of HTTP, heads and framing are not counted, so this has no value.
+    WireBytesReceived,
+    WireBytesSent,
+    RequestHeadersBytes,
+    ResponseHeadersBytes,
+    ResponseTrailersBytes,
+    UpstreamCluster,
+    Attempts,
+    ConnectionId,
+    UpstreamConnectionId,
+    StreamId,
+    UniqueId,
+    RouteName,
+    RouteResolutionCount,
+    FilterChainName,
+    ListenerName,
+    AccessLogType,
+    /// How the client's connection ended.
+    CloseType,
+    PeerUriSan,
+    LocalUriSan,
+    TlsVersion,
+    /// Known while configuration is compiled.
+    Fixed(Box<str>),
+    FixedNumber(u64),
+    /// Known operators that never have a value here.
+    Never,
+}
+
+impl StreamField {
+    /// `None`: the name isn't known.
+    pub(super) fn parse(name: &str) -> Option<StreamField> {
+        Some(match name {
+            "PROTOCOL" => StreamField::Protocol,
+            "UPSTREAM_PROTOCOL" => StreamField::UpstreamProtocol,
+            "RESPONSE_CODE" => StreamField::ResponseCode,
+            "RESPONSE_FLAGS" => StreamField::Flags,
+            "RESPONSE_FLAGS_LONG" => StreamField::FlagsLong,
+            "CONNECTION_TERMINATION_DETAILS" => StreamField::ConnectionTerminationDetails,
+            "UPSTREAM_TRANSPORT_FAILURE_REASON" => StreamField::UpstreamTransportFailureReason,
+            "BYTES_RECEIVED" => StreamField::BytesReceived,
+            "BYTES_SENT" => StreamField::BytesSent,
+            "DOWNSTREAM_WIRE_BYTES_RECEIVED" | "UPSTREAM_WIRE_BYTES_SENT" => {
+                StreamField::WireBytesReceived
+            }
+            "DOWNSTREAM_WIRE_BYTES_SENT" | "UPSTREAM_WIRE_BYTES_RECEIVED" => {
+                StreamField::WireBytesSent
+            }
+            "REQUEST_HEADERS_BYTES" => StreamField::RequestHeadersBytes,
+            "RESPONSE_HEADERS_BYTES" => StreamField::ResponseHeadersBytes,
+            "RESPONSE_TRAILERS_BYTES" => StreamField::ResponseTrailersBytes,
+            "UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW" => StreamField::UpstreamCluster,
+            "UPSTREAM_REQUEST_ATTEMPT_COUNT" => StreamField::Attempts,
+            "CONNECTION_ID" => StreamField::ConnectionId,
+            "UPSTREAM_CONNECTION_ID" => StreamField::UpstreamConnectionId,
+            "STREAM_ID" => StreamField::StreamId,
+            "UNIQUE_ID" => StreamField::UniqueId,
+            "ROUTE_NAME" => StreamField::RouteName,
+            "ROUTE_RESOLUTION_COUNT" => StreamField::RouteResolutionCount,
+            "FILTER_CHAIN_NAME" => StreamField::FilterChainName,
+            "LISTENER_NAME" => StreamField::ListenerName,
+            "ACCESS_LOG_TYPE" => StreamField::AccessLogType,
+            "DOWNSTREAM_DETECTED_CLOSE_TYPE" => StreamField::CloseType,
+            "UPSTREAM_DETECTED_CLOSE_TYPE" => StreamField::Fixed("Normal".into()),
+            "DOWNSTREAM_PEER_URI_SAN" => StreamField::PeerUriSan,
+            "DOWNSTREAM_LOCAL_URI_SAN" => StreamField::LocalUriSan,
+            "DOWNSTREAM_TLS_VERSION" => StreamField::TlsVersion,
+            "HOSTNAME" => StreamField::Fixed(hostname()),
+            // Set by no filter, and only in bodies of local replies.
+            "CUSTOM_FLAGS" | "LOCAL_REPLY_BODY" => StreamField::Fixed("".into()),
+            // Of addresses that are no internal listener's.
+            "DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID"
+            | "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID"
+            | "UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID" => StreamField::Fixed("".into()),
+            // QUIC's.
+            "BYTES_RETRANSMITTED" | "PACKETS_RETRANSMITTED" => StreamField::FixedNumber(0),
+            name if NEVER.contains(&name) => StreamField::Never,
+            _ => return None,
+        })
+    }
+
+    pub(super) fn is_number(&self) -> bool {
+        matches!(
+            self,
+            StreamField::ResponseCode
+                | StreamField::BytesReceived
+                | StreamField::BytesSent
+                | StreamField::WireBytesReceived
+                | StreamField::WireBytesSent
+                | StreamField::RequestHeadersBytes
+                | StreamField::ResponseHeadersBytes
+                | StreamField::ResponseTrailersBytes
+                | StreamField::Attempts
+                | StreamField::ConnectionId
+                | StreamField::UpstreamConnectionId
+                | StreamField::RouteResolutionCount
+                | StreamField::FixedNumber(_)
+        )
+    }
+
+    pub(super) fn capture(&self, capture: &mut Capture) {
+        match self {
+            StreamField::StreamId if !capture.request_headers.contains(&REQUEST_ID) => {
+                capture.request_headers.push(REQUEST_ID);
+            }
+            StreamField::RequestHeadersBytes
+            | StreamField::ResponseHeadersBytes
+            | StreamField::ResponseTrailersBytes => capture.head_sizes = true,
+            _ => {}
+        }
+    }
+
+    pub(super) fn write(&self, context: &FormatContext<'_>, out: &mut Vec<u8>) -> bool {
+        let (stream, state) = (context.stream, context.state);
+        let connection = &stream.connection;
+        match self {
+            StreamField::Protocol => text(out, stream.protocol.name()),
+            StreamField::UpstreamProtocol => {
+                text(out, state.upstream_protocol.and_then(Protocol::name))
+            }
+            // Envoy: 0 where nothing was answered.
+            StreamField::ResponseCode => number(out, u64::from(state.response.code.unwrap_or(0))),
+            StreamField::Flags => text(out, Some(&*state.flags.to_short())),
+            StreamField::FlagsLong => {
+                let names: Vec<_> = state.flags.long_names().collect();
+                !names.is_empty() && text(out, Some(names.join(",")))
+            }
+            StreamField::ConnectionTerminationDetails => {
+                text(out, state.connection_termination_details.as_deref())
+            }
+            StreamField::UpstreamTransportFailureReason => {
+                text(out, state.upstream_transport_failure_reason.as_deref())
+            }
+            StreamField::BytesReceived => number(out, stream.bytes_received()),
+            StreamField::BytesSent => number(out, stream.bytes_sent()),
+            StreamField::WireBytesReceived => {
+                stream.protocol == Protocol::Tcp && number(out, stream.bytes_received())
+            }
+            StreamField::WireBytesSent => {
+                stream.protocol == Protocol::Tcp && number(out, stream.bytes_sent())
+            }
+            StreamField::RequestHeadersBytes => number(out, state.request.bytes),
+            StreamField::ResponseHeadersBytes => number(out, state.response.bytes),
+            StreamField::ResponseTrailersBytes => number(out, state.response.trailer_bytes),
+            StreamField::UpstreamCluster => text(out, state.cluster.as_deref()),
+            StreamField::Attempts => number(out, u64::from(state.attempts)),
+            StreamField::ConnectionId => number(out, connection.id.get()),
+            StreamField::UpstreamConnectionId => {
+                number(out, state.upstream.as_ref().map_or(0, |u| u.id.get()))
+            }
+            StreamField::StreamId => text(
+                out,
+                context.request_header(&REQUEST_ID).map(|v| v.as_bytes()),
+            ),
+            StreamField::UniqueId => text(out, Some(uuid::v4(fastrand::u128(..)))),
+            StreamField::RouteName => {
+                let name = state.route.as_ref().map(|route| route.info().name.clone());
+                text(out, name.filter(|name| !name.is_empty()).as_deref())
+            }
+            StreamField::RouteResolutionCount => number(out, state.route.is_some().into()),
+            StreamField::FilterChainName => text(out, connection.filter_chain.as_deref()),
+            StreamField::ListenerName => text(out, connection.listener),
+            StreamField::AccessLogType => text(
+                out,
+                Some(match stream.protocol {
+                    Protocol::Tcp => "TcpConnectionEnd",
+                    _ => "DownstreamEnd",
+                }),
+            ),
+            StreamField::CloseType => {
+                let gone = ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;
+                !state.flags.intersects(gone) && text(out, Some("Normal"))
+            }
+            StreamField::PeerUriSan => text(out, connection.peer.as_ref().map(|p| p.as_str())),
+            StreamField::LocalUriSan => text(out, connection.local.as_ref().map(|p| p.as_str())),
+            // HBONE speaks no other.
+            StreamField::TlsVersion => text(out, connection.peer.as_ref().map(|_| "TLSv1.3")),
+            StreamField::Fixed(value) => text(out, Some(&**value)),
+            StreamField::FixedNumber(value) => number(out, *value),
+            StreamField::Never => false,
+        }
+    }
+}
+
+const REQUEST_ID: http::HeaderName = http::HeaderName::from_static("x-request-id");
+
+/// What Envoy knows of connections that it terminates, of spans, and of bytes on the wire.
+const NEVER: &[&str] = &[
+    "DOWNSTREAM_CX_RTT",
+    "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
+    "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT",
+    "DOWNSTREAM_HEADER_BYTES_RECEIVED",
+    "DOWNSTREAM_HEADER_BYTES_SENT",
+    "DOWNSTREAM_LOCAL_CLOSE_REASON",
+    "DOWNSTREAM_LOCAL_DNS_SAN",
+    "DOWNSTREAM_LOCAL_EMAIL_SAN",
+    "DOWNSTREAM_LOCAL_IP_SAN",
+    "DOWNSTREAM_LOCAL_OTHERNAME_SAN",
+    "DOWNSTREAM_LOCAL_SUBJECT",
+    "DOWNSTREAM_PEER_CERT",
+    "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1",
+    "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256",
+    "DOWNSTREAM_PEER_CHAIN_SERIALS",
+    "DOWNSTREAM_PEER_DNS_SAN",
+    "DOWNSTREAM_PEER_EMAIL_SAN",
+    "DOWNSTREAM_PEER_FINGERPRINT_1",
+    "DOWNSTREAM_PEER_FINGERPRINT_256",
+    "DOWNSTREAM_PEER_IP_SAN",
+    "DOWNSTREAM_PEER_ISSUER",
+    "DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256",
+    "DOWNSTREAM_PEER_ISSUER_SERIAL",
+    "DOWNSTREAM_PEER_OTHERNAME_SAN",
+    "DOWNSTREAM_PEER_SERIAL",
+    "DOWNSTREAM_PEER_SUBJECT",
+    "DOWNSTREAM_TLS_CIPHER",
+    "DOWNSTREAM_TLS_GROUP",
+    "DOWNSTREAM_TLS_SESSION_ID",
+    "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
+    "ROUTE_RESOLUTION_TIME_US",
+    "SPAN_ID",
+    "TLS_JA3_FINGERPRINT",
+    "TLS_JA4_FINGERPRINT",
+    "TRACE_ID",
+    "UPSTREAM_CONNECTION_IDS_ATTEMPTED",
+    "UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
+    "UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT",
+    "UPSTREAM_HEADER_BYTES_RECEIVED",
+    "UPSTREAM_HEADER_BYTES_SENT",
+    "UPSTREAM_LOCAL_CLOSE_REASON",
+    "UPSTREAM_LOCAL_DNS_SAN",
+    "UPSTREAM_LOCAL_IP_SAN",
+    "UPSTREAM_LOCAL_URI_SAN",
+    "UPSTREAM_PEER_CERT",
+    "UPSTREAM_PEER_DNS_SAN",
+    "UPSTREAM_PEER_IP_SAN",
+    "UPSTREAM_PEER_ISSUER",
+    "UPSTREAM_PEER_SUBJECT",
+    "UPSTREAM_PEER_URI_SAN",
+    "UPSTREAM_SERVER_NAME",
+    "UPSTREAM_TLS_CIPHER",
+    "UPSTREAM_TLS_GROUP",
+    "UPSTREAM_TLS_SESSION_ID",
+    "UPSTREAM_TLS_VERSION",
+    "VIRTUAL_CLUSTER_NAME",
+];
+
+fn hostname() -> Box<str> {
+    std::env::var("HOSTNAME")
+        .or_else(|_| std::fs::read_to_string("/proc/sys/kernel/hostname"))
+        .map_or("-".into(), |name| name.trim().into())
+}

@@ -1,0 +1,166 @@
+//! When a stream began and how long its parts took.
+//!
+//! Time points that the data path doesn't know (when a connection was made, when the request's last byte went
+//! up) give no value. Local time is UTC: nothing here knows the zone.
+
+use std::io::Write as _;
+use std::time::{Instant, SystemTime};
+
+use super::print::millis;
+use crate::format::FormatContext;
+use crate::format::time_format::TimeFormat;
+use crate::rejected::Refusal;
+
+/// `%START_TIME(format)%` and `%EMIT_TIME(format)%`.
+#[derive(Clone, Debug)]
+pub(in crate::format) struct Clock {
+    format: TimeFormat,
+    /// The moment of writing, not the stream's start.
+    now: bool,
+}
+
+impl Clock {
+    pub(super) fn parse(name: &str, parameters: &str) -> Result<Clock, Refusal> {
+        let default = if name.ends_with("_LOCAL") {
+            "%Y-%m-%dT%H:%M:%S.%3f%z"
+        } else {
+            "%Y-%m-%dT%H:%M:%S.%3fZ"
+        };
+        let format = if parameters.is_empty() {
+            default
+        } else {
+            parameters
+        };
+        Ok(Clock {
+            format: TimeFormat::parse(format)?,
+            now: name.starts_with("EMIT"),
+        })
+    }
+
+    pub(super) fn write(&self, context: &FormatContext<'_>, out: &mut Vec<u8>) -> bool {
+        let time = if self.now {
+            SystemTime::now()
+        } else {
+            context.stream.start_time
+        };
+        self.format.write(time, out);
+        true
+    }
+}
+
+/// The time between two points.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::format) struct Span {
+    from: Point,
+    to: Point,
+    precision: Precision,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Point {
+    RequestBegins,
+    RequestEnds,
+    /// From the upstream, which is also when its head goes down.
+    ResponseBegins,
+    /// The answer's head goes down, whoever it is from.
+    AnswerBegins,
+    ResponseEnds,
+    AnswerEnds,
+    Unknown,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Precision {
+    Millis,
+    Micros,
+    Nanos,
+}
+
+impl Span {
+    /// `None`: the name is no duration's.
+    pub(super) fn parse(name: &str, parameters: &str) -> Result<Option<Span>, Refusal> {
+        let millis = |from, to| Span {
+            from,
+            to,
+            precision: Precision::Millis,
+        };
+        Ok(Some(match name {
+            "DURATION" => millis(Point::RequestBegins, Point::AnswerEnds),
+            "REQUEST_DURATION" => millis(Point::RequestBegins, Point::RequestEnds),
+            "RESPONSE_DURATION" => millis(Point::RequestBegins, Point::ResponseBegins),
+            "RESPONSE_TX_DURATION" => millis(Point::ResponseBegins, Point::AnswerEnds),
+            "REQUEST_TX_DURATION"
+            | "ROUNDTRIP_DURATION"
+            | "DOWNSTREAM_HANDSHAKE_DURATION"
+            | "UPSTREAM_CONNECTION_POOL_READY_DURATION" => {
+                millis(Point::RequestBegins, Point::Unknown)
+            }
+            "COMMON_DURATION" => {
+                let refuse = || {
+                    let reason =
+                        format!("%COMMON_DURATION({parameters})% is not FROM:TO:ms, us or ns");
+                    Refusal::new("format", reason)
+                };
+                let parts: Vec<&str> = parameters.split(':').collect();
+                let (from, to, precision) = match parts.as_slice() {
+                    [from, to] => (from, to, Precision::Millis),
+                    [from, to, "ms"] => (from, to, Precision::Millis),
+                    [from, to, "us"] => (from, to, Precision::Micros),
+                    [from, to, "ns"] => (from, to, Precision::Nanos),
+                    _ => return Err(refuse()),
+                };
+                Span {
+                    from: Point::named(from),
+                    to: Point::named(to),
+                    precision,
+                }
+            }
+            _ => return Ok(None),
+        }))
+    }
+
+    pub(super) fn write(self, context: &FormatContext<'_>, out: &mut Vec<u8>) -> bool {
+        let (Some(from), Some(to)) = (self.from.of(context), self.to.of(context)) else {
+            return false;
+        };
+        let Some(time) = to.checked_duration_since(from) else {
+            return false;
+        };
+        match self.precision {
+            Precision::Millis => millis(out, Some(time)),
+            Precision::Micros => write!(out, "{}", time.as_micros()).is_ok(),
+            Precision::Nanos => write!(out, "{}", time.as_nanos()).is_ok(),
+        }
+    }
+}
+
+impl Point {
+    /// Names that nobody has set have no time, as in Envoy, where a filter may set its own.
+    fn named(name: &str) -> Point {
+        match name {
+            "DS_RX_BEG" => Point::RequestBegins,
+            "DS_RX_END" => Point::RequestEnds,
+            "US_RX_BEG" => Point::ResponseBegins,
+            "US_RX_END" => Point::ResponseEnds,
+            "DS_TX_BEG" => Point::AnswerBegins,
+            "DS_TX_END" => Point::AnswerEnds,
+            _ => Point::Unknown,
+        }
+    }
+
+    fn of(self, context: &FormatContext<'_>) -> Option<Instant> {
+        let state = context.state;
+        let upstream = state.upstream.as_ref();
+        match self {
+            Point::RequestBegins => Some(context.stream.start),
+            Point::RequestEnds => context.stream.request_end(),
+            Point::ResponseBegins => upstream.and(state.response.first_byte),
+            Point::AnswerBegins => state.response.first_byte,
+            Point::ResponseEnds => upstream
+                .and(state.response.first_byte)
+                .and(Some(context.end)),
+            Point::AnswerEnds => Some(context.end),
+            Point::Unknown => None,
+        }
+    }
+}
