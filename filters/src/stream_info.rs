@@ -66,6 +66,8 @@ pub struct StreamState {
     pub cluster: Option<Arc<str>>,
     /// The service behind that cluster.
     pub service: Option<Arc<DestinationService>>,
+    /// That cluster's metadata, where the request was answered before anything was sent there.
+    pub cluster_metadata: Metadata,
     /// The last attempt's upstream.
     pub upstream: Option<Arc<UpstreamInfo>>,
     /// What that upstream speaks.

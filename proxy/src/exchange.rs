@@ -240,7 +240,10 @@ fn respond(
                 // Answered before the router chose.
                 let (slot, _) = forward.destinations.choose(fastrand::u64(..));
                 state.cluster = Some(slot.name.clone());
-                state.service = slot.cluster().and_then(|cluster| cluster.service.clone());
+                if let Some(cluster) = slot.cluster() {
+                    state.service.clone_from(&cluster.service);
+                    state.cluster_metadata = cluster.metadata.clone();
+                }
             }
         }
         let gone = state

@@ -259,7 +259,11 @@ fn change_request(
             .and_then(|target| HeaderValue::from_str(target.as_str()).ok())
         {
             request.headers_mut().insert(X_ENVOY_ORIGINAL_PATH, value);
-            stream.state().request.original_path = Some(original.to_string().into());
+            let mut state = stream.state();
+            state.request.original_path = Some(original.to_string().into());
+            if state.request.path.is_some() {
+                state.request.path = request.uri().path_and_query().cloned();
+            }
         }
     }
 }

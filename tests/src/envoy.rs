@@ -411,20 +411,40 @@ impl Envoy {
 }
 
 fn is_ready(admin: SocketAddr) -> bool {
+    asked(admin, "/ready", Duration::from_secs(1)).is_some()
+}
+
+/// What the admin port answers with 200. `None`: nothing, or something else.
+#[must_use]
+pub fn asked(admin: SocketAddr, path: &str, patience: Duration) -> Option<String> {
     use std::io::{Read, Write};
-    let Ok(mut tcp) = std::net::TcpStream::connect(admin) else {
-        return false;
-    };
-    let _ = tcp.set_read_timeout(Some(Duration::from_secs(1)));
-    if tcp
-        .write_all(b"GET /ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-        .is_err()
-    {
-        return false;
+    let mut tcp = std::net::TcpStream::connect(admin).ok()?;
+    let _ = tcp.set_read_timeout(Some(patience));
+    let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    tcp.write_all(head.as_bytes()).ok()?;
+    let mut answer = Vec::new();
+    let _ = tcp.read_to_end(&mut answer);
+    let answer = String::from_utf8(answer).ok()?;
+    let (head, mut body) = answer.split_once("\r\n\r\n")?;
+    if !head.starts_with("HTTP/1.1 200") {
+        return None;
     }
-    let mut answer = String::new();
-    let _ = tcp.read_to_string(&mut answer);
-    answer.starts_with("HTTP/1.1 200")
+    if !head
+        .to_ascii_lowercase()
+        .contains("transfer-encoding: chunked")
+    {
+        return Some(body.to_owned());
+    }
+    let mut whole = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size.trim(), 16).ok()?;
+        whole.push_str(rest.get(..size)?);
+        body = rest.get(size..)?.trim_start_matches("\r\n");
+        if size == 0 {
+            break;
+        }
+    }
+    Some(whole)
 }
 
 impl Drop for Envoy {

@@ -9,9 +9,10 @@ use envoy_types::pb::envoy::config::route::v3::{
 };
 use envoy_types::pb::google::protobuf::Any;
 use http::{StatusCode, header};
+use prost::Message as _;
 use waypoint_filters::body::Body;
 use waypoint_filters::coverage::well_known::UINT32_VALUE;
-use waypoint_filters::coverage::{OWN_COUNTERS, Table, harmless, honoured, required};
+use waypoint_filters::coverage::{self, OWN_COUNTERS, Table, harmless, honoured, required};
 use waypoint_filters::dynamic_metadata::{METADATA, Metadata};
 use waypoint_filters::http::PER_ROUTE_TABLES;
 use waypoint_filters::rejected::Refusal;
@@ -291,6 +292,20 @@ impl VirtualHost {
             routes,
         })
     }
+}
+
+/// Whether one route is honoured by itself, in a chain with these HTTP filters.
+///
+/// # Errors
+/// What in it isn't.
+pub(crate) fn check(proto: &RouteProto, filters: &[(String, Any)]) -> Result<(), Refusal> {
+    coverage::check(&proto.encode_to_vec(), &ROUTE)?;
+    let context = RouteContext {
+        slot: &|name| Arc::new(ClusterSlot::missing(name)),
+        filters,
+        max_direct_response: u32::MAX,
+    };
+    Route::from_proto(proto, &context).map(drop)
 }
 
 impl Route {

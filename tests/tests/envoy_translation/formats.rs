@@ -14,8 +14,7 @@ use envoy_types::pb::envoy::config::core::v3::{
 use http::Method;
 use serde_json::json;
 use waypoint_filters::format::Format;
-use waypoint_tests::envoy::{Envoy, beside, program, socket};
-use waypoint_tests::telemetry::http_get;
+use waypoint_tests::envoy::{Envoy, asked, beside, program, socket};
 use waypoint_tests::ztunnel::{Ztunnel, get, request};
 use waypoint_tests::{Mesh, Waypoint};
 
@@ -39,6 +38,10 @@ fn candidates() -> Vec<String> {
     ];
     for name in NAMES.lines().chain(unknown) {
         for form in ["", "()", "(a)", "(a:b)", ":3", "(a):3", "(8)", "(a?b)"] {
+            // Envoy crashes.
+            if (name, form) == ("COALESCE", "(8)") {
+                continue;
+            }
             found.push(format!("%{name}{form}%"));
         }
     }
@@ -123,7 +126,7 @@ async fn taken_by_envoy(mesh: &Mesh, formats: &[String]) -> Vec<bool> {
     let _envoy = envoy.await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(120);
     loop {
-        let (_, stats) = http_get(admin, "/stats?filter=lds.update_").await;
+        let stats = told(admin, "/stats?filter=lds.update_");
         let done = |name: &str| stats.contains(&format!("listener_manager.lds.{name}: 1"));
         if done("update_rejected") || done("update_success") {
             break;
@@ -131,7 +134,7 @@ async fn taken_by_envoy(mesh: &Mesh, formats: &[String]) -> Vec<bool> {
         assert!(Instant::now() < deadline, "{stats}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let (_, listeners) = http_get(admin, "/listeners").await;
+    let listeners = told(admin, "/listeners");
     let taken: BTreeSet<&str> = listeners
         .lines()
         .filter_map(|line| line.split("::").next())
@@ -139,6 +142,10 @@ async fn taken_by_envoy(mesh: &Mesh, formats: &[String]) -> Vec<bool> {
     (0..formats.len())
         .map(|index| taken.contains(format!("l{index}").as_str()))
         .collect()
+}
+
+fn told(admin: SocketAddr, path: &str) -> String {
+    asked(admin, path, Duration::from_secs(60)).unwrap_or_default()
 }
 
 #[tokio::test]
@@ -177,7 +184,7 @@ async fn no_operator_of_envoys_is_missing() {
         formats.push(format!("%{name}(a)%"));
     }
     let mut missing = BTreeSet::new();
-    for formats in formats.chunks(8_000) {
+    for formats in formats.chunks(1_500) {
         let taken = taken_by_envoy(&mesh, formats).await;
         for (format, taken) in formats.iter().zip(taken) {
             if taken && Format::parse(format).is_err() && !format.contains("CEL(") {
@@ -216,7 +223,6 @@ const SAME: &[&str] = &[
     "BYTES_SENT",
     "BYTES_RETRANSMITTED",
     "PACKETS_RETRANSMITTED",
-    "UPSTREAM_CLUSTER",
     "UPSTREAM_CLUSTER_RAW",
     "UPSTREAM_REQUEST_ATTEMPT_COUNT",
     "UPSTREAM_DETECTED_CLOSE_TYPE",
@@ -384,34 +390,30 @@ async fn the_same_requests_give_the_same_values() {
     );
     let values: Vec<String> = fields().map(|field| format!("%{field}%")).collect();
     let format = format!("%QUERY_PARAM(rid)%%REQ(X-REQUEST-ID)%¦{}", values.join("¦"));
-    let envoys = mesh.folder().join("envoy-access.log");
     let base = std::fs::read_to_string(mesh.manifests().join("base.yaml")).unwrap();
-    let setting = format!(
-        "accessLogFile: {}\n    accessLogFormat: {}",
-        envoys.display(),
-        serde_json::to_string(&format).unwrap()
-    );
-    let base = base.replace("accessLogFile: /dev/stdout", &setting);
+    let file = "accessLogFile: /dev/stdout";
+    let setting = serde_json::to_string(&format).unwrap();
+    let base = base.replace(file, &format!("{file}\n    accessLogFormat: {setting}"));
     mesh.manifest("base.yaml", &base);
     let waypoint: Waypoint = mesh.start().await;
     assert_eq!(waypoint.problems().await, "", "every operator is known");
-    let (_envoy, address) = beside(&mesh, &mesh.resources()).await;
+    let (envoy, address) = beside(&mesh, &mesh.resources()).await;
     let certificate = mesh.certificate("default", "curl");
     for address in [waypoint.address(), address] {
         let ztunnel = Ztunnel::connect(address, &certificate).await.unwrap();
         sent(&ztunnel, to).await;
     }
     let ours = until_lines("the waypoint", || waypoint.log()).await;
-    let theirs = until_lines("Envoy", || {
-        std::fs::read_to_string(&envoys).unwrap_or_default()
-    })
-    .await;
+    let theirs = until_lines("Envoy", || envoy.log()).await;
     let mut differences = Vec::new();
     for ((ours_id, ours), (theirs_id, theirs)) in ours.iter().zip(&theirs) {
         for field in fields() {
             let (ours, theirs) = (&ours[*field], &theirs[*field]);
             let same = if NUMBERS.contains(field) {
                 is_number(ours) == is_number(theirs)
+            } else if *field == "UPSTREAM_CLUSTER_RAW" && ours_id.ends_with("nowhere") {
+                // What the route names is said here, whether it is there or not.
+                ours.ends_with("nowhere.default.svc.cluster.local") && theirs == "-"
             } else if *field == "STREAM_ID" {
                 // Where the client gave none it is random.
                 ours == theirs || ours_id.starts_with("h2")

@@ -18,6 +18,7 @@ use envoy_types::pb::envoy::extensions::filters::network::rbac::v3 as network_rb
 use envoy_types::pb::envoy::extensions::filters::network::set_filter_state::v3 as filter_state;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 use envoy_types::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
+use envoy_types::pb::google::protobuf::Any;
 use hcm::http_connection_manager::{PathWithEscapedSlashesAction, RouteSpecifier, UpgradeConfig};
 
 use super::Mesh;
@@ -36,6 +37,13 @@ use crate::standalone::mesh_service::{MeshPort, MeshService};
 
 /// Cluster of the chains for pod addresses.
 const ENCAP: &str = "encap";
+
+const CORS: &str = "envoy.filters.http.cors";
+
+/// The HTTP filters of every chain that routes have configuration for.
+pub(super) fn per_route_filters() -> [(String, Any); 1] {
+    [(CORS.to_owned(), any(&Cors {}))]
+}
 
 impl Mesh<'_> {
     pub(super) fn service_tcp_chain(
@@ -190,7 +198,7 @@ impl Mesh<'_> {
         filters.extend([
             http_filter("envoy.filters.http.grpc_stats", any(&stats)),
             http_filter("envoy.filters.http.fault", any(&HttpFault::default())),
-            http_filter("envoy.filters.http.cors", any(&Cors {})),
+            http_filter(CORS, any(&Cors {})),
             http_filter("waypoint_upstream_peer_metadata", peer_metadata),
         ]);
         if self.config.prometheus() {

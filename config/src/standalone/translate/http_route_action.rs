@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use envoy_types::pb::envoy::config::route::v3 as route;
 
 use super::Mesh;
+use super::chains::per_route_filters;
 use super::clusters::inbound_vip;
 use super::http_route_filters::{
     apply_rewrite, cors_policy, headers_to_add, host_header, host_rewrite, mirror_policy,
@@ -18,6 +19,7 @@ use super::http_routes::{Candidate, route_match};
 use super::outbound::{is_elsewhere, outbound};
 use super::packed::{any, duration, fields, metadata, text, uint32};
 use super::routes::{decorator, without_timeout};
+use crate::model::route::check;
 use crate::standalone::kinds::config_map::RetryPolicy;
 use crate::standalone::kinds::http_route::{BackendObject, Rule};
 use crate::standalone::kinds::http_route_filter::{Filter, Mirror};
@@ -96,7 +98,26 @@ impl Mesh<'_> {
             self.apply(candidate, port, &mut found);
         }
         found.decorator = Some(decorator(operation(&found, list, port)));
-        found
+        self.honoured(candidate, found)
+    }
+
+    /// The route, if it will be honoured. One that isn't would close its whole service: it answers 500
+    /// instead, and costs its own requests only.
+    fn honoured(&self, candidate: &Candidate<'_>, found: route::Route) -> route::Route {
+        let Err(refusal) = check(&found, &per_route_filters()) else {
+            return found;
+        };
+        let reason = format!("its requests are answered 500, for {refusal}");
+        let field = "filters";
+        self.report(problem(candidate, Severity::FailClosed, field, reason));
+        route::Route {
+            name: found.name,
+            r#match: found.r#match,
+            metadata: found.metadata,
+            decorator: found.decorator,
+            action: Some(internal_error()),
+            ..route::Route::default()
+        }
     }
 
     fn report_ignored(&self, candidate: &Candidate<'_>) {

@@ -172,9 +172,7 @@ pub(in crate::format) struct Target {
 enum TargetPart {
     Whole,
     Path,
-    Query {
-        decoded: bool,
-    },
+    Query,
     /// The value of this parameter, decoded.
     Parameter(Box<str>),
 }
@@ -212,8 +210,8 @@ impl Target {
                 part
             }
             "QUERY_PARAMS" => match parameters {
-                "" | "ORIG" => TargetPart::Query { decoded: false },
-                "DECODED" => TargetPart::Query { decoded: true },
+                // Envoy prints the same for both.
+                "" | "ORIG" | "DECODED" => TargetPart::Query,
                 other => return refuse(other),
             },
             "QUERY_PARAM" => TargetPart::Parameter(parameters.into()),
@@ -240,8 +238,7 @@ impl Target {
         match &self.part {
             TargetPart::Whole => text(out, Some(target)),
             TargetPart::Path => text(out, Some(path)),
-            TargetPart::Query { decoded: false } => text(out, query),
-            TargetPart::Query { decoded: true } => text(out, query.map(decoded)),
+            TargetPart::Query => text(out, query),
             TargetPart::Parameter(name) => {
                 let pairs = query.into_iter().flat_map(|query| query.split('&'));
                 let mut pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));

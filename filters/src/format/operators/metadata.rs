@@ -72,7 +72,10 @@ impl MetadataField {
         match self.owner {
             Owner::Stream => get(&state.metadata),
             Owner::Route => get(&state.route.as_ref()?.info().metadata),
-            Owner::Cluster => get(&upstream?.cluster_metadata),
+            Owner::Cluster => match upstream {
+                Some(upstream) => get(&upstream.cluster_metadata),
+                None => get(&state.cluster_metadata),
+            },
             Owner::Endpoint => get(&upstream?.endpoint_metadata),
             Owner::Without => None,
         }

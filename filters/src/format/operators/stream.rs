@@ -38,6 +38,7 @@ pub(in crate::format) enum StreamField {
     AccessLogType,
     /// How the client's connection ended.
     CloseType,
+    UpstreamCloseType,
     PeerUriSan,
     LocalUriSan,
     TlsVersion,
@@ -82,7 +83,7 @@ impl StreamField {
             "LISTENER_NAME" => StreamField::ListenerName,
             "ACCESS_LOG_TYPE" => StreamField::AccessLogType,
             "DOWNSTREAM_DETECTED_CLOSE_TYPE" => StreamField::CloseType,
-            "UPSTREAM_DETECTED_CLOSE_TYPE" => StreamField::Fixed("Normal".into()),
+            "UPSTREAM_DETECTED_CLOSE_TYPE" => StreamField::UpstreamCloseType,
             "DOWNSTREAM_PEER_URI_SAN" => StreamField::PeerUriSan,
             "DOWNSTREAM_LOCAL_URI_SAN" => StreamField::LocalUriSan,
             "DOWNSTREAM_TLS_VERSION" => StreamField::TlsVersion,
@@ -192,6 +193,7 @@ impl StreamField {
                 let gone = ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;
                 !state.flags.intersects(gone) && text(out, Some("Normal"))
             }
+            StreamField::UpstreamCloseType => text(out, state.upstream.as_ref().map(|_| "Normal")),
             StreamField::PeerUriSan => text(out, connection.peer.as_ref().map(|p| p.as_str())),
             StreamField::LocalUriSan => text(out, connection.local.as_ref().map(|p| p.as_str())),
             // HBONE speaks no other.
