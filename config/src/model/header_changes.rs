@@ -194,3 +194,49 @@ fn header_name(name: &str) -> Result<HeaderName, Refusal> {
     HeaderName::try_from(name)
         .map_err(|_| Refusal::new("header.key", format!("{name:?} is not a header name")))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use envoy_types::pb::envoy::config::core::v3::HeaderValue as HeaderValueProto;
+
+    use super::*;
+
+    fn value(value: &str) -> Result<Value, Refusal> {
+        let proto = HeaderValueOption {
+            header: Some(HeaderValueProto {
+                key: "x".to_owned(),
+                value: value.to_owned(),
+                ..HeaderValueProto::default()
+            }),
+            ..HeaderValueOption::default()
+        };
+        Addition::from_proto(&proto).map(|addition| addition.value)
+    }
+
+    #[test]
+    fn a_stray_sign_makes_a_text() {
+        for (text, meant) in [
+            ("50%", "50%"),
+            ("50%%", "50%"),
+            ("a%20b", "a%20b"),
+            ("plain", "plain"),
+        ] {
+            match value(text).unwrap() {
+                Value::Literal(found) => assert_eq!(found, meant),
+                Value::Format(format) => panic!("{text}: {format:?}"),
+            }
+        }
+        for format in [
+            "%PROTOCOL%",
+            "a %PER_REQUEST_STATE(x)%",
+            "%DYNAMIC_METADATA([\"a\", \"b\"])%",
+        ] {
+            assert!(matches!(value(format), Ok(Value::Format(_))), "{format}");
+        }
+        // It may be what somebody relies on; nobody can tell what it would have said.
+        for refused in ["%NOPE%", "50% of %PROTOCOL%", "line\nbreak"] {
+            assert!(value(refused).is_err(), "{refused}");
+        }
+    }
+}

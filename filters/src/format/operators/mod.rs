@@ -15,7 +15,7 @@ use self::addresses::Address;
 use self::grpc::GrpcStatus;
 use self::heads::{Head, ServerName, Target};
 use self::metadata::{FilterStateField, MetadataField};
-use self::print::text;
+use self::print::{one_word, text};
 use self::stream::StreamField;
 use self::times::{Clock, Span};
 use super::syntax::Command;
@@ -169,16 +169,12 @@ impl Operator {
             Operator::FilterState(field) => field.write(context, out),
             Operator::GrpcStatus(status) => status.write(context, out),
             Operator::ResponseCodeDetails { blanks } => {
-                let start = out.len();
-                let found = text(out, context.state.response_code_details.as_deref());
-                if !blanks {
-                    for byte in out.iter_mut().skip(start) {
-                        if byte.is_ascii_whitespace() {
-                            *byte = b'_';
-                        }
-                    }
+                let details = context.state.response_code_details.as_deref();
+                if *blanks {
+                    text(out, details)
+                } else {
+                    one_word(out, details)
                 }
-                found
             }
             Operator::Stream(field) => field.write(context, out),
             Operator::Coalesce(list) => list

@@ -13,6 +13,20 @@ pub(super) fn text(out: &mut Vec<u8>, value: Option<impl AsRef<[u8]>>) -> bool {
     }
 }
 
+/// A text in which a blank would end a log's field.
+pub(super) fn one_word(out: &mut Vec<u8>, value: Option<&str>) -> bool {
+    let start = out.len();
+    let found = text(out, value);
+    for byte in out
+        .iter_mut()
+        .skip(start)
+        .filter(|b| b.is_ascii_whitespace())
+    {
+        *byte = b'_';
+    }
+    found
+}
+
 pub(super) fn number(out: &mut Vec<u8>, value: u64) -> bool {
     write!(out, "{value}").is_ok()
 }

@@ -1,7 +1,7 @@
 //! What is known of a stream besides its heads, times and addresses: how it ended, what it carried, who it
 //! was, and what never has a value here.
 
-use super::print::{number, text};
+use super::print::{number, one_word, text};
 use crate::format::FormatContext;
 use crate::response_flags::ResponseFlags;
 use crate::stream_info::{Capture, Protocol};
@@ -151,7 +151,7 @@ impl StreamField {
                 text(out, state.connection_termination_details.as_deref())
             }
             StreamField::UpstreamTransportFailureReason => {
-                text(out, state.upstream_transport_failure_reason.as_deref())
+                one_word(out, state.upstream_transport_failure_reason.as_deref())
             }
             StreamField::BytesReceived => number(out, stream.bytes_received()),
             StreamField::BytesSent => number(out, stream.bytes_sent()),
