@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::config::core::v3::{
 use http::Method;
 use serde_json::json;
 use waypoint_filters::format::Format;
-use waypoint_tests::envoy::{Envoy, asked, beside, program, socket};
+use waypoint_tests::envoy::{Envoy, asked, socket};
 use waypoint_tests::ztunnel::{Ztunnel, get, request};
 use waypoint_tests::{Mesh, Waypoint};
 
@@ -26,6 +26,10 @@ const FORMATS: &str = include_str!("formats.txt");
 const NOT_BUILT: [&str; 2] = ["CEL", "TYPED_CEL"];
 /// Taken here always; Envoy wants the formatter named beside the format, as istiod does.
 const EXTENSION: &str = "REQ_WITHOUT_QUERY";
+
+fn program() -> String {
+    std::env::var("WAYPOINT_ENVOY").expect("WAYPOINT_ENVOY names Envoy's binary")
+}
 
 fn candidates() -> Vec<String> {
     let mut found: Vec<String> = FORMATS.lines().map(str::to_owned).collect();
@@ -398,7 +402,7 @@ async fn the_same_requests_give_the_same_values() {
     let waypoint: Waypoint = mesh.start().await;
     let problems = waypoint.problems().await;
     assert!(!problems.contains("operator"), "{problems}");
-    let (envoy, address) = beside(&mesh, &mesh.resources()).await;
+    let (envoy, address) = Envoy::beside(&mesh, &mesh.resources()).await;
     let certificate = mesh.certificate("default", "curl");
     for address in [waypoint.address(), address] {
         let ztunnel = Ztunnel::connect(address, &certificate).await.unwrap();

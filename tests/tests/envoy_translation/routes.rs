@@ -3,7 +3,7 @@
 
 use http::StatusCode;
 use waypoint_tests::Mesh;
-use waypoint_tests::envoy::beside;
+use waypoint_tests::envoy::Envoy;
 use waypoint_tests::ztunnel::{Ztunnel, get};
 
 /// Prefix, replacement, path and what the Gateway API makes of it.
@@ -72,7 +72,7 @@ async fn paths_are_replaced_as_the_gateway_api_says() {
             let (to, app) = mesh.http_service(1, "web").await;
             mesh.manifest("route.yaml", &route(prefix, &filter, backend));
             let waypoint = mesh.start().await;
-            let (_envoy, address) = beside(&mesh, &mesh.resources()).await;
+            let (_envoy, address) = Envoy::beside(&mesh, &mesh.resources()).await;
             let certificate = mesh.certificate("default", "curl");
             for (name, address) in [("waypoint", waypoint.address()), ("envoy", address)] {
                 let ztunnel = Ztunnel::connect(address, &certificate).await.unwrap();
@@ -123,7 +123,7 @@ async fn values_are_texts_and_the_root_comes_last() {
     let (to, app) = mesh.http_service(1, "web").await;
     mesh.manifest("route.yaml", RULES);
     let waypoint = mesh.start().await;
-    let (_envoy, address) = beside(&mesh, &mesh.resources()).await;
+    let (_envoy, address) = Envoy::beside(&mesh, &mesh.resources()).await;
     let certificate = mesh.certificate("default", "curl");
     for (name, address) in [("waypoint", waypoint.address()), ("envoy", address)] {
         let ztunnel = Ztunnel::connect(address, &certificate).await.unwrap();
