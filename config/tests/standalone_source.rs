@@ -448,6 +448,23 @@ fn a_broken_file_is_named_and_costs_no_other() {
 }
 
 #[test]
+fn a_file_that_was_away_for_a_moment_is_not_changed() {
+    let folder = Folder::new();
+    folder.write("a.yaml", GATEWAY);
+    fs::create_dir(folder.0.join("real")).unwrap();
+    fs::write(folder.0.join("real/b.yaml"), service("one")).unwrap();
+    symlink("real/b.yaml", folder.0.join("b.yaml")).unwrap();
+    let mut watch = Watched::started(folder.source());
+    looks(&mut watch, 2, |_| {});
+    let found = looks(&mut watch, 6, |look| match look {
+        3 => fs::remove_file(folder.0.join("b.yaml")).unwrap(),
+        4 => symlink("real/b.yaml", folder.0.join("b.yaml")).unwrap(),
+        _ => {}
+    });
+    assert_eq!(found, []);
+}
+
+#[test]
 fn a_file_that_is_replaced_is_never_absent() {
     let folder = Folder::new();
     folder.write("a.yaml", GATEWAY);

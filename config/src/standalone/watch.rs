@@ -103,6 +103,10 @@ impl File {
             self.since = now;
             self.changed.get_or_insert(now);
         }
+        if !self.is_new() {
+            // It was away, and is back.
+            self.changed = None;
+        }
     }
 
     /// Seen twice, and the same for long enough.

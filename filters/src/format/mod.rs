@@ -246,6 +246,10 @@ mod tests {
     }
 
     fn print(text: &str) -> String {
+        print_with(text, |_| ())
+    }
+
+    fn print_with(text: &str, change: impl FnOnce(&mut StreamState)) -> String {
         let stream = stream();
         {
             let mut state = stream.state();
@@ -254,6 +258,7 @@ mod tests {
             state.request.authority = Some(HeaderValue::from_static("reviews:9080"));
             state.response.code = Some(200);
             state.response_code_details = Some("via_upstream".into());
+            change(&mut state);
         }
         let state = stream.state();
         let context = FormatContext {
@@ -293,6 +298,148 @@ mod tests {
             "10.0.0.9"
         );
         assert_eq!(print("%REQ_WITHOUT_QUERY(:PATH)%"), "/a");
+    }
+
+    #[test]
+    fn parts_of_the_target() {
+        let of = |text: &str| {
+            print_with(text, |state| {
+                state.request.path = Some(http::uri::PathAndQuery::from_static("/new?a=1"));
+                state.request.original_path = Some("/old/x?a=1&b=x%20y%&b=2".into());
+            })
+        };
+        assert_eq!(of("%PATH%"), "/old/x?a=1&b=x%20y%&b=2");
+        assert_eq!(
+            of("%PATH(NQ)%|%PATH(WQ:PATH)%|%PATH:4%"),
+            "/old/x|/new?a=1|/old"
+        );
+        assert_eq!(of("%QUERY_PARAM(b)%|%QUERY_PARAM(c)%"), "x y%|-");
+        assert_eq!(of("%QUERY_PARAMS(DECODED)%"), "a=1&b=x%20y%&b=2");
+        assert_eq!(
+            of("%REQ(:PATH)%|%REQ(:Host)%|%REQ(x-envoy-original-path?:path):4%"),
+            "/new?a=1|-|/old"
+        );
+    }
+
+    #[test]
+    fn names_of_a_grpc_status() {
+        let of = |text: &str, status| {
+            print_with(text, |state| {
+                state.grpc = Some(Box::new(crate::stream_info::GrpcInfo {
+                    status: Some(status),
+                    ..Default::default()
+                }));
+            })
+        };
+        let all =
+            "%GRPC_STATUS%|%GRPC_STATUS(SNAKE_STRING)%|%GRPC_STATUS(NUMBER)%|%GRPC_STATUS_NUMBER%";
+        assert_eq!(of(all, 5), "NotFound|NOT_FOUND|5|5");
+        assert_eq!(of(all, 99), "99|99|99|99");
+        assert_eq!(print(all), "-|-|-|-");
+    }
+
+    #[test]
+    fn the_stream_and_its_ends() {
+        assert_eq!(
+            print(
+                "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%|%COMMON_DURATION(own:DS_TX_END)%|%REQUEST_DURATION%"
+            ),
+            "7000|-|-"
+        );
+        assert_eq!(
+            print(
+                "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(16)%|%DOWNSTREAM_REMOTE_PORT%|%UPSTREAM_HOSTS_ATTEMPTED%"
+            ),
+            "10.0.0.0/16|999|-"
+        );
+        assert_eq!(
+            print(
+                "%REQUESTED_SERVER_NAME%|%REQUESTED_SERVER_NAME(SNI_FIRST)%|%ACCESS_LOG_TYPE%|%LOCAL_REPLY_BODY%"
+            ),
+            "-|reviews:9080|DownstreamEnd|"
+        );
+        assert_eq!(
+            print(
+                r#"%COALESCE({"operators":["ROUTE_NAME",{"command":"REQ","param":":METHOD","max_length":2}]})%"#
+            ),
+            "GE"
+        );
+        let blanks = |text: &str| {
+            print_with(text, |state| {
+                state.response_code_details = Some("a b".into())
+            })
+        };
+        assert_eq!(
+            blanks("%RESPONSE_CODE_DETAILS%|%RESPONSE_CODE_DETAILS(ALLOW_WHITESPACES)%"),
+            "a_b|a b"
+        );
+        assert_eq!(print("%UNIQUE_ID%").len(), 36);
+        assert_ne!(print("%UNIQUE_ID%"), print("%UNIQUE_ID%"));
+    }
+
+    #[test]
+    fn what_an_operator_does_not_take_is_refused() {
+        for refused in [
+            "%PROTOCOL(x)%",
+            "%PROTOCOL:3%",
+            "%REQ%",
+            "%REQ(a?b?c)%",
+            "%REQ(a b)%",
+            "%START_TIME:3%",
+            "%START_TIME(%n)%",
+            "%PATH(x)%",
+            "%QUERY_PARAMS(x)%",
+            "%GRPC_STATUS(x)%",
+            "%METADATA(x:a)%",
+            "%FILTER_STATE(a:FIELD)%",
+            "%FILTER_STATE(a:x)%",
+            "%COMMON_DURATION(a)%",
+            "%COMMON_DURATION(a:b:s)%",
+            "%COALESCE(x)%",
+            "%UPSTREAM_HOST(x)%",
+            "%DOWNSTREAM_LOCAL%",
+            "%UPSTREAM_HOST_PORT%",
+            "%CEL(1 + 1)%",
+            "%CLUSTER_METADATA(a:b):3%",
+        ] {
+            assert!(Format::parse(refused).is_err(), "{refused}");
+            let mut told = 0;
+            let mut complain = |_| {
+                told += 1;
+                Ok(())
+            };
+            assert!(
+                Format::parse_with(refused, &mut complain).is_ok(),
+                "{refused}"
+            );
+            assert_eq!(told, 1, "{refused}");
+        }
+    }
+
+    #[test]
+    fn metadata_keeps_its_structure_alone() {
+        let stream = stream();
+        stream
+            .state()
+            .metadata
+            .set("ns", "k", serde_json::json!({"a": [1, "x"]}));
+        let state = stream.state();
+        let context = FormatContext {
+            stream: &stream,
+            state: &state,
+            request: None,
+            response: None,
+            end: stream.start,
+        };
+        let value = |text: &str| Format::parse(text).unwrap().value(&context);
+        assert_eq!(
+            value("%DYNAMIC_METADATA(ns:k)%"),
+            FormatValue::Structured(serde_json::json!({"a": [1, "x"]}))
+        );
+        assert_eq!(value("%METADATA(DYNAMIC:ns:no)%"), FormatValue::Missing);
+        let text = FormatValue::Text(br#"={"a":[1,"x"]}"#.to_vec());
+        assert_eq!(value("=%METADATA(DYNAMIC:ns:k)%"), text);
+        assert!(matches!(value("%CONNECTION_ID%"), FormatValue::Number(id) if id > 0));
     }
 
     #[test]

@@ -64,6 +64,17 @@ fn capitals(binary: &Path) -> BTreeSet<String> {
         .collect()
 }
 
+#[test]
+fn every_name_is_known() {
+    for name in NAMES.lines() {
+        let refused = [format!("%{name}%"), format!("%{name}(a)%")]
+            .iter()
+            .filter_map(|format| Format::parse(format).err())
+            .any(|refusal| refusal.to_string().contains("unknown operator"));
+        assert!(!refused, "{name}");
+    }
+}
+
 /// Which of these Envoy takes as the format of an access log: a listener each.
 async fn taken_by_envoy(mesh: &Mesh, formats: &[String]) -> Vec<bool> {
     let listener = |index: usize, format: &String| {
