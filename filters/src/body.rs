@@ -4,11 +4,12 @@
 //! hyper is still receiving are variants. A filter that changes a body wraps it in `Boxed`.
 //! A metered body counts its data frames into the stream's counters as they pass; trailers and
 //! framing are not counted (Envoy's BYTES_RECEIVED and BYTES_SENT). A request's meter also says when it ended:
-//! time limits count from then.
+//! time limits count from then. And it charges the request to its tunnel: it comes no faster than what came before is
+//! passed on, for whoever sends it upstream bounds bytes, not frames.
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
+use waypoint_hbone::account::Account;
 
 use crate::stream_info::StreamInfo;
 
@@ -53,7 +55,15 @@ impl Kind {
 struct Meter {
     stream: Arc<StreamInfo>,
     direction: Direction,
+    /// A request's bytes that are on their way, where they are kept account of.
+    held: Option<Arc<Account>>,
 }
+
+/// What of a request may be on its way upstream, with what each chunk costs beside its bytes. More than what is kept for a
+/// further attempt, or a request would wait for itself.
+const ON_ITS_WAY: usize = 256 * 1024;
+/// And when more of it is taken again.
+const TAKE_MORE_AT: usize = 192 * 1024;
 
 /// Which counter of the stream a metered body adds to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +72,17 @@ pub enum Direction {
     Request,
     /// To the client.
     Response,
+}
+
+impl Meter {
+    fn count(&self, bytes: usize) {
+        self.stream.count(self.direction, bytes);
+        if self.held.is_some()
+            && let Some(holder) = &self.stream.connection.holder
+        {
+            holder.passed(bytes);
+        }
+    }
 }
 
 impl Body {
@@ -106,9 +127,14 @@ impl Body {
     /// Counts what passes through this body into `stream`.
     pub fn metered(mut self, stream: &Arc<StreamInfo>, direction: Direction) -> Body {
         if !matches!(self.kind, Kind::Empty) {
+            let holder = match direction {
+                Direction::Request => stream.connection.holder.as_ref(),
+                Direction::Response => None,
+            };
             self.meter = Some(Meter {
                 stream: stream.clone(),
                 direction,
+                held: holder.map(|holder| holder.account().exactly_below(TAKE_MORE_AT)),
             });
         } else if direction == Direction::Request {
             stream.request_ended(|| stream.start);
@@ -159,6 +185,10 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        let held = this.meter.as_ref().and_then(|meter| meter.held.as_ref());
+        if let Some(held) = held {
+            ready!(held.poll_below(cx, ON_ITS_WAY));
+        }
         let polled = match &mut this.kind {
             Kind::Empty => return Poll::Ready(None),
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
@@ -170,7 +200,7 @@ impl http_body::Body for Body {
         match (&this.meter, &polled) {
             (Some(meter), Poll::Ready(Some(Ok(frame)))) => {
                 if let Some(data) = frame.data_ref() {
-                    meter.stream.count(meter.direction, data.len());
+                    meter.count(data.len());
                 }
                 if frame.is_trailers() || this.kind.is_end_stream() {
                     meter.ended();
@@ -184,7 +214,12 @@ impl http_body::Body for Body {
             }
             _ => {}
         }
-        polled
+        match held {
+            None => polled,
+            Some(held) => polled.map(|frame| {
+                frame.map(|frame| frame.map(|f| f.map_data(|data| held.charge(data))))
+            }),
+        }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use waypoint_hbone::holder::Holder;
 use waypoint_hbone::identity::Identity;
 
 use crate::filter_state::FilterState;
@@ -31,6 +32,8 @@ pub struct Connection {
     pub filter_chain: Option<Arc<str>>,
     pub id: SerialId,
     pub filter_state: FilterState,
+    /// What is held for it, where that is kept account of.
+    pub holder: Option<Arc<Holder>>,
     pub start: Instant,
     bound: Mutex<Vec<(BindKey, Arc<dyn Any + Send + Sync>)>>,
 }
@@ -64,8 +67,24 @@ impl Connection {
             filter_chain: None,
             id: SerialId::default(),
             filter_state: FilterState::default(),
+            holder: None,
             start,
             bound: Mutex::default(),
+        }
+    }
+
+    /// Whether it was ended because its memory was needed.
+    pub fn is_evicted(&self) -> bool {
+        self.holder
+            .as_ref()
+            .is_some_and(|holder| holder.is_evicted())
+    }
+
+    /// Returns when it is to end because its memory is needed.
+    pub async fn evicted(&self) {
+        match &self.holder {
+            Some(holder) => holder.evicted().await,
+            None => std::future::pending().await,
         }
     }
 

@@ -211,6 +211,8 @@ pub(crate) struct FrameBudget {
     newest: u32,
     /// Streams that are open, more or less.
     open: u32,
+    /// Bytes of DATA since somebody asked.
+    data: usize,
 }
 
 impl FrameBudget {
@@ -223,6 +225,7 @@ impl FrameBudget {
             turn: 0,
             newest: 0,
             open: 0,
+            data: 0,
         }
     }
 
@@ -259,6 +262,11 @@ impl FrameBudget {
         }
     }
 
+    /// Bytes of DATA in the frames that have begun since the last call.
+    pub(crate) fn take_data(&mut self) -> usize {
+        std::mem::take(&mut self.data)
+    }
+
     /// Counts what came from the peer, up to the end of the turn. How many of the bytes may be handed on; the others have
     /// to wait for the next one.
     pub(crate) fn receive(&mut self, bytes: &[u8]) -> Result<usize, Flood> {
@@ -276,6 +284,9 @@ impl FrameBudget {
 
     fn receive_frame(&mut self, head: FrameHead) -> Result<(), Flood> {
         self.turn += 1;
+        if head.kind == FrameKind::Data {
+            self.data += head.length as usize;
+        }
         let idle = 1 + (head.length / IDLE_BYTES) as i32;
         let cost = match head.kind {
             FrameKind::Data if head.has(END_STREAM) => 0,
@@ -537,6 +548,8 @@ mod tests {
         budget.rest();
         let data = frame(0, 0, 1, 64 * 1024);
         assert_eq!(budget.receive(&data), Ok(data.len()), "DATA is not cut");
+        assert_eq!(budget.take_data(), data.len() - HEAD);
+        assert_eq!(budget.take_data(), 0);
         assert!(!budget.turn_is_over());
         budget.receive(&data).unwrap();
         assert!(budget.turn_is_over());

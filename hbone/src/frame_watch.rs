@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub use crate::frame_budget::Flood;
 use crate::frame_budget::FrameBudget;
+use crate::holder::Holder;
 
 /// Says whether a connection ended because its peer had spent its budget: h2 passes on no more than the text of an error.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +36,8 @@ pub struct FrameWatch<T> {
     /// Read, and not counted: the turn was over.
     held: BytesMut,
     flood: FloodMark,
+    /// Told of the bytes of bodies that come.
+    holder: Option<Arc<Holder>>,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> FrameWatch<T> {
@@ -45,8 +48,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> FrameWatch<T> {
             budget: FrameBudget::new(Instant::now()),
             held: BytesMut::new(),
             flood: flood.clone(),
+            holder: None,
         };
         (watch, flood)
+    }
+
+    /// Tells `holder` of what comes: what of it nobody takes is held.
+    #[must_use]
+    pub fn held_by(mut self, holder: Option<Arc<Holder>>) -> FrameWatch<T> {
+        self.holder = holder;
+        self
     }
 
     /// How many of the bytes may be handed on.
@@ -54,7 +65,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> FrameWatch<T> {
         if self.budget.is_low() {
             self.budget.refill(Instant::now());
         }
-        self.budget.receive(bytes).map_err(|flood| {
+        let received = self.budget.receive(bytes);
+        if let Some(holder) = &self.holder {
+            holder.arrived(self.budget.take_data());
+        }
+        received.map_err(|flood| {
             // There is only one first time.
             let _ = self.flood.0.set(flood);
             self.say_goodbye(cx);

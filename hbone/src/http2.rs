@@ -10,6 +10,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -89,6 +91,69 @@ impl Http2Options {
         apply!(self, builder);
         builder.enable_push(false);
         builder
+    }
+}
+
+/// Says whether memory is short: peers may send little ahead then, on connections that are open already, too. Clones
+/// are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Squeeze(Arc<AtomicBool>);
+
+/// Stream windows while memory is short.
+const SQUEEZED_STREAM: u32 = 64 * 1024;
+/// Connection windows while memory is short: as many streams of it as before.
+const SQUEEZED_CONNECTION: u32 = 16 * SQUEEZED_STREAM;
+
+impl Squeeze {
+    pub fn set(&self, short: bool) {
+        self.0.store(short, Ordering::Relaxed);
+    }
+
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The windows of one server connection, which follow a [`Squeeze`].
+pub(crate) struct Windows {
+    squeeze: Squeeze,
+    squeezed: bool,
+    stream: u32,
+    connection: u32,
+}
+
+impl Windows {
+    pub(crate) fn new(options: &Http2Options, squeeze: Squeeze) -> Windows {
+        Windows {
+            squeeze,
+            squeezed: false,
+            stream: options
+                .stream_window
+                .max(2 * crate::stream::RELEASE_STEP as u32),
+            connection: options.connection_window.max(options.stream_window),
+        }
+    }
+
+    /// Brings the connection's windows to where they should be now. What was sent before is taken all the same.
+    pub(crate) fn follow<T>(&mut self, connection: &mut h2::server::Connection<T, bytes::Bytes>)
+    where
+        T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    {
+        let squeezed = self.squeeze.is_on();
+        if squeezed == self.squeezed {
+            return;
+        }
+        let (stream, whole) = if squeezed {
+            (SQUEEZED_STREAM, SQUEEZED_CONNECTION)
+        } else {
+            (self.stream, self.connection)
+        };
+        // Refused while the peer hasn't acknowledged the settings before: it is tried again at the next turn.
+        if connection.set_initial_window_size(stream).is_ok() {
+            connection.set_target_window_size(whole);
+            self.squeezed = squeezed;
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! [`TunnelRequest`](server::TunnelRequest); a [`TunnelPool`](pool::TunnelPool) opens tunnels to others; both end in
 //! a [`TunnelStream`](stream::TunnelStream), which passes `Bytes` on without copying them.
 
+pub mod account;
 pub mod authority;
 pub mod certificate;
 pub mod certificate_request;
@@ -14,6 +15,7 @@ pub mod copy;
 pub mod dev_ca;
 mod frame_budget;
 pub mod frame_watch;
+pub mod holder;
 pub mod http2;
 pub mod identity;
 pub mod pool;

@@ -22,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::frame_watch::{Flood, FloodMark, FrameWatch};
-use crate::http2::{Http2Options, KeepAlive};
+use crate::http2::{Http2Options, KeepAlive, Squeeze, Windows};
 use crate::identity::Identity;
 use crate::socket::SocketOptions;
 use crate::standing::{Standing, Step};
@@ -41,6 +41,8 @@ pub struct ServerOptions {
     pub max_concurrent_streams: u32,
     pub http2: Http2Options,
     pub socket: SocketOptions,
+    /// Whether peers may send little ahead for now.
+    pub squeeze: Squeeze,
 }
 
 impl Default for ServerOptions {
@@ -50,6 +52,7 @@ impl Default for ServerOptions {
             max_concurrent_streams: 100,
             http2: Http2Options::default(),
             socket: SocketOptions::default(),
+            squeeze: Squeeze::default(),
         }
     }
 }
@@ -115,6 +118,7 @@ pub struct ServerConnection {
     flood: FloodMark,
     keepalive: Option<KeepAlive>,
     standing: Standing,
+    windows: Windows,
 }
 
 /// Makes an HBONE connection of a TCP connection: TLS 1.3 with verified identities, then HTTP/2.
@@ -173,6 +177,7 @@ async fn handshake(
         flood,
         keepalive,
         standing,
+        windows: Windows::new(&options.http2, options.squeeze.clone()),
     })
 }
 
@@ -220,6 +225,7 @@ impl ServerConnection {
         {
             return Poll::Ready(ConnectionEnd::Silent);
         }
+        self.windows.follow(&mut self.connection);
         loop {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {

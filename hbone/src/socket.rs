@@ -16,7 +16,14 @@ pub struct SocketOptions {
     /// A connection on which nothing goes to and fro is probed from this time on: a second line behind HTTP/2's
     /// PINGs, which configuration can turn off.
     pub keepalive: Option<Duration>,
+    /// What the kernel may hold that isn't on its way yet (`TCP_NOTSENT_LOWAT`). What is on its way is the peer's window, and
+    /// grows with the link; without this, a peer that reads nothing would make the kernel keep megabytes, which
+    /// count against a pod's memory as our own do.
+    pub unsent: u32,
 }
+
+/// A few full TLS records: enough for a link to be busy while the writer is woken.
+const UNSENT: u32 = 256 * 1024;
 
 /// Between probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
@@ -28,6 +35,7 @@ impl Default for SocketOptions {
         SocketOptions {
             user_timeout: Some(Duration::from_secs(30)),
             keepalive: Some(Duration::from_secs(60)),
+            unsent: UNSENT,
         }
     }
 }
@@ -36,7 +44,10 @@ impl SocketOptions {
     pub(crate) fn apply(&self, tcp: &TcpStream) -> io::Result<()> {
         tcp.set_nodelay(true)?;
         #[cfg(target_os = "linux")]
-        SockRef::from(tcp).set_tcp_user_timeout(self.user_timeout)?;
+        {
+            SockRef::from(tcp).set_tcp_user_timeout(self.user_timeout)?;
+            SockRef::from(tcp).set_tcp_notsent_lowat(self.unsent)?;
+        }
         if let Some(time) = self.keepalive {
             let keepalive = TcpKeepalive::new()
                 .with_time(time)
@@ -91,6 +102,7 @@ mod tests {
             assert_eq!(socket.tcp_keepalive_interval().unwrap(), PROBE_INTERVAL);
             assert_eq!(socket.tcp_keepalive_retries().unwrap(), PROBES);
             assert_eq!(socket.tcp_user_timeout().unwrap(), options.user_timeout);
+            assert_eq!(socket.tcp_notsent_lowat().unwrap(), options.unsent);
         }
     }
 }

@@ -10,9 +10,13 @@
 //!
 //! Every call into h2 takes the connection's mutex. So the window is given back in steps of [`RELEASE_STEP`], and up to
 //! [`UNCHECKED`] bytes are sent without asking for capacity: most answers need a single call.
+//!
+//! h2 bounds the bytes that wait to be sent, not the frames that they are in. Where somebody keeps account of what is held
+//! ([`hold`](TunnelStream::hold)), frames count too, and a stream with [`MAX_UNSENT`] of both waits.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -21,7 +25,9 @@ use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop;
 
+use crate::account::Account;
 use crate::client::Lease;
+use crate::holder::Holder;
 use crate::identity::Identity;
 
 /// Consumed bytes are given back to the peer's window in steps of this many. Far below the smallest window that we
@@ -34,6 +40,9 @@ const UNCHECKED: usize = 16 * 1024;
 
 /// The most that one `poll_write` copies.
 const MAX_WRITE: usize = 256 * 1024;
+
+/// What a stream may hand to h2 that isn't sent yet, with what each frame costs. Above what h2 itself takes in bytes.
+const MAX_UNSENT: usize = 512 * 1024;
 
 /// One tunnel.
 pub struct TunnelStream {
@@ -52,6 +61,13 @@ pub struct TunnelStream {
     response_headers: Option<Box<HeaderMap>>,
     /// Holds the place in the pool's connection, on the client's side.
     lease: Option<Lease>,
+    held_by: Option<Box<Held>>,
+}
+
+/// Where a stream's memory is kept account of.
+struct Held {
+    holder: Arc<Holder>,
+    unsent: Arc<Account>,
 }
 
 impl TunnelStream {
@@ -67,7 +83,17 @@ impl TunnelStream {
             ended: false,
             response_headers: None,
             lease: None,
+            held_by: None,
         }
+    }
+
+    /// From now on, what the stream holds is `holder`'s.
+    pub fn hold(&mut self, holder: &Arc<Holder>) {
+        holder.watch(self.recv.flow_control().clone());
+        self.held_by = Some(Box::new(Held {
+            holder: holder.clone(),
+            unsent: holder.account().exactly_below(MAX_UNSENT / 2),
+        }));
     }
 
     pub(crate) fn with_lease(mut self, lease: Lease, response_headers: HeaderMap) -> TunnelStream {
@@ -192,6 +218,9 @@ impl TunnelStream {
 
     /// How many bytes may be sent now, at most `wanted`.
     fn poll_send_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
+        if let Some(held) = &self.held_by {
+            ready!(held.unsent.poll_below(cx, MAX_UNSENT));
+        }
         if self.unchecked + wanted <= UNCHECKED {
             self.unchecked += wanted;
             return Poll::Ready(Ok(wanted));
@@ -211,6 +240,10 @@ impl TunnelStream {
     }
 
     fn send_frame(&mut self, bytes: Bytes) -> io::Result<()> {
+        let bytes = match &self.held_by {
+            Some(held) => held.unsent.charge(bytes),
+            None => bytes,
+        };
         self.send
             .send_data(bytes, false)
             .map_err(|error| self.send_error(error))
@@ -325,6 +358,14 @@ impl AsyncWrite for TunnelStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(self.get_mut().finish())
+    }
+}
+
+impl Drop for TunnelStream {
+    fn drop(&mut self) {
+        if let Some(held) = &self.held_by {
+            held.holder.unwatch();
+        }
     }
 }
 

@@ -26,8 +26,8 @@ use crate::pod::request::request;
 use crate::pod::version::{VersionArgs, version};
 use crate::pod::wait::{WaitArgs, wait};
 use crate::run::{
-    AccessLogTarget, CertificateSource, ConfigSource, CrlFile, DrainTimes, LastResort, Limits,
-    OnRefused, RunOptions,
+    AccessLogTarget, CertificateSource, ConfigSource, CrlFile, DrainTimes, InUse, LastResort,
+    Limits, OnRefused, RunOptions, parse_bytes,
 };
 use crate::{descriptors, logging};
 
@@ -105,6 +105,9 @@ struct RunArgs {
     /// As many of those from one source: an IPv4 address, or an IPv6 network of 64 bits.
     #[arg(long, value_name = "N", default_value_t = Limits::default().handshakes_per_source, value_parser = at_least_one)]
     max_handshakes_per_source: usize,
+    /// What the process may use, as 1Gi [default: what its cgroup may].
+    #[arg(long, value_name = "BYTES", env = "WAYPOINT_MEMORY_LIMIT", value_parser = parse_bytes)]
+    memory_limit: Option<u64>,
     /// Name servers in place of those of /etc/resolv.conf.
     #[arg(
         long = "dns-server",
@@ -214,7 +217,9 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Runs the command that the process was started with. A link named `pilot-agent` is this program, too.
-pub fn main() -> ExitCode {
+///
+/// `in_use` says what the process's allocator has given out.
+pub fn main(in_use: InUse) -> ExitCode {
     let cli = Cli::parse();
     let pod = match &cli.command {
         Command::Proxy(args) => match agent::environment(&args.words) {
@@ -244,11 +249,11 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => {
             let concurrency = args.concurrency;
-            run(run_options(*args), concurrency, &log)
+            run(run_options(*args), in_use, concurrency, &log)
         }
         Command::Proxy(_) => pod
             .ok_or_else(|| "no pod".into())
-            .and_then(|pod| run_pod(pod, &log)),
+            .and_then(|pod| run_pod(pod, in_use, &log)),
         Command::Request(args) => request(&args.words).map_err(Into::into).and_then(|answer| {
             std::io::stdout().write_all(&answer)?;
             Ok(ExitCode::SUCCESS)
@@ -277,24 +282,27 @@ fn complain(error: &dyn std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "waypoint: {error}");
 }
 
-fn run_pod(environment: Environment, log: &ProcessLog) -> Result<ExitCode, Failure> {
+fn run_pod(environment: Environment, in_use: InUse, log: &ProcessLog) -> Result<ExitCode, Failure> {
     if !environment.ignored.is_empty() {
         tracing::info!(
             settings = environment.ignored.join(", "),
             "given and without effect"
         );
     }
-    run(agent::options(&environment), environment.concurrency, log)
+    let options = agent::options(&environment);
+    run(options, in_use, environment.concurrency, log)
 }
 
 fn run(
     options: RunOptions,
+    in_use: InUse,
     concurrency: Option<u16>,
     log: &ProcessLog,
 ) -> Result<ExitCode, Failure> {
     descriptors::raise_limit();
     let last = log.clone();
     let options = RunOptions {
+        in_use,
         log_levels: log.levels.clone(),
         log_losses: log.losses.clone(),
         last_resort: LastResort::new(move |what| {
@@ -337,6 +345,7 @@ fn run_options(args: RunArgs) -> RunOptions {
             streams: args.max_concurrent_streams,
             handshakes: args.max_handshakes,
             handshakes_per_source: args.max_handshakes_per_source,
+            memory: args.memory_limit,
             ..Limits::default()
         },
         dns_servers: args.dns_servers,

@@ -24,6 +24,7 @@ use crate::attempts::PeerLookup;
 use crate::downstream::newcomers::{Newcomer, Newcomers};
 use crate::drain::{Drain, Watch};
 use crate::listen::BACKLOG;
+use crate::overload::Overload;
 use crate::process::open_files::{OpenFiles, Share};
 use crate::process::places::Bounds;
 use crate::router::Router;
@@ -44,6 +45,7 @@ pub(crate) struct Terminals {
     upstreams: Arc<Upstreams>,
     original: Arc<OriginalDestinations>,
     peer: PeerLookup,
+    overload: Arc<Overload>,
 }
 
 impl Terminals {
@@ -53,8 +55,10 @@ impl Terminals {
         tunnels: TunnelPool,
         files: Arc<OpenFiles>,
         peer: PeerLookup,
+        overload: Arc<Overload>,
     ) -> Terminals {
-        let upstreams = Arc::new(Upstreams::new(tunnels, tls, files.clone()));
+        let upstreams = Upstreams::new(tunnels, tls, files.clone(), overload.clone());
+        let upstreams = Arc::new(upstreams);
         let idle = Arc::downgrade(&upstreams);
         files.on_scarce(move || {
             if let Some(upstreams) = idle.upgrade() {
@@ -69,6 +73,7 @@ impl Terminals {
             upstreams,
             original,
             peer,
+            overload,
         }
     }
 }
@@ -107,6 +112,8 @@ pub struct Limits {
     pub handshakes_per_source: usize,
     /// Tunnels on one connection; `None`: what the configuration says.
     pub streams: Option<u32>,
+    /// Bytes of memory. The kernel's limit counts as well.
+    pub memory: Option<u64>,
 }
 
 impl Default for Limits {
@@ -116,6 +123,7 @@ impl Default for Limits {
             handshakes: 4096,
             handshakes_per_source: 1024,
             streams: None,
+            memory: None,
         }
     }
 }
@@ -125,6 +133,7 @@ pub(crate) struct DataPlane {
     pub(crate) snapshot: SnapshotHandle,
     pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) original: Arc<OriginalDestinations>,
+    pub(crate) overload: Arc<Overload>,
     peer: PeerLookup,
     tls: Tls,
     own_ports: Vec<u16>,
@@ -162,6 +171,7 @@ impl DataPlane {
             snapshot: options.snapshot,
             upstreams: options.terminals.upstreams,
             original: options.terminals.original,
+            overload: options.terminals.overload,
             peer: options.terminals.peer,
             tls: options.tls,
             own_ports: options.own_ports,
@@ -235,6 +245,9 @@ impl DataPlane {
 
     /// Serves the connection, or closes it at once if there are too many.
     fn take(self: &Arc<Self>, tcp: TcpStream, source: SocketAddr, drain: Watch) {
+        if !self.overload.admits_connection() {
+            return self.refuse("overload", source);
+        }
         if self.places.available_permits() == 0 {
             return self.refuse("limit", source);
         }
@@ -299,6 +312,7 @@ impl DataPlane {
             local_address: canonical(connection.local_addr),
             peer: connection.peer.clone(),
             local: connection.local.clone(),
+            held: self.overload.connection(&connection.peer),
         });
         let (used, farewell) = drain.farewell();
         let (busy, untrusted) = (self.connection_task.clone(), self.untrusted.clone());
@@ -329,6 +343,7 @@ impl DataPlane {
     /// The server's settings as configuration has them now.
     fn server_options(&self) -> ServerOptions {
         let mut options = self.server.clone();
+        options.squeeze = self.overload.squeeze().clone();
         if let Some(snapshot) = self.snapshot.load() {
             let listener = &snapshot.connect_terminate;
             options.max_concurrent_streams =
@@ -345,6 +360,9 @@ impl DataPlane {
         loop {
             tokio::time::sleep(SWEEP).await;
             self.upstreams.sweep(Instant::now());
+            if self.overload.is_short() {
+                self.upstreams.let_idle_go(Instant::now());
+            }
             self.original.sweep();
         }
     }
@@ -486,7 +504,13 @@ mod tests {
         let plane = DataPlane::new(DataPlaneOptions {
             snapshot: store.handle(),
             tls: own.clone(),
-            terminals: Terminals::new(own, tunnels, open_files(&metrics), Arc::new(|_| None)),
+            terminals: Terminals::new(
+                own,
+                tunnels,
+                open_files(&metrics),
+                Arc::new(|_| None),
+                Overload::start(None, || None, &metrics).unwrap(),
+            ),
             own_ports: Vec::new(),
             server: ServerOptions::default(),
             limits: Limits::default(),

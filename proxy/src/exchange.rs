@@ -18,11 +18,13 @@ use waypoint_filters::response_flags::ResponseFlags;
 use waypoint_filters::route::SelectedRoute;
 use waypoint_filters::service::HttpRequest;
 use waypoint_filters::stream_info::{Capture, Protocol, RequestHead, StreamInfo};
+use waypoint_hbone::holder::Exchange;
 
 use crate::downstream::expectation::{Expectation, Waiting};
 use crate::downstream::farewell::Farewells;
 use crate::downstream::request_head_bytes::Rejection;
 use crate::drain::Watch;
+use crate::overload::Overload;
 use crate::record::{RecordGuard, RecordedBody};
 use crate::request_head::{Refused, finish, prepare};
 use crate::upgrade::{self, Agreed};
@@ -33,6 +35,7 @@ const DECORATOR_OPERATION: HeaderName = HeaderName::from_static("x-envoy-decorat
 pub(crate) struct HttpConnection {
     pub(crate) info: Arc<Connection>,
     pub(crate) slot: Arc<ChainSlot>,
+    pub(crate) overload: Arc<Overload>,
     /// The version that the connection began with: its recorders serve requests of a chain that is
     /// closed or of another kind by now.
     pub(crate) first: Arc<HttpConnectionManager>,
@@ -60,10 +63,12 @@ impl HttpConnection {
         slot: Arc<ChainSlot>,
         first: Arc<HttpConnectionManager>,
         drain: Watch,
+        overload: Arc<Overload>,
     ) -> HttpConnection {
         HttpConnection {
             info,
             slot,
+            overload,
             first,
             requests: AtomicU64::new(0),
             failed: AtomicBool::new(false),
@@ -91,7 +96,9 @@ pub(crate) async fn serve(
         Instant::now(),
         SystemTime::now(),
     );
-    let guard = RecordGuard::new(stream.clone(), manager.clone());
+    let mut guard = RecordGuard::new(stream.clone(), manager.clone());
+    let (closed, exchange) = place(&connection, closed);
+    guard.exchange = exchange;
     let mut request =
         request.map(|incoming| Body::incoming(incoming).metered(&stream, Direction::Request));
 
@@ -160,6 +167,23 @@ fn admit(connection: &HttpConnection) -> (Arc<HttpConnectionManager>, Option<Loc
         ),
         FilterChain::Closed(reason) => (connection.first.clone(), Some(closed(reason))),
     }
+}
+
+/// The request's place among those at work; the answer where there is none, unless there is one already.
+fn place(
+    connection: &HttpConnection,
+    closed: Option<LocalReply>,
+) -> (Option<LocalReply>, Option<Exchange>) {
+    let Some(holder) = &connection.info.holder else {
+        return (closed, None);
+    };
+    if holder.share().is_refusing() {
+        return (
+            closed.or_else(|| Some(connection.overload.refuse_request())),
+            None,
+        );
+    }
+    (closed, Some(holder.exchange()))
 }
 
 fn closed(reason: &str) -> LocalReply {

@@ -24,12 +24,19 @@ use crate::downstream::request_reader::RequestReader;
 use crate::drain::LAST_CALL;
 use crate::exchange::{self, HttpConnection};
 use crate::linger::Lingering;
+use crate::overload::paced::Paced;
 use crate::sniff;
 
-/// HTTP/2 windows of the server side: one stalled upload must not starve the connection's other streams.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
-const MAX_CONCURRENT_STREAMS: u32 = 1000;
+/// HTTP/2 windows of the server side: one stalled upload must not starve the connection's other streams. A tunnel has at
+/// most the connection's window in memory; where memory is short, new ones have little.
+const STREAM_WINDOW: u32 = 512 << 10;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+const SHORT_STREAM_WINDOW: u32 = 32 << 10;
+const SHORT_CONNECTION_WINDOW: u32 = 256 << 10;
+/// Where configuration says nothing.
+const MAX_CONCURRENT_STREAMS: u32 = 100;
+/// Unsent bytes of one stream.
+const SEND_BUFFER: usize = 64 << 10;
 /// A connection without a request for this long is closed (Envoy's default).
 const IDLE: Duration = Duration::from_secs(3600);
 /// Requests of an HTTP/1.1 connection that are served before others have their turn. There are more at a time only of a
@@ -108,8 +115,13 @@ async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream) {
         last_call(connection, drain.ending()).await;
     };
     let mut ending = pin!(Ending::new(told, drain.over(), connection.clone()));
+    let mut evicted = pin!(connection.info.evicted());
     let result = std::future::poll_fn(|cx| {
-        match ending.as_mut().poll_step(cx) {
+        let step = match evicted.as_mut().poll(cx) {
+            Poll::Ready(()) => Step::Over,
+            Poll::Pending => ending.as_mut().poll_step(cx),
+        };
+        match step {
             Step::Stay => {}
             Step::Goodbye => serving.as_mut().graceful_shutdown(),
             Step::Over => {
@@ -130,13 +142,19 @@ async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream) {
 async fn serve_http2(connection: &Arc<HttpConnection>, stream: TunnelStream) -> Option<Flood> {
     let (codec, drain) = (&connection.first.codec, &connection.drain);
     let mut builder = http2::Builder::new(TokioExecutor::new());
+    let (stream_window, connection_window) = if connection.overload.is_short() {
+        (SHORT_STREAM_WINDOW, SHORT_CONNECTION_WINDOW)
+    } else {
+        (STREAM_WINDOW, CONNECTION_WINDOW)
+    };
     builder
         .timer(TokioTimer::new())
-        .initial_stream_window_size(codec.http2_initial_stream_window.unwrap_or(STREAM_WINDOW))
+        .max_send_buf_size(SEND_BUFFER)
+        .initial_stream_window_size(codec.http2_initial_stream_window.unwrap_or(stream_window))
         .initial_connection_window_size(
             codec
                 .http2_initial_connection_window
-                .unwrap_or(CONNECTION_WINDOW),
+                .unwrap_or(connection_window),
         )
         .max_concurrent_streams(
             codec
@@ -153,18 +171,24 @@ async fn serve_http2(connection: &Arc<HttpConnection>, stream: TunnelStream) -> 
     let (used, farewell) = drain.farewell();
     let service = service_fn(move |request| {
         used.mark();
-        answer(owned.clone(), request)
+        answer_http2(owned.clone(), request)
     });
     let (watched, flood) = FrameWatch::new(Lingering::new(stream, Some(connection.clone())));
+    let watched = watched.held_by(connection.info.holder.clone());
     let mut serving = pin!(builder.serve_connection(TokioIo::new(watched), service));
     let told = last_call(connection, farewell);
     let mut ending = pin!(Ending::new(told, drain.over(), connection.clone()));
+    let mut evicted = pin!(connection.info.evicted());
     let mut attended = false;
     let result = std::future::poll_fn(|cx| {
         if !std::mem::replace(&mut attended, true) {
             connection.farewells.attended_by(cx.waker());
         }
-        match ending.as_mut().poll_step(cx) {
+        let step = match evicted.as_mut().poll(cx) {
+            Poll::Ready(()) => Step::Over,
+            Poll::Pending => ending.as_mut().poll_step(cx),
+        };
+        match step {
             Step::Stay => {}
             Step::Goodbye => serving.as_mut().graceful_shutdown(),
             Step::Over => {
@@ -248,15 +272,17 @@ impl<D: Future<Output = ()>, O: Future<Output = ()>> Ending<D, O> {
     }
 }
 
-async fn answer(
+async fn answer_http2(
     connection: Arc<HttpConnection>,
     request: Request<Incoming>,
-) -> Result<http::Response<crate::record::RecordedBody>, std::convert::Infallible> {
-    Ok(exchange::serve(connection, request).await)
+) -> Result<http::Response<Paced<crate::record::RecordedBody>>, std::convert::Infallible> {
+    let info = connection.info.clone();
+    let response = exchange::serve(connection, request).await;
+    Ok(response.map(|body| Paced::new(body, info.holder.as_ref())))
 }
 
-/// As [`answer`], for HTTP/1.1: it tells the client when it is the connection's last. `waits`: others have their turn
-/// first.
+/// As [`answer_http2`], for HTTP/1.1, which has one answer at a time: it tells the client when it is the connection's last.
+/// `waits`: others have their turn first.
 async fn answer_http1(
     connection: Arc<HttpConnection>,
     request: Request<Incoming>,

@@ -28,6 +28,7 @@ pub mod log_levels;
 mod log_writer;
 mod logging;
 pub mod logs;
+mod overload;
 mod path_normalization;
 mod pod;
 mod process;
@@ -45,3 +46,5 @@ mod tunnel;
 mod upgrade;
 mod upstream;
 mod workload_ca;
+
+pub use process::allocator;

@@ -29,6 +29,8 @@ pub(crate) struct Lingering {
     stream: Option<TunnelStream>,
     finished: bool,
     connection: Option<Arc<HttpConnection>>,
+    /// Somebody waits for what the client sends, and will hear of a reset by that.
+    reading: bool,
 }
 
 impl Lingering {
@@ -38,6 +40,7 @@ impl Lingering {
             stream: Some(stream),
             finished: false,
             connection,
+            reading: false,
         }
     }
 
@@ -92,7 +95,9 @@ impl AsyncRead for Lingering {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.inner()?.poll_read(cx, buffer)
+        let read = self.inner()?.poll_read(cx, buffer);
+        self.reading = read.is_pending();
+        read
     }
 }
 
@@ -118,6 +123,13 @@ impl AsyncWrite for Lingering {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper reads no further while nobody takes a request's body. A client that is gone must be heard of all the same,
+        // or what it sent is held for as long as the upstream stalls.
+        if !self.reading
+            && let Poll::Ready(error) = self.inner()?.get_mut().poll_reset(cx)
+        {
+            return Poll::Ready(Err(error));
+        }
         let flushed = self.inner()?.poll_flush(cx);
         if flushed.is_ready()
             && let Some(connection) = &self.connection

@@ -1,8 +1,10 @@
 //! The `waypoint` binary.
 
+use waypoint_proxy::allocator::{Jemalloc, in_use};
+
 #[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> std::process::ExitCode {
-    waypoint_proxy::cli::main()
+    waypoint_proxy::cli::main(in_use)
 }

@@ -14,8 +14,10 @@ use waypoint_config::model::connection_manager::HttpConnectionManager;
 use waypoint_filters::body::{Body, BodyError, Direction};
 use waypoint_filters::response_flags::ResponseFlags;
 use waypoint_filters::stream_info::{Capture, StreamInfo};
+use waypoint_hbone::holder::Exchange;
 
 use crate::downstream::farewell::{Farewell, Farewells};
+use crate::overload;
 use crate::router::deadline::OutOfTime;
 use crate::upstream::error::{BrokenOff, UpstreamErrorKind};
 
@@ -24,6 +26,8 @@ pub(crate) struct RecordGuard {
     pub(crate) stream: Arc<StreamInfo>,
     manager: Arc<HttpConnectionManager>,
     complete: bool,
+    /// The request's place among those at work.
+    pub(crate) exchange: Option<Exchange>,
 }
 
 impl RecordGuard {
@@ -32,6 +36,7 @@ impl RecordGuard {
             stream,
             manager,
             complete: false,
+            exchange: None,
         }
     }
 
@@ -79,6 +84,9 @@ impl Drop for RecordGuard {
             if std::thread::panicking() {
                 state.flags.insert(ResponseFlags::LOCAL_RESET);
                 state.response_code_details = Some("panic_in_filter_chain".into());
+            } else if self.stream.connection.is_evicted() {
+                state.flags.insert(ResponseFlags::OVERLOAD_MANAGER);
+                state.response_code_details = Some(overload::DETAILS.into());
             } else if state.flags.is_empty() {
                 // The client went away before it had the whole answer.
                 state

@@ -16,6 +16,8 @@ use waypoint_filters::body::{Body, BodyError};
 
 /// Bytes kept of one body.
 const LIMIT: usize = 64 * 1024;
+/// Chunks kept of one body: each costs more than its bytes.
+const MAX_CHUNKS: usize = 256;
 
 /// The body between two attempts.
 pub(crate) struct Replay(Arc<Mutex<Source>>);
@@ -86,7 +88,7 @@ impl Source {
     fn keep(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref() {
             self.bytes = self.bytes.saturating_add(data.len());
-            if self.lost || self.bytes > LIMIT {
+            if self.lost || self.bytes > LIMIT || self.kept.len() >= MAX_CHUNKS {
                 self.lost = true;
                 self.kept = Vec::new();
             } else {
@@ -213,5 +215,16 @@ mod tests {
         assert_eq!(first.collect().await.unwrap().to_bytes().len(), LIMIT + 2);
         assert!(replay.again().is_none());
         assert!(replay.0.lock().kept.is_empty(), "nothing is held");
+    }
+
+    #[tokio::test]
+    async fn many_small_chunks_are_too_many_as_well() {
+        let (replay, first) = Replay::split(scripted(&[1; MAX_CHUNKS], false));
+        first.collect().await.unwrap();
+        assert!(replay.again().is_some());
+        let (replay, first) = Replay::split(scripted(&[1; MAX_CHUNKS + 1], false));
+        let bytes = first.collect().await.unwrap().to_bytes();
+        assert_eq!(bytes.len(), MAX_CHUNKS + 1);
+        assert!(replay.again().is_none());
     }
 }

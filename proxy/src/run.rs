@@ -44,6 +44,9 @@ use crate::log_levels::LogLevels;
 pub use crate::log_writer::AccessLogTarget;
 use crate::log_writer::LogWriter;
 use crate::logs::losses::Losses;
+pub use crate::overload::InUse;
+use crate::overload::Overload;
+pub use crate::overload::limit::parse_bytes;
 use crate::process::open_files::{OpenFiles, Shares};
 pub use crate::process::vitals::LastResort;
 use crate::process::vitals::Vitals;
@@ -74,6 +77,8 @@ pub struct RunOptions {
     pub poll: Duration,
     pub drain: DrainTimes,
     pub limits: Limits,
+    /// Says what the process's allocator has given out; without it, what is resident counts.
+    pub in_use: InUse,
     /// Name servers in place of those of `/etc/resolv.conf`.
     pub dns_servers: Vec<SocketAddr>,
     pub access_log: AccessLogTarget,
@@ -104,6 +109,7 @@ impl RunOptions {
             poll: Duration::from_secs(1),
             drain: DrainTimes::open_for(Duration::from_secs(5)),
             limits: Limits::default(),
+            in_use: || None,
             dns_servers: Vec::new(),
             access_log: AccessLogTarget::AsConfigured,
             on_refused: OnRefused::Keep,
@@ -350,7 +356,8 @@ impl Core {
             "Times that idle connections to upstreams were closed because descriptors were scarce.",
         );
         let files = Arc::new(OpenFiles::new(shares, scarce));
-        let terminals = Terminals::new(tls.clone(), tunnels, files, peer);
+        let overload = Overload::start(options.limits.memory, options.in_use, &metrics)?;
+        let terminals = Terminals::new(tls.clone(), tunnels, files, peer, overload);
         let host: Arc<dyn Host> = Arc::new(ProxyHost {
             workloads: workloads.clone(),
             logs: logs.clone(),

@@ -24,7 +24,6 @@ use waypoint_filters::stream_info::{Protocol, StreamInfo};
 use waypoint_hbone::copy::{Copied, CopyError, Socket, copy};
 use waypoint_hbone::stream::TunnelStream;
 
-use crate::balancer;
 use crate::dataplane::DataPlane;
 use crate::drain::Watch;
 use crate::upstream::body::ActiveRequest;
@@ -33,6 +32,7 @@ use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::h1_pool::Place;
 use crate::upstream::io::{Kind, UpstreamIo};
 use crate::upstream::limits::Limits;
+use crate::{balancer, overload};
 
 /// Serves the stream to its end.
 pub(crate) async fn serve(
@@ -157,8 +157,7 @@ async fn connect(
             }
         };
         let active = ActiveRequest::new(&endpoint.state);
-        let upstreams = &plane.upstreams;
-        match dial(&upstreams.tunnels, &upstreams.files, &cluster, &endpoint).await {
+        match dial(&plane.upstreams, &cluster, &endpoint).await {
             Ok(mut dialled) => {
                 dialled.io.place = place;
                 stream.state().upstream = Some(dialled.info.clone());
@@ -185,6 +184,7 @@ async fn carry(
     let UpstreamIo {
         kind,
         place: _place,
+        open: _open,
         ..
     } = upstream.io;
     let ended = match kind {
@@ -206,6 +206,11 @@ async fn carry(
     match ended {
         Ended::Done => {}
         Ended::Denied(details) => close(&record.stream, details),
+        Ended::Evicted => {
+            let flags = ResponseFlags::OVERLOAD_MANAGER;
+            record.stream.state().flags.insert(flags);
+            close(&record.stream, overload::DETAILS.into());
+        }
         Ended::Failed(CopyError::Idle(_)) => close(&record.stream, "tcp_proxy_idle_timeout".into()),
         Ended::Failed(error) => {
             tracing::debug!(chain = %slot.name, source = %record.stream.connection.source, %error, "TCP stream ended");
@@ -223,6 +228,8 @@ enum Ended {
     Done,
     Failed(CopyError),
     Denied(Cow<'static, str>),
+    /// Its memory was needed.
+    Evicted,
 }
 
 async fn watch_over(
@@ -248,6 +255,7 @@ async fn watch_over(
                 Err(error) => Ended::Failed(error),
             },
             () = &mut over => return Ended::Denied("waypoint_ended".into()),
+            () = record.stream.connection.evicted() => return Ended::Evicted,
             _ = report.tick() => {
                 record.count(copied);
                 record.progress();

@@ -28,7 +28,7 @@ use crate::dataplane::DataPlane;
 use crate::drain::Watch;
 use crate::exchange::{HttpConnection, capture_request};
 use crate::record::RecordGuard;
-use crate::{http_connection, sniff, tcp};
+use crate::{http_connection, overload, sniff, tcp};
 
 /// The HBONE connection that a tunnel came on.
 pub(crate) struct TunnelConnection {
@@ -36,6 +36,8 @@ pub(crate) struct TunnelConnection {
     pub(crate) local_address: SocketAddr,
     pub(crate) peer: Identity,
     pub(crate) local: Identity,
+    /// What its tunnels hold.
+    pub(crate) held: Arc<overload::holders::Connection>,
 }
 
 /// Serves one tunnel to its end.
@@ -57,6 +59,9 @@ pub(crate) async fn serve(
         return;
     };
     let Joined { slot, mut info } = joined;
+    let holder = outer.held.tunnel();
+    stream.hold(&holder);
+    info.holder = Some(holder);
     let slot = if needs_protocol {
         let sniffed = tokio::time::timeout(sniff::FIRST_BYTES, sniff::protocol(&mut stream)).await;
         let protocol = sniffed.unwrap_or(ApplicationProtocol::Unknown);
@@ -117,6 +122,13 @@ async fn join(
         guard.finish(status);
         status
     };
+    if !plane.overload.admits_tunnel(&outer.held) {
+        let (status, flags) = (
+            StatusCode::SERVICE_UNAVAILABLE,
+            ResponseFlags::OVERLOAD_MANAGER,
+        );
+        return Err(refuse(&mut guard, status, overload::DETAILS, flags));
+    }
     if !request.is_connect() {
         let flags = ResponseFlags::NO_ROUTE;
         return Err(refuse(
@@ -229,7 +241,8 @@ async fn run(
     let chain = slot.load();
     match &*chain {
         FilterChain::Http(manager) => {
-            let connection = HttpConnection::new(info, slot, manager.clone(), drain);
+            let overload = plane.overload.clone();
+            let connection = HttpConnection::new(info, slot, manager.clone(), drain, overload);
             let source = connection.info.source;
             if let Some(flood) = http_connection::serve(Arc::new(connection), stream).await {
                 plane.count_flood("tunnel", source, flood);

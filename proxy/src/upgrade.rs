@@ -71,6 +71,7 @@ pub(crate) fn join(
         let mut downstream = Socket::new(TokioIo::new(downstream));
         let mut upstream = Socket::new(TokioIo::new(upstream));
         let copied = Copied::default();
+        let connection = guard.stream.connection.clone();
         let ended = tokio::select! {
             ended = copy(&mut downstream, &mut upstream, &copied, None) => ended.is_ok(),
             () = drain.over() => {
@@ -78,6 +79,10 @@ pub(crate) fn join(
                 let mut state = guard.stream.state();
                 state.flags.insert(ResponseFlags::LOCAL_RESET);
                 state.response_code_details = Some("waypoint_ended".into());
+                false
+            }
+            () = connection.evicted() => {
+                cut();
                 false
             }
         };

@@ -18,7 +18,7 @@ use crate::pod::ports::Ports;
 use crate::pod::proxy_config::ProxyConfig;
 use crate::pod::variables::{EnvironmentError, Variables, invalid};
 use crate::pod::{addresses, downward, without_effect};
-use crate::run::{DrainTimes, Limits, OnRefused};
+use crate::run::{DrainTimes, Limits, OnRefused, parse_bytes};
 use crate::workload_ca::RenewalPoint;
 
 /// The newest Istio that this is tested with, reported unless `ISTIO_META_ISTIO_VERSION` says otherwise.
@@ -186,8 +186,14 @@ fn drain(variables: &Variables, config: &ProxyConfig) -> Result<DrainTimes, Envi
 
 fn limits(variables: &Variables) -> Result<Limits, EnvironmentError> {
     let default = Limits::default();
-    // Only a hint: what Go takes and isn't a number says nothing.
-    let memory: Option<u64> = variables.text("GOMEMLIMIT").and_then(|t| t.parse().ok());
+    const NAME: &str = "WAYPOINT_MEMORY_LIMIT";
+    let given = variables.text(NAME);
+    let given = given.map(|text| parse_bytes(text).map_err(|error| invalid(NAME, text, error)));
+    // Only a hint: `off`, and what Go takes and isn't understood here, say nothing.
+    let hint = variables
+        .text("GOMEMLIMIT")
+        .and_then(|text| parse_bytes(text).ok());
+    let memory = given.transpose()?.or(hint);
     let fitting = memory.map(|bytes| {
         let connections = usize::try_from(bytes / MEMORY_PER_CONNECTION).unwrap_or(usize::MAX);
         connections.max(LEAST_CONNECTIONS)
@@ -207,6 +213,7 @@ fn limits(variables: &Variables) -> Result<Limits, EnvironmentError> {
         streams: variables
             .parsed::<std::num::NonZeroU32>("WAYPOINT_MAX_CONCURRENT_STREAMS")?
             .map(Into::into),
+        memory,
     })
 }
 
@@ -311,6 +318,7 @@ mod tests {
         assert_eq!(environment.metadata["EXTRA"]["a"], 1);
         assert_eq!(environment.limits.connections, 16 * 1024);
         assert_eq!(environment.limits.streams, None);
+        assert_eq!(environment.limits.memory, Some(1 << 30));
         assert_eq!(environment.on_refused, OnRefused::Keep);
         assert_eq!(environment.renewal, RenewalPoint::default());
         assert_eq!(environment.trust_grace, Duration::from_secs(3600));
@@ -327,6 +335,7 @@ mod tests {
             ("WAYPOINT_MAX_CONCURRENT_STREAMS", "1000"),
             ("WAYPOINT_MAX_HANDSHAKES", "300"),
             ("WAYPOINT_MAX_HANDSHAKES_PER_SOURCE", "200"),
+            ("WAYPOINT_MEMORY_LIMIT", "256Mi"),
             ("WAYPOINT_DNS_SERVERS", "10.0.0.9:53, [fd00::9]:5353"),
             ("WAYPOINT_ON_REFUSED", "close"),
             ("GRPC_KEEPALIVE_INTERVAL", "7s"),
@@ -347,6 +356,7 @@ mod tests {
             handshakes: 300,
             handshakes_per_source: 200,
             streams: Some(1000),
+            memory: Some(256 << 20),
         };
         assert_eq!(environment.limits, limits);
         let servers: Vec<String> = environment

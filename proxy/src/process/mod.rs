@@ -1,5 +1,6 @@
 //! What the process has once, for all that runs in it.
 
+pub mod allocator;
 pub(crate) mod open_files;
 pub(crate) mod places;
 pub(crate) mod vitals;

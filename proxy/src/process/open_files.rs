@@ -6,7 +6,6 @@
 
 use std::error::Error;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -110,10 +109,13 @@ impl OpenFiles {
         let _ = self.relief.set(Box::new(relief));
     }
 
-    /// Connects, within the upstreams' share.
-    pub(crate) async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
-        let tcp = match TcpStream::connect(to).await {
-            Err(error) if self.relieve_after(&error) => TcpStream::connect(to).await?,
+    /// Connects with `dial`, within the upstreams' share.
+    pub(crate) async fn connect<F>(&self, dial: impl Fn() -> F) -> io::Result<TcpStream>
+    where
+        F: Future<Output = io::Result<TcpStream>>,
+    {
+        let tcp = match dial().await {
+            Err(error) if self.relieve_after(&error) => dial().await?,
             connected => connected?,
         };
         self.fit(tcp, Share::Upstream)
@@ -232,7 +234,7 @@ mod tests {
         let files = files(u64::try_from(lowest).unwrap());
         let closing = idle.clone();
         files.on_scarce(move || closing.lock().clear());
-        let tcp = files.connect(to).await.unwrap();
+        let tcp = files.connect(|| TcpStream::connect(to)).await.unwrap();
         assert!(tcp.as_raw_fd() < lowest);
         assert!(idle.lock().is_empty());
         assert_eq!(files.scarce.get(), 1);

@@ -5,16 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::HeaderMap;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use waypoint_config::model::cluster::Cluster;
 use waypoint_config::model::endpoint::{Endpoint, Transport};
 use waypoint_filters::serial_id::SerialId;
 use waypoint_filters::stream_info::UpstreamInfo;
-use waypoint_hbone::pool::TunnelPool;
 
-use crate::process::open_files::OpenFiles;
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::io::{Kind, UpstreamIo};
+use crate::upstream::pools::Upstreams;
 
 /// A new connection, and what telemetry says of it.
 pub(crate) struct Dialled {
@@ -24,12 +23,11 @@ pub(crate) struct Dialled {
 
 /// Connects to `endpoint` within the cluster's connect timeout.
 pub(crate) async fn dial(
-    tunnels: &TunnelPool,
-    files: &OpenFiles,
+    upstreams: &Upstreams,
     cluster: &Cluster,
     endpoint: &Endpoint,
 ) -> Result<Dialled, UpstreamError> {
-    let connecting = connect(tunnels, files, cluster, endpoint);
+    let connecting = connect(upstreams, cluster, endpoint);
     match tokio::time::timeout(cluster.connect_timeout, connecting).await {
         Ok(result) => result,
         Err(_) => Err(UpstreamError::new(UpstreamErrorKind::ConnectTimeout)),
@@ -37,15 +35,18 @@ pub(crate) async fn dial(
 }
 
 async fn connect(
-    tunnels: &TunnelPool,
-    files: &OpenFiles,
+    upstreams: &Upstreams,
     cluster: &Cluster,
     endpoint: &Endpoint,
 ) -> Result<Dialled, UpstreamError> {
+    let Some(open) = upstreams.open.take(&cluster.name) else {
+        return Err(UpstreamError::new(UpstreamErrorKind::Overflow));
+    };
     let (kind, local) = match endpoint.transport {
         Transport::Plain => {
-            let tcp = files
-                .connect(endpoint.address)
+            let tcp = upstreams
+                .files
+                .connect(|| tcp_connect(endpoint.address, upstreams.overload.is_short()))
                 .await
                 .map_err(|error| connect_error(&error))?;
             let _ = tcp.set_nodelay(true);
@@ -57,6 +58,7 @@ async fn connect(
         }
         Transport::Hbone { hop } => {
             let authority = endpoint.address.to_string();
+            let (tunnels, files) = (&upstreams.tunnels, &upstreams.files);
             let mut tunnel = tunnels.connect(hop, &authority, HeaderMap::new()).await;
             if let Err(error) = &tunnel
                 && files.relieve_after(error)
@@ -84,9 +86,30 @@ async fn connect(
         endpoint_metadata: endpoint.metadata.clone(),
     };
     Ok(Dialled {
-        io: UpstreamIo::new(kind),
+        io: UpstreamIo::new(kind, open),
         info: Arc::new(info),
     })
+}
+
+/// What the kernel may hold that isn't on its way yet: an endpoint that reads nothing would have it keep megabytes, which
+/// count against the pod's memory. What is on its way is the endpoint's window, and grows with the link.
+const UNSENT: u32 = 128 * 1024;
+/// What the kernel may hold that we didn't read yet, while memory is short; else it follows the link.
+const SHORT_RECEIVE: usize = 64 * 1024;
+
+async fn tcp_connect(address: SocketAddr, short: bool) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // Both before it connects: the window is agreed on then. Without them it works as well.
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT);
+    if short {
+        let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(SHORT_RECEIVE);
+    }
+    socket.connect(address).await
 }
 
 fn connect_error(error: &io::Error) -> UpstreamError {

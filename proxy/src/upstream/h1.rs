@@ -29,6 +29,11 @@ use crate::upstream::upload::{Outgoing, Upload};
 
 type Driver = http1::Connection<TokioIo<UpstreamIo>, Outgoing>;
 
+/// What is read ahead of an answer, and kept of a request that the endpoint doesn't take. Large answers cost the less the
+/// more of them is read at once, up to here; a head has to fit, too
+/// (Envoy: 60 KiB).
+const BUFFER: usize = 256 * 1024;
+
 /// One connection.
 pub(crate) struct H1Connection {
     sender: http1::SendRequest<Outgoing>,
@@ -53,6 +58,7 @@ impl H1Connection {
         let upload = Arc::new(Upload::default());
         dialled.io.carry_http1(upload.clone());
         let (sender, driver) = http1::Builder::new()
+            .max_buf_size(BUFFER)
             .handshake(TokioIo::new(dialled.io))
             .await
             .map_err(|error| UpstreamError::from_hyper(&error))?;

@@ -17,6 +17,11 @@ use crate::upstream::error::UpstreamError;
 /// that reserve at once may both get the last place.
 pub(crate) const MAX_STREAMS: u32 = 96;
 
+/// What an endpoint may send on one stream that nobody takes.
+const STREAM_WINDOW: u32 = 512 << 10;
+/// Unsent bytes of one stream.
+const SEND_BUFFER: usize = 64 << 10;
+
 /// One connection; clones share it.
 #[derive(Clone)]
 pub(crate) struct H2Connection {
@@ -60,9 +65,10 @@ impl H2Connection {
     ) -> Result<H2Connection, UpstreamError> {
         let (sender, driver) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            // A stalled stream must not starve the others of the connection's window.
-            .initial_stream_window_size(1 << 20)
-            .initial_connection_window_size(16 << 20)
+            // Stalled streams, which may be another client's, must not starve the others of the connection's window.
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(STREAM_WINDOW * MAX_STREAMS)
+            .max_send_buf_size(SEND_BUFFER)
             .keep_alive_interval(Some(Duration::from_secs(30)))
             .max_header_list_size(64 * 1024)
             .handshake(TokioIo::new(dialled.io))

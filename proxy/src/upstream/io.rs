@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use waypoint_hbone::stream::TunnelStream;
 
 use crate::upstream::h1_pool::Place;
+use crate::upstream::open::Open;
 use crate::upstream::upload::Upload;
 
 /// An upstream byte stream.
@@ -23,6 +24,8 @@ pub(crate) struct UpstreamIo {
     pub(crate) place: Option<Place>,
     /// Under HTTP/1.1.
     upload: Option<Arc<Upload>>,
+    /// It counts among all that are open.
+    pub(crate) open: Open,
 }
 
 pub(crate) enum Kind {
@@ -31,10 +34,11 @@ pub(crate) enum Kind {
 }
 
 impl UpstreamIo {
-    pub(crate) fn new(kind: Kind) -> UpstreamIo {
+    pub(crate) fn new(kind: Kind, open: Open) -> UpstreamIo {
         UpstreamIo {
             kind,
             place: None,
+            open,
             upload: None,
         }
     }

@@ -10,6 +10,7 @@ pub(crate) mod held_body;
 pub(crate) mod io;
 pub(crate) mod lifetimes;
 pub(crate) mod limits;
+pub(crate) mod open;
 pub(crate) mod original_dst;
 pub(crate) mod pools;
 pub(crate) mod upload;

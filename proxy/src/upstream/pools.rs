@@ -17,6 +17,7 @@ use waypoint_config::model::endpoint::{Endpoint, EndpointState, Transport};
 use waypoint_hbone::pool::TunnelPool;
 use waypoint_hbone::tls::Tls;
 
+use crate::overload::Overload;
 use crate::process::open_files::OpenFiles;
 use crate::upstream::dial::dial;
 use crate::upstream::error::UpstreamError;
@@ -25,6 +26,7 @@ use crate::upstream::h1_pool::{H1Pool, Place, Turn};
 use crate::upstream::h2::{H2Connection, H2Stream};
 use crate::upstream::lifetimes::{IdleLimits, Lifetimes};
 use crate::upstream::limits::Limits;
+use crate::upstream::open::OpenConnections;
 
 /// HTTP/2 connections opened at the same time to one endpoint.
 const CONCURRENT_DIALS: u32 = 2;
@@ -44,15 +46,26 @@ pub(crate) struct Upstreams {
     pub(crate) tunnels: TunnelPool,
     pub(crate) tls: Tls,
     pub(crate) files: Arc<OpenFiles>,
+    pub(crate) overload: Arc<Overload>,
+    /// How many connections there are, to any endpoint.
+    pub(crate) open: Arc<OpenConnections>,
     pools: Mutex<Vec<Weak<HostPools>>>,
 }
 
 impl Upstreams {
-    pub(crate) fn new(tunnels: TunnelPool, tls: Tls, files: Arc<OpenFiles>) -> Upstreams {
+    pub(crate) fn new(
+        tunnels: TunnelPool,
+        tls: Tls,
+        files: Arc<OpenFiles>,
+        overload: Arc<Overload>,
+    ) -> Upstreams {
+        let sizes = overload.sizes;
         Upstreams {
             tunnels,
             tls,
             files,
+            open: OpenConnections::new(sizes.upstream, sizes.upstream_per_cluster),
+            overload,
             pools: Mutex::default(),
         }
     }
@@ -107,7 +120,7 @@ impl Upstreams {
                 }
                 Turn::Place(place) => {
                     let generation = self.tls.generation();
-                    let mut dialled = dial(&self.tunnels, &self.files, cluster, endpoint)
+                    let mut dialled = dial(self, cluster, endpoint)
                         .await
                         .inspect_err(|error| pools.h1.fail(error))?;
                     dialled.io.place = Some(place);
@@ -129,7 +142,7 @@ impl Upstreams {
         endpoint: &Endpoint,
     ) -> Result<Box<H1Connection>, UpstreamError> {
         let generation = self.tls.generation();
-        let dialled = dial(&self.tunnels, &self.files, cluster, endpoint).await?;
+        let dialled = dial(self, cluster, endpoint).await?;
         H1Connection::handshake(dialled, generation, Instant::now()).await
     }
 
@@ -180,7 +193,7 @@ impl Upstreams {
             place = Some(Place::alone(permit, limits));
         }
         let generation = self.tls.generation();
-        let mut dialled = dial(&self.tunnels, &self.files, cluster, endpoint).await?;
+        let mut dialled = dial(self, cluster, endpoint).await?;
         dialled.io.place = place;
         let connection = H2Connection::handshake(dialled, generation, Instant::now()).await?;
         let Some(stream) = connection.reserve() else {

@@ -1,5 +1,10 @@
 //! The `waypoint` binary for stories that need a process of its own: cargo builds it with them.
 
+use waypoint_proxy::allocator::{Jemalloc, in_use};
+
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
+
 fn main() -> std::process::ExitCode {
-    waypoint_proxy::cli::main()
+    waypoint_proxy::cli::main(in_use)
 }
