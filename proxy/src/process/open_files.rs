@@ -244,7 +244,8 @@ mod tests {
     #[tokio::test]
     async fn beyond_the_share_nothing_is_taken() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let error = files(3).connect(listener.local_addr().unwrap()).await;
+        let to = listener.local_addr().unwrap();
+        let error = files(3).connect(|| TcpStream::connect(to)).await;
         assert!(
             error
                 .unwrap_err()
