@@ -125,8 +125,9 @@ fn route(name: &str, rules: &str) -> String {
 }
 
 /// Where a byte stands.
-const PLACES: [(&str, &str); 9] = [
+const PLACES: [(&str, &str); 10] = [
     ("/upper/a", "b"),
+    ("http://other.example/upper/a", "b"),
     ("/lower/a", "b"),
     ("/raw/a", "b"),
     ("/one/a", "b/end"),
@@ -461,7 +462,7 @@ async fn every_byte_over_http2_is_what_it_is_to_envoy() {
         let mut targets = Vec::new();
         let bytes = (0..=255u8).map(|byte| vec![byte]);
         for form in bytes.chain(["ñ", "€", "😀"].map(|text| text.as_bytes().to_vec())) {
-            for (before, after) in [PLACES[0], PLACES[6], PLACES[8]] {
+            for (before, after) in [PLACES[0], PLACES[7], PLACES[9]] {
                 targets.push([before.as_bytes(), &form, after.as_bytes()].concat());
             }
         }
