@@ -72,7 +72,7 @@ struct AllArgs {
 }
 
 struct Row {
-    name: &'static str,
+    name: String,
     mode: Mode,
     clients: usize,
     /// Bytes of a request's body; 0: GET.
@@ -80,117 +80,67 @@ struct Row {
     arrangement: Arrangement,
 }
 
+const PLAIN: Arrangement = Arrangement {
+    hbone_upstream: false,
+    rules: 0,
+    access_log: false,
+};
+const HBONE: Arrangement = Arrangement {
+    hbone_upstream: true,
+    ..PLAIN
+};
+
 fn rows() -> Vec<Row> {
-    let plain = Arrangement {
-        hbone_upstream: false,
-        rules: 0,
-        access_log: false,
-    };
-    let hbone = Arrangement {
-        hbone_upstream: true,
-        ..plain
-    };
-    let rules = |rules| Arrangement { rules, ..plain };
-    let row = |name, mode, clients, arrangement| Row {
-        name,
+    let row = |name: &str, mode, clients, arrangement| Row {
+        name: name.to_owned(),
         mode,
         clients,
         body: 0,
         arrangement,
     };
-    let post = |name, mode, clients, body, arrangement| Row {
-        body,
-        ..row(name, mode, clients, arrangement)
+    let rules = |rules| Arrangement { rules, ..PLAIN };
+    let log = Arrangement {
+        access_log: true,
+        ..PLAIN
     };
-    const KIB: usize = 1024;
-    vec![
-        row("HTTP/1.1, 16 tunnels, plain upstream", Mode::H1, 16, plain),
-        row("HTTP/1.1, 16 tunnels, HBONE upstream", Mode::H1, 16, hbone),
-        row("HTTP/1.1, 64 tunnels, plain upstream", Mode::H1, 64, plain),
-        row("h2c, 64 streams, plain upstream", Mode::H2c, 64, plain),
-        row("h2c, 64 streams, HBONE upstream", Mode::H2c, 64, hbone),
-        row(
-            "new tunnel a request, plain upstream",
-            Mode::Tunnel,
-            16,
-            plain,
-        ),
+    let tunnel = Mode::Tunnel;
+    let mut rows = vec![
+        row("HTTP/1.1, 16 tunnels, plain upstream", Mode::H1, 16, PLAIN),
+        row("HTTP/1.1, 16 tunnels, HBONE upstream", Mode::H1, 16, HBONE),
+        row("HTTP/1.1, 64 tunnels, plain upstream", Mode::H1, 64, PLAIN),
+        row("h2c, 64 streams, plain upstream", Mode::H2c, 64, PLAIN),
+        row("h2c, 64 streams, HBONE upstream", Mode::H2c, 64, HBONE),
+        row("new tunnel a request, plain upstream", tunnel, 16, PLAIN),
         row("HTTP/1.1, 1 policy rule", Mode::H1, 16, rules(1)),
         row("HTTP/1.1, 100 policy rules", Mode::H1, 16, rules(100)),
         row("HTTP/1.1, 1000 policy rules", Mode::H1, 16, rules(1000)),
-        row(
-            "HTTP/1.1, access log on",
-            Mode::H1,
-            16,
-            Arrangement {
-                access_log: true,
-                ..plain
-            },
-        ),
-        post(
-            "POST 1 KiB, HTTP/1.1, 16 tunnels, plain upstream",
-            Mode::H1,
-            16,
-            KIB,
-            plain,
-        ),
-        post(
-            "POST 1 KiB, HTTP/1.1, 16 tunnels, HBONE upstream",
-            Mode::H1,
-            16,
-            KIB,
-            hbone,
-        ),
-        post(
-            "POST 1 KiB, h2c, 64 streams, plain upstream",
-            Mode::H2c,
-            64,
-            KIB,
-            plain,
-        ),
-        post(
-            "POST 1 KiB, h2c, 64 streams, HBONE upstream",
-            Mode::H2c,
-            64,
-            KIB,
-            hbone,
-        ),
-        post(
-            "POST 1 KiB, new tunnel a request, plain upstream",
-            Mode::Tunnel,
-            16,
-            KIB,
-            plain,
-        ),
-        post(
-            "POST 64 KiB, HTTP/1.1, 16 tunnels, plain upstream",
-            Mode::H1,
-            16,
-            64 * KIB,
-            plain,
-        ),
-        post(
-            "POST 64 KiB, HTTP/1.1, 16 tunnels, HBONE upstream",
-            Mode::H1,
-            16,
-            64 * KIB,
-            hbone,
-        ),
-        post(
-            "POST 64 KiB, h2c, 64 streams, plain upstream",
-            Mode::H2c,
-            64,
-            64 * KIB,
-            plain,
-        ),
-        post(
-            "POST 64 KiB, h2c, 64 streams, HBONE upstream",
-            Mode::H2c,
-            64,
-            64 * KIB,
-            hbone,
-        ),
-    ]
+        row("HTTP/1.1, access log on", Mode::H1, 16, log),
+    ];
+    rows.extend(posts());
+    rows
+}
+
+/// The rows of requests with bodies.
+fn posts() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for kib in [1, 64] {
+        for (clients_are, mode, clients) in [
+            ("HTTP/1.1, 16 tunnels", Mode::H1, 16),
+            ("h2c, 64 streams", Mode::H2c, 64),
+            ("new tunnel a request", Mode::Tunnel, 16),
+        ] {
+            for (upstream, arrangement) in [("plain", PLAIN), ("HBONE", HBONE)] {
+                rows.push(Row {
+                    name: format!("POST {kib} KiB, {clients_are}, {upstream} upstream"),
+                    mode,
+                    clients,
+                    body: kib * 1024,
+                    arrangement,
+                });
+            }
+        }
+    }
+    rows
 }
 
 fn main() -> Result<(), Failure> {

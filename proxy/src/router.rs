@@ -165,9 +165,8 @@ async fn forward(
     match outcome {
         Ok(mut response) => {
             let millis = started.elapsed().as_millis() as u64;
-            response
-                .headers_mut()
-                .insert(UPSTREAM_SERVICE_TIME, millis.into());
+            let headers = response.headers_mut();
+            headers.insert(UPSTREAM_SERVICE_TIME, millis.into());
             stream
                 .state()
                 .response_code_details
@@ -179,31 +178,38 @@ async fn forward(
             }
         }
         Err(_) if client_left(&stream) => http::Response::new(Body::empty()),
-        Err(_) if stream.is_malformed() => {
-            LocalReply::new(StatusCode::BAD_REQUEST, "Bad Request", "http1.codec_error")
-                .closing()
-                .respond_as(&stream, grpc)
-        }
         Err(error) => {
-            let retried = stream.state().attempts > 1;
-            if retried && retries_ran_out(error.kind, &stream) {
-                stream
-                    .state()
-                    .flags
-                    .insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+            let mut response = failed(&error, &stream, grpc);
+            if !stream.is_malformed() {
+                change_response(route, weighted, &stream, &mut response);
             }
-            stream.state().upstream_transport_failure_reason =
-                error.reason.as_deref().map(Into::into);
-            let reply = error.kind.reply(error.reason.as_deref(), retried);
-            let mut response = reply.respond_as(&stream, grpc);
-            if error.kind == UpstreamErrorKind::Overflow {
-                let headers = response.headers_mut();
-                headers.insert(OVERLOADED, HeaderValue::from_static("true"));
-            }
-            change_response(route, weighted, &stream, &mut response);
             response
         }
     }
+}
+
+/// The answer to a request that got none.
+fn failed(error: &UpstreamError, stream: &Arc<StreamInfo>, grpc: bool) -> Response {
+    if stream.is_malformed() {
+        return LocalReply::new(StatusCode::BAD_REQUEST, "Bad Request", "http1.codec_error")
+            .closing()
+            .respond_as(stream, grpc);
+    }
+    let retried = stream.state().attempts > 1;
+    if retried && retries_ran_out(error.kind, stream) {
+        stream
+            .state()
+            .flags
+            .insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+    }
+    stream.state().upstream_transport_failure_reason = error.reason.as_deref().map(Into::into);
+    let reply = error.kind.reply(error.reason.as_deref(), retried);
+    let mut response = reply.respond_as(stream, grpc);
+    if error.kind == UpstreamErrorKind::Overflow {
+        let headers = response.headers_mut();
+        headers.insert(OVERLOADED, HeaderValue::from_static("true"));
+    }
+    response
 }
 
 /// Whether the number of retries is why there is no further one: not the time, and not a circuit breaker.

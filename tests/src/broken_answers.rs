@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 
-use bytes::Bytes;
 use http::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -142,7 +141,7 @@ async fn http2_answer(ztunnel: &Ztunnel, to: SocketAddr, path: &str) -> String {
     let end = loop {
         match body.data().await {
             None => break "whole".to_owned(),
-            Some(Ok(data)) => bytes.extend_from_slice(&Bytes::from(data)),
+            Some(Ok(data)) => bytes.extend_from_slice(&data),
             Some(Err(error)) => break cut(error),
         }
     };
