@@ -268,6 +268,24 @@ fn backends_that_are_not_there() {
             ],
         ),
     ]);
+    // Services of others are in force as backends, and told of where nobody is behind them.
+    let far = |pods: &str| {
+        service(
+            "far",
+            ", namespace: plain",
+            &format!("clusterIP: 10.0.0.8, selector: {{app: {pods}}}, ports: [{{port: 80}}]"),
+        ) + "{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: plain, labels: {app: far}}, status: {podIP: 10.1.0.6, conditions: [{type: Ready, status: 'True'}]}}\n---\n"
+            + &to("{name: far, namespace: plain, port: 80}")
+    };
+    assert_eq!(told(&far("far")), Vec::<String>::new());
+    check(&[(
+        far("gone"),
+        &[
+            field,
+            "port 80 of Service plain/far leads to nobody",
+            "answered 503",
+        ],
+    )]);
     // A share of nothing is nothing.
     assert_eq!(
         told(&to(

@@ -130,9 +130,12 @@ pub fn translate(
     resources.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
     mesh.report_closures();
     let asides = mesh.report_no_effect();
+    let mut problems = mesh.problems.into_inner();
+    // What is closed is read first.
+    problems.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
     Ok(Translation {
         resources,
-        problems: mesh.problems.into_inner(),
+        problems,
         asides,
         gateway: gateway.name(),
         mesh: mesh.config,

@@ -45,7 +45,8 @@ impl Mesh<'_> {
         }
         let found = named
             .iter()
-            .filter_map(|name| self.state.services.get(name));
+            .filter_map(|name| self.state.services.get(name))
+            .inspect(|service| self.effects.mark(*service));
         let mut resources = Vec::new();
         for service in found.map(MeshService::of_service) {
             if service.resolution() == Resolution::None {

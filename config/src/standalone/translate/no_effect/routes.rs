@@ -250,16 +250,16 @@ impl Telling<'_, '_> {
             return;
         };
         for (position, backend) in rule.backends.iter().enumerate() {
-            if let Some(reason) = self.no_backend(route, &backend.object)
+            if let Some((reason, status)) = self.no_backend(route, &backend.object)
                 && backend.weight > 0
             {
                 let field = format!("spec.rules[{index}].backendRefs[{position}]");
-                let reason = format!("{reason}: its requests are answered 500");
+                let reason = format!("{reason}: its requests are answered {status}");
                 self.part(ROUTE, route, &field, Why::Mistake(reason));
             }
         }
         for mirror in rule.mirrors() {
-            if let Some(reason) = self.no_backend(route, &mirror.backend_ref) {
+            if let Some((reason, _)) = self.no_backend(route, &mirror.backend_ref) {
                 let field = format!("spec.rules[{index}].filters");
                 let reason = format!("{reason}: nothing is mirrored");
                 self.part(ROUTE, route, &field, Why::Mistake(reason));
@@ -267,30 +267,39 @@ impl Telling<'_, '_> {
         }
     }
 
-    fn no_backend(&self, route: &Object<HttpRoute>, backend: &BackendObject) -> Option<String> {
+    /// Why no request gets to a backend, and with which status it is answered.
+    fn no_backend(
+        &self,
+        route: &Object<HttpRoute>,
+        backend: &BackendObject,
+    ) -> Option<(String, u16)> {
         if !backend.is_service() {
             let (group, kind) = (&backend.group, &backend.kind);
-            return Some(format!(
-                "kind {kind:?} of group {group:?} is not honoured as a backend"
-            ));
+            let reason = format!("kind {kind:?} of group {group:?} is not honoured as a backend");
+            return Some((reason, 500));
         }
         let namespace = backend.namespace.as_deref();
         let name = ObjectName::new(namespace.unwrap_or(&route.meta.namespace), &backend.name);
         let Some(service) = self.mesh.state.services.get(&name) else {
-            return Some(self.missing_service(&name));
+            return Some((self.missing_service(&name), 500));
         };
         if service.spec.external_name {
-            return Some(format!("Service {name} is an alias (ExternalName)"));
+            return Some((format!("Service {name} is an alias (ExternalName)"), 500));
         }
-        let port = backend.port.unwrap_or_default();
+        let number = backend.port.unwrap_or_default();
         let service = MeshService::of_service(service);
-        let missing = service.port(port).is_none();
-        missing.then(|| {
-            format!(
-                "Service {name} has no TCP port {port}; it has {}",
-                listed(&service.ports)
-            )
-        })
+        let Some(port) = service.port(number) else {
+            let ports = listed(&service.ports);
+            let reason = format!("Service {name} has no TCP port {number}; it has {ports}");
+            return Some((reason, 500));
+        };
+        // Of an own service it is told there.
+        if self.mesh.waypoint.owns(&service.hostname) {
+            return None;
+        }
+        let reason = self.leads_to_nobody(&service, port)?;
+        let reason = format!("port {number} of Service {name} leads to nobody, {reason}");
+        Some((reason, 503))
     }
 }
 

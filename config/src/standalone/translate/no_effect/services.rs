@@ -17,7 +17,9 @@ impl Telling<'_, '_> {
         let mesh = self.mesh;
         for service in mesh.state.services.values() {
             self.misplaced_labels("Service", &service.meta, &service.origin);
-            if let Some(why) = self.not_enrolled(&service.meta) {
+            if let Some(why) = self.not_enrolled(&service.meta)
+                && !self.mesh.effects.shows(service)
+            {
                 self.part("Service", service, "metadata.labels", why);
             }
         }
@@ -118,7 +120,11 @@ impl Telling<'_, '_> {
     }
 
     /// Why no request to a port can be answered.
-    fn leads_to_nobody(&self, service: &MeshService<'_>, port: &MeshPort) -> Option<String> {
+    pub(super) fn leads_to_nobody(
+        &self,
+        service: &MeshService<'_>,
+        port: &MeshPort,
+    ) -> Option<String> {
         let endpoints = service.endpoints(self.mesh.state, port);
         if endpoints
             .iter()
