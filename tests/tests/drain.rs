@@ -228,8 +228,8 @@ async fn sigterm_to_the_program_leaves_it_open_for_a_while() {
     let client = program.client(&mesh, "curl").await;
     let mut kept = client.http1(to).await;
     assert_eq!(kept.send(get("/")).await.status, StatusCode::OK);
-    program.signal("TERM");
     let told = Instant::now();
+    program.signal("TERM");
     until("readiness that fails", async || {
         (program.readiness().await == 503).then_some(())
     })
