@@ -23,6 +23,8 @@ use std::time::Instant;
 const TURN: u32 = 128;
 /// A new stream's part of a turn: besides what h2 does for it, it becomes a task that others have to wait for.
 const TURN_NEW_STREAM: u32 = 32;
+/// A reset's part of a turn: it wakes whoever serves the stream.
+const TURN_RESET: u32 = 15;
 /// Streams that are walked for one unit of a turn.
 const TURN_STREAMS: u32 = 8;
 /// Bytes for one unit of a turn.
@@ -306,6 +308,7 @@ impl FrameBudget {
             FrameKind::Headers => LATE_HEADERS,
             FrameKind::Reset => {
                 self.open = self.open.saturating_sub(1);
+                self.turn += TURN_RESET;
                 RESET
             }
             FrameKind::Settings if head.has(ACK) || head.length == 0 => SETTINGS,
@@ -545,6 +548,9 @@ mod tests {
         let streams: Vec<u8> = (0..64).flat_map(|n| frame(1, 5, 2 * n + 1, 30)).collect();
         budget.rest();
         assert_eq!(receive_all(&mut budget, &streams), Ok(17));
+        budget.rest();
+        let resets: Vec<u8> = (0..64).flat_map(|n| frame(3, 0, 2 * n + 1, 4)).collect();
+        assert_eq!(receive_all(&mut budget, &resets), Ok(9));
         budget.rest();
         let data = frame(0, 0, 1, 64 * 1024);
         assert_eq!(budget.receive(&data), Ok(data.len()), "DATA is not cut");
