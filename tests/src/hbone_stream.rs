@@ -2,6 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -13,15 +15,24 @@ pub struct HboneStream {
     send: SendStream<Bytes>,
     recv: RecvStream,
     left: Bytes,
+    frames: Arc<AtomicUsize>,
 }
 
 impl HboneStream {
+    /// Counts DATA frames with something in them.
+    #[must_use]
+    pub fn counting(mut self, frames: Arc<AtomicUsize>) -> HboneStream {
+        self.frames = frames;
+        self
+    }
+
     #[must_use]
     pub fn new(send: SendStream<Bytes>, recv: RecvStream) -> HboneStream {
         HboneStream {
             send,
             recv,
             left: Bytes::new(),
+            frames: Arc::default(),
         }
     }
 
@@ -40,7 +51,11 @@ impl AsyncRead for HboneStream {
         while self.left.is_empty() {
             match ready!(self.recv.poll_data(cx)) {
                 None => return Poll::Ready(Ok(())),
-                Some(Ok(bytes)) => self.left = bytes,
+                Some(Ok(bytes)) => {
+                    let frames = usize::from(!bytes.is_empty());
+                    self.frames.fetch_add(frames, Ordering::Relaxed);
+                    self.left = bytes;
+                }
                 Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
             }
         }

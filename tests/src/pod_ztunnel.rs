@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use h2::Reason;
@@ -46,6 +47,7 @@ pub struct PodZtunnel {
     connects: Arc<Mutex<Vec<Connect>>>,
     behaviour: Arc<Mutex<Behaviour>>,
     connections: Arc<Mutex<usize>>,
+    frames: Arc<AtomicUsize>,
 }
 
 impl PodZtunnel {
@@ -55,6 +57,7 @@ impl PodZtunnel {
             connects: Arc::default(),
             behaviour: Arc::default(),
             connections: Arc::default(),
+            frames: Arc::default(),
         };
         let tls = acceptor(certificate);
         let listener = TcpListener::bind((address, 15008)).await.unwrap();
@@ -77,6 +80,12 @@ impl PodZtunnel {
     #[must_use]
     pub fn connections(&self) -> usize {
         *self.connections.lock()
+    }
+
+    /// DATA frames that came in tunnels so far.
+    #[must_use]
+    pub fn frames(&self) -> usize {
+        self.frames.load(Ordering::Relaxed)
     }
 
     pub fn behave(&self, behaviour: Behaviour) {
@@ -138,6 +147,7 @@ impl PodZtunnel {
             return;
         };
         let mut stream = HboneStream::new(send, request.into_body());
+        stream = stream.counting(self.frames.clone());
         if let Some(mut tcp) = upstream {
             let _ = tokio::io::copy_bidirectional(&mut stream, &mut tcp).await;
         } else {

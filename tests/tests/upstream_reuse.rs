@@ -65,28 +65,7 @@ async fn a_thousand_posts_share_a_few_connections() {
 #[tokio::test]
 async fn a_small_request_leaves_in_one_piece() {
     let mesh = Mesh::new();
-    mesh.describe_pod(1, "web-1", "web", false);
-    let address = SocketAddr::new(mesh.pod_ip(1), 8080);
-    let pieces = Arc::new(Mutex::new(Vec::new()));
-    let owned = pieces.clone();
-    App::tcp(address, move |mut tcp| {
-        let pieces = owned.clone();
-        async move {
-            let mut buffer = vec![0; 64 * 1024];
-            let mut length = 0;
-            while let Ok(n @ 1..) = tcp.read(&mut buffer[length..]).await {
-                length += n;
-                pieces.lock().push(n);
-                if buffer[..length].ends_with(&[b'u'; 1024]) {
-                    length = 0;
-                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-                    let _ = tcp.write_all(answer).await;
-                }
-            }
-        }
-    })
-    .await;
-    let to = mesh.service(1, "web");
+    let (to, _, ztunnel) = mesh.captured_service(1, "web").await;
     let waypoint = mesh.start().await;
     let curl = mesh.client(&waypoint, "default", "curl").await;
     let (mut http1, http2) = (curl.http1(to).await, curl.http2(to).await);
@@ -94,7 +73,8 @@ async fn a_small_request_leaves_in_one_piece() {
         assert_eq!(http1.send(post("/", 1024)).await.status, StatusCode::OK);
         assert_eq!(http2.send(post("/", 1024)).await.status, StatusCode::OK);
     }
-    assert_eq!(pieces.lock().len(), 40, "{pieces:?}");
+    // What each write of the waypoint's becomes.
+    assert_eq!(ztunnel.frames(), 40);
 }
 
 #[tokio::test]

@@ -82,10 +82,6 @@ impl H1Connection {
     ) -> Result<http::Response<Incoming>, UpstreamError> {
         self.requests += 1;
         let mut request = request.map(|body| Outgoing::new(body, &self.upload));
-        // Who asks first whether to send the body isn't asked for it yet.
-        if !request.headers().contains_key(http::header::EXPECT) {
-            poll_fn(|cx| request.body_mut().poll_first(cx)).await;
-        }
         let waiting = Waiting::relay(&mut request);
         let mut response = pin!(self.sender.try_send_request(request));
         let (driver, upload) = (&mut self.driver, &self.upload);

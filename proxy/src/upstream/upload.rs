@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use waypoint_filters::body::{Body, BodyError};
 
 /// Shared by a connection, its socket, and the body of the request that it sends. All three are polled by one task
@@ -67,21 +67,8 @@ impl Upload {
 /// A request's body as a connection sends it.
 pub(crate) struct Outgoing {
     body: Body,
-    /// What was read of it ahead.
-    first: First,
-    /// Before anything was read; decides the framing.
-    size: SizeHint,
     /// `None`: there is nothing to send.
     upload: Option<Arc<Upload>>,
-}
-
-enum First {
-    /// Nothing was asked for.
-    Unread,
-    /// It didn't come at once, and is given one more turn.
-    Late,
-    Read(Option<Result<Frame<Bytes>, BodyError>>),
-    Sent,
 }
 
 impl Outgoing {
@@ -92,45 +79,12 @@ impl Outgoing {
         if let Some(upload) = &upload {
             upload.body.store(true, Ordering::Relaxed);
         }
-        Outgoing {
-            size: body.size_hint(),
-            body,
-            first: First::Unread,
-            upload,
-        }
-    }
-
-    /// Reads the first piece ahead, if it is there: so a small request leaves in one write. It mostly came together
-    /// with the head, but hyper's server hands it over only when its connection's task runs once more; so that is
-    /// what is waited for, and no more.
-    pub(crate) fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.upload.is_none() || matches!(self.first, First::Read(_) | First::Sent) {
-            return Poll::Ready(());
-        }
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
-            self.first = First::Read(frame);
-            return Poll::Ready(());
-        }
-        if matches!(self.first, First::Late) {
-            return Poll::Ready(());
-        }
-        self.first = First::Late;
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        Outgoing { body, upload }
     }
 
     /// The body of a request that comes back unsent.
     pub(crate) fn into_body(mut self) -> Body {
-        let body = std::mem::take(&mut self.body);
-        match std::mem::replace(&mut self.first, First::Sent) {
-            first @ First::Read(_) => Body::boxed(Outgoing {
-                body,
-                first,
-                size: self.size,
-                upload: None,
-            }),
-            _ => body,
-        }
+        std::mem::take(&mut self.body)
     }
 }
 
@@ -151,31 +105,20 @@ impl http_body::Body for Outgoing {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        match &mut this.first {
-            First::Read(first) => {
-                let first = first.take();
-                this.first = First::Sent;
-                Poll::Ready(first)
-            }
-            _ => Pin::new(&mut this.body).poll_frame(cx),
-        }
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        !matches!(self.first, First::Read(_)) && self.body.is_end_stream()
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.size
+        self.body.size_hint()
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
-    use http_body_util::BodyExt;
-
     use super::*;
 
     #[test]
@@ -189,23 +132,6 @@ mod tests {
         let _ = body.into_body();
         assert!(upload.is_going_on(), "its end is not sent yet");
         upload.wrote(&Poll::Ready(()));
-        assert!(!upload.is_going_on());
-    }
-
-    #[tokio::test]
-    async fn what_was_read_ahead_is_not_lost() {
-        let upload = Arc::new(Upload::default());
-        let read = |mut body: Outgoing| async move {
-            std::future::poll_fn(|cx| body.poll_first(cx)).await;
-            assert_eq!(body.size_hint().exact(), Some(3));
-            assert!(!body.is_end_stream());
-            body
-        };
-        let sent = read(Outgoing::new(Body::full("abc"), &upload)).await;
-        assert_eq!(sent.collect().await.unwrap().to_bytes(), "abc");
-        let back = read(Outgoing::new(Body::full("abc"), &upload)).await;
-        let again = read(Outgoing::new(back.into_body(), &upload)).await;
-        assert_eq!(again.collect().await.unwrap().to_bytes(), "abc");
         assert!(!upload.is_going_on());
     }
 }
