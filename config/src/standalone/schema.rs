@@ -85,58 +85,53 @@ fn walk(
 
 impl Rule {
     fn check(self, value: &Value, field: &str) -> Result<(), Refusal> {
-        let refused = |reason: String| Err((field.to_owned(), reason));
+        match self.broken_by(value) {
+            Some(reason) => Err((field.to_owned(), reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// What is wrong with a value.
+    fn broken_by(self, value: &Value) -> Option<String> {
         let texts = || {
-            value
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
+            let items = value.as_array().into_iter().flatten();
+            items.filter_map(Value::as_str)
         };
         match (self, value) {
             (Rule::Length(least, most), Value::String(text)) => {
-                let length = text.chars().count();
-                if length < least || length > most {
-                    return refused(format!("must have {least} to {most} characters"));
-                }
+                let fits = (least..=most).contains(&text.chars().count());
+                (!fits).then(|| format!("must have {least} to {most} characters"))
             }
             (Rule::Items(least, most), Value::Array(items)) => {
-                if items.len() < least || items.len() > most {
-                    return refused(format!("must have {least} to {most} items"));
-                }
+                let fits = (least..=most).contains(&items.len());
+                (!fits).then(|| format!("must have {least} to {most} items"))
             }
             (Rule::Between(least, most), Value::Number(number)) => {
-                if number.as_i64().is_none_or(|n| n < least || n > most) {
-                    return refused(format!("{number} is not between {least} and {most}"));
-                }
+                let fits = number.as_i64().is_some_and(|n| (least..=most).contains(&n));
+                (!fits).then(|| format!("{number} is not between {least} and {most}"))
             }
             (Rule::OneOf(known), Value::String(text)) => {
-                if !known.contains(&text.as_str()) {
-                    return refused(format!("{text:?} is none of {}", known.join(", ")));
-                }
+                let fits = known.contains(&text.as_str());
+                (!fits).then(|| format!("{text:?} is none of {}", known.join(", ")))
             }
             (Rule::Form(fits, called), Value::String(text)) => {
-                if !fits(text) {
-                    return refused(format!("{text:?} is no {called}"));
-                }
+                (!fits(text)).then(|| format!("{text:?} is no {called}"))
             }
             (Rule::Once, Value::Array(_)) => {
                 let mut seen: Vec<&str> = Vec::new();
-                for text in texts() {
-                    if seen.contains(&text) {
-                        return refused(format!("{text:?} is given twice"));
-                    }
+                let twin = texts().find(|text| {
+                    let again = seen.contains(text);
                     seen.push(text);
-                }
+                    again
+                });
+                twin.map(|text| format!("{text:?} is given twice"))
             }
             (Rule::StarAlone, Value::Array(items)) => {
-                if items.len() > 1 && texts().any(|text| text == "*") {
-                    return refused("\"*\" may have nothing beside it".to_owned());
-                }
+                let crowded = items.len() > 1 && texts().any(|text| text == "*");
+                crowded.then(|| "\"*\" may have nothing beside it".to_owned())
             }
-            _ => {}
+            _ => None,
         }
-        Ok(())
     }
 }
 
