@@ -164,10 +164,12 @@ async fn half_written_manifests_are_waited_for() {
     let (to, _) = mesh.http_service(1, "web").await;
     let (_, a) = mesh.http_service(2, "a").await;
     mesh.manifest("route.yaml", &route("web"));
-    let waypoint = mesh.start().await;
+    let waypoint = mesh
+        .start_with(|options| options.poll = Duration::from_millis(500))
+        .await;
     let client = mesh.client(&waypoint, "default", "curl").await;
     let mut connection = client.http1(to).await;
-    // Written in place, a few bytes at a time, faster than two scans agree.
+    // Written in place, a few bytes at a time, so that it never is the same for long.
     let file = mesh.manifests().join("route.yaml");
     let text = route("a");
     for end in (0..text.len()).step_by(6) {

@@ -36,7 +36,7 @@ impl Pace {
     pub fn of(quiet: Duration) -> Pace {
         Pace {
             quiet,
-            patience: quiet.mul_f32(1.5),
+            patience: quiet.mul_f32(1.25),
         }
     }
 }
