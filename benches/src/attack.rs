@@ -266,6 +266,7 @@ fn verdict(ours: &Result<Measured, Failure>, calm_p99_us: u64, connections: usiz
         {
             "held".to_owned()
         }
+        Ok(measured) if measured.second.errors > 0 => "failed".to_owned(),
         Ok(measured) => {
             format!(
                 "×{:.1}",
