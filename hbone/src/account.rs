@@ -30,7 +30,7 @@ pub struct Account {
     /// Whoever waits is woken when no more than this is held.
     wake_at: isize,
     waiting: AtomicBool,
-    waiters: Mutex<Vec<Waker>>,
+    waiters: Mutex<Vec<(usize, Waker)>>,
 }
 
 impl Account {
@@ -90,22 +90,35 @@ impl Account {
         })
     }
 
-    /// Ready when less than `bound` is held.
+    /// Ready when less than `bound` is held. For an account that only one task waits for.
     pub fn poll_below(&self, cx: &mut Context<'_>, bound: usize) -> Poll<()> {
+        self.poll_below_as(0, cx, bound)
+    }
+
+    /// As [`Account::poll_below`], for one of many; each has a number of its own, and is to be [forgotten](Account::forget)
+    /// when it waits no more: the account may live for long, and would keep its task's memory.
+    pub fn poll_below_as(&self, waiter: usize, cx: &mut Context<'_>, bound: usize) -> Poll<()> {
         if self.held() < bound {
             return Poll::Ready(());
         }
         let mut waiters = self.waiters.lock();
-        if !waiters.iter().any(|waker| waker.will_wake(cx.waker())) {
-            waiters.push(cx.waker().clone());
+        match waiters.iter_mut().find(|(number, _)| *number == waiter) {
+            Some((_, waker)) => waker.clone_from(cx.waker()),
+            None => waiters.push((waiter, cx.waker().clone())),
         }
         drop(waiters);
         self.waiting.store(true, SeqCst);
         // What was given back meanwhile has seen nobody wait.
         if self.held() < bound {
+            self.forget(waiter);
             return Poll::Ready(());
         }
         Poll::Pending
+    }
+
+    /// This one waits no more.
+    pub fn forget(&self, waiter: usize) {
+        self.waiters.lock().retain(|(number, _)| *number != waiter);
     }
 
     fn add(&self, n: isize) {
@@ -120,7 +133,7 @@ impl Account {
         if n < 0 && now <= self.wake_at && self.waiting.load(SeqCst) {
             self.waiting.store(false, SeqCst);
             let waiters = std::mem::take(&mut *self.waiters.lock());
-            waiters.into_iter().for_each(Waker::wake);
+            waiters.into_iter().for_each(|(_, waker)| waker.wake());
         }
     }
 }
@@ -236,5 +249,15 @@ mod tests {
         drop(chunks.next());
         assert_eq!(woken.0.load(SeqCst), 1, "once, however often it asked");
         assert!(tunnel.poll_below(&mut cx, 2 * COST).is_ready());
+
+        // Of many, each waits once, and leaves nothing behind.
+        for waiter in [1, 2, 2, 3] {
+            assert!(tunnel.poll_below_as(waiter, &mut cx, 1).is_pending());
+        }
+        assert_eq!(tunnel.waiters.lock().len(), 3);
+        tunnel.forget(2);
+        drop(chunks);
+        assert_eq!(woken.0.load(SeqCst), 3);
+        assert!(tunnel.waiters.lock().is_empty());
     }
 }

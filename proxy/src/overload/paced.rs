@@ -29,6 +29,8 @@ pub(crate) struct Paced<B> {
 
 struct Way {
     holder: Arc<Holder>,
+    /// It has waited for the tunnel.
+    waited: bool,
     /// What of this answer is on its way.
     own: Arc<Account>,
 }
@@ -40,6 +42,7 @@ impl<B> Paced<B> {
             body,
             way: holder.map(|holder| Way {
                 holder: holder.clone(),
+                waited: false,
                 own: holder.account().exactly_below(0),
             }),
         }
@@ -47,18 +50,32 @@ impl<B> Paced<B> {
 }
 
 impl Way {
-    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// A number that no other answer of the tunnel has at the time.
+    fn number(&self) -> usize {
+        Arc::as_ptr(&self.own).addr()
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.own.held() == 0 {
             return Poll::Ready(());
         }
         let share = self.holder.share();
-        if share.account().held() < CONNECTION
-            && share.identity().held() < IDENTITY
-            && self.holder.account().poll_below(cx, TUNNEL).is_ready()
-        {
-            return Poll::Ready(());
+        if share.account().held() < CONNECTION && share.identity().held() < IDENTITY {
+            let tunnel = self.holder.account();
+            if tunnel.poll_below_as(self.number(), cx, TUNNEL).is_ready() {
+                return Poll::Ready(());
+            }
+            self.waited = true;
         }
         self.own.poll_below(cx, 1)
+    }
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        if self.waited {
+            self.holder.account().forget(self.number());
+        }
     }
 }
 
@@ -71,7 +88,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Paced<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
-        let Some(way) = &this.way else {
+        let Some(way) = &mut this.way else {
             return Pin::new(&mut this.body).poll_frame(cx);
         };
         ready!(way.poll_room(cx));
