@@ -577,7 +577,8 @@ const POD: u64 = 1024 * MIB;
 const LONG: Duration = Duration::from_secs(20);
 
 /// The pod's real size, and a real limit where one can be made.
-async fn pod(name: &str) -> (Scene, Option<Group>) {
+/// The group goes last: it can't be removed while the process is in it.
+async fn pod(name: &str) -> (Option<Group>, Scene) {
     let group = Group::new(name, POD);
     let arguments: &[&str] = match group {
         // Found by itself.
@@ -591,13 +592,13 @@ async fn pod(name: &str) -> (Scene, Option<Group>) {
         .metric("waypoint_memory_limit_bytes", &[])
         .await;
     assert_eq!(limit, POD as f64);
-    (scene, group)
+    (group, scene)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long"]
 async fn attack_memory_unread_answers_many_streams() {
-    let (scene, _group) = pod("answers").await;
+    let (_group, scene) = pod("answers").await;
     for (tunnels, streams) in [(4, 700), (20, 100)] {
         let size = Size {
             connections: 1,
@@ -613,7 +614,7 @@ async fn attack_memory_unread_answers_many_streams() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long"]
 async fn attack_memory_uploads_that_nobody_reads() {
-    let (scene, _group) = pod("uploads").await;
+    let (_group, scene) = pod("uploads").await;
     let size = Size {
         connections: 30,
         tunnels: 100,
@@ -632,7 +633,7 @@ async fn attack_memory_uploads_that_nobody_reads() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long"]
 async fn attack_memory_uploads_over_http2() {
-    let (scene, _group) = pod("http2").await;
+    let (_group, scene) = pod("http2").await;
     let size = Size {
         connections: 1,
         tunnels: 90,
