@@ -339,7 +339,7 @@ impl Attempting<'_> {
         let sent = connection.send(request);
         let response = match &waiting {
             None => sent.await,
-            Some(waiting) => waiting.go_on_unless_refused(sent).await,
+            Some(waiting) => Box::pin(waiting.go_on_unless_refused(sent)).await,
         };
         let response = response.map_err(|mut error| {
             error.unsent = error.unsent.map(|unsent| Box::new(to_http1(*unsent)));
@@ -352,7 +352,7 @@ impl Attempting<'_> {
                 _stream: stream,
                 _hold: hold
                     .zip(waiting)
-                    .map(|(hold, waiting)| hold.is_unasked(waiting.is_waiting())),
+                    .map(|(hold, waiting)| hold.ending_if(waiting.is_waiting())),
             },
         };
         let body = upstream_body(incoming, lease).await;

@@ -108,7 +108,7 @@ fn is_canonical(path: &[u8], options: PathNormalization) -> bool {
         let stays = match CLASSES[usize::from(byte)] {
             Class::Plain => true,
             Class::Slash => {
-                !begins_with_dots(rest) && !(options.merge_slashes && rest.first() == Some(&b'/'))
+                !(begins_with_dots(rest) || options.merge_slashes && rest.starts_with(b"/"))
             }
             Class::Percent => match escaped(rest) {
                 None => true,
@@ -467,11 +467,12 @@ mod tests {
         let mut paths = vec!["/".to_owned()];
         let mut begin = 0;
         for _ in 0..4 {
-            for at in begin..paths.len() {
-                begin += 1;
+            let end = paths.len();
+            for at in begin..end {
                 let longer: Vec<_> = pieces.iter().map(|p| format!("{}{p}", paths[at])).collect();
                 paths.extend(longer);
             }
+            begin = end;
         }
         for options in [BASE, MERGE, DECODE] {
             for path in &paths {

@@ -43,7 +43,7 @@ fn living(mesh: &Mesh, options: &CommonOptions) -> Vec<Resource> {
                     value: Vec::new(),
                 });
             let mut all = HttpProtocolOptions::decode(&*any.value).unwrap();
-            all.common_http_protocol_options = Some(options.clone());
+            all.common_http_protocol_options = Some(*options);
             any.value = all.encode_to_vec();
             resource.body = cluster.encode_to_vec().into();
         }

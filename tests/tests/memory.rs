@@ -347,11 +347,14 @@ fn asking(method: Method) -> Request<()> {
     request.version(Version::HTTP_2).body(()).unwrap()
 }
 
+/// A request of which nobody reads the answer.
+type Asked = (ResponseFuture, SendStream<Bytes>);
+
 /// What a greedy peer keeps open.
 #[derive(Default)]
 struct Greed {
     connections: Vec<Ztunnel>,
-    answers: Vec<(SendRequest<Bytes>, Vec<(ResponseFuture, SendStream<Bytes>)>)>,
+    answers: Vec<(SendRequest<Bytes>, Vec<Asked>)>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -453,8 +456,8 @@ async fn play(
     time: Duration,
     attack: impl Future<Output = Greed>,
 ) -> u64 {
-    let second = Second::start(scene).await;
-    let (greed, most) = tokio::join!(attack, most_resident(scene, time));
+    let second = Box::pin(Second::start(scene)).await;
+    let (greed, most) = tokio::join!(Box::pin(attack), Box::pin(most_resident(scene, time)));
     let (sockets, unsent) = scene.unsent();
     eprintln!(
         "{what}: at most {} MiB of {} resident, {} MiB unsent in {sockets} sockets to the backend",

@@ -272,7 +272,7 @@ struct Tunnels<'a> {
 
 impl Tunnels<'_> {
     async fn open(&mut self) -> HboneStream {
-        if self.opened % 50 == 0 {
+        if self.opened.is_multiple_of(50) {
             self.ztunnel = Some(Ztunnel::connect(self.via, self.certificate).await.unwrap());
         }
         self.opened += 1;

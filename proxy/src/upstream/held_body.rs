@@ -43,7 +43,7 @@ impl Hold {
     }
 
     /// The answer came first.
-    pub(crate) fn is_unasked(mut self, unasked: bool) -> Hold {
+    pub(crate) fn ending_if(mut self, unasked: bool) -> Hold {
         self.unasked = unasked;
         self
     }

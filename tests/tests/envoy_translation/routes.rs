@@ -6,8 +6,14 @@ use waypoint_tests::Mesh;
 use waypoint_tests::envoy::Envoy;
 use waypoint_tests::ztunnel::{Ztunnel, get};
 
-/// Prefix, replacement, path and what the Gateway API makes of it.
-const TABLE: &[(&str, &str, &[(&str, &str)])] = &[
+/// Prefix, replacement, and paths with what the Gateway API makes of them.
+type Replacement = (
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+);
+
+const TABLE: &[Replacement] = &[
     (
         "/foo",
         "/xyz",

@@ -24,6 +24,9 @@ use crate::format::FormatContext;
 use crate::rejected::Refusal;
 use crate::stream_info::Capture;
 
+/// Operators of which the first that has a value counts, each with the most bytes that it prints.
+type Alternatives = Box<[(Operator, Option<usize>)]>;
+
 #[derive(Clone, Debug)]
 pub(super) enum Operator {
     Head(Head),
@@ -41,7 +44,7 @@ pub(super) enum Operator {
     },
     Stream(StreamField),
     /// The first that has a value, each with its most bytes.
-    Coalesce(Box<[(Operator, Option<usize>)]>),
+    Coalesce(Alternatives),
 }
 
 /// What an operator may be written with.
@@ -251,7 +254,7 @@ fn known(name: &str, parameters: &str) -> Result<Option<Operator>, Refusal> {
 }
 
 /// `{"operators": ["NAME", {"command": "NAME", "param": "…", "max_length": 3}, …]}`.
-fn coalesce(json: &str) -> Result<Box<[(Operator, Option<usize>)]>, Refusal> {
+fn coalesce(json: &str) -> Result<Alternatives, Refusal> {
     let refuse = |reason: String| Refusal::new("format", format!("%COALESCE%: {reason}"));
     let object: serde_json::Value =
         serde_json::from_str(json).map_err(|error| refuse(error.to_string()))?;
