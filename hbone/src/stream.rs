@@ -33,6 +33,8 @@ use crate::identity::Identity;
 /// Consumed bytes are given back to the peer's window in steps of this many. Far below the smallest window that we
 /// advertise, so that what is held back never stalls the peer.
 pub(crate) const RELEASE_STEP: usize = 32 * 1024;
+/// The same once nothing more is there to be read: many quiet tunnels must not keep their connection's window.
+const QUIET_STEP: usize = 4 * 1024;
 
 /// So many bytes may be handed to h2 between two questions for capacity. This bounds what a stalled peer
 /// makes us keep beyond its window.
@@ -116,7 +118,10 @@ impl TunnelStream {
         }
         loop {
             let turn = ready!(coop::poll_proceed(cx));
-            let data = ready!(self.recv.poll_data(cx));
+            let Poll::Ready(data) = self.recv.poll_data(cx) else {
+                self.release_from(QUIET_STEP);
+                return Poll::Pending;
+            };
             turn.made_progress();
             return Poll::Ready(match data {
                 Some(Ok(bytes)) if bytes.is_empty() => continue,
@@ -152,7 +157,12 @@ impl TunnelStream {
         let n = n.min(self.held);
         self.held -= n;
         self.unreleased += n;
-        if self.unreleased >= RELEASE_STEP {
+        self.release_from(RELEASE_STEP);
+    }
+
+    /// Gives the window back if so much of it or more is due.
+    fn release_from(&mut self, step: usize) {
+        if self.unreleased >= step {
             // It fails only for a stream that is gone, and with it goes its window.
             let _ = self.recv.flow_control().release_capacity(self.unreleased);
             self.unreleased = 0;

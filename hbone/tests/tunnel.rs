@@ -99,6 +99,39 @@ async fn many_small_frames_are_read_in_turns() {
 }
 
 #[tokio::test]
+async fn quiet_tunnels_do_not_keep_the_connections_window() {
+    const EACH: usize = 31 * 1024;
+    let ca = DevCa::ephemeral().unwrap();
+    let mut options = ServerOptions::default();
+    options.http2.stream_window = 64 * 1024;
+    options.http2.connection_window = 256 * 1024;
+    let (server, mut streams) = Server::manual(tls(&ca, "server"), options).await;
+    let options = ClientOptions::default();
+    let connection = client::connect(&tls(&ca, "client"), server.address, &options)
+        .await
+        .unwrap();
+    // All that comes is read, and each tunnel stays open with less than a step of its window to give back.
+    let mut open = Vec::new();
+    for _ in 0..20 {
+        let mut client = connection
+            .open("10.0.0.1:80", HeaderMap::new())
+            .await
+            .unwrap();
+        let mut server_side = streams.recv().await.unwrap();
+        let sent = client.send_all(Bytes::from(vec![b'x'; EACH]));
+        let mut received = vec![0; EACH];
+        let both = async { tokio::join!(sent, server_side.read_exact(&mut received)) };
+        let (sent, read) = within(both).await;
+        sent.unwrap();
+        read.unwrap();
+        // It has to ask once more to learn that there is nothing.
+        let more = tokio::time::timeout(Duration::from_millis(20), server_side.read_u8());
+        assert!(more.await.is_err());
+        open.push((client, server_side));
+    }
+}
+
+#[tokio::test]
 async fn either_side_may_end_first() {
     let ca = DevCa::ephemeral().unwrap();
     let (server, mut streams) = Server::manual(tls(&ca, "server"), ServerOptions::default()).await;

@@ -64,8 +64,8 @@ async fn every_core_match_and_its_precedence() {
         (Method::GET, "/seg/exact", &[], "b"),
         (Method::GET, "/seg/exact?x=1", &[], "b"),
         (Method::GET, "/seg/exact/", &[], "a"),
-        // As istiod orders them: a prefix, however short, before a regular expression.
-        (Method::GET, "/re42", &[], "web"),
+        // A prefix before a regular expression, but for that of all paths, which would leave it nothing.
+        (Method::GET, "/re42", &[], "b"),
         (Method::GET, "/h", &[("x-kind", "blue")], "a"),
         (Method::GET, "/h", &[("x-kind", "green")], "b"),
         (Method::GET, "/h", &[("x-kind", "bluebell")], "web"),
