@@ -83,6 +83,7 @@ pub struct Cluster {
     pub lb_policy: LbPolicy,
     pub connect_timeout: Duration,
     pub protocol: UpstreamProtocol,
+    /// How long an idle connection lives; `None`: without end.
     pub idle_timeout: Option<Duration>,
     pub max_connection_duration: Option<Duration>,
     pub max_requests_per_connection: Option<u32>,

@@ -23,9 +23,13 @@ pub enum UpstreamProtocol {
     Downstream,
 }
 
+/// How long an idle connection lives where nothing is said (Envoy's default).
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
 /// What of a cluster's options the data path needs.
 pub(crate) struct ProtocolOptions {
     pub(crate) protocol: UpstreamProtocol,
+    /// `None`: without end.
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) max_connection_duration: Option<Duration>,
     pub(crate) max_requests_per_connection: Option<u32>,
@@ -110,7 +114,7 @@ impl ProtocolOptions {
     pub(crate) fn from_proto(cluster: &ClusterProto) -> Result<ProtocolOptions, Refusal> {
         let mut options = ProtocolOptions {
             protocol: UpstreamProtocol::Http1,
-            idle_timeout: None,
+            idle_timeout: Some(IDLE_TIMEOUT),
             max_connection_duration: None,
             max_requests_per_connection: None,
         };
@@ -151,12 +155,50 @@ impl ProtocolOptions {
             }
         };
         if let Some(common) = &proto.common_http_protocol_options {
-            self.idle_timeout = duration::limit(&common.idle_timeout, "idle_timeout")?;
+            self.idle_timeout = match duration::optional(&common.idle_timeout, "idle_timeout")? {
+                None => Some(IDLE_TIMEOUT),
+                limit => limit.filter(|limit| !limit.is_zero()),
+            };
             self.max_connection_duration =
                 duration::limit(&common.max_connection_duration, "max_connection_duration")?;
             self.max_requests_per_connection =
                 common.max_requests_per_connection.as_ref().map(|n| n.value);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions as CommonOptions;
+    use envoy_types::pb::google::protobuf::Duration as DurationProto;
+
+    use super::*;
+
+    fn idle(seconds: Option<i64>) -> Option<Duration> {
+        let common = CommonOptions {
+            idle_timeout: seconds.map(|seconds| DurationProto { seconds, nanos: 0 }),
+            ..CommonOptions::default()
+        };
+        let proto = HttpProtocolOptions {
+            common_http_protocol_options: Some(common),
+            upstream_protocol_options: Some(
+                http_protocol_options::UpstreamProtocolOptions::ExplicitHttpConfig(
+                    http_protocol_options::ExplicitHttpConfig::default(),
+                ),
+            ),
+            ..HttpProtocolOptions::default()
+        };
+        let mut options = ProtocolOptions::from_proto(&ClusterProto::default()).unwrap();
+        options.read(&proto).unwrap();
+        options.idle_timeout
+    }
+
+    #[test]
+    fn no_idle_timeout_is_an_hour_and_zero_is_none() {
+        assert_eq!(idle(None), Some(IDLE_TIMEOUT));
+        assert_eq!(idle(Some(0)), None);
+        assert_eq!(idle(Some(7)), Some(Duration::from_secs(7)));
     }
 }

@@ -5,9 +5,6 @@ use std::time::{Duration, Instant};
 
 use waypoint_config::model::cluster::Cluster;
 
-/// How long an idle pooled connection lives where the cluster says nothing (Envoy: one hour).
-const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
-
 /// How long a connection may be kept idle.
 #[derive(Clone, Copy)]
 pub(crate) struct IdleLimits {
@@ -29,7 +26,7 @@ impl IdleLimits {
 
     pub(crate) fn of(cluster: &Cluster) -> IdleLimits {
         IdleLimits {
-            idle: cluster.idle_timeout.unwrap_or(DEFAULT_IDLE),
+            idle: cluster.idle_timeout.unwrap_or(Duration::MAX),
             age: cluster.max_connection_duration.unwrap_or(Duration::MAX),
             requests: cluster
                 .max_requests_per_connection
@@ -59,7 +56,7 @@ pub(crate) struct Lifetimes {
 impl Lifetimes {
     pub(crate) fn unlimited() -> Lifetimes {
         Lifetimes {
-            idle: AtomicU64::new(millis(DEFAULT_IDLE)),
+            idle: AtomicU64::new(u64::MAX),
             age: AtomicU64::new(u64::MAX),
         }
     }
