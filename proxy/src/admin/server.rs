@@ -26,6 +26,8 @@ use crate::process::vitals::{Beating, Vitals};
 
 /// For a request's head, and between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// What the kernel may hold of a page for a peer that doesn't read: by itself it would take megabytes, of each.
+const SEND_BUFFER: usize = 128 * 1024;
 /// After a failure to accept.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -99,6 +101,8 @@ async fn serve(
                 continue;
             }
         };
+        // Without it the page is sent all the same.
+        let _ = socket2::SockRef::from(&tcp).set_send_buffer_size(SEND_BUFFER);
         let (place, told_to_go) = places.enter(from.ip());
         let (admin, let_go) = (admin.clone(), let_go.clone());
         tokio::spawn(async move {
