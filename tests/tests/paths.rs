@@ -260,6 +260,9 @@ fn without_dot_segments(path: &str) -> String {
     format!("/{}", out.join("/"))
 }
 
+/// HTTP/2 requests that are asked at the same time.
+const LANES: usize = 48;
+
 /// Where requests go by tunnels. Each tunnel that isn't ended in order counts against its connection, so
 /// there is a new one in time.
 struct Tunnels<'a> {
@@ -399,8 +402,9 @@ impl Pair {
         futures_util::future::join_all(asked).await.concat()
     }
 
+    /// A refused request's connection ends after a pause, in which others are asked.
     async fn over_http2(&self, via: SocketAddr, targets: &[Vec<u8>]) -> Vec<Outcome> {
-        let lines = targets.chunks(targets.len().div_ceil(8));
+        let lines = targets.chunks(targets.len().div_ceil(LANES));
         let asked = lines.map(|targets| async move {
             let mut tunnels = self.tunnels(via);
             let mut outcomes = Vec::new();
