@@ -117,18 +117,10 @@ async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream) {
     let mut ending = pin!(Ending::new(told, drain.over(), connection.clone()));
     let mut evicted = pin!(connection.info.evicted());
     let result = std::future::poll_fn(|cx| {
-        let step = match evicted.as_mut().poll(cx) {
-            Poll::Ready(()) => Step::Over,
-            Poll::Pending => ending.as_mut().poll_step(cx),
-        };
-        match step {
+        match poll_end(evicted.as_mut(), ending.as_mut(), cx) {
             Step::Stay => {}
             Step::Goodbye => serving.as_mut().graceful_shutdown(),
-            Step::Over => {
-                // What is cut off must not look finished.
-                connection.failed.store(true, Ordering::Relaxed);
-                return Poll::Ready(Ok(()));
-            }
+            Step::Over => return Poll::Ready(Ok(())),
         }
         turn.store(0, Ordering::Relaxed);
         serving.as_mut().poll(cx)
@@ -184,18 +176,10 @@ async fn serve_http2(connection: &Arc<HttpConnection>, stream: TunnelStream) -> 
         if !std::mem::replace(&mut attended, true) {
             connection.farewells.attended_by(cx.waker());
         }
-        let step = match evicted.as_mut().poll(cx) {
-            Poll::Ready(()) => Step::Over,
-            Poll::Pending => ending.as_mut().poll_step(cx),
-        };
-        match step {
+        match poll_end(evicted.as_mut(), ending.as_mut(), cx) {
             Step::Stay => {}
             Step::Goodbye => serving.as_mut().graceful_shutdown(),
-            Step::Over => {
-                // What is cut off must not look finished.
-                connection.failed.store(true, Ordering::Relaxed);
-                return Poll::Ready(Ok(()));
-            }
+            Step::Over => return Poll::Ready(Ok(())),
         }
         serving.as_mut().poll(cx)
     })
@@ -270,6 +254,23 @@ impl<D: Future<Output = ()>, O: Future<Output = ()>> Ending<D, O> {
             Poll::Pending => Step::Goodbye,
         }
     }
+}
+
+/// What a connection is to do now, also where its tunnel is to give up what it holds.
+fn poll_end<D: Future<Output = ()>, O: Future<Output = ()>>(
+    evicted: Pin<&mut impl Future<Output = ()>>,
+    mut ending: Pin<&mut Ending<D, O>>,
+    cx: &mut Context<'_>,
+) -> Step {
+    let step = match evicted.poll(cx) {
+        Poll::Ready(()) => Step::Over,
+        Poll::Pending => ending.as_mut().poll_step(cx),
+    };
+    if matches!(step, Step::Over) {
+        // What is cut off must not look finished.
+        ending.connection.failed.store(true, Ordering::Relaxed);
+    }
+    step
 }
 
 async fn answer_http2(

@@ -16,7 +16,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use prost::Message;
 use waypoint_config::resource::{Resource, ResourceType};
 use waypoint_tests::backend::{Backend, Speaks};
-use waypoint_tests::envoy::{Envoy, Settings, bootstrap};
+use waypoint_tests::envoy::Envoy;
 use waypoint_tests::{Mesh, Waypoint, Ztunnel};
 
 pub(crate) const UPSTREAMS: [Speaks; 3] = [Speaks::Http10, Speaks::Http11, Speaks::Http2];
@@ -54,25 +54,7 @@ pub(crate) async fn scene() -> Scene {
 
 /// Envoy as the waypoint of this mesh.
 pub(crate) async fn envoy_beside(mesh: &Mesh) -> (Envoy, SocketAddr) {
-    envoy_with(mesh, &mesh.resources()).await
-}
-
-pub(crate) async fn envoy_with(mesh: &Mesh, resources: &[Resource]) -> (Envoy, SocketAddr) {
-    let settings = Settings {
-        hbone: SocketAddr::new(mesh.pod_ip(253), 15008),
-        admin: SocketAddr::new(mesh.pod_ip(253), 15000),
-        certs: mesh.folder().join("envoy-certs"),
-    };
-    mesh.certificate("default", "waypoint")
-        .write(&settings.certs)
-        .unwrap();
-    let bootstrap = bootstrap(resources, &settings);
-    let folder = mesh.folder().to_path_buf();
-    let admin = settings.admin;
-    let program = std::env::var("WAYPOINT_ENVOY").expect("WAYPOINT_ENVOY names Envoy's binary");
-    let envoy =
-        tokio::task::spawn_blocking(move || Envoy::start(&[&program], &bootstrap, &folder, admin));
-    (envoy.await.unwrap(), settings.hbone)
+    Envoy::beside(mesh, &mesh.resources()).await
 }
 
 /// The mesh's resources with other connection managers.

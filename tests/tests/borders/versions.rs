@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use envoy_types::pb::envoy::config::core::v3::Http1ProtocolOptions;
 use waypoint_config::resource::Resource;
 use waypoint_tests::backend::{Backend, Got, Speaks};
+use waypoint_tests::envoy::Envoy;
 use waypoint_tests::versions::{Answered, Sends, Version, send};
 use waypoint_tests::wire::Framing;
 use waypoint_tests::{ControlPlane, Mesh, Ztunnel};
 
-use crate::{changed, envoy_beside, envoy_with, scene};
+use crate::{changed, envoy_beside, scene};
 
 const CLIENTS: [Version; 3] = [Version::Http10, Version::Http11, Version::Http2];
 const METHODS: [&str; 8] = [
@@ -304,7 +305,7 @@ async fn http_10_beside_envoy() {
     istiod.discovery.set(resources.clone());
     let waypoint = scene.mesh.start_under(&istiod).await;
     let ours = scene.mesh.client(&waypoint, "default", "curl").await;
-    let (_envoy, beside) = envoy_with(&scene.mesh, &resources).await;
+    let (_envoy, beside) = Envoy::beside(&scene.mesh, &resources).await;
     let certificate = scene.mesh.certificate("default", "curl");
     let theirs = Ztunnel::connect(beside, &certificate).await.unwrap();
     for to in &scene.to {
