@@ -26,6 +26,7 @@ use crate::wait::within;
 /// A client's ztunnel with one HBONE connection.
 pub struct Ztunnel {
     connection: SendRequest<Bytes>,
+    driver: tokio::task::AbortHandle,
 }
 
 /// What came back for a request.
@@ -98,12 +99,17 @@ impl Ztunnel {
             .await
             .map_err(io::Error::other)?;
         let mut ping = driver.ping_pong().ok_or(io::ErrorKind::Other)?;
-        tokio::spawn(driver);
+        let driver = tokio::spawn(driver).abort_handle();
         // In TLS 1.3 a server's refusal of our certificate comes after our side of the handshake.
         ping.ping(h2::Ping::opaque())
             .await
             .map_err(io::Error::other)?;
-        Ok(Ztunnel { connection })
+        Ok(Ztunnel { connection, driver })
+    }
+
+    /// The connection is gone, whatever its tunnels still had to say.
+    pub fn kill(&self) {
+        self.driver.abort();
     }
 
     /// How many tunnels at a time the waypoint allows on this connection.
