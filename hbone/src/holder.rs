@@ -121,6 +121,16 @@ impl Holder {
         in_window.saturating_add(self.untaken())
     }
 
+    /// Has h2 look whether the peer is due a larger window. It looks by itself when bytes are given back. A peer whose
+    /// window fell below nothing because it was made smaller sends none that could be: without this it would wait
+    /// for good.
+    pub fn renew_window(&self) {
+        if let Some(window) = &mut *self.window.lock() {
+            // It fails for a stream that is gone: that needs none.
+            let _ = window.release_capacity(0);
+        }
+    }
+
     /// Bytes of requests that came on HTTP/2 in the tunnel.
     pub fn arrived(&self, bytes: usize) {
         self.arrived.fetch_add(bytes, Ordering::Relaxed);

@@ -25,9 +25,10 @@ use crate::pod::environment::Environment;
 use crate::pod::request::request;
 use crate::pod::version::{VersionArgs, version};
 use crate::pod::wait::{WaitArgs, wait};
+use crate::process::allocator::Allocator;
 use crate::run::{
-    AccessLogTarget, CertificateSource, ConfigSource, CrlFile, DrainTimes, InUse, LastResort,
-    Limits, OnRefused, RunOptions, parse_bytes,
+    AccessLogTarget, CertificateSource, ConfigSource, CrlFile, DrainTimes, LastResort, Limits,
+    OnRefused, RunOptions, parse_bytes,
 };
 use crate::{descriptors, logging};
 
@@ -218,8 +219,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Runs the command that the process was started with. A link named `pilot-agent` is this program, too.
 ///
-/// `in_use` says what the process's allocator has given out.
-pub fn main(in_use: InUse) -> ExitCode {
+/// `allocator` is the process's.
+pub fn main(allocator: Allocator) -> ExitCode {
     let cli = Cli::parse();
     let pod = match &cli.command {
         Command::Proxy(args) => match agent::environment(&args.words) {
@@ -249,11 +250,11 @@ pub fn main(in_use: InUse) -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => {
             let concurrency = args.concurrency;
-            run(run_options(*args), in_use, concurrency, &log)
+            run(run_options(*args), allocator, concurrency, &log)
         }
         Command::Proxy(_) => pod
             .ok_or_else(|| "no pod".into())
-            .and_then(|pod| run_pod(pod, in_use, &log)),
+            .and_then(|pod| run_pod(pod, allocator, &log)),
         Command::Request(args) => request(&args.words).map_err(Into::into).and_then(|answer| {
             std::io::stdout().write_all(&answer)?;
             Ok(ExitCode::SUCCESS)
@@ -282,7 +283,11 @@ fn complain(error: &dyn std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "waypoint: {error}");
 }
 
-fn run_pod(environment: Environment, in_use: InUse, log: &ProcessLog) -> Result<ExitCode, Failure> {
+fn run_pod(
+    environment: Environment,
+    allocator: Allocator,
+    log: &ProcessLog,
+) -> Result<ExitCode, Failure> {
     if !environment.ignored.is_empty() {
         tracing::info!(
             settings = environment.ignored.join(", "),
@@ -290,19 +295,19 @@ fn run_pod(environment: Environment, in_use: InUse, log: &ProcessLog) -> Result<
         );
     }
     let options = agent::options(&environment);
-    run(options, in_use, environment.concurrency, log)
+    run(options, allocator, environment.concurrency, log)
 }
 
 fn run(
     options: RunOptions,
-    in_use: InUse,
+    allocator: Allocator,
     concurrency: Option<u16>,
     log: &ProcessLog,
 ) -> Result<ExitCode, Failure> {
     descriptors::raise_limit();
     let last = log.clone();
     let options = RunOptions {
-        in_use,
+        allocator,
         log_levels: log.levels.clone(),
         log_losses: log.losses.clone(),
         last_resort: LastResort::new(move |what| {

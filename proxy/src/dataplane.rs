@@ -344,6 +344,8 @@ impl DataPlane {
     fn server_options(&self) -> ServerOptions {
         let mut options = self.server.clone();
         options.squeeze = self.overload.squeeze().clone();
+        options.http2.connection_window = self.overload.sizes.connection_window;
+        options.http2.stream_window = self.overload.sizes.stream_window;
         if let Some(snapshot) = self.snapshot.load() {
             let listener = &snapshot.connect_terminate;
             options.max_concurrent_streams =
@@ -414,7 +416,9 @@ mod tests {
     use waypoint_hbone::tls::TrustDomains;
 
     use super::*;
+    use crate::process::allocator::Allocator;
     use crate::process::open_files::Shares;
+    use crate::process::vitals::Vitals;
 
     /// The end of all chains: panics at one path, answers others.
     struct Trap;
@@ -509,7 +513,7 @@ mod tests {
                 tunnels,
                 open_files(&metrics),
                 Arc::new(|_| None),
-                Overload::start(None, || None, &metrics).unwrap(),
+                Overload::start(None, Allocator::UNKNOWN, &metrics, Vitals::new()).unwrap(),
             ),
             own_ports: Vec::new(),
             server: ServerOptions::default(),

@@ -44,9 +44,9 @@ use crate::log_levels::LogLevels;
 pub use crate::log_writer::AccessLogTarget;
 use crate::log_writer::LogWriter;
 use crate::logs::losses::Losses;
-pub use crate::overload::InUse;
 use crate::overload::Overload;
 pub use crate::overload::limit::parse_bytes;
+use crate::process::allocator::Allocator;
 use crate::process::open_files::{OpenFiles, Shares};
 pub use crate::process::vitals::LastResort;
 use crate::process::vitals::Vitals;
@@ -77,8 +77,7 @@ pub struct RunOptions {
     pub poll: Duration,
     pub drain: DrainTimes,
     pub limits: Limits,
-    /// Says what the process's allocator has given out; without it, what is resident counts.
-    pub in_use: InUse,
+    pub allocator: Allocator,
     /// Name servers in place of those of `/etc/resolv.conf`.
     pub dns_servers: Vec<SocketAddr>,
     pub access_log: AccessLogTarget,
@@ -109,7 +108,7 @@ impl RunOptions {
             poll: Duration::from_secs(1),
             drain: DrainTimes::open_for(Duration::from_secs(5)),
             limits: Limits::default(),
-            in_use: || None,
+            allocator: Allocator::UNKNOWN,
             dns_servers: Vec::new(),
             access_log: AccessLogTarget::AsConfigured,
             on_refused: OnRefused::Keep,
@@ -161,6 +160,7 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
     let identity = loaded.identity().map_err(CertificateSourceError::from)?;
     let sockets = Sockets::bind(&options)?;
     let addresses = sockets.addresses()?;
+    let vitals = Vitals::new();
     let Core {
         metrics,
         logs,
@@ -168,7 +168,7 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
         terminals,
         store,
         shares,
-    } = Core::new(&options)?;
+    } = Core::new(&options, &vitals)?;
     let [hbone_addr, admin_addr, readiness_addr, stats_addr, ..] = addresses;
     let node = Arc::new(node(&options.source, &identity, hbone_addr));
     tell_build(&node, &metrics);
@@ -193,7 +193,7 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
         limits: fitting(options.limits, shares),
         metrics: metrics.clone(),
     });
-    let (drain, vitals) = (Drain::new(), Vitals::new());
+    let drain = Drain::new();
     let serving = plane.serve(TcpListener::from_std(sockets.hbone)?, drain.clone());
     let guarding = vitals.clone();
     tokio::spawn(async move { guarding.guard("the HBONE port", serving).await });
@@ -324,7 +324,7 @@ struct Core {
 }
 
 impl Core {
-    fn new(options: &RunOptions) -> io::Result<Core> {
+    fn new(options: &RunOptions, vitals: &Vitals) -> io::Result<Core> {
         let metrics = Arc::new(MetricRegistry::default());
         let dropped = metrics.counter(
             "waypoint_access_log_dropped_total",
@@ -356,7 +356,12 @@ impl Core {
             "Times that idle connections to upstreams were closed because descriptors were scarce.",
         );
         let files = Arc::new(OpenFiles::new(shares, scarce));
-        let overload = Overload::start(options.limits.memory, options.in_use, &metrics)?;
+        let overload = Overload::start(
+            options.limits.memory,
+            options.allocator,
+            &metrics,
+            vitals.clone(),
+        )?;
         let terminals = Terminals::new(tls.clone(), tunnels, files, peer, overload);
         let host: Arc<dyn Host> = Arc::new(ProxyHost {
             workloads: workloads.clone(),

@@ -359,12 +359,8 @@ struct Greed {
 }
 
 impl Drop for Greed {
-    /// The peer is gone. By itself a connection would stay until its tunnels have said their goodbyes, which may have to
-    /// wait for windows that the attack has used up.
+    /// The peer leaves in good order: its connections stay until its tunnels have said their goodbyes.
     fn drop(&mut self) {
-        for connection in &self.connections {
-            connection.kill();
-        }
         for task in &self.tasks {
             task.abort();
         }

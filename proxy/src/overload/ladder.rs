@@ -43,7 +43,7 @@ impl Step {
     }
 
     /// From how many percent of the limit it is taken.
-    fn begins(self) -> u64 {
+    pub(crate) fn begins(self) -> u64 {
         match self {
             Step::None => 0,
             Step::ShrinkWindows => 65,
@@ -77,15 +77,24 @@ impl Step {
 /// to these. And from so many percent on at once.
 const PATIENCE: Duration = Duration::from_millis(200);
 const AT_ONCE: u64 = 76;
-/// What was reset takes a moment to be free.
+/// What was reset takes a moment to be free. Who takes even more meanwhile isn't waited for: more than so many percent
+/// above the least that was used since.
 const SETTLING: Duration = Duration::from_millis(150);
+const GROWTH: u64 = 5;
 
 /// Where on the way up the process stands.
 #[derive(Debug, Default)]
 pub(crate) struct Ladder {
     pub(crate) step: Step,
     refusing_since: Option<Instant>,
-    reset: Option<Instant>,
+    reset: Option<Reset>,
+}
+
+/// When tunnels were last reset, and the least that was used since.
+#[derive(Clone, Copy, Debug)]
+struct Reset {
+    at: Instant,
+    least: u64,
 }
 
 impl Ladder {
@@ -99,6 +108,9 @@ impl Ladder {
         }
         while self.step > Step::None && percent < self.step.ends() {
             self.step = self.step.below();
+        }
+        if let Some(reset) = &mut self.reset {
+            reset.least = reset.least.min(used);
         }
         if self.step >= Step::StopAcceptingTunnels {
             self.refusing_since.get_or_insert(now);
@@ -116,12 +128,18 @@ impl Ladder {
         if self.step < Step::ResetHighMemory && !early {
             return None;
         }
-        if self.reset.is_some() && !long(self.reset, SETTLING) {
+        if let Some(reset) = self.reset
+            && !long(Some(reset.at), SETTLING)
+            && used <= reset.least + limit / 100 * GROWTH
+        {
             return None;
         }
         let target = limit / 100 * Step::StopAcceptingTunnels.ends();
         let excess = used.checked_sub(target).filter(|excess| *excess > 0)?;
-        self.reset = Some(now);
+        self.reset = Some(Reset {
+            at: now,
+            least: used,
+        });
         Some(excess)
     }
 }
@@ -173,6 +191,12 @@ mod tests {
         let again = ladder.excess(900, LIMIT, false, soon);
         assert_eq!(again, None, "it takes a moment");
         assert_eq!(ladder.excess(900, LIMIT, false, now + SETTLING), Some(230));
+        // Some of it was freed, and more has come.
+        at(&mut ladder, 880, soon + SETTLING);
+        assert_eq!(ladder.excess(880, LIMIT, false, soon + SETTLING), None);
+        at(&mut ladder, 940, soon + SETTLING);
+        let again = ladder.excess(940, LIMIT, false, soon + SETTLING);
+        assert_eq!(again, Some(270), "nobody waits for who goes on");
     }
 
     #[test]

@@ -30,6 +30,8 @@ use crate::overload::ladder::{Ladder, Step};
 use crate::overload::limit::Cgroup;
 use crate::overload::meter::{Meter, pause};
 use crate::overload::told::{Sums, Told};
+use crate::process::allocator::Allocator;
+use crate::process::vitals::{Beating, Vitals};
 
 /// `%RESPONSE_CODE_DETAILS%` of what is refused or ended for want of memory, as Envoy has it.
 pub(crate) const DETAILS: &str = "overload";
@@ -38,8 +40,9 @@ pub(crate) const DETAILS: &str = "overload";
 /// the sum that says whether they may.
 const PER_EXCHANGE: u64 = 32 * 1024;
 
-/// What the allocator has given out, if that is known.
-pub type InUse = fn() -> Option<u64>;
+/// An HBONE connection's window: this part of the limit, within bounds.
+const WINDOW_PART: u64 = 64;
+const WINDOW: std::ops::Range<u64> = 1024 * 1024..16 * 1024 * 1024;
 
 /// What there may be of each, following from the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,13 +53,20 @@ pub(crate) struct Sizes {
     pub(crate) upstream_per_cluster: usize,
     pub(crate) exchanges_per_connection: usize,
     pub(crate) exchanges_per_identity: usize,
+    /// Unread bytes that a peer may send on an HBONE connection, and on one of its tunnels.
+    pub(crate) connection_window: u32,
+    pub(crate) stream_window: u32,
 }
 
 impl Sizes {
     pub(crate) fn of(limit: Option<u64>) -> Sizes {
         let all = limit.map_or(64 * 1024, |limit| limit / PER_EXCHANGE);
         let all = usize::try_from(all).unwrap_or(usize::MAX).max(256);
+        let window = limit.map_or(WINDOW.end, |limit| limit / WINDOW_PART);
+        let window = window.clamp(WINDOW.start, WINDOW.end) as u32;
         Sizes {
+            connection_window: window,
+            stream_window: window / 16,
             upstream: all,
             upstream_per_cluster: all / 2,
             exchanges_per_connection: all / 4,
@@ -88,8 +98,9 @@ impl Overload {
     /// `limit`: what the process may use, as it was told. The kernel's limit counts as well.
     pub(crate) fn start(
         told: Option<u64>,
-        in_use: InUse,
+        allocator: Allocator,
         metrics: &MetricRegistry,
+        vitals: Vitals,
     ) -> std::io::Result<Arc<Overload>> {
         // A group without a limit is the host's: what else is in it isn't ours.
         let cgroup = Cgroup::own().filter(|group| group.limit().is_some());
@@ -104,11 +115,15 @@ impl Overload {
             );
             return Ok(overload);
         };
-        let meter = Meter { in_use, cgroup };
+        let meter = Meter::new(allocator, cgroup);
         let watched = Arc::downgrade(&overload);
         std::thread::Builder::new()
             .name("overload".into())
-            .spawn(move || watch(&watched, &meter, limit))?;
+            .spawn(move || {
+                vitals.guard_thread("the overload manager", || {
+                    watch(&watched, meter, limit, &vitals);
+                });
+            })?;
         Ok(overload)
     }
 
@@ -223,6 +238,11 @@ impl Overload {
         let fair = limit / 16;
         let most = by_identity(&held).values().map(|sum| sum.bytes).max();
         self.holders.bound(&held, &self.bounds(ladder.step, fair));
+        if self.is_short() {
+            for one in &held {
+                one.tunnel.renew_window();
+            }
+        }
         if ladder.step != before {
             self.take(ladder.step, before);
             let held = sum;
@@ -264,17 +284,21 @@ impl Overload {
 }
 
 /// Looks for as long as anybody has the overload manager.
-fn watch(overload: &Weak<Overload>, meter: &Meter, limit: u64) {
+fn watch(overload: &Weak<Overload>, mut meter: Meter, limit: u64, vitals: &Vitals) {
     let mut ladder = Ladder::default();
     let mut told = Told::default();
     loop {
-        let used = meter.used();
+        vitals.beat_once(Beating::Overload);
+        let used = meter.used(limit);
         let Some(overload) = overload.upgrade() else {
             return;
         };
-        overload.act(&mut ladder, &mut told, used, limit, Instant::now());
+        let start = Instant::now();
+        overload.act(&mut ladder, &mut told, used, limit, start);
         drop(overload);
-        std::thread::sleep(pause(used, limit));
+        // Where there are thousands of tunnels a look takes a while: at most a fifth of the time goes into looking.
+        let pause = pause(used, limit).max(start.elapsed() * 4);
+        std::thread::sleep(pause);
     }
 }
 
@@ -335,6 +359,21 @@ mod tests {
             "waypoint_memory_limit_bytes 67108864",
         ] {
             assert!(text.contains(line), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn windows_follow_the_limit() {
+        for (limit, connection, stream) in [
+            (None, 16 * MIB, MIB),
+            (Some(4096 * MIB), 16 * MIB, MIB),
+            (Some(1024 * MIB), 16 * MIB, MIB),
+            (Some(128 * MIB), 2 * MIB, MIB / 8),
+            (Some(16 * MIB), MIB, MIB / 16),
+        ] {
+            let sizes = Sizes::of(limit);
+            assert_eq!(u64::from(sizes.connection_window), connection);
+            assert_eq!(u64::from(sizes.stream_window), stream);
         }
     }
 

@@ -78,6 +78,7 @@ struct Shared {
     dead: watch::Sender<Option<String>>,
     control: AtomicU64,
     ports: AtomicU64,
+    overload: AtomicU64,
 }
 
 /// A thread that beats by itself.
@@ -87,6 +88,8 @@ pub(crate) enum Beating {
     Control,
     /// The plain ports.
     Ports,
+    /// The overload manager, where there is a limit.
+    Overload,
 }
 
 impl Vitals {
@@ -96,6 +99,7 @@ impl Vitals {
             dead: watch::Sender::new(None),
             control: AtomicU64::new(0),
             ports: AtomicU64::new(0),
+            overload: AtomicU64::new(0),
         }))
     }
 
@@ -141,18 +145,37 @@ impl Vitals {
         }
     }
 
+    /// As [`Vitals::guard`], for a thread of its own.
+    pub(crate) fn guard_thread(&self, what: &str, work: impl FnOnce()) {
+        if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(work)) {
+            self.lose(format!("{what}: {}", panicked_with(&*panic)));
+        }
+    }
+
+    /// A sign of life.
+    pub(crate) fn beat_once(&self, who: Beating) {
+        self.pulse(who).fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Beats for the current thread, until dropped.
     pub(crate) async fn beat(self, who: Beating) {
         loop {
-            self.pulse(who).fetch_add(1, Ordering::Relaxed);
+            self.beat_once(who);
             tokio::time::sleep(BEAT).await;
         }
+    }
+
+    /// `None`: it isn't expected to beat, as the overload manager where nothing is limited.
+    fn sign_of(&self, who: Beating) -> Option<u128> {
+        let beats = self.pulse(who).load(Ordering::Relaxed);
+        (who != Beating::Overload || beats > 0).then_some(beats.into())
     }
 
     fn pulse(&self, of: Beating) -> &AtomicU64 {
         match of {
             Beating::Control => &self.0.control,
             Beating::Ports => &self.0.ports,
+            Beating::Overload => &self.0.overload,
         }
     }
 
@@ -198,7 +221,12 @@ struct Watched {
 
 impl Watchdog {
     fn new(vitals: Vitals, data: RuntimeMetrics) -> Watchdog {
-        let own = [Beating::Control, Beating::Ports].map(|who| (Who::Beating(who), SLOW));
+        let own = [
+            (Beating::Control, SLOW),
+            (Beating::Ports, SLOW),
+            (Beating::Overload, FAST),
+        ];
+        let own = own.map(|(who, patience)| (Who::Beating(who), patience));
         let workers = (0..data.num_workers()).map(|n| (Who::Worker(n), FAST));
         let watched = own.into_iter().chain(workers);
         Watchdog {
@@ -220,7 +248,7 @@ impl Watchdog {
         let (mut stuck, mut lost) = (None, None);
         for watched in &mut self.watched {
             let sign = match watched.who {
-                Who::Beating(who) => Some(self.vitals.pulse(who).load(Ordering::Relaxed).into()),
+                Who::Beating(who) => self.vitals.sign_of(who),
                 Who::Worker(n) => sign_of(&self.data, n),
             };
             watched.see(sign);
@@ -257,6 +285,7 @@ impl Watched {
         match self.who {
             Who::Beating(Beating::Control) => "the control thread is stuck".to_owned(),
             Who::Beating(Beating::Ports) => "the thread of the plain ports is stuck".to_owned(),
+            Who::Beating(Beating::Overload) => "the overload manager is stuck".to_owned(),
             Who::Worker(n) => format!("data thread {n} is stuck"),
         }
     }
@@ -344,6 +373,31 @@ mod tests {
             assert_eq!(vitals.trouble().is_some(), n >= SLOW.unready, "{n}");
         }
         assert!(vitals.trouble().unwrap().contains("control"));
+    }
+
+    #[test]
+    fn the_overload_manager_is_watched_once_it_has_begun() {
+        let runtime = runtime();
+        let vitals = Vitals::new();
+        let mut watchdog = Watchdog::new(vitals.clone(), runtime.handle().metrics());
+        thread::sleep(Duration::from_millis(200));
+        let mut looks = |n: u32| {
+            let mut lost = None;
+            for _ in 0..n {
+                beat(&vitals);
+                lost = lost.or(watchdog.look());
+            }
+            lost
+        };
+        assert_eq!(looks(FAST.end + 1), None, "there is none");
+        vitals.beat_once(Beating::Overload);
+        let lost = looks(FAST.end + 1);
+        assert_eq!(lost.as_deref(), Some("the overload manager is stuck"));
+        vitals.guard_thread("the overload manager", || {
+            assert!(vitals.trouble().is_none(), "no memory");
+        });
+        let trouble = vitals.trouble();
+        assert_eq!(trouble.as_deref(), Some("the overload manager: no memory"));
     }
 
     #[tokio::test]
