@@ -68,7 +68,8 @@ pub struct TunnelStream {
 
 /// Where a stream's memory is kept account of.
 struct Held {
-    holder: Arc<Holder>,
+    /// Of the stream that is the tunnel itself: what it hasn't read is looked at, too.
+    watched_by: Option<Arc<Holder>>,
     unsent: Arc<Account>,
 }
 
@@ -93,7 +94,16 @@ impl TunnelStream {
     pub fn hold(&mut self, holder: &Arc<Holder>) {
         holder.watch(self.recv.flow_control().clone());
         self.held_by = Some(Box::new(Held {
-            holder: holder.clone(),
+            watched_by: Some(holder.clone()),
+            unsent: holder.account().exactly_below(MAX_UNSENT / 2),
+        }));
+    }
+
+    /// From now on, what is to be sent on this stream is held for `holder`, which is another stream's: where that one's
+    /// bytes go onward.
+    pub fn send_for(&mut self, holder: &Holder) {
+        self.held_by = Some(Box::new(Held {
+            watched_by: None,
             unsent: holder.account().exactly_below(MAX_UNSENT / 2),
         }));
     }
@@ -373,8 +383,12 @@ impl AsyncWrite for TunnelStream {
 
 impl Drop for TunnelStream {
     fn drop(&mut self) {
-        if let Some(held) = &self.held_by {
-            held.holder.unwatch();
+        if let Some(holder) = self
+            .held_by
+            .as_ref()
+            .and_then(|held| held.watched_by.as_ref())
+        {
+            holder.unwatch();
         }
     }
 }

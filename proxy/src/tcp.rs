@@ -198,6 +198,9 @@ async fn carry(
             ended
         }
         Kind::Tunnel(mut upstream) => {
+            if let Some(holder) = &record.stream.connection.holder {
+                upstream.send_for(holder);
+            }
             let copying = copy(&mut downstream, &mut *upstream, &copied, idle);
             watch_over(plane, slot, record, &copied, copying, drain).await
         }

@@ -278,7 +278,8 @@ impl Second {
             opened.failed,
             opened.times.len()
         );
-        assert!(kept.times.len() > 10 && opened.times.len() > 5, "{what}");
+        // How many there were says how busy the machine is, on which attacker and backend run, too.
+        assert!(kept.times.len() > 2 && opened.times.len() > 2, "{what}");
     }
 }
 
