@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use http::{HeaderValue, Method, StatusCode, Uri, header, uri};
 use parking_lot::Mutex;
+use waypoint_config::model::balance::{Draw, choose};
 use waypoint_config::model::circuit_breakers::Resource;
 use waypoint_config::model::cluster::{Cluster, ClusterSlot};
 use waypoint_config::model::endpoint::Endpoint;
@@ -23,7 +24,6 @@ use waypoint_filters::response_flags::ResponseFlags;
 use waypoint_filters::service::Response;
 use waypoint_filters::stream_info::{Protocol, StreamInfo, UpstreamInfo};
 
-use crate::balancer;
 use crate::downstream::expectation::Waiting;
 use crate::replay::Replay;
 use crate::request_head::Upgrade;
@@ -241,13 +241,12 @@ impl Attempting<'_> {
             .filter(|policy| policy.previous_hosts)
             .map_or(0, |policy| policy.host_selection_attempts);
         let endpoints = self.slot.endpoints();
-        balancer::choose(
-            &self.cluster,
-            &endpoints,
-            &mut || fastrand::u64(..),
+        let draw = Draw {
+            random: || fastrand::u64(..),
             tried,
             attempts,
-        )
+        };
+        choose(&self.cluster, &endpoints, draw)
     }
 
     async fn send_h1(

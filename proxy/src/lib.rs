@@ -5,7 +5,6 @@
 
 mod admin;
 mod attempts;
-mod balancer;
 mod certificates;
 pub mod cli;
 mod configuration;

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpStream;
+use waypoint_config::model::balance::{Draw, choose};
 use waypoint_config::model::chain::{ChainSlot, FilterChain};
 use waypoint_config::model::circuit_breakers::Resource;
 use waypoint_config::model::cluster::{Cluster, ClusterSlot};
@@ -26,13 +27,13 @@ use waypoint_hbone::stream::TunnelStream;
 
 use crate::dataplane::DataPlane;
 use crate::drain::Watch;
+use crate::overload;
 use crate::upstream::body::ActiveRequest;
 use crate::upstream::dial::{Dialled, dial};
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::h1_pool::Place;
 use crate::upstream::io::{Kind, UpstreamIo};
 use crate::upstream::limits::Limits;
-use crate::{balancer, overload};
 
 /// Serves the stream to its end.
 pub(crate) async fn serve(
@@ -318,5 +319,10 @@ fn choose_endpoint(
             .endpoint(cluster, destination, |address| plane.peer(address.ip()));
     }
     let endpoints = slot.endpoints();
-    balancer::choose(cluster, &endpoints, &mut || fastrand::u64(..), tried, 5)
+    let draw = Draw {
+        random: || fastrand::u64(..),
+        tried,
+        attempts: 5,
+    };
+    choose(cluster, &endpoints, draw)
 }

@@ -19,14 +19,14 @@ use waypoint_filters::rejected::Refusal;
 use waypoint_filters::stream_info::DestinationService;
 use waypoint_filters::typed_struct;
 
+use crate::model::balance::policy::{
+    self, COMMON_LB_CONFIG, LEAST_REQUEST_LB_CONFIG, LbPolicy, ROUND_ROBIN_LB_CONFIG,
+};
 use crate::model::circuit_breakers::{CIRCUIT_BREAKERS, InUse, Thresholds};
 use crate::model::config_source::CONFIG_SOURCE;
 use crate::model::dns::{DNS_RESOLVER, DnsDiscovery, DnsKind, LookupFamily, REFRESH_RATE};
 use crate::model::duration;
 use crate::model::endpoint::{CLUSTER_LOAD_ASSIGNMENT, CONNECT_ORIGINATE, EndpointSet};
-use crate::model::load_balancing::{
-    self, COMMON_LB_CONFIG, LEAST_REQUEST_LB_CONFIG, LbPolicy, ROUND_ROBIN_LB_CONFIG,
-};
 use crate::model::transport_socket::{self, TRANSPORT_SOCKET, TRANSPORT_SOCKET_MATCH};
 use crate::model::upstream_protocol::{HTTP_PROTOCOL_OPTIONS, ProtocolOptions, UpstreamProtocol};
 
@@ -278,8 +278,8 @@ impl Cluster {
             max_requests_per_connection: options.max_requests_per_connection,
             service: service(&metadata),
             metadata,
-            healthy_panic_threshold: load_balancing::panic_threshold(proto),
-            locality_weighted: load_balancing::locality_weighted(proto),
+            healthy_panic_threshold: policy::panic_threshold(proto),
+            locality_weighted: policy::locality_weighted(proto),
             tcp_keepalive: tcp_keepalive(proto),
             thresholds: Thresholds::from_proto(proto.circuit_breakers.as_ref()),
         })

@@ -23,7 +23,7 @@ use waypoint_filters::dynamic_metadata::{METADATA, Metadata};
 use waypoint_filters::peer::Peer;
 use waypoint_filters::rejected::Refusal;
 
-use crate::model::hosts::Hosts;
+use crate::model::balance::hosts::Hosts;
 
 /// The listener behind which HBONE tunnels begin.
 pub(crate) const CONNECT_ORIGINATE: &str = "connect_originate";

@@ -3,6 +3,7 @@
 //! Objects that change on their own are slots ([`cluster::ClusterSlot`], [`chain::ChainSlot`]): a route
 //! holds the slot of its cluster, so an endpoint update touches one pointer and rebuilds nothing.
 
+pub mod balance;
 pub mod chain;
 pub mod circuit_breakers;
 pub mod cluster;
@@ -17,10 +18,8 @@ pub mod filter_chain_matcher;
 pub mod forward;
 pub(crate) mod hbone_tls;
 pub mod header_changes;
-pub mod hosts;
 pub(crate) mod ip_matcher;
 pub mod listener;
-pub mod load_balancing;
 pub mod originate;
 pub mod path_normalization;
 pub mod path_rewrite;

@@ -1,4 +1,4 @@
-//! How a cluster's endpoints share the load.
+//! Which policy a cluster balances by, and what beside it says how load is shared.
 
 use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster as ClusterProto, cluster};

@@ -1,42 +1,62 @@
-//! Load balancing: which endpoint of a cluster gets the next request.
+//! How a cluster's endpoints share the load: which of them gets the next request.
 //!
 //! Pure: the caller brings the random numbers. First a priority is chosen, then, where the cluster says so, a
-//! locality in it, both by the shares that the set of endpoints has computed; then the policy has its say.
-//! Least request compares `choice_count` random endpoints by requests in flight. With unequal weights there
-//! is one draw, as in Envoy: shares go by weight per request in flight, so that at rest they are the weights.
+//! locality in it, both by the shares that the set of endpoints has computed ([`hosts`]); then the policy has its say.
+//! A policy is a file here, a variant of [`LbPolicy`](policy::LbPolicy) and an arm of [`choose`].
+
+pub mod hosts;
+mod least_request;
+pub mod policy;
+mod random;
+mod round_robin;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use waypoint_config::model::cluster::Cluster;
-use waypoint_config::model::endpoint::{Endpoint, EndpointSet};
-use waypoint_config::model::load_balancing::LbPolicy;
+use crate::model::balance::policy::LbPolicy;
+use crate::model::cluster::Cluster;
+use crate::model::endpoint::{Endpoint, EndpointSet};
 
-/// Chooses an endpoint; `None`: there is no healthy one (`UH`). `tried` is avoided where the retry
-/// policy says so, for at most `attempts` further choices.
-pub(crate) fn choose(
-    cluster: &Cluster,
-    endpoints: &EndpointSet,
-    random: &mut impl FnMut() -> u64,
-    tried: &[SocketAddr],
-    attempts: u32,
-) -> Option<Arc<Endpoint>> {
-    let mut chosen = pick(cluster, endpoints, random)?;
-    for _ in 0..attempts {
-        if !tried.contains(&chosen.address) {
-            break;
-        }
-        chosen = pick(cluster, endpoints, random)?;
-    }
-    Some(chosen)
+/// What a choice depends on beside the endpoints.
+pub struct Draw<'a, R> {
+    pub random: R,
+    /// Endpoints that are avoided, for at most so many further choices.
+    pub tried: &'a [SocketAddr],
+    pub attempts: u32,
 }
 
-fn pick(
+impl<R: FnMut() -> u64> Draw<'static, R> {
+    /// A first choice.
+    pub fn new(random: R) -> Draw<'static, R> {
+        Draw {
+            random,
+            tried: &[],
+            attempts: 0,
+        }
+    }
+}
+
+/// Chooses an endpoint; `None`: there is no healthy one (`UH`).
+pub fn choose<R: FnMut() -> u64>(
     cluster: &Cluster,
     endpoints: &EndpointSet,
-    random: &mut impl FnMut() -> u64,
+    mut draw: Draw<'_, R>,
 ) -> Option<Arc<Endpoint>> {
+    let mut chosen = pick(cluster, endpoints, &mut draw.random)?;
+    for _ in 0..draw.attempts {
+        if !draw.tried.contains(&chosen.address) {
+            break;
+        }
+        chosen = pick(cluster, endpoints, &mut draw.random)?;
+    }
+    Some(chosen.clone())
+}
+
+fn pick<'a>(
+    cluster: &Cluster,
+    endpoints: &'a EndpointSet,
+    random: &mut impl FnMut() -> u64,
+) -> Option<&'a Arc<Endpoint>> {
     let hosts = endpoints.hosts();
     let (priority, panics) = hosts.priority(cluster.healthy_panic_threshold, random())?;
     let candidates = if panics {
@@ -46,90 +66,27 @@ fn pick(
     } else {
         priority.healthy()
     };
-    let equal_weights = candidates.equal_weights;
-    let chosen = match (cluster.lb_policy, candidates.endpoints) {
-        (_, []) => return None,
-        (_, [only]) => only,
+    let equal = candidates.equal_weights;
+    match (cluster.lb_policy, candidates.endpoints) {
+        (_, []) => None,
+        (_, [only]) => Some(only),
         (LbPolicy::LeastRequest { choice_count }, many) => {
-            least_request(many, choice_count, equal_weights, random)?
+            least_request::choose(many, equal, choice_count, random)
         }
-        (LbPolicy::RoundRobin | LbPolicy::Random | LbPolicy::ClusterProvided, many) => {
-            weighted_random(many, equal_weights, random)?
-        }
-    };
-    Some(chosen.clone())
-}
-
-fn least_request<'a>(
-    hosts: &'a [Arc<Endpoint>],
-    choice_count: u32,
-    equal_weights: bool,
-    random: &mut impl FnMut() -> u64,
-) -> Option<&'a Arc<Endpoint>> {
-    let load = |e: &Endpoint| u64::from(e.state.active.load(Ordering::Relaxed)) + 1;
-    if !equal_weights {
-        // A finer unit than one, so that a busy endpoint keeps a share.
-        return by_share(hosts, |e| (weight(e) << 16) / load(e), random);
+        (LbPolicy::RoundRobin, many) => candidates.rotation.next(many, random),
+        (LbPolicy::Random | LbPolicy::ClusterProvided, many) => random::choose(many, equal, random),
     }
-    let mut best: Option<&Arc<Endpoint>> = None;
-    for _ in 0..choice_count.max(1) {
-        let candidate = uniform(hosts, random)?;
-        if best.is_none_or(|best| load(candidate) < load(best)) {
-            best = Some(candidate);
-        }
-    }
-    best
-}
-
-fn weighted_random<'a>(
-    hosts: &'a [Arc<Endpoint>],
-    equal_weights: bool,
-    random: &mut impl FnMut() -> u64,
-) -> Option<&'a Arc<Endpoint>> {
-    if equal_weights {
-        return uniform(hosts, random);
-    }
-    by_share(hosts, weight, random)
-}
-
-fn weight(endpoint: &Endpoint) -> u64 {
-    u64::from(endpoint.weight.max(1))
-}
-
-fn uniform<'a>(
-    hosts: &'a [Arc<Endpoint>],
-    random: &mut impl FnMut() -> u64,
-) -> Option<&'a Arc<Endpoint>> {
-    hosts.get((random() % hosts.len().max(1) as u64) as usize)
-}
-
-fn by_share<'a>(
-    hosts: &'a [Arc<Endpoint>],
-    share: impl Fn(&Endpoint) -> u64,
-    random: &mut impl FnMut() -> u64,
-) -> Option<&'a Arc<Endpoint>> {
-    let total = hosts
-        .iter()
-        .fold(0u64, |sum, e| sum.saturating_add(share(e)));
-    let mut point = random() % total.max(1);
-    let chosen = hosts.iter().find(|e| {
-        let share = share(e);
-        let found = point < share;
-        point = point.saturating_sub(share);
-        found
-    });
-    // Shares may shrink meanwhile: requests begin and end.
-    chosen.or(hosts.last())
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::atomic::Ordering;
     use std::time::Duration;
 
-    use waypoint_config::model::cluster::Discovery;
-    use waypoint_config::model::endpoint::{EndpointState, Locality, Transport};
-    use waypoint_config::model::upstream_protocol::UpstreamProtocol;
+    use crate::model::cluster::Discovery;
+    use crate::model::endpoint::{EndpointState, Locality, Transport};
+    use crate::model::upstream_protocol::UpstreamProtocol;
     use waypoint_filters::dynamic_metadata::Metadata;
 
     use super::*;
@@ -179,6 +136,14 @@ mod tests {
         )
     }
 
+    fn avoiding<'a, R>(random: R, tried: &'a [SocketAddr], attempts: u32) -> Draw<'a, R> {
+        Draw {
+            random,
+            tried,
+            attempts,
+        }
+    }
+
     fn counter() -> impl FnMut() -> u64 {
         let mut n = 0u64;
         move || {
@@ -198,7 +163,7 @@ mod tests {
         let cluster = cluster(LbPolicy::LeastRequest { choice_count: 2 });
         let loaded = (0..1000)
             .filter(|_| {
-                choose(&cluster, &set, &mut random, &[], 0)
+                choose(&cluster, &set, Draw::new(&mut random))
                     .unwrap()
                     .address
                     .port()
@@ -218,7 +183,7 @@ mod tests {
         let mut random = counter();
         let cluster = cluster(LbPolicy::LeastRequest { choice_count: 2 });
         let mut of_light = || {
-            let chosen = (0..4000).filter_map(|_| choose(&cluster, &set, &mut random, &[], 0));
+            let chosen = (0..4000).filter_map(|_| choose(&cluster, &set, Draw::new(&mut random)));
             chosen.filter(|e| e.address.port() == 1).count()
         };
         let at_rest = of_light();
@@ -235,7 +200,7 @@ mod tests {
         let cluster = cluster(LbPolicy::Random);
         for _ in 0..50 {
             assert_eq!(
-                choose(&cluster, &set1, &mut random, &[], 0)
+                choose(&cluster, &set1, Draw::new(&mut random))
                     .unwrap()
                     .address
                     .port(),
@@ -243,8 +208,8 @@ mod tests {
             );
         }
         let none = set(vec![vec![endpoint(1, false, 1)]]);
-        assert!(choose(&cluster, &none, &mut random, &[], 0).is_none());
-        assert!(choose(&cluster, &EndpointSet::default(), &mut random, &[], 0).is_none());
+        assert!(choose(&cluster, &none, Draw::new(&mut random)).is_none());
+        assert!(choose(&cluster, &EndpointSet::default(), Draw::new(&mut random)).is_none());
     }
 
     #[test]
@@ -255,7 +220,7 @@ mod tests {
         let cluster = cluster(LbPolicy::Random);
         let spilled = (0..1000)
             .filter(|_| {
-                choose(&cluster, &set, &mut random, &[], 0)
+                choose(&cluster, &set, Draw::new(&mut random))
                     .unwrap()
                     .address
                     .port()
@@ -269,11 +234,11 @@ mod tests {
     fn tried_hosts_are_avoided() {
         let set = set(vec![vec![endpoint(1, true, 1), endpoint(2, true, 1)]]);
         let mut random = counter();
-        let cluster = cluster(LbPolicy::RoundRobin);
+        let cluster = cluster(LbPolicy::Random);
         let tried = [([10, 0, 0, 1], 1).into()];
         let again = (0..200)
             .filter(|_| {
-                choose(&cluster, &set, &mut random, &tried, 5)
+                choose(&cluster, &set, avoiding(&mut random, &tried, 5))
                     .unwrap()
                     .address
                     .port()
@@ -281,6 +246,30 @@ mod tests {
             })
             .count();
         assert!(again < 15, "one in 64: {again}");
+    }
+
+    #[test]
+    fn round_robin_takes_the_healthy_ones_in_turn_and_avoids_tried_ones() {
+        let set = set(vec![vec![
+            endpoint(1, true, 1),
+            endpoint(2, false, 1),
+            endpoint(3, true, 1),
+            endpoint(4, true, 1),
+        ]]);
+        let mut random = counter();
+        let cluster = cluster(LbPolicy::RoundRobin);
+        let mut ports = |tried: &[SocketAddr]| -> Vec<u16> {
+            let next = || choose(&cluster, &set, avoiding(&mut random, tried, 5));
+            let chosen = std::iter::repeat_with(next).take(6);
+            chosen.map(|e| e.unwrap().address.port()).collect()
+        };
+        let all = ports(&[]);
+        assert_eq!(all[..3], all[3..]);
+        let mut sorted = all[..3].to_vec();
+        sorted.sort_unstable();
+        assert_eq!(sorted, [1, 3, 4]);
+        let tried = [([10, 0, 0, 1], 3).into()];
+        assert!(ports(&tried).iter().all(|port| *port != 3));
     }
 
     #[test]
@@ -296,8 +285,8 @@ mod tests {
         let mut random = counter();
         let mut cluster = cluster(LbPolicy::Random);
         let mut share = |cluster: &Cluster, ports: &[u16], tried: &[SocketAddr], attempts| {
-            let chosen =
-                (0..4000).filter_map(|_| choose(cluster, &set, &mut random, tried, attempts));
+            let chosen = (0..4000)
+                .filter_map(|_| choose(cluster, &set, avoiding(&mut random, tried, attempts)));
             chosen.filter(|e| ports.contains(&e.address.port())).count()
         };
         let far = [100, 101];
@@ -333,7 +322,7 @@ mod tests {
         cluster.locality_weighted = true;
         let mut healthy = |threshold| {
             cluster.healthy_panic_threshold = threshold;
-            let chosen = (0..300).filter_map(|_| choose(&cluster, &set, &mut random, &[], 0));
+            let chosen = (0..300).filter_map(|_| choose(&cluster, &set, Draw::new(&mut random)));
             chosen.filter(|e| e.healthy).count()
         };
         assert_eq!(healthy(0.0), 300);

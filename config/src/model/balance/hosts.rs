@@ -2,11 +2,13 @@
 //!
 //! Shares are Envoy's. A priority, and a locality within it, takes 1.4 times its share of healthy endpoints
 //! (`overprovisioning_factor` 140), at most all of its load; what priority 0 can't take spills to the next.
-//! All of this depends on the set alone and is computed once for it. Nothing here draws.
+//! All of this depends on the set alone and is computed once for it. Nothing here draws; whose turn it is (round robin) is kept
+//! beside the endpoints that take turns.
 
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::model::balance::round_robin::Rotation;
 use crate::model::endpoint::{Endpoint, Locality};
 
 /// Healthy endpoints take this percent of what would be their share if all were healthy.
@@ -31,9 +33,11 @@ pub struct Hosts {
 pub struct PriorityHosts {
     all: Box<[Arc<Endpoint>]>,
     all_equal: bool,
+    all_turns: Rotation,
     /// Locality by locality.
     healthy: Box<[Arc<Endpoint>]>,
     healthy_equal: bool,
+    healthy_turns: Rotation,
     localities: Box<[LocalityShare]>,
 }
 
@@ -45,6 +49,7 @@ struct LocalityShare {
     /// Its part of the healthy endpoints.
     healthy: Range<usize>,
     equal: bool,
+    turns: Rotation,
 }
 
 /// Endpoints among which a policy chooses.
@@ -53,6 +58,8 @@ pub struct Candidates<'a> {
     pub endpoints: &'a [Arc<Endpoint>],
     /// Whether they all have the same weight.
     pub equal_weights: bool,
+    /// Whose turn it is among them.
+    pub(crate) rotation: &'a Rotation,
 }
 
 impl Hosts {
@@ -125,17 +132,22 @@ impl PriorityHosts {
             let share = share(locality.weight, own.len(), locality.endpoints.len());
             if share > 0 {
                 until = until.saturating_add(share);
+                let equal = equal_weights(own);
                 shares.push(LocalityShare {
                     until,
                     healthy: first..healthy.len(),
-                    equal: equal_weights(own),
+                    equal,
+                    turns: Rotation::new(own, equal),
                 });
             }
         }
+        let (all_equal, healthy_equal) = (equal_weights(&all), equal_weights(&healthy));
         PriorityHosts {
-            all_equal: equal_weights(&all),
+            all_equal,
+            all_turns: Rotation::new(&all, all_equal),
             all,
-            healthy_equal: equal_weights(&healthy),
+            healthy_equal,
+            healthy_turns: Rotation::new(&healthy, healthy_equal),
             healthy: healthy.into(),
             localities: shares.into(),
         }
@@ -155,6 +167,7 @@ impl PriorityHosts {
         Candidates {
             endpoints: &self.all,
             equal_weights: self.all_equal,
+            rotation: &self.all_turns,
         }
     }
 
@@ -162,6 +175,7 @@ impl PriorityHosts {
         Candidates {
             endpoints: &self.healthy,
             equal_weights: self.healthy_equal,
+            rotation: &self.healthy_turns,
         }
     }
 
@@ -176,6 +190,7 @@ impl PriorityHosts {
             Some(Candidates {
                 endpoints: self.healthy.get(locality.healthy.clone())?,
                 equal_weights: locality.equal,
+                rotation: &locality.turns,
             })
         });
         found.unwrap_or_else(|| self.healthy())
