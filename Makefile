@@ -14,12 +14,12 @@ test:
 # Real Envoy before, behind and beside the waypoint. Needs Python 3 for Envoy's package.
 test-envoy:
 	./benches/envoy.sh
-	WAYPOINT_ENVOY="$$(./benches/envoy.sh)" cargo test --locked -p waypoint-tests --test envoy --test borders --test paths --test envoy_translation -- --include-ignored
+	WAYPOINT_ENVOY="$$(./benches/envoy.sh)" cargo test --locked -p waypoint-tests --test envoy --test http -- --ignored
 
 # A real istiod configures the waypoint's pod. Needs Go; the first build takes some minutes.
 test-istiod: istiod
 	cargo build --locked -p waypoint-proxy
-	WAYPOINT_ISTIOD="$(CURDIR)/target/istiod" cargo test --locked -p waypoint-tests --test istiod --test istiod_scenarios -- --include-ignored
+	WAYPOINT_ISTIOD="$(CURDIR)/target/istiod" cargo test --locked -p waypoint-tests --test istiod -- --ignored
 
 # Istio's discovery server for the tests, and what the API server knows of its kinds.
 istiod:

@@ -9,7 +9,7 @@
 //!
 //! Where Envoy's answer isn't canonical yet, ours goes on: a dot segment with path parameters is one
 //! (CVE-2026-73551) however its dots and slashes are written, and a path of slashes alone merges to `/`.
-//! `tests/tests/paths.rs` holds both against each other.
+//! `tests/tests/http/paths.rs` holds both against each other.
 //!
 //! A path that is canonical already, which nearly all are, is seen to be so in one pass and not copied.
 
@@ -335,7 +335,7 @@ mod tests {
         }
     }
 
-    /// What Envoy 1.40 makes of each byte between others, raw and escaped; `tests/tests/paths.rs` asks it.
+    /// What Envoy 1.40 makes of each byte between others, raw and escaped; `tests/tests/http/paths.rs` asks it.
     #[test]
     fn every_byte_has_one_form() {
         for byte in 0..=255u8 {

@@ -1,0 +1,7 @@
+//! A waypoint under an istiod, and what its admin port says of it.
+
+#![allow(clippy::unwrap_used)]
+
+mod admin;
+mod control_plane;
+mod many_services;

@@ -1,0 +1,7 @@
+//! Real Envoy beside, before and behind the waypoint. `make test-envoy` runs these; `WAYPOINT_ENVOY` is the binary.
+
+#![allow(clippy::unwrap_used)]
+
+mod beside;
+mod formats;
+mod routes;

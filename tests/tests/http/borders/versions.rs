@@ -1,0 +1,330 @@
+//! Every version of HTTP to every other, with every framing of a body and of an answer.
+
+use std::net::SocketAddr;
+
+use envoy_types::pb::envoy::config::core::v3::Http1ProtocolOptions;
+use waypoint_config::resource::Resource;
+use waypoint_tests::backend::{Backend, Got, Speaks};
+use waypoint_tests::envoy::Envoy;
+use waypoint_tests::versions::{Answered, Sends, Version, send};
+use waypoint_tests::wire::Framing;
+use waypoint_tests::{ControlPlane, Mesh, Ztunnel};
+
+use super::{changed, envoy_beside, scene};
+
+const CLIENTS: [Version; 3] = [Version::Http10, Version::Http11, Version::Http2];
+const METHODS: [&str; 8] = [
+    "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "PURGE",
+];
+const BODIES: [Sends; 7] = [
+    Sends::Nothing,
+    Sends::Length("hello"),
+    Sends::Length(""),
+    Sends::Unknown("hello"),
+    Sends::Unknown(""),
+    Sends::Trailers("hello"),
+    Sends::Upgrade("ping"),
+];
+const ANSWERS: [&str; 6] = ["length", "unknown", "close", "trailers", "none", "413"];
+
+/// Every request of the matrix: `(client, method, body, answer)`.
+fn requests() -> Vec<(Version, &'static str, Sends, &'static str)> {
+    let mut all = Vec::new();
+    for client in CLIENTS {
+        for method in METHODS {
+            for sends in BODIES {
+                // HTTP/2 upgrades otherwise.
+                if client != Version::Http2 || !matches!(sends, Sends::Upgrade(_)) {
+                    all.push((client, method, sends, "length"));
+                }
+            }
+        }
+        for method in ["GET", "HEAD", "POST"] {
+            for answer in ANSWERS {
+                all.push((client, method, Sends::Nothing, answer));
+            }
+        }
+    }
+    all
+}
+
+async fn exchange(
+    ztunnel: &Ztunnel,
+    to: &(Speaks, SocketAddr, Backend),
+    request: (Version, &'static str, Sends, &'static str),
+) -> (Answered, Vec<Got>) {
+    let (client, method, sends, answer) = request;
+    let headers = [("x-answer", answer)];
+    let answered = send(ztunnel, to.1, client, method, sends, &headers).await;
+    let mut got = to.2.take();
+    got.retain(|got| !got.line.contains("/again"));
+    (answered, got)
+}
+
+/// What has to come of a request.
+fn expected(
+    (client, method, sends, answer): (Version, &'static str, Sends, &'static str),
+    upstream: Speaks,
+) -> (Answered, Vec<Got>) {
+    let answered = |status: &str, framing, body: &str| Answered {
+        status: status.to_owned(),
+        framing: if method == "HEAD" {
+            Framing::None
+        } else {
+            framing
+        },
+        body: if method == "HEAD" { "" } else { body }.to_owned(),
+        trailers: Vec::new(),
+        kept: true,
+    };
+    let open = matches!(sends, Sends::Unknown(_) | Sends::Trailers(_));
+    if client == Version::Http10 {
+        // Codings are unknown to it, and istiod doesn't let it in.
+        let mut answered = match open {
+            true => answered("1.1 400", Framing::Length(0), ""),
+            false => answered("1.0 426", Framing::Length(16), "Upgrade Required"),
+        };
+        answered.kept = false;
+        return (answered, Vec::new());
+    }
+    let upgrade = matches!(sends, Sends::Upgrade(_)) && client == Version::Http11;
+    if upgrade && upstream == Speaks::Http2 {
+        let text = "upstream connect error or disconnect/reset before headers. reset reason: protocol error";
+        return (answered("1.1 502", Framing::Length(87), text), Vec::new());
+    }
+    let version = if client == Version::Http2 { "2" } else { "1.1" };
+    let mut answered = match answer {
+        _ if upgrade => Answered {
+            kept: false,
+            body: "ping".to_owned(),
+            ..answered("1.1 101", Framing::None, "")
+        },
+        "length" => answered(&format!("{version} 200"), Framing::Length(5), "hello"),
+        "413" => answered(&format!("{version} 413"), Framing::Length(5), "hello"),
+        "none" => answered(&format!("{version} 204"), Framing::None, ""),
+        _ => answered(&format!("{version} 200"), Framing::Unknown, "hello"),
+    };
+    // In HTTP/1.1 only trailers pass that were announced; nothing in HTTP/2 announces them.
+    let pass = match (client, upstream) {
+        (_, Speaks::Http10) => false,
+        (Version::Http11, Speaks::Http2) => false,
+        _ => method != "HEAD",
+    };
+    let end = || vec![("x-end".to_owned(), "1".to_owned())];
+    if answer == "trailers" && pass {
+        answered.trailers = end();
+    }
+    (
+        answered,
+        vec![expected_upstream(client, method, sends, answer, upstream)],
+    )
+}
+
+fn expected_upstream(
+    client: Version,
+    method: &str,
+    sends: Sends,
+    answer: &str,
+    upstream: Speaks,
+) -> Got {
+    let bodiless = ["GET", "HEAD", "DELETE"].contains(&method);
+    let upgrade = matches!(sends, Sends::Upgrade(_)) && client == Version::Http11;
+    let (framing, body) = match sends {
+        Sends::Length(body) => (Framing::Length(body.len()), body),
+        Sends::Unknown(body) | Sends::Trailers(body) => (Framing::Unknown, body),
+        _ if bodiless || upgrade => (Framing::None, ""),
+        _ => (Framing::Length(0), ""),
+    };
+    let trailers = matches!(sends, Sends::Trailers(_));
+    let announced = trailers && client == Version::Http11;
+    let mut headers = vec![("host", "web"), ("te", "trailers"), ("x-answer", answer)];
+    if announced {
+        headers.push(("trailer", "x-end"));
+    }
+    if upgrade {
+        headers.extend([("connection", "Upgrade"), ("upgrade", "websocket")]);
+    }
+    headers.sort_unstable();
+    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    let version = if upstream == Speaks::Http2 {
+        "2"
+    } else {
+        "1.1"
+    };
+    Got {
+        line: format!("{method} /x {version}"),
+        headers: headers.into_iter().map(owned).collect(),
+        framing,
+        body: body.to_owned(),
+        trailers: match announced || trailers && upstream == Speaks::Http2 {
+            true => vec![("x-end".to_owned(), "1".to_owned())],
+            false => Vec::new(),
+        },
+    }
+}
+
+#[tokio::test]
+async fn every_version_to_every_version() {
+    let scene = scene().await;
+    for to in &scene.to {
+        for request in requests() {
+            let came = exchange(&scene.client, to, request).await;
+            assert_eq!(came, expected(request, to.0), "{request:?} to {:?}", to.0);
+        }
+    }
+    // An upstream that ends its connections costs no client its own, and one that doesn't is used again.
+    let connections = |n: usize| scene.to[n].2.connections();
+    assert!(
+        connections(0) > 100 && connections(1) < 40,
+        "{} {}",
+        connections(0),
+        connections(1)
+    );
+    let metrics = scene.waypoint.metrics().await;
+    assert!(metrics.contains("waypoint_panics_total 0"));
+}
+
+/// Why an answer may differ from Envoy's; the other differences are faults.
+fn allowed(
+    (client, _, sends, answer): (Version, &'static str, Sends, &'static str),
+    upstream: Speaks,
+    ours: &mut (Answered, Vec<Got>),
+    theirs: &mut (Answered, Vec<Got>),
+) {
+    let both = [ours, theirs];
+    for (answered, got) in both {
+        if client == Version::Http10 {
+            // hyper answers HTTP/1.0 in HTTP/1.0, and codings there with 400.
+            *answered = Answered {
+                status: String::new(),
+                framing: Framing::None,
+                body: String::new(),
+                ..answered.clone()
+            };
+        }
+        if upstream == Speaks::Http2 && matches!(sends, Sends::Upgrade(_)) {
+            // Envoy ends the connection where an upgrade failed.
+            answered.kept = true;
+        }
+        if client != Version::Http2 || upstream != Speaks::Http2 || answer == "trailers" {
+            // Trailers of HTTP/1.1 pass where they are announced, and never through istiod's Envoy.
+            answered.trailers.clear();
+            got.iter_mut().for_each(|got| got.trailers.clear());
+        }
+        for got in got {
+            if upstream == Speaks::Http2 && got.framing == Framing::Length(0) {
+                // hyper says that a POST is empty.
+                got.framing = Framing::None;
+            }
+            for (_, value) in &mut got.headers {
+                *value = value.to_ascii_lowercase();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Envoy"]
+async fn every_version_to_every_version_beside_envoy() {
+    let scene = scene().await;
+    let (_envoy, beside) = envoy_beside(&scene.mesh).await;
+    let certificate = scene.mesh.certificate("default", "curl");
+    let envoy = Ztunnel::connect(beside, &certificate).await.unwrap();
+    let mut differences = Vec::new();
+    for to in &scene.to {
+        for request in requests() {
+            let mut ours = exchange(&scene.client, to, request).await;
+            let mut theirs = exchange(&envoy, to, request).await;
+            allowed(request, to.0, &mut ours, &mut theirs);
+            if ours != theirs {
+                differences.push(format!(
+                    "{request:?} to {:?}\n  waypoint {ours:?}\n  envoy    {theirs:?}",
+                    to.0
+                ));
+            }
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+/// As istiod does with `PILOT_HTTP10`.
+fn accepting_http_10(mesh: &Mesh) -> Vec<Resource> {
+    changed(mesh, |manager| {
+        manager.http_protocol_options = Some(Http1ProtocolOptions {
+            accept_http_10: true,
+            ..Default::default()
+        });
+    })
+}
+
+/// `(method, body, answer)` of an HTTP/1.0 client.
+fn requests_of_http_10() -> Vec<(Version, &'static str, Sends, &'static str)> {
+    requests()
+        .into_iter()
+        .filter(|(client, _, sends, _)| {
+            let known = matches!(sends, Sends::Nothing | Sends::Length(_));
+            *client == Version::Http10 && known
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn http_10_is_let_in_where_istiod_says_so() {
+    let scene = scene().await;
+    let istiod = ControlPlane::start(&scene.mesh).await;
+    istiod.discovery.set(accepting_http_10(&scene.mesh));
+    let waypoint = scene.mesh.start_under(&istiod).await;
+    let client = scene.mesh.client(&waypoint, "default", "curl").await;
+    for to in &scene.to {
+        for request in requests_of_http_10() {
+            let (answered, got) = exchange(&client, to, request).await;
+            let (mut expected, upstream) =
+                expected((Version::Http11, request.1, request.2, request.3), to.0);
+            expected.status = expected.status.replace("1.1 ", "1.0 ");
+            if expected.framing == Framing::Unknown {
+                expected.framing = Framing::Close;
+            }
+            expected.trailers.clear();
+            expected.kept = false;
+            assert_eq!(
+                (answered, got),
+                (expected, upstream),
+                "{request:?} to {:?}",
+                to.0
+            );
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Envoy"]
+async fn http_10_beside_envoy() {
+    let scene = scene().await;
+    let resources = accepting_http_10(&scene.mesh);
+    let istiod = ControlPlane::start(&scene.mesh).await;
+    istiod.discovery.set(resources.clone());
+    let waypoint = scene.mesh.start_under(&istiod).await;
+    let ours = scene.mesh.client(&waypoint, "default", "curl").await;
+    let (_envoy, beside) = Envoy::beside(&scene.mesh, &resources).await;
+    let certificate = scene.mesh.certificate("default", "curl");
+    let theirs = Ztunnel::connect(beside, &certificate).await.unwrap();
+    for to in &scene.to {
+        for request in requests_of_http_10() {
+            if !["length", "none", "413"].contains(&request.3) {
+                // Envoy resets the tunnel where its answer is to end with the connection.
+                continue;
+            }
+            let mut pair = Vec::new();
+            for ztunnel in [&ours, &theirs] {
+                let (answered, mut got) = exchange(ztunnel, to, request).await;
+                for got in &mut got {
+                    if to.0 == Speaks::Http2 && got.framing == Framing::Length(0) {
+                        got.framing = Framing::None;
+                    }
+                }
+                pair.push((answered, got));
+            }
+            assert_eq!(pair[0], pair[1], "{request:?} to {:?}", to.0);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Time limits: when their clocks start, what they span, and what ends them. The right lines are real Envoy's
+//! (`make test-envoy` plays the same exchanges with it).
+
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions as CommonOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::google::protobuf::{Any, Duration as DurationProto, UInt32Value};
+use http::{Method, StatusCode};
+use prost::Message;
+use waypoint_config::resource::{Resource, ResourceType};
+use waypoint_tests::ztunnel::{Http1, get, request};
+use waypoint_tests::{App, ControlPlane, Mesh, Waypoint, clocks};
+
+#[tokio::test]
+async fn a_routes_limits_count_from_the_requests_end_to_the_answers() {
+    for http2 in [false, true] {
+        let mesh = Mesh::new();
+        let (to, attempts) = clocks::service(&mesh, http2).await;
+        let waypoint = mesh.start().await;
+        assert_eq!(waypoint.problems().await.trim(), "");
+        let client = mesh.client(&waypoint, "default", "curl").await;
+        clocks::play_all(&client, to, || waypoint.log()).await;
+        clocks::assert_told(&attempts);
+    }
+}
+
+/// The mesh's resources, where connections to services live as these options say.
+fn living(mesh: &Mesh, options: &CommonOptions) -> Vec<Resource> {
+    const NAME: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let mut resources = mesh.resources();
+    for resource in &mut resources {
+        if resource.kind == ResourceType::Cluster && resource.name.starts_with("inbound-vip|") {
+            let mut cluster = Cluster::decode(resource.body.clone()).unwrap();
+            let any = cluster
+                .typed_extension_protocol_options
+                .entry(NAME.to_owned())
+                .or_insert_with(|| Any {
+                    type_url: format!("type.googleapis.com/{NAME}"),
+                    value: Vec::new(),
+                });
+            let mut all = HttpProtocolOptions::decode(&*any.value).unwrap();
+            all.common_http_protocol_options = Some(*options);
+            any.value = all.encode_to_vec();
+            resource.body = cluster.encode_to_vec().into();
+        }
+    }
+    resources
+}
+
+/// A waypoint with these options before an application that is spoken to in this version.
+async fn scene(port: &str, options: &CommonOptions) -> Scene {
+    let mesh = Mesh::new();
+    let (_, app) = mesh.http_service(1, "web").await;
+    let port = format!("{{name: {port}, port: 80, targetPort: 8080}}");
+    let to = mesh.service_with_port(1, "web", &port);
+    let istiod = ControlPlane::start(&mesh).await;
+    istiod.discovery.set(living(&mesh, options));
+    let waypoint = mesh.start_under(&istiod).await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let client = client.http1(to).await;
+    Scene {
+        _mesh: mesh,
+        _istiod: istiod,
+        _waypoint: waypoint,
+        app,
+        client,
+    }
+}
+
+struct Scene {
+    _mesh: Mesh,
+    _istiod: ControlPlane,
+    _waypoint: Waypoint,
+    app: App,
+    client: Http1,
+}
+
+impl Scene {
+    async fn ask(&mut self) {
+        assert_eq!(self.client.send(get("/")).await.status, StatusCode::OK);
+    }
+}
+
+fn proto(millis: u64) -> Option<DurationProto> {
+    Some(DurationProto {
+        seconds: (millis / 1000) as i64,
+        nanos: (millis % 1000 * 1_000_000) as i32,
+    })
+}
+
+#[tokio::test]
+async fn an_upstream_connection_is_idle_from_its_last_request_on() {
+    let options = CommonOptions {
+        idle_timeout: proto(3000),
+        ..CommonOptions::default()
+    };
+    for port in ["http", "http2"] {
+        let mut scene = scene(port, &options).await;
+        // Longer than the limit all in all, never idle for that long.
+        for _ in 0..5 {
+            scene.ask().await;
+            tokio::time::sleep(Duration::from_millis(800)).await;
+        }
+        assert_eq!(scene.app.connections(), 1, "{port}");
+        tokio::time::sleep(Duration::from_millis(3500)).await;
+        scene.ask().await;
+        assert_eq!(scene.app.connections(), 2, "{port}");
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_connection_that_is_too_old_ends_with_what_it_carries() {
+    let options = CommonOptions {
+        max_connection_duration: proto(1000),
+        ..CommonOptions::default()
+    };
+    for port in ["http", "http2"] {
+        let mut scene = scene(port, &options).await;
+        let slow = request(Method::GET, "/", &[("x-delay-ms", "2000")]);
+        let answer = scene.client.send(slow).await;
+        assert_eq!(answer.status, StatusCode::OK, "{port}");
+        scene.ask().await;
+        assert_eq!(scene.app.connections(), 2, "{port}");
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_connection_carries_so_many_requests() {
+    let options = CommonOptions {
+        max_requests_per_connection: Some(UInt32Value { value: 3 }),
+        ..CommonOptions::default()
+    };
+    for port in ["http", "http2"] {
+        let mut scene = scene(port, &options).await;
+        for _ in 0..9 {
+            scene.ask().await;
+        }
+        assert_eq!(scene.app.connections(), 3, "{port}");
+    }
+}

@@ -1,0 +1,27 @@
+//! Every scenario whose resources were recorded, pushed by a real istiod, with traffic.
+//!
+//! What the waypoint can't honour of a scenario stands in its story, whole: neither more nor less is refused.
+//! Then the story takes that out of the manifests, and sees the rest at work.
+
+mod addresses;
+mod extensions;
+mod mesh_settings;
+mod policy;
+mod ports;
+mod routes;
+
+/// The services of Bookinfo.
+const SERVICES: [&str; 7] = [
+    "productpage",
+    "details",
+    "ratings",
+    "reviews",
+    "reviews-v1",
+    "reviews-v2",
+    "reviews-v3",
+];
+
+/// The chain of a service of Bookinfo, as refusals name it.
+fn chain(service: &str) -> String {
+    format!("main_internal > inbound-vip|9080|http|{service}.default.svc.cluster.local")
+}

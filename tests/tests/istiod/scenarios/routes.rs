@@ -1,0 +1,303 @@
+//! Routing: HTTPRoute, VirtualService, DestinationRule.
+
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode};
+use waypoint_tests::istiod::{CLUSTER, LISTENER};
+use waypoint_tests::scenario::{Scenario, service, without_lines};
+use waypoint_tests::ztunnel::{Answer, Ztunnel, request};
+
+use super::chain;
+
+async fn ask(client: &Ztunnel, path: &str, headers: &[(&str, &str)]) -> Answer {
+    let asked = request(Method::GET, path, headers);
+    client.request(service("reviews"), asked).await
+}
+
+#[tokio::test]
+#[ignore = "needs istiod"]
+async fn httproute() {
+    let mut scenario = Scenario::start("httproute").await;
+    scenario
+        .until_refused(&[(&chain("reviews"), "request_mirror_policies")])
+        .await;
+    scenario
+        .istiod
+        .until_nacked(LISTENER, "request_mirror_policies")
+        .await;
+    let client = scenario.client("curl").await;
+    assert_eq!(
+        ask(&client, "/full", &[]).await.status,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    // Others go on. A consumer's route isn't a waypoint's matter.
+    let other = client.get(service("ratings"), "/").await;
+    assert_eq!(other.status, StatusCode::OK);
+    assert_eq!(scenario.app("ratings-v1").last().header("x-consumer"), "");
+
+    scenario.change(|text| without_lines(text, &["RequestMirror", "type: CORS"]));
+    scenario.until_refused(&[]).await;
+    scenario.istiod.until_synced().await;
+    scenario.pod.until_ready().await;
+    matches_and_headers(&scenario, &client).await;
+    redirect_and_rewrites(&scenario, &client).await;
+    timeouts_and_retries(&scenario, &client).await;
+    backends(&scenario, &client).await;
+}
+
+async fn matches_and_headers(scenario: &Scenario, client: &Ztunnel) {
+    let user = [("x-user", "jason"), ("x-re", "a1b"), ("x-remove", "1")];
+    let mut by_v1 = 0;
+    for _ in 0..40 {
+        let answer = ask(client, "/exact", &user).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        assert_eq!(
+            (answer.header("x-rset"), answer.header("x-radd")),
+            ("a".to_owned(), "b".to_owned())
+        );
+        let app = answer.header("x-app");
+        let seen = scenario.app(&app).last();
+        let headers = ["x-set", "x-add", "x-remove", "x-backend"].map(|name| seen.header(name));
+        let backend = if app == "reviews-v1" { "v1" } else { "" };
+        assert_eq!(headers, ["a", "b", "", backend], "{app}");
+        by_v1 += usize::from(app == "reviews-v1");
+    }
+    assert!((15..40).contains(&by_v1), "three of four: {by_v1}");
+    assert!(scenario.app("reviews-v3").seen().is_empty(), "weight 0");
+    scenario
+        .until_logged(&["GET /exact", "exact-and-header"])
+        .await;
+    let (only_user, other_re) = (&user[..1], [user[0], ("x-re", "b")]);
+    let cases = [
+        ("/exact", only_user, 404),
+        ("/exact", &other_re, 404),
+        ("/exact/", &user, 404),
+        ("/item/12?q=1&r=abc", &[], 200),
+        ("/item/12?q=1&r=ABC", &[], 404),
+        ("/item/12?q=1", &[], 404),
+        ("/item/x?q=1&r=abc", &[], 404),
+        ("/nothing", &[], 404),
+        // The younger route, on every port; the host that it names is no condition in a mesh.
+        ("/nothing", &[("x-canary", "yes")], 200),
+    ];
+    for (path, headers, status) in cases {
+        let answer = ask(client, path, headers).await;
+        assert_eq!(answer.status, status, "{path} {headers:?}");
+    }
+    assert_eq!(scenario.app("reviews-v3").last().target, "/nothing");
+    let posted = request(Method::POST, "/item/12?q=1&r=abc", &[]);
+    let answer = client.request(service("reviews"), posted).await;
+    assert_eq!(answer.status, StatusCode::NOT_FOUND);
+    scenario.until_logged(&["POST /item/12", " 404 NR "]).await;
+}
+
+async fn redirect_and_rewrites(scenario: &Scenario, client: &Ztunnel) {
+    let moved = ask(client, "/old/a?b=c", &[]).await;
+    assert_eq!(
+        (moved.status, moved.header("location").as_str()),
+        (
+            StatusCode::MOVED_PERMANENTLY,
+            "https://new.example.com:8443/new/a?b=c"
+        )
+    );
+    let cases = [
+        ("/prefix/a/b?c", "/a/b?c", "rewritten.example.com"),
+        ("/full/a?b=c", "/all?b=c", "test"),
+        ("/mirror/a", "/mirror/a", "test"),
+        ("/cors", "/cors", "test"),
+    ];
+    for (path, target, host) in cases {
+        assert_eq!(ask(client, path, &[]).await.status, StatusCode::OK);
+        let seen = scenario.app("reviews-v1").last();
+        assert_eq!(
+            (seen.target.as_str(), seen.header("host").as_str()),
+            (target, host)
+        );
+    }
+}
+
+async fn timeouts_and_retries(scenario: &Scenario, client: &Ztunnel) {
+    let app = scenario.app("reviews-v1");
+    for (status, attempts) in [("503", 4), ("500", 4), ("502", 1), ("404", 1)] {
+        app.forget();
+        let answer = ask(client, "/slow", &[("x-status", status)]).await;
+        assert_eq!(answer.status.as_str(), status);
+        assert_eq!(app.seen().len(), attempts, "{status}");
+    }
+    // Half a second for an attempt; one that timed out is none of those that are made again.
+    app.forget();
+    let began = Instant::now();
+    let answer = ask(client, "/slow", &[("x-delay-ms", "5000")]).await;
+    assert_eq!(answer.status, StatusCode::GATEWAY_TIMEOUT);
+    assert!(began.elapsed() < Duration::from_millis(1500));
+    assert_eq!(app.seen().len(), 1);
+    scenario.until_logged(&["GET /slow", " 504 UT "]).await;
+}
+
+async fn backends(scenario: &Scenario, client: &Ztunnel) {
+    // One of two backends doesn't exist.
+    let mut answers = [0, 0];
+    for _ in 0..40 {
+        match ask(client, "/broken", &[]).await.status {
+            StatusCode::OK => answers[0] += 1,
+            StatusCode::INTERNAL_SERVER_ERROR => answers[1] += 1,
+            other => panic!("{other}"),
+        }
+    }
+    assert!(answers.iter().all(|n| *n > 5), "{answers:?}");
+    // Another namespace's service, which has no ztunnel.
+    let answer = ask(client, "/denied-reference", &[]).await;
+    assert_eq!(
+        (answer.status, answer.header("x-app").as_str()),
+        (StatusCode::OK, "legacy")
+    );
+    scenario
+        .until_metric(
+            "istio_requests_total",
+            &[
+                ("destination_service", "legacy.other.svc.cluster.local"),
+                ("destination_workload", "legacy"),
+                ("connection_security_policy", "mutual_tls"),
+            ],
+            1.0,
+        )
+        .await;
+}
+
+#[tokio::test]
+#[ignore = "needs istiod"]
+async fn traffic_policy() {
+    let mut scenario = Scenario::start("traffic-policy").await;
+    let cluster =
+        |subset: &str| format!("inbound-vip|9080|http{subset}|reviews.default.svc.cluster.local");
+    let clusters = ["", "/v1", "/v2", "/v3"].map(cluster);
+    let mut refused: Vec<_> = clusters
+        .iter()
+        .map(|c| (c.as_str(), "outlier_detection"))
+        .collect();
+    let reviews = chain("reviews");
+    // Of several reasons one is named.
+    let first = "virtual_hosts[0].routes[0].typed_per_filter_config[\"envoy.filters.http.cors\"]";
+    refused.push((&reviews, first));
+    scenario.until_refused(&refused).await;
+    scenario
+        .istiod
+        .until_nacked(CLUSTER, "outlier_detection")
+        .await;
+    scenario.istiod.until_nacked(LISTENER, first).await;
+    let client = scenario.client("curl").await;
+    assert_eq!(
+        ask(&client, "/", &[]).await.status,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    // A delegate's route; a TCP route says nothing of an HTTP port.
+    let details = service("details");
+    assert_eq!(client.get(details, "/d/one/a").await.status, StatusCode::OK);
+    assert_eq!(
+        client.get(details, "/d/two").await.status,
+        StatusCode::NOT_FOUND
+    );
+    let page = client.get(service("productpage"), "/").await;
+    assert_eq!(page.status, StatusCode::OK);
+    let ratings = client.get(service("ratings"), "/").await;
+    assert_eq!(ratings.status, StatusCode::OK);
+
+    // One thing after the other is taken out, and the next is named.
+    let steps = [
+        ("corsPolicy:", &reviews, "retry_priority"),
+        ("retryRemoteLocalities:", &reviews, "hash_policy"),
+        ("outlierDetection:", &clusters[0], "slow_start_config"),
+        ("warmup:", &clusters[2], "ring_hash_lb_config"),
+        ("consistentHash:", &reviews, "request_mirror_policies"),
+        ("mirrors:", &reviews, "envoy.filters.http.fault"),
+    ];
+    for (without, resource, next) in steps {
+        scenario.change(|text| without_lines(text, &[without]));
+        scenario.until_named(resource, next).await;
+    }
+    scenario.change(|text| without_lines(text, &["fault:"]));
+    scenario.until_refused(&[]).await;
+    scenario.istiod.until_synced().await;
+    virtual_service(&scenario, &client).await;
+}
+
+async fn virtual_service(scenario: &Scenario, client: &Ztunnel) {
+    let all = [
+        ("host", "reviews:9080"),
+        ("x-a", "1"),
+        ("x-b", "px"),
+        ("x-c", "rest"),
+        ("x-d", ""),
+        ("x-gone", "1"),
+    ];
+    let mut by_v1 = 0;
+    for _ in 0..40 {
+        let answer = ask(client, "/v12/x?q=1", &all).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        let app = answer.header("x-app");
+        let seen = scenario.app(&app).last();
+        let v1 = app == "reviews-v1";
+        assert_eq!(seen.header("x-all"), "/v12/x?q=1");
+        assert_eq!(seen.header("x-gone"), "");
+        assert_eq!(seen.header("x-dst"), if v1 { "v1" } else { "" });
+        assert_eq!(answer.header("x-served-by"), if v1 { "v1" } else { "" });
+        by_v1 += usize::from(v1);
+    }
+    assert!((20..40).contains(&by_v1), "four of five: {by_v1}");
+    let no = [&all[..], &[("x-no", "1")]].concat();
+    let other = ask(client, "/v12/x?q=1", &no).await;
+    assert_eq!(other.header("x-app"), "reviews-v2", "the last rule");
+    let folded = ask(client, "/CI/x", &[]).await;
+    assert_eq!(folded.status, StatusCode::OK);
+
+    // 5xx and 409 are tried again, four times.
+    for status in ["503", "409"] {
+        for version in ["reviews-v1", "reviews-v2"] {
+            scenario.app(version).forget();
+        }
+        let answer = ask(client, "/ci", &[("x-status", status)]).await;
+        assert_eq!(answer.status.as_str(), status);
+        let seen = ["reviews-v1", "reviews-v2"].map(|app| scenario.app(app).seen().len());
+        assert_eq!(seen.iter().sum::<usize>(), 5, "{status}");
+    }
+
+    let cases = [
+        ("/rw/a?b", "/a?b", "other.example.com"),
+        ("/rx/a/b", "/a/b/x", "test"),
+    ];
+    for (path, target, host) in cases {
+        let answer = ask(client, path, &[]).await;
+        let seen = scenario.app(&answer.header("x-app")).last();
+        assert_eq!(
+            (seen.target.as_str(), seen.header("host").as_str()),
+            (target, host)
+        );
+    }
+    let moved = ask(client, "/redirect", &[]).await;
+    assert_eq!(
+        (moved.status, moved.header("location").as_str()),
+        (
+            StatusCode::PERMANENT_REDIRECT,
+            "https://new.example.com:444/to"
+        )
+    );
+    let teapot = ask(client, "/teapot", &[]).await;
+    assert_eq!(
+        (
+            teapot.status,
+            teapot.header("content-type").as_str(),
+            teapot.text().as_str()
+        ),
+        (StatusCode::IM_A_TEAPOT, "text/plain", "short and stout")
+    );
+    // A subset; rules for some sources aren't a waypoint's matter.
+    for _ in 0..10 {
+        assert_eq!(ask(client, "/", &[]).await.header("x-app"), "reviews-v2");
+    }
+    scenario
+        .until_logged(&[
+            "GET / ",
+            "inbound-vip|9080|http/v2|reviews.default.svc.cluster.local",
+        ])
+        .await;
+}

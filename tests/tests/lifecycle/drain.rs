@@ -1,0 +1,555 @@
+//! The end of a waypoint: nobody who is there, or comes meanwhile, loses a request.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use waypoint_hbone::dev_ca::MintedCertificate;
+use waypoint_proxy::run::DrainTimes;
+use waypoint_tests::hbone_stream::HboneStream;
+use waypoint_tests::telemetry::http_get;
+use waypoint_tests::wait::{until, within};
+use waypoint_tests::ztunnel::{Http1, Http2, get, request};
+use waypoint_tests::{App, Mesh, Program, Waypoint, Ztunnel};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_waypoint-under-test");
+
+/// As a pod drains.
+fn open_for(open: Duration) -> DrainTimes {
+    DrainTimes {
+        open,
+        until_unused: false,
+        finish: Duration::ZERO,
+    }
+}
+
+async fn start(mesh: &Mesh, drain: DrainTimes) -> Waypoint {
+    mesh.start_with(|options| options.drain = drain).await
+}
+
+/// Whether the waypoint has said that it takes no more tunnels on this connection.
+async fn is_told(client: &Ztunnel, to: SocketAddr) -> bool {
+    match client.connect_to(&to.to_string(), &[]).await {
+        Ok(_) => false,
+        Err(error) => {
+            assert!(error.is_go_away(), "{error}");
+            assert_eq!(error.reason(), Some(h2::Reason::NO_ERROR));
+            true
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_end_waits_for_what_runs() {
+    let mesh = Mesh::new();
+    let (to, _) = mesh.http_service(1, "web").await;
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let idle = client.http1(to).await;
+    let mut busy = client.http1(to).await;
+    let running = tokio::spawn(async move {
+        busy.send(request(Method::GET, "/slow", &[("x-delay-ms", "600")]))
+            .await
+    });
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    let address = waypoint.address();
+    let readiness = waypoint.running.readiness_addr;
+    let ended = tokio::spawn(waypoint.running.shutdown());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let (status, text) = http_get(readiness, "/healthz/ready").await;
+    assert_eq!((status, text.as_str()), (503, "draining\n"));
+    assert!(
+        tokio::net::TcpStream::connect(address).await.is_err(),
+        "no new connections"
+    );
+    let answer = running.await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(answer.header("connection"), "close");
+    assert!(
+        within("the shutdown", ended).await.unwrap(),
+        "all ended in time"
+    );
+    drop(idle);
+}
+
+#[tokio::test]
+async fn the_end_does_not_wait_for_ever() {
+    let mesh = Mesh::new();
+    let (to, _) = mesh.http_service(1, "web").await;
+    let waypoint = start(&mesh, DrainTimes::at_most(Duration::from_millis(600))).await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let mut busy = client.http1(to).await;
+    let running = tokio::spawn(async move {
+        let slow = request(Method::GET, "/slow", &[("x-delay-ms", "8000")]);
+        busy.start(slow).await.is_ok()
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let started = Instant::now();
+    assert!(!waypoint.running.shutdown().await, "not all ended in time");
+    assert!(started.elapsed() < Duration::from_secs(3));
+    running.abort();
+}
+
+#[tokio::test]
+async fn whoever_comes_while_it_drains_is_served() {
+    let mesh = Mesh::new();
+    let (to, _) = mesh.http_service(1, "web").await;
+    let waypoint = start(&mesh, open_for(Duration::from_secs(3))).await;
+    let before = mesh.client(&waypoint, "default", "curl").await;
+    let mut kept = before.http1(to).await;
+    assert_eq!(kept.send(get("/")).await.header("connection"), "");
+
+    waypoint.running.drain();
+    let (status, _) = http_get(waypoint.running.readiness_addr, "/healthz/ready").await;
+    assert_eq!(status, 503, "readiness fails at once");
+    until("the goodbye to the old connection", async || {
+        is_told(&before, to).await.then_some(())
+    })
+    .await;
+
+    // Whoever doesn't know yet.
+    let late = mesh.client(&waypoint, "default", "curl").await;
+    let answer = late.get(to, "/late").await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(answer.header("connection"), "close");
+    until("the goodbye to the late connection", async || {
+        is_told(&late, to).await.then_some(())
+    })
+    .await;
+    let later = mesh.client(&waypoint, "default", "curl").await;
+    let http2 = later.http2(to).await;
+    assert_eq!(http2.send(get("/later")).await.status, StatusCode::OK);
+
+    // An idle connection is kept, for a request may be on its way.
+    let answer = kept.send(get("/kept")).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(answer.header("connection"), "close");
+    assert!(kept.start(get("/again")).await.is_err(), "it was the last");
+    assert!(within("the shutdown", waypoint.running.shutdown()).await);
+}
+
+#[tokio::test]
+async fn idle_connections_are_closed_at_the_end_and_no_earlier() {
+    let mesh = Mesh::new();
+    let (to, _) = mesh.http_service(1, "web").await;
+    let open = Duration::from_millis(800);
+    let waypoint = start(&mesh, open_for(open)).await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    // One that was used, one that wasn't.
+    let mut used = client.tunnel(to).await;
+    used.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = [0; 4096];
+    let n = used.read(&mut answer).await.unwrap();
+    assert!(answer[..n].starts_with(b"HTTP/1.1 200"));
+    let mut unused = client.tunnel(to).await;
+
+    let started = Instant::now();
+    let ended = tokio::spawn(waypoint.running.shutdown());
+    let end = async |stream: &mut HboneStream| {
+        let mut rest = Vec::new();
+        let _ = within(
+            "the end of an idle connection",
+            stream.read_to_end(&mut rest),
+        )
+        .await;
+        started.elapsed()
+    };
+    for after in [end(&mut used).await, end(&mut unused).await] {
+        assert!(after >= open, "{after:?}");
+        assert!(after < open * 3, "{after:?}");
+    }
+    drop((used, unused, client));
+    assert!(within("the shutdown", ended).await.unwrap());
+}
+
+#[tokio::test]
+async fn an_open_http2_connection_is_told_of_the_end() {
+    let mesh = Mesh::new();
+    let (to, app) = mesh.http_service(1, "web").await;
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let connection = client.http2(to).await;
+    let running = connection.clone();
+    let slow = tokio::spawn(async move {
+        running
+            .send(request(Method::GET, "/slow", &[("x-delay-ms", "500")]))
+            .await
+    });
+    until("the slow request", async || {
+        (!app.seen().is_empty()).then_some(())
+    })
+    .await;
+    let ended = tokio::spawn(waypoint.running.shutdown());
+    let answer = slow.await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(answer.header("connection"), "", "HTTP/2 has no such header");
+    assert!(within("the shutdown", ended).await.unwrap());
+    assert!(connection.start(get("/late")).await.is_err());
+}
+
+#[tokio::test]
+async fn it_may_stay_until_nobody_is_connected() {
+    let mesh = Mesh::new();
+    let (to, _) = mesh.http_service(1, "web").await;
+    let times = DrainTimes {
+        open: Duration::from_millis(200),
+        until_unused: true,
+        finish: Duration::ZERO,
+    };
+    let waypoint = start(&mesh, times).await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let mut kept = client.http1(to).await;
+    kept.send(get("/")).await;
+    let ended = tokio::spawn(waypoint.running.shutdown());
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(!ended.is_finished(), "somebody is connected");
+    assert_eq!(kept.send(get("/")).await.status, StatusCode::OK);
+    drop((kept, client));
+    assert!(within("the shutdown", ended).await.unwrap());
+}
+
+#[tokio::test]
+async fn sigterm_to_the_program_leaves_it_open_for_a_while() {
+    let mesh = Mesh::new();
+    let (to, app) = mesh.http_service(1, "web").await;
+    let seconds = ["--drain-seconds", "2"];
+    let mut program = Program::start(&mesh, BINARY, "", &seconds, |_| {}).await;
+    let client = program.client(&mesh, "curl").await;
+    let mut kept = client.http1(to).await;
+    assert_eq!(kept.send(get("/")).await.status, StatusCode::OK);
+    let told = Instant::now();
+    program.signal("TERM");
+    until("readiness that fails", async || {
+        (program.readiness().await == 503).then_some(())
+    })
+    .await;
+    let answer = kept.send(get("/kept")).await;
+    assert_eq!(answer.header("connection"), "close");
+    // Whoever hasn't heard yet dials, again and again.
+    let mut served = 0;
+    while told.elapsed() < Duration::from_millis(1200) {
+        let late = program.client(&mesh, "curl").await;
+        assert_eq!(late.get(to, "/late").await.status, StatusCode::OK);
+        served += 1;
+    }
+    assert!(served > 0);
+    assert_eq!(app.seen().len(), served + 2);
+    let status = program.ended().await;
+    assert_eq!(status.code(), Some(0));
+    assert!(
+        told.elapsed() >= Duration::from_secs(2),
+        "{:?}",
+        told.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_person_at_the_keyboard_does_not_wait() {
+    let mesh = Mesh::new();
+    let (to, _) = mesh.http_service(1, "web").await;
+    let seconds = ["--drain-seconds", "60"];
+    // Once with an idle client: it ends at once.
+    let mut program = Program::start(&mesh, BINARY, "", &seconds, |_| {}).await;
+    let client = program.client(&mesh, "curl").await;
+    let mut idle = client.http1(to).await;
+    idle.send(get("/")).await;
+    program.signal("INT");
+    let status = program.ends_within(Duration::from_secs(4)).await;
+    assert_eq!(status.code(), Some(0));
+    // Once with a request that goes on and on: the second signal ends it.
+    for first in ["INT", "TERM"] {
+        let mut program = Program::start(&mesh, BINARY, "", &seconds, |_| {}).await;
+        let client = program.client(&mesh, "curl").await;
+        let mut busy = client.http1(to).await;
+        let slow = request(Method::GET, "/slow", &[("x-delay-ms", "60000")]);
+        let running = tokio::spawn(async move { busy.start(slow).await.is_ok() });
+        until("the slow request", async || {
+            let active = program.metric("waypoint_connections_active", &[]).await;
+            (active > 0.0).then_some(())
+        })
+        .await;
+        program.signal(first);
+        until("readiness that fails", async || {
+            (program.readiness().await == 503).then_some(())
+        })
+        .await;
+        program.signal("INT");
+        let status = program.ends_within(Duration::from_secs(4)).await;
+        assert_eq!(status.code(), Some(0));
+        running.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_accepted_when_the_end_comes_still_gets_its_answer() {
+    let mesh = Mesh::new();
+    let (to, _) = mesh.http_service(1, "web").await;
+    let waypoint = start(&mesh, open_for(Duration::ZERO)).await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (mut http1, http2) = (client.tunnel(to).await, client.tunnel(to).await);
+    let ended = tokio::spawn(waypoint.running.shutdown());
+    // The request is on its way while the waypoint begins to end.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    http1
+        .write_all(b"GET /one HTTP/1.1\r\nhost: test\r\n\r\n")
+        .await
+        .unwrap();
+    let second = tokio::spawn(async move { Http2::over(http2).await.send(get("/two")).await });
+    let mut answer = String::new();
+    let _ = within("an answer", http1.read_to_string(&mut answer)).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    assert!(
+        answer.to_ascii_lowercase().contains("connection: close"),
+        "{answer}"
+    );
+    drop(http1);
+    let answer = within("an HTTP/2 answer", second).await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(within("the shutdown", ended).await.unwrap());
+}
+
+async fn echo(mut tcp: TcpStream) {
+    let (mut read, mut write) = tcp.split();
+    let _ = tokio::io::copy(&mut read, &mut write).await;
+}
+
+async fn say(stream: &mut HboneStream, word: &[u8; 5]) {
+    stream.write_all(word).await.unwrap();
+    let mut echo = [0; 5];
+    within("an echo", stream.read_exact(&mut echo))
+        .await
+        .unwrap();
+    assert_eq!(&echo, word);
+}
+
+/// Streams without an end of their own: they have the last time, then both ends are closed and they are written down.
+#[tokio::test]
+async fn websockets_and_tcp_streams_have_the_last_time() {
+    let mesh = Mesh::new();
+    let (web, _) = mesh.http_service(1, "web").await;
+    mesh.describe_pod(2, "db-1", "db", false);
+    let closed = Arc::new(AtomicUsize::new(0));
+    let counted = closed.clone();
+    App::tcp(SocketAddr::new(mesh.pod_ip(2), 8080), move |tcp| {
+        let counted = counted.clone();
+        async move {
+            echo(tcp).await;
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    })
+    .await;
+    let db = mesh.service_with_port(2, "db", "{name: tcp, port: 80, targetPort: 8080}");
+    let times = DrainTimes {
+        open: Duration::from_millis(300),
+        until_unused: false,
+        finish: Duration::from_millis(900),
+    };
+    let waypoint = start(&mesh, times).await;
+    let (address, log) = (
+        waypoint.running.stats_addr,
+        mesh.folder().join("access.log"),
+    );
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let mut tcp = client.tunnel(db).await;
+    say(&mut tcp, b"hello").await;
+    let mut chat = client.tunnel(web).await;
+    chat.write_all(
+        b"GET /chat HTTP/1.1\r\nhost: web\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n",
+    )
+    .await
+    .unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(within("the 101", chat.read_u8()).await.unwrap());
+    }
+    say(&mut chat, b"hello").await;
+
+    let started = Instant::now();
+    let ended = tokio::spawn(waypoint.running.shutdown());
+    // Both go on, past the open phase.
+    while started.elapsed() < Duration::from_millis(700) {
+        say(&mut tcp, b"again").await;
+        say(&mut chat, b"again").await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(http_get(address, "/healthz/ready").await.0 == 503);
+    for stream in [&mut tcp, &mut chat] {
+        let mut rest = Vec::new();
+        let end = within("the end", stream.read_to_end(&mut rest)).await;
+        assert!(end.is_err(), "what is cut off doesn't look finished");
+        assert!(started.elapsed() >= Duration::from_millis(1200));
+    }
+    assert!(
+        !within("the shutdown", ended).await.unwrap(),
+        "they were cut off"
+    );
+    until("the end at the backend", async || {
+        (closed.load(Ordering::Relaxed) == 1).then_some(())
+    })
+    .await;
+    let log = std::fs::read_to_string(log).unwrap();
+    let line = |part: &str| {
+        log.lines()
+            .find(|line| line.contains(part))
+            .unwrap_or_default()
+    };
+    assert!(line("/chat").contains("waypoint_ended"), "{log}");
+    assert!(line("db.default").contains("waypoint_ended"), "{log}");
+}
+
+/// A client's ztunnel in a rolling replacement: its connections go to the old waypoint until it has heard, late, that the old
+/// one isn't ready. It sends nothing twice that could have been carried out.
+struct Rolling {
+    target: Mutex<SocketAddr>,
+    certificate: MintedCertificate,
+    to: SocketAddr,
+    stop: AtomicBool,
+    answered: AtomicUsize,
+    moved: AtomicUsize,
+}
+
+impl Rolling {
+    async fn connect(&self) -> Ztunnel {
+        let target = *self.target.lock();
+        Ztunnel::connect(target, &self.certificate).await.unwrap()
+    }
+
+    fn goes_on(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed)
+    }
+
+    /// A tunnel, on another connection if this one was told goodbye.
+    async fn tunnel(&self, ztunnel: &mut Option<Ztunnel>) -> HboneStream {
+        loop {
+            let current = match ztunnel.take() {
+                Some(current) => current,
+                None => self.connect().await,
+            };
+            match current.connect_to(&self.to.to_string(), &[]).await {
+                Ok((status, stream)) => {
+                    assert_eq!(status, StatusCode::OK);
+                    *ztunnel = Some(current);
+                    return stream;
+                }
+                Err(error) => {
+                    assert!(error.is_go_away(), "{error}");
+                    assert_eq!(error.reason(), Some(h2::Reason::NO_ERROR), "{error}");
+                    self.moved.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Whether the client may go on with the connection.
+    async fn answered(&self, response: http::Response<Incoming>) -> bool {
+        assert_eq!(response.status(), StatusCode::OK);
+        let close = response.headers().contains_key("connection");
+        let body = within("the body", response.into_body().collect()).await;
+        assert_eq!(body.unwrap().to_bytes(), "web\n");
+        self.answered.fetch_add(1, Ordering::Relaxed);
+        !close
+    }
+
+    async fn keep_alive(self: Arc<Rolling>) {
+        let mut ztunnel = None;
+        while self.goes_on() {
+            let mut connection = Http1::over(self.tunnel(&mut ztunnel).await).await;
+            while self.goes_on() {
+                let response = connection.start(get("/")).await.unwrap();
+                if !self.answered(response).await {
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn http2(self: Arc<Rolling>) {
+        let mut ztunnel = None;
+        while self.goes_on() {
+            let connection = Http2::over(self.tunnel(&mut ztunnel).await).await;
+            while self.goes_on() {
+                match connection.start(get("/")).await {
+                    Ok(response) => {
+                        self.answered(response).await;
+                    }
+                    Err(error) if never_carried_out(&error) => break,
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+        }
+    }
+
+    async fn tunnel_per_request(self: Arc<Rolling>) {
+        let mut ztunnel = None;
+        while self.goes_on() {
+            let mut connection = Http1::over(self.tunnel(&mut ztunnel).await).await;
+            let response = connection.start(get("/")).await.unwrap();
+            self.answered(response).await;
+        }
+    }
+}
+
+/// The connection had said goodbye: what GOAWAY doesn't cover may be sent again elsewhere.
+fn never_carried_out(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|e| e.downcast_ref::<h2::Error>());
+    error.is_closed()
+        || error.is_canceled()
+        || cause.is_some_and(|e| e.is_go_away() && e.reason() == Some(h2::Reason::NO_ERROR))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_replacement_loses_no_request() {
+    let mesh = Mesh::new();
+    let (to, app) = mesh.http_service(1, "web").await;
+    let old = start(&mesh, open_for(Duration::from_secs(2))).await;
+    let new = start(&mesh, open_for(Duration::from_secs(2))).await;
+    let rolling = Arc::new(Rolling {
+        target: Mutex::new(old.address()),
+        certificate: mesh.certificate("default", "curl"),
+        to,
+        stop: AtomicBool::new(false),
+        answered: AtomicUsize::new(0),
+        moved: AtomicUsize::new(0),
+    });
+    // The mesh learns of readiness late.
+    let (readiness, next, told) = (old.running.readiness_addr, new.address(), rolling.clone());
+    let watching = tokio::spawn(async move {
+        while http_get(readiness, "/healthz/ready").await.0 == 200 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(800)).await;
+        *told.target.lock() = next;
+    });
+    let mut loads = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        loads.spawn(rolling.clone().keep_alive());
+        loads.spawn(rolling.clone().http2());
+        loads.spawn(rolling.clone().tunnel_per_request());
+    }
+    let answered = || rolling.answered.load(Ordering::Relaxed);
+    until("some load", async || (answered() > 200).then_some(())).await;
+    let before = answered();
+    let clean = within("the shutdown", old.running.shutdown()).await;
+    let during = answered() - before;
+    assert!(clean, "nothing of the old one was cut off");
+    assert!(watching.is_finished(), "the mesh has heard in time");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    rolling.stop.store(true, Ordering::Relaxed);
+    while let Some(ended) = loads.join_next().await {
+        ended.unwrap();
+    }
+    assert!(during > 100, "{during} requests while it drained");
+    assert!(rolling.moved.load(Ordering::Relaxed) > 0);
+    let labels = [("response_code", "200")];
+    assert!(new.metric("istio_requests_total", &labels).await > 0.0);
+    assert_eq!(app.seen().len(), answered(), "none was sent twice");
+}

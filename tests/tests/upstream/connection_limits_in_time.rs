@@ -1,0 +1,131 @@
+//! Time limits of connections, not of requests: how long one may take to be made, and how long a TCP stream may be
+//! silent. Standalone manifests don't say these, so a scripted istiod does.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use envoy_types::pb::google::protobuf::Duration as DurationProto;
+use http::StatusCode;
+use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use waypoint_config::resource::{Resource, ResourceType};
+use waypoint_tests::wait::within;
+use waypoint_tests::ztunnel::get;
+use waypoint_tests::{App, ControlPlane, Mesh};
+
+fn proto(limit: Duration) -> Option<DurationProto> {
+    Some(DurationProto {
+        seconds: limit.as_secs() as i64,
+        nanos: limit.subsec_nanos() as i32,
+    })
+}
+
+/// The mesh's resources, with another limit for making connections to services.
+fn connecting_within(mesh: &Mesh, limit: Duration) -> Vec<Resource> {
+    let mut resources = mesh.resources();
+    for resource in &mut resources {
+        if resource.kind == ResourceType::Cluster && resource.name.starts_with("inbound-vip|") {
+            let mut cluster = Cluster::decode(resource.body.clone()).unwrap();
+            cluster.connect_timeout = proto(limit);
+            resource.body = cluster.encode_to_vec().into();
+        }
+    }
+    resources
+}
+
+/// The mesh's resources, with another limit for silent TCP streams.
+fn silent_for(mesh: &Mesh, limit: Duration) -> Vec<Resource> {
+    let mut resources = mesh.resources();
+    for resource in &mut resources {
+        if resource.kind != ResourceType::Listener || resource.name != "main_internal" {
+            continue;
+        }
+        let mut listener = Listener::decode(resource.body.clone()).unwrap();
+        let filters = listener
+            .filter_chains
+            .iter_mut()
+            .flat_map(|c| &mut c.filters);
+        let mut changed = 0;
+        for filter in filters.filter(|f| f.name == "envoy.filters.network.tcp_proxy") {
+            if let Some(filter::ConfigType::TypedConfig(any)) = &mut filter.config_type {
+                let mut proxy = TcpProxy::decode(&*any.value).unwrap();
+                proxy.idle_timeout = proto(limit);
+                any.value = proxy.encode_to_vec();
+                changed += 1;
+            }
+        }
+        assert!(changed > 0);
+        resource.body = listener.encode_to_vec().into();
+    }
+    resources
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_made_in_time_is_given_up() {
+    const LIMIT: Duration = Duration::from_millis(600);
+    let mesh = Mesh::new();
+    mesh.describe_pod(1, "web-1", "web", false);
+    let to = mesh.service(1, "web");
+    // Its queue is full: the kernel lets further handshakes wait.
+    let backend = SocketAddr::new(mesh.pod_ip(1), 8080);
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(backend).unwrap();
+    let full = socket.listen(1).unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(Ok(tcp)) =
+        tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(backend)).await
+    {
+        waiting.push(tcp);
+    }
+    let istiod = ControlPlane::start(&mesh).await;
+    istiod.discovery.set(connecting_within(&mesh, LIMIT));
+    let waypoint = mesh.start_under(&istiod).await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let begun = Instant::now();
+    let answer = client.request(to, get("/slow-to-connect")).await;
+    let took = begun.elapsed();
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    // One attempt, and istiod's two retries.
+    assert!(took >= LIMIT, "{took:?}");
+    assert!(took < LIMIT * 3 + Duration::from_secs(4), "{took:?}");
+    let line = waypoint.until_logged("/slow-to-connect").await;
+    assert!(line.contains(" UF"), "{line}");
+    drop(full);
+}
+
+#[tokio::test]
+async fn a_tcp_stream_is_silent_from_its_last_byte_in_either_direction() {
+    const LIMIT: Duration = Duration::from_millis(1500);
+    let mesh = Mesh::new();
+    mesh.describe_pod(1, "db-1", "db", false);
+    let backend = SocketAddr::new(mesh.pod_ip(1), 8080);
+    App::tcp(backend, |mut tcp| async move {
+        let (mut read, mut write) = tcp.split();
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+    })
+    .await;
+    let to = mesh.service_with_port(1, "db", "{name: tcp, port: 80, targetPort: 8080}");
+    let istiod = ControlPlane::start(&mesh).await;
+    istiod.discovery.set(silent_for(&mesh, LIMIT));
+    let waypoint = mesh.start_under(&istiod).await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let mut tunnel = client.tunnel(to).await;
+    // Longer than the limit all in all, never silent for that long.
+    let mut byte = [0];
+    for _ in 0..8 {
+        tunnel.write_all(b"x").await.unwrap();
+        within("the echo", tunnel.read_exact(&mut byte))
+            .await
+            .unwrap();
+        tokio::time::sleep(LIMIT / 4).await;
+    }
+    let silent = Instant::now();
+    let end = within("the end", tunnel.read(&mut byte)).await;
+    assert!(!matches!(end, Ok(1..)), "{end:?}");
+    let took = silent.elapsed() + LIMIT / 4;
+    assert!(took >= LIMIT - Duration::from_millis(50), "{took:?}");
+}
