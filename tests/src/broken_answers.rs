@@ -90,7 +90,7 @@ async fn http1_answer(ztunnel: &Ztunnel, to: SocketAddr, path: &str) -> String {
     tunnel.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
-    let pause = std::time::Duration::from_secs(3);
+    let pause = std::time::Duration::from_secs(10);
     let end = loop {
         match tokio::time::timeout(pause, tunnel.read(&mut buffer)).await {
             Err(_) => break "open",

@@ -36,6 +36,7 @@ use prost::Message;
 use waypoint_config::resource::{Resource, ResourceType};
 
 use crate::mesh::Mesh;
+use crate::wait::PATIENCE;
 
 const HCM: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const HTTP_STATE: &str =
@@ -394,7 +395,7 @@ impl Envoy {
     }
 
     fn until_ready(&mut self, admin: SocketAddr) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             if is_ready(admin) {
                 return;

@@ -22,6 +22,7 @@ pub mod load;
 pub mod logs;
 pub mod mesh;
 pub mod name_server;
+pub mod pace;
 pub mod pod_ztunnel;
 pub mod program;
 pub mod scenario;

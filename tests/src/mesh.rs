@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use tokio::sync::{Mutex, MutexGuard};
 use waypoint_config::resource::Resource;
 use waypoint_config::standalone::StandaloneSource;
 use waypoint_hbone::dev_ca::{DevCa, MintedCertificate};
@@ -51,11 +52,15 @@ spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, p
 /// A day.
 const TTL: Duration = Duration::from_secs(24 * 3600);
 
+/// Who has it is alone. Fair: stories get it in the order in which they asked.
+static STAGE: Mutex<()> = Mutex::const_new(());
+
 /// What a story plays in.
 pub struct Mesh {
     net: u8,
     folder: PathBuf,
     pub ca: DevCa,
+    _stage: Option<MutexGuard<'static, ()>>,
 }
 
 impl Mesh {
@@ -64,6 +69,15 @@ impl Mesh {
     pub fn new() -> Mesh {
         let mesh = Mesh::empty();
         mesh.manifest("base.yaml", BASE);
+        mesh
+    }
+
+    /// The same for a story that measures, or gives the machine much to do: of those in one binary, one plays at a time.
+    /// One that never asks may play beside it, so they are in a room of their own: `tests/hostile`.
+    pub async fn alone() -> Mesh {
+        let stage = STAGE.lock().await;
+        let mut mesh = Mesh::new();
+        mesh._stage = Some(stage);
         mesh
     }
 
@@ -78,7 +92,12 @@ impl Mesh {
             std::env::temp_dir().join(format!("waypoint-story-{}-{net}", std::process::id()));
         fs::create_dir_all(folder.join("manifests")).unwrap();
         let ca = DevCa::open_or_create(&folder.join("ca")).unwrap();
-        Mesh { net, folder, ca }
+        Mesh {
+            net,
+            folder,
+            ca,
+            _stage: None,
+        }
     }
 
     /// Writes a manifest at once, as `mv` does.

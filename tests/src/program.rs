@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
 
 use crate::mesh::Mesh;
 use crate::telemetry::{http_get, metric};
@@ -103,12 +102,6 @@ impl Program {
     /// Waits for the end.
     pub async fn ended(&mut self) -> ExitStatus {
         until("the program's end", async || self.child.try_wait().unwrap()).await
-    }
-
-    /// How long it takes to end from now on.
-    pub async fn ends_within(&mut self, limit: Duration) -> ExitStatus {
-        let ended = tokio::time::timeout(limit, self.ended()).await;
-        ended.unwrap_or_else(|_| panic!("it runs after {limit:?}"))
     }
 }
 

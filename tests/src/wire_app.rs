@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::app::App;
+use crate::wait::unless_silent;
 
 /// So long nothing may come before a request counts as complete.
 const QUIET: Duration = Duration::from_millis(60);
@@ -38,15 +39,14 @@ impl Recorder {
         let mut buffer = [0; 16 * 1024];
         let mut answered = false;
         loop {
-            let read = tokio::time::timeout(QUIET, tcp.read(&mut buffer)).await;
-            match read {
-                Ok(Ok(0) | Err(_)) => return,
-                Ok(Ok(n)) => {
+            match unless_silent(QUIET, tcp.read(&mut buffer)).await {
+                Some(Ok(0) | Err(_)) => return,
+                Some(Ok(n)) => {
                     answered = false;
                     self.0.lock()[index].extend_from_slice(&buffer[..n]);
                 }
-                Err(_) if answered || head(&self.0.lock()[index]).is_none() => {}
-                Err(_) => {
+                None if answered || head(&self.0.lock()[index]).is_none() => {}
+                None => {
                     answered = true;
                     let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
                     let _ = tcp.write_all(answer).await;
@@ -265,10 +265,12 @@ impl Script {
             if then == Then::Wait {
                 continue;
             }
-            // What was written shall be seen before the end is.
-            tokio::time::sleep(Duration::from_millis(30)).await;
+            // What was written shall be seen before the end is; a reset throws away what isn't read yet.
             if then == Then::Reset {
+                tokio::time::sleep(Duration::from_millis(300)).await;
                 let _ = tcp.set_zero_linger();
+            } else {
+                tokio::time::sleep(Duration::from_millis(30)).await;
             }
             return;
         }

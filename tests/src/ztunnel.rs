@@ -21,7 +21,12 @@ use tokio_rustls::client::TlsStream;
 use waypoint_hbone::dev_ca::MintedCertificate;
 
 use crate::hbone_stream::HboneStream;
-use crate::wait::within;
+use crate::wait::{unless_silent, within};
+
+/// So long an answer to bytes may take to begin.
+const FIRST: Duration = Duration::from_secs(10);
+/// And so long its next part.
+const NEXT: Duration = Duration::from_millis(400);
 
 /// A client's ztunnel with one HBONE connection.
 pub struct Ztunnel {
@@ -170,18 +175,18 @@ impl Ztunnel {
         self.request(to, get(path)).await
     }
 
-    /// Bytes as they are into a tunnel; what comes back until it is closed, or nothing more comes.
+    /// Bytes as they are into a tunnel; what comes back until it is closed, or nothing more comes. The first of it may
+    /// take its time.
     pub async fn raw(&self, to: SocketAddr, bytes: &[u8]) -> String {
         self.exchange(to, bytes).await.0
     }
 
     /// As [`Ztunnel::raw`], and how it ended.
     pub async fn exchange(&self, to: SocketAddr, bytes: &[u8]) -> (String, End) {
-        self.exchange_until_quiet(to, bytes, Duration::from_millis(400))
-            .await
+        self.exchange_until_quiet(to, bytes, NEXT).await
     }
 
-    /// As [`Ztunnel::exchange`], until nothing came for so long.
+    /// As [`Ztunnel::exchange`], where the next part of an answer may be so late, and its end.
     pub async fn exchange_until_quiet(
         &self,
         to: SocketAddr,
@@ -193,13 +198,15 @@ impl Ztunnel {
         let _ = stream.write_all(bytes).await;
         let mut answer = Vec::new();
         let mut buffer = [0; 4096];
+        let mut silence = FIRST;
         let end = loop {
-            match tokio::time::timeout(pause, stream.read(&mut buffer)).await {
-                Err(_) => break End::Quiet,
-                Ok(Err(_)) => break End::Reset,
-                Ok(Ok(0)) => break End::Closed,
-                Ok(Ok(n)) => answer.extend_from_slice(&buffer[..n]),
+            match unless_silent(silence, stream.read(&mut buffer)).await {
+                None => break End::Quiet,
+                Some(Err(_)) => break End::Reset,
+                Some(Ok(0)) => break End::Closed,
+                Some(Ok(n)) => answer.extend_from_slice(&buffer[..n]),
             }
+            silence = pause;
         };
         (String::from_utf8_lossy(&answer).into_owned(), end)
     }

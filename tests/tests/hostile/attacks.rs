@@ -21,7 +21,7 @@ use waypoint_tests::{App, Mesh, Waypoint};
 
 const CONNECTIONS: usize = 4;
 /// A flood is over long before, even where everything is slow.
-const LENGTH: Duration = Duration::from_secs(8);
+const LENGTH: Duration = Duration::from_secs(30);
 /// What goes on as long as it may.
 const SHORT: Duration = Duration::from_secs(1);
 /// A debug build on a busy machine.
@@ -44,7 +44,7 @@ struct Scene {
 }
 
 async fn scene() -> Scene {
-    let mesh = Mesh::new();
+    let mesh = Mesh::alone().await;
     let (to, app) = mesh.http_service(1, "web").await;
     mesh.manifest("policy.yaml", POLICY);
     let waypoint = mesh.start().await;
@@ -169,7 +169,7 @@ async fn attack_a_long_stream_of_small_messages_is_no_flood() {
 
 async fn small_messages(messages: usize, length: Duration) {
     const MESSAGE: [u8; 12] = [7; 12];
-    let mesh = Mesh::new();
+    let mesh = Mesh::alone().await;
     mesh.describe_pod(1, "echo-1", "echo", false);
     echo(SocketAddr::new(mesh.pod_ip(1), 8080)).await;
     let to = mesh.service_with_port(1, "echo", "{name: grpc, port: 80, targetPort: 8080}");

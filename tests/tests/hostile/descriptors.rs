@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
 use tokio::net::TcpStream;
+use waypoint_tests::pace::Pace;
 use waypoint_tests::wait::{until, within};
 use waypoint_tests::ztunnel::{get, request};
 use waypoint_tests::{Mesh, Program, Ztunnel};
@@ -12,17 +13,23 @@ const BINARY: &str = env!("CARGO_BIN_EXE_waypoint-under-test");
 const FEW: &str = "ulimit -n 200";
 const SOON: Duration = Duration::from_secs(2);
 
-async fn probe(program: &Program) {
-    let started = Instant::now();
+async fn answers(program: &Program) {
     assert_eq!(within("a probe", program.readiness()).await, 200);
-    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+}
+
+/// A probe that is answered as soon as one was before.
+async fn probe(program: &Program, before: Pace) {
+    let started = Instant::now();
+    answers(program).await;
+    before.assert(started.elapsed(), SOON, "a probe");
 }
 
 #[tokio::test]
 async fn strangers_and_clients_leave_descriptors_for_probes_and_upstreams() {
-    let mesh = Mesh::new();
+    let mesh = Mesh::alone().await;
     let (to, _) = mesh.http_service(1, "web").await;
     let program = Program::start(&mesh, BINARY, FEW, &[], |_| {}).await;
+    let pace = Pace::of(async || answers(&program).await).await;
     // Those who say nothing, on every port.
     let mut silent = Vec::new();
     for port in [
@@ -35,7 +42,7 @@ async fn strangers_and_clients_leave_descriptors_for_probes_and_upstreams() {
             silent.push(TcpStream::connect(port).await.unwrap());
         }
     }
-    probe(&program).await;
+    probe(&program, pace).await;
     // As many clients as there may be, and a few more.
     let certificate = mesh.certificate("default", "curl");
     let mut clients = Vec::new();
@@ -49,21 +56,22 @@ async fn strangers_and_clients_leave_descriptors_for_probes_and_upstreams() {
         "{} clients",
         clients.len()
     );
-    probe(&program).await;
+    probe(&program, pace).await;
     for client in &clients {
         let answer = within("an answer", client.get(to, "/")).await;
         assert_eq!(answer.status, StatusCode::OK);
     }
     let refused = program.metric("waypoint_connections_refused_total", &[("reason", "limit")]);
     assert!(refused.await > 0.0);
-    probe(&program).await;
+    probe(&program, pace).await;
 }
 
 #[tokio::test]
 async fn idle_connections_to_upstreams_go_when_others_need_their_descriptors() {
-    let mesh = Mesh::new();
+    let mesh = Mesh::alone().await;
     let (to, app) = mesh.http_service(1, "web").await;
     let program = Program::start(&mesh, BINARY, FEW, &[], |_| {}).await;
+    let pace = Pace::of(async || answers(&program).await).await;
     let client = program.client(&mesh, "curl").await;
     // As many upstream connections as there is room for, and none is in use any more.
     let mut connections = Vec::new();
@@ -73,7 +81,7 @@ async fn idle_connections_to_upstreams_go_when_others_need_their_descriptors() {
     let mut requests = tokio::task::JoinSet::new();
     for mut connection in connections {
         requests.spawn(async move {
-            let slow = request(Method::GET, "/", &[("x-delay-ms", "1000")]);
+            let slow = request(Method::GET, "/", &[("x-delay-ms", "3000")]);
             connection.send(slow).await.status
         });
     }
@@ -101,14 +109,15 @@ async fn idle_connections_to_upstreams_go_when_others_need_their_descriptors() {
         (scarce > 0.0).then_some(())
     })
     .await;
-    probe(&program).await;
+    probe(&program, pace).await;
 }
 
 #[tokio::test]
 async fn more_requests_than_descriptors_are_refused_one_by_one() {
-    let mesh = Mesh::new();
+    let mesh = Mesh::alone().await;
     let (to, _) = mesh.http_service(1, "web").await;
     let program = Program::start(&mesh, BINARY, FEW, &[], |_| {}).await;
+    let pace = Pace::of(async || answers(&program).await).await;
     let mut clients = Vec::new();
     for _ in 0..3 {
         clients.push(program.client(&mesh, "curl").await);
@@ -120,12 +129,12 @@ async fn more_requests_than_descriptors_are_refused_one_by_one() {
     let mut requests = tokio::task::JoinSet::new();
     for mut connection in connections {
         requests.spawn(async move {
-            let slow = request(Method::GET, "/", &[("x-delay-ms", "1500")]);
+            let slow = request(Method::GET, "/", &[("x-delay-ms", "4000")]);
             connection.send(slow).await.status
         });
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
-    probe(&program).await;
+    probe(&program, pace).await;
     let (mut served, mut refused) = (0, 0);
     while let Some(status) = requests.join_next().await {
         match status.unwrap() {
@@ -140,7 +149,7 @@ async fn more_requests_than_descriptors_are_refused_one_by_one() {
     );
     // And then it is as before.
     assert_eq!(clients[0].get(to, "/").await.status, StatusCode::OK);
-    probe(&program).await;
+    probe(&program, pace).await;
     let mut again = clients[1].http1(to).await;
     assert_eq!(again.send(get("/")).await.status, StatusCode::OK);
 }

@@ -28,7 +28,7 @@ struct Scene {
 }
 
 async fn scene() -> Scene {
-    let mesh = Mesh::new();
+    let mesh = Mesh::alone().await;
     let (to, app) = mesh.http_service(1, "web").await;
     let waypoint = mesh.start().await;
     Scene {

@@ -55,7 +55,7 @@ struct Scene {
 impl Scene {
     /// With the setting's limit.
     async fn new(limit: u64) -> Scene {
-        let mesh = Mesh::new();
+        let mesh = Mesh::alone().await;
         let limit_text = format!("{}Mi", limit / MIB);
         Scene::over(mesh, &["--memory-limit", &limit_text], None, limit).await
     }
@@ -590,7 +590,7 @@ async fn pod(name: &str) -> (Option<Group>, Scene) {
         None => &["--memory-limit", "1Gi"],
     };
     let folder = group.as_ref().map(|group| group.0.clone());
-    let scene = Scene::over(Mesh::new(), arguments, folder.as_deref(), POD).await;
+    let scene = Scene::over(Mesh::alone().await, arguments, folder.as_deref(), POD).await;
     let limit = scene
         .waypoint
         .metric("waypoint_memory_limit_bytes", &[])

@@ -10,7 +10,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use waypoint_tests::pod_ztunnel::Behaviour;
-use waypoint_tests::wait::within;
+use waypoint_tests::wait::{until, within};
 use waypoint_tests::ztunnel::{get, request};
 use waypoint_tests::{App, Mesh};
 
@@ -276,12 +276,16 @@ async fn a_slow_reader_holds_the_sender_back() {
     let mut connection = curl.http1(to).await;
     let response = connection.start(get("/")).await.unwrap();
     // Nobody reads; what the sender gets rid of is bounded by sockets and windows.
-    tokio::time::sleep(Duration::from_millis(700)).await;
-    let first = sent.load(std::sync::atomic::Ordering::Relaxed);
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let second = sent.load(std::sync::atomic::Ordering::Relaxed);
-    assert_eq!(first, second, "the sender stands still");
-    assert!(second < 32 << 20, "{second} bytes went somewhere");
+    let mut before = 0;
+    let held = until("a sender that stands still", async || {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let now = sent.load(std::sync::atomic::Ordering::Relaxed);
+        let still = now > 0 && now == before;
+        before = now;
+        still.then_some(now)
+    })
+    .await;
+    assert!(held < 32 << 20, "{held} bytes went somewhere");
     drop(response);
 }
 
@@ -421,7 +425,10 @@ async fn a_client_that_goes_away_frees_the_upstream_and_is_recorded() {
         .header("host", "web")
         .body(StreamBody::new(frames).boxed_unsync());
     let sent = tokio::spawn(async move { sender.send_request(upload.unwrap()).await.is_ok() });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    until("the request at the backend", async || {
+        (app.connections() == 1).then_some(())
+    })
+    .await;
     driver.abort();
     sent.abort();
     let line = waypoint.until_logged("/half").await;

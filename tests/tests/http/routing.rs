@@ -440,20 +440,14 @@ async fn redirects_know_ports_and_keep_what_they_are_not_told() {
 async fn a_backends_time_is_limited_per_attempt() {
     let mesh = Mesh::new();
     let (to, a, _) = three(&mesh).await;
-    let rules = "  - timeouts: {request: 5s, backendRequest: 100ms}\n    backendRefs: [{name: a, port: 80}]\n";
+    let rules = "  - timeouts: {request: 300s, backendRequest: 100ms}\n    backendRefs: [{name: a, port: 80}]\n";
     mesh.manifest("route.yaml", &route("web", rules));
     let waypoint = mesh.start().await;
     let client = mesh.client(&waypoint, "default", "curl").await;
-    let started = std::time::Instant::now();
-    let answer = client
-        .request(to, request(Method::GET, "/slow", &[("x-delay-ms", "4000")]))
-        .await;
+    // It waits for neither the backend nor the whole request's time.
+    let slow = request(Method::GET, "/slow", &[("x-delay-ms", "300000")]);
+    let answer = client.request(to, slow).await;
     assert_eq!(answer.status, StatusCode::GATEWAY_TIMEOUT);
-    assert!(
-        started.elapsed().as_millis() < 2500,
-        "{:?}",
-        started.elapsed()
-    );
     let line = waypoint.until_logged("/slow").await;
     assert!(line.contains(" 504 U"), "{line}");
     assert!(!a.seen().is_empty());

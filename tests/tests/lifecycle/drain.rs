@@ -34,6 +34,14 @@ async fn start(mesh: &Mesh, drain: DrainTimes) -> Waypoint {
     mesh.start_with(|options| options.drain = drain).await
 }
 
+/// Waits until a request is at the backend.
+async fn until_seen(app: &App) {
+    until("the slow request", async || {
+        (!app.seen().is_empty()).then_some(())
+    })
+    .await;
+}
+
 /// Whether the waypoint has said that it takes no more tunnels on this connection.
 async fn is_told(client: &Ztunnel, to: SocketAddr) -> bool {
     match client.connect_to(&to.to_string(), &[]).await {
@@ -49,26 +57,28 @@ async fn is_told(client: &Ztunnel, to: SocketAddr) -> bool {
 #[tokio::test]
 async fn the_end_waits_for_what_runs() {
     let mesh = Mesh::new();
-    let (to, _) = mesh.http_service(1, "web").await;
+    let (to, app) = mesh.http_service(1, "web").await;
     let waypoint = mesh.start().await;
     let client = mesh.client(&waypoint, "default", "curl").await;
     let idle = client.http1(to).await;
     let mut busy = client.http1(to).await;
     let running = tokio::spawn(async move {
-        busy.send(request(Method::GET, "/slow", &[("x-delay-ms", "600")]))
+        busy.send(request(Method::GET, "/slow", &[("x-delay-ms", "2000")]))
             .await
     });
-    tokio::time::sleep(Duration::from_millis(150)).await;
+    until_seen(&app).await;
     let address = waypoint.address();
     let readiness = waypoint.running.readiness_addr;
     let ended = tokio::spawn(waypoint.running.shutdown());
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let (status, text) = http_get(readiness, "/healthz/ready").await;
-    assert_eq!((status, text.as_str()), (503, "draining\n"));
-    assert!(
-        tokio::net::TcpStream::connect(address).await.is_err(),
-        "no new connections"
-    );
+    until("readiness that fails", async || {
+        let (status, text) = http_get(readiness, "/healthz/ready").await;
+        (status == 503 && text == "draining\n").then_some(())
+    })
+    .await;
+    until("no new connections", async || {
+        TcpStream::connect(address).await.err()
+    })
+    .await;
     let answer = running.await.unwrap();
     assert_eq!(answer.status, StatusCode::OK);
     assert_eq!(answer.header("connection"), "close");
@@ -82,18 +92,17 @@ async fn the_end_waits_for_what_runs() {
 #[tokio::test]
 async fn the_end_does_not_wait_for_ever() {
     let mesh = Mesh::new();
-    let (to, _) = mesh.http_service(1, "web").await;
+    let (to, app) = mesh.http_service(1, "web").await;
     let waypoint = start(&mesh, DrainTimes::at_most(Duration::from_millis(600))).await;
     let client = mesh.client(&waypoint, "default", "curl").await;
     let mut busy = client.http1(to).await;
     let running = tokio::spawn(async move {
-        let slow = request(Method::GET, "/slow", &[("x-delay-ms", "8000")]);
+        let slow = request(Method::GET, "/slow", &[("x-delay-ms", "120000")]);
         busy.start(slow).await.is_ok()
     });
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let started = Instant::now();
-    assert!(!waypoint.running.shutdown().await, "not all ended in time");
-    assert!(started.elapsed() < Duration::from_secs(3));
+    until_seen(&app).await;
+    let clean = within("the shutdown", waypoint.running.shutdown()).await;
+    assert!(!clean, "not all ended in time");
     running.abort();
 }
 
@@ -101,7 +110,7 @@ async fn the_end_does_not_wait_for_ever() {
 async fn whoever_comes_while_it_drains_is_served() {
     let mesh = Mesh::new();
     let (to, _) = mesh.http_service(1, "web").await;
-    let waypoint = start(&mesh, open_for(Duration::from_secs(3))).await;
+    let waypoint = start(&mesh, open_for(Duration::from_secs(8))).await;
     let before = mesh.client(&waypoint, "default", "curl").await;
     let mut kept = before.http1(to).await;
     assert_eq!(kept.send(get("/")).await.header("connection"), "");
@@ -165,7 +174,6 @@ async fn idle_connections_are_closed_at_the_end_and_no_earlier() {
     };
     for after in [end(&mut used).await, end(&mut unused).await] {
         assert!(after >= open, "{after:?}");
-        assert!(after < open * 3, "{after:?}");
     }
     drop((used, unused, client));
     assert!(within("the shutdown", ended).await.unwrap());
@@ -184,10 +192,7 @@ async fn an_open_http2_connection_is_told_of_the_end() {
             .send(request(Method::GET, "/slow", &[("x-delay-ms", "500")]))
             .await
     });
-    until("the slow request", async || {
-        (!app.seen().is_empty()).then_some(())
-    })
-    .await;
+    until_seen(&app).await;
     let ended = tokio::spawn(waypoint.running.shutdown());
     let answer = slow.await.unwrap();
     assert_eq!(answer.status, StatusCode::OK);
@@ -221,7 +226,7 @@ async fn it_may_stay_until_nobody_is_connected() {
 async fn sigterm_to_the_program_leaves_it_open_for_a_while() {
     let mesh = Mesh::new();
     let (to, app) = mesh.http_service(1, "web").await;
-    let seconds = ["--drain-seconds", "2"];
+    let seconds = ["--drain-seconds", "5"];
     let mut program = Program::start(&mesh, BINARY, "", &seconds, |_| {}).await;
     let client = program.client(&mesh, "curl").await;
     let mut kept = client.http1(to).await;
@@ -246,7 +251,7 @@ async fn sigterm_to_the_program_leaves_it_open_for_a_while() {
     let status = program.ended().await;
     assert_eq!(status.code(), Some(0));
     assert!(
-        told.elapsed() >= Duration::from_secs(2),
+        told.elapsed() >= Duration::from_secs(5),
         "{:?}",
         told.elapsed()
     );
@@ -256,21 +261,21 @@ async fn sigterm_to_the_program_leaves_it_open_for_a_while() {
 async fn a_person_at_the_keyboard_does_not_wait() {
     let mesh = Mesh::new();
     let (to, _) = mesh.http_service(1, "web").await;
-    let seconds = ["--drain-seconds", "60"];
+    let seconds = ["--drain-seconds", "600"];
     // Once with an idle client: it ends at once.
     let mut program = Program::start(&mesh, BINARY, "", &seconds, |_| {}).await;
     let client = program.client(&mesh, "curl").await;
     let mut idle = client.http1(to).await;
     idle.send(get("/")).await;
     program.signal("INT");
-    let status = program.ends_within(Duration::from_secs(4)).await;
+    let status = program.ended().await;
     assert_eq!(status.code(), Some(0));
     // Once with a request that goes on and on: the second signal ends it.
     for first in ["INT", "TERM"] {
         let mut program = Program::start(&mesh, BINARY, "", &seconds, |_| {}).await;
         let client = program.client(&mesh, "curl").await;
         let mut busy = client.http1(to).await;
-        let slow = request(Method::GET, "/slow", &[("x-delay-ms", "60000")]);
+        let slow = request(Method::GET, "/slow", &[("x-delay-ms", "600000")]);
         let running = tokio::spawn(async move { busy.start(slow).await.is_ok() });
         until("the slow request", async || {
             let active = program.metric("waypoint_connections_active", &[]).await;
@@ -283,7 +288,7 @@ async fn a_person_at_the_keyboard_does_not_wait() {
         })
         .await;
         program.signal("INT");
-        let status = program.ends_within(Duration::from_secs(4)).await;
+        let status = program.ended().await;
         assert_eq!(status.code(), Some(0));
         running.abort();
     }
@@ -351,7 +356,7 @@ async fn websockets_and_tcp_streams_have_the_last_time() {
     let times = DrainTimes {
         open: Duration::from_millis(300),
         until_unused: false,
-        finish: Duration::from_millis(900),
+        finish: Duration::from_secs(3),
     };
     let waypoint = start(&mesh, times).await;
     let (address, log) = (
@@ -386,7 +391,7 @@ async fn websockets_and_tcp_streams_have_the_last_time() {
         let mut rest = Vec::new();
         let end = within("the end", stream.read_to_end(&mut rest)).await;
         assert!(end.is_err(), "what is cut off doesn't look finished");
-        assert!(started.elapsed() >= Duration::from_millis(1200));
+        assert!(started.elapsed() >= times.open + times.finish);
     }
     assert!(
         !within("the shutdown", ended).await.unwrap(),
@@ -510,8 +515,8 @@ fn never_carried_out(error: &hyper::Error) -> bool {
 async fn a_rolling_replacement_loses_no_request() {
     let mesh = Mesh::new();
     let (to, app) = mesh.http_service(1, "web").await;
-    let old = start(&mesh, open_for(Duration::from_secs(2))).await;
-    let new = start(&mesh, open_for(Duration::from_secs(2))).await;
+    let old = start(&mesh, open_for(Duration::from_secs(5))).await;
+    let new = start(&mesh, open_for(Duration::from_secs(5))).await;
     let rolling = Arc::new(Rolling {
         target: Mutex::new(old.address()),
         certificate: mesh.certificate("default", "curl"),

@@ -64,7 +64,7 @@ async fn a_body_that_breaks_off_does_not_look_whole() {
         ),
     ] {
         let scene = scene(fixed(text, then)).await;
-        let long = Duration::from_secs(5);
+        let long = Duration::from_secs(10);
         let (answer, end) = scene.client.exchange_until_quiet(scene.to, GET, long).await;
         // What came is there, though it broke off at once.
         assert!(answer.starts_with("HTTP/1.1 200 "), "{what}: {answer}");

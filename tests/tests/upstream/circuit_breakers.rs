@@ -19,6 +19,9 @@ use waypoint_tests::{App, ControlPlane, Mesh, Script, Then, Waypoint, Ztunnel};
 const OVERFLOW: &str =
     "upstream connect error or disconnect/reset before headers. reset reason: overflow";
 
+/// So long a request takes at most to its place in the queue, which nobody can see from outside.
+const QUEUED: Duration = Duration::from_secs(1);
+
 async fn start(mesh: &Mesh, limits: Limits) -> (ControlPlane, Waypoint, Ztunnel) {
     let istiod = ControlPlane::start(mesh).await;
     istiod.discovery.set(limited(mesh, limits));
@@ -65,8 +68,8 @@ async fn requests_beyond_the_limit_are_turned_away_over_both_protocols() {
             client.get(to, "/beyond").await
         };
         let (first, second, beyond) = tokio::join!(
-            one.send(slow("/one", 800)),
-            two.send(slow("/two", 800)),
+            one.send(slow("/one", 3000)),
+            two.send(slow("/two", 3000)),
             beyond
         );
         assert_eq!(
@@ -94,11 +97,11 @@ async fn requests_wait_for_a_connection_and_only_so_many() {
     };
     let beyond = async {
         until_seen(&app, "/first").await;
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(QUEUED).await;
         client.get(to, "/beyond").await
     };
     let mut connection = client.http1(to).await;
-    let first = connection.send(slow("/first", 800));
+    let first = connection.send(slow("/first", 5000));
     let (first, waited, beyond) = tokio::join!(first, waits, beyond);
     assert_eq!(
         (first.status, waited.status),
@@ -234,7 +237,7 @@ async fn everything_is_given_back_however_a_request_ends() {
             .write_all(b"GET /waits HTTP/1.1\r\nhost: web\r\n\r\n")
             .await
             .unwrap();
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(QUEUED).await;
         let full = client
             .raw(to, b"GET /full HTTP/1.1\r\nhost: web\r\n\r\n")
             .await;
@@ -274,7 +277,7 @@ async fn an_upgraded_exchange_counts_until_it_has_ended() {
         .write_all(b"GET /waits HTTP/1.1\r\nhost: web\r\n\r\n")
         .await
         .unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    tokio::time::sleep(QUEUED).await;
     assert!(client.get(to, "/full").await.text().contains("overflow"));
     drop(socket);
     within("its turn", waiting.read_exact(&mut answer))

@@ -89,9 +89,9 @@ async fn a_connection_that_is_not_made_in_time_is_given_up() {
     let answer = client.request(to, get("/slow-to-connect")).await;
     let took = begun.elapsed();
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-    // One attempt, and istiod's two retries.
+    // One attempt, and istiod's two retries; each would have ten seconds by istiod's own limit.
     assert!(took >= LIMIT, "{took:?}");
-    assert!(took < LIMIT * 3 + Duration::from_secs(4), "{took:?}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
     let line = waypoint.until_logged("/slow-to-connect").await;
     assert!(line.contains(" UF"), "{line}");
     drop(full);

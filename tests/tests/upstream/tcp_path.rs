@@ -228,7 +228,7 @@ async fn a_pod_that_resets_is_not_taken_to_have_finished() {
     App::tcp(address, |mut tcp| async move {
         let _ = tcp.read_u8().await;
         let _ = tcp.write_all(b"half an ans").await;
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
         let _ = tcp.set_zero_linger();
     })
     .await;

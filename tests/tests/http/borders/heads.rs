@@ -1,5 +1,7 @@
 //! Heads that hyper would take and Envoy doesn't, and the other way round.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncWriteExt, BufReader};
 use waypoint_tests::Ztunnel;
 use waypoint_tests::hbone_stream::HboneStream;
@@ -94,9 +96,12 @@ async fn heads_are_judged_as_by_envoy() {
     for (what, bytes, status, details, line) in heads() {
         // After another on the same connection: what is refused comes in its turn.
         let before = "GET /before HTTP/1.1\r\nhost: web\r\n\r\n";
+        let bytes = format!("{before}{bytes}");
+        // Whoever is refused is waited for until the end.
+        let pause = Duration::from_millis(if status == 200 { 400 } else { 10_000 });
         let (answer, end) = scene
             .client
-            .exchange(*to, format!("{before}{bytes}").as_bytes())
+            .exchange_until_quiet(*to, bytes.as_bytes(), pause)
             .await;
         let answers: Vec<&str> = answer.split("HTTP/1.1 ").skip(1).map(|a| &a[..3]).collect();
         assert_eq!(answers, ["200", &status.to_string()], "{what}: {answer}");
@@ -197,7 +202,7 @@ async fn heads_that_come_in_parts_are_the_same_heads() {
 async fn send_in_parts(stream: &mut BufReader<HboneStream>, text: &str, part: usize) {
     for part in text.as_bytes().chunks(part) {
         stream.write_all(part).await.unwrap();
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
