@@ -159,17 +159,35 @@ impl Mesh {
         vip
     }
 
+    /// Service `n` of one plain pod in which nothing runs: the service's address, and where its backend is to listen.
+    pub fn bare_service(&self, n: u8, name: &str) -> (SocketAddr, SocketAddr) {
+        self.describe_pod(n, &format!("{name}-1"), name, false);
+        (self.service(n, name), self.backend(n))
+    }
+
+    /// As [`Mesh::bare_service`], for raw TCP.
+    pub fn bare_tcp_service(&self, n: u8, name: &str) -> (SocketAddr, SocketAddr) {
+        self.describe_pod(n, &format!("{name}-1"), name, false);
+        let tcp = "{name: tcp, port: 80, targetPort: 8080}";
+        (self.service_with_port(n, name, tcp), self.backend(n))
+    }
+
+    /// Where the backend in pod `n` listens.
+    #[must_use]
+    pub fn backend(&self, n: u8) -> SocketAddr {
+        SocketAddr::new(self.pod_ip(n), 8080)
+    }
+
     /// A service with one plain pod that speaks HTTP; both have the number `n`.
     pub async fn http_service(&self, n: u8, name: &str) -> (SocketAddr, App) {
-        self.describe_pod(n, &format!("{name}-1"), name, false);
-        let app = App::http(SocketAddr::new(self.pod_ip(n), 8080), name).await;
-        (self.service(n, name), app)
+        let (to, backend) = self.bare_service(n, name);
+        (to, App::http(backend, name).await)
     }
 
     /// A service with one pod behind a ztunnel.
     pub async fn captured_service(&self, n: u8, name: &str) -> (SocketAddr, App, PodZtunnel) {
         self.describe_pod(n, &format!("{name}-1"), name, true);
-        let app = App::http(SocketAddr::new(self.pod_ip(n), 8080), name).await;
+        let app = App::http(self.backend(n), name).await;
         let ztunnel = PodZtunnel::start(self.pod_ip(n), &self.certificate("default", name)).await;
         (self.service(n, name), app, ztunnel)
     }
@@ -197,6 +215,20 @@ impl Mesh {
     pub fn resources(&self) -> Vec<Resource> {
         let source = StandaloneSource::new(vec![self.manifests()], None);
         source.load().unwrap().resources
+    }
+
+    /// Starts the waypoint and connects its usual client, `curl` in the namespace `default`.
+    pub async fn started(&self) -> (Waypoint, Ztunnel) {
+        let waypoint = self.start().await;
+        let client = self.client(&waypoint, "default", "curl").await;
+        (waypoint, client)
+    }
+
+    /// As [`Mesh::started`], with this istiod.
+    pub async fn started_under(&self, istiod: &ControlPlane) -> (Waypoint, Ztunnel) {
+        let waypoint = self.start_under(istiod).await;
+        let client = self.client(&waypoint, "default", "curl").await;
+        (waypoint, client)
     }
 
     /// Starts the waypoint.

@@ -49,8 +49,7 @@ async fn a_good_istiod_configures_and_certifies() {
     let mesh = Mesh::new();
     let (web, _) = mesh.http_service(1, "web").await;
     let istiod = ControlPlane::of(&mesh).await;
-    let waypoint = mesh.start_under(&istiod).await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started_under(&istiod).await;
     assert_eq!(client.get(web, "/").await.status, StatusCode::OK);
 
     let (late, _) = mesh.http_service(2, "late").await;
@@ -141,8 +140,7 @@ async fn what_is_bad_is_refused_by_name_and_what_is_good_is_taken() {
     let (web, _) = mesh.http_service(1, "web").await;
     let (_, other) = mesh.http_service(2, "other").await;
     let istiod = ControlPlane::of(&mesh).await;
-    let waypoint = mesh.start_under(&istiod).await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started_under(&istiod).await;
     istiod.discovery.until_answered().await;
     let stream = istiod.discovery.stream(0).await;
     let verdict = async |kind, added: &[Resource]| {
@@ -211,8 +209,7 @@ async fn what_is_no_answer_is_passed_over_or_ends_the_stream() {
     let mesh = Mesh::new();
     let (web, _) = mesh.http_service(1, "web").await;
     let istiod = ControlPlane::of(&mesh).await;
-    let waypoint = mesh.start_under(&istiod).await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started_under(&istiod).await;
     istiod.discovery.until_answered().await;
     let stream = istiod.discovery.stream(0).await;
     for unknown in ["type.googleapis.com/unheard.Of", "", "\u{1f980}"] {
@@ -258,8 +255,7 @@ async fn a_new_services_listener_waits_for_its_endpoints() {
     let mesh = Mesh::new();
     mesh.http_service(1, "web").await;
     let istiod = ControlPlane::of(&mesh).await;
-    let waypoint = mesh.start_under(&istiod).await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started_under(&istiod).await;
     istiod.discovery.until_answered().await;
     istiod.discovery.withhold(ResourceType::Endpoints);
 
@@ -304,8 +300,7 @@ async fn a_cluster_goes_after_the_listener_that_used_it_and_comes_back_with_endp
     let (web, _) = mesh.http_service(1, "web").await;
     let (late, _) = mesh.http_service(2, "late").await;
     let istiod = ControlPlane::of(&mesh).await;
-    let waypoint = mesh.start_under(&istiod).await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started_under(&istiod).await;
     istiod.discovery.until_answered().await;
     let stream = istiod.discovery.stream(0).await;
     let mut open = client.http1(late).await;
@@ -375,8 +370,7 @@ async fn a_listener_that_is_removed_takes_no_more_and_readiness_stays() {
     let mesh = Mesh::new();
     let (web, _) = mesh.http_service(1, "web").await;
     let istiod = ControlPlane::of(&mesh).await;
-    let waypoint = mesh.start_under(&istiod).await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started_under(&istiod).await;
     istiod.discovery.until_answered().await;
     let stream = istiod.discovery.stream(0).await;
     let nonce = stream.push(ResourceType::Listener, &[], &["main_internal"]);

@@ -417,8 +417,7 @@ async fn the_same_limits_allow_the_same_retries() {
         let limits = [NONE, NONE, NONE, retries];
         let mesh = Mesh::new();
         // Nobody listens.
-        mesh.describe_pod(1, "web-1", "web", false);
-        let to = mesh.service(1, "web");
+        let (to, _) = mesh.bare_service(1, "web");
         let istiod = ControlPlane::start(&mesh).await;
         istiod.discovery.set(limited(&mesh, limits));
         let waypoint = mesh.start_under(&istiod).await;
@@ -446,10 +445,7 @@ async fn envoy_in_front_as_the_client() {
     let waypoint = mesh.start().await;
     let certs = mesh.folder().join("front");
     mesh.certificate("default", "curl").write(&certs).unwrap();
-    let (listen, admin) = (
-        SocketAddr::new(mesh.pod_ip(252), 8080),
-        SocketAddr::new(mesh.pod_ip(252), 15000),
-    );
+    let (listen, admin) = (mesh.backend(252), SocketAddr::new(mesh.pod_ip(252), 15000));
     let config = mesh.folder().join("front.yaml");
     std::fs::write(
         &config,
@@ -545,7 +541,7 @@ static_resources:
 async fn envoy_behind_as_the_pods_ztunnel() {
     let mesh = Mesh::new();
     mesh.describe_pod(1, "web-1", "web", true);
-    let app = App::http(SocketAddr::new(mesh.pod_ip(1), 8080), "web").await;
+    let app = App::http(mesh.backend(1), "web").await;
     let to = mesh.service(1, "web");
     let certs = mesh.folder().join("behind");
     mesh.certificate("default", "web").write(&certs).unwrap();
@@ -554,19 +550,14 @@ async fn envoy_behind_as_the_pods_ztunnel() {
         SocketAddr::new(mesh.pod_ip(1), 15000),
     );
     let config = mesh.folder().join("behind.yaml");
-    std::fs::write(
-        &config,
-        behind(listen, admin, SocketAddr::new(mesh.pod_ip(1), 8080), &certs),
-    )
-    .unwrap();
+    std::fs::write(&config, behind(listen, admin, mesh.backend(1), &certs)).unwrap();
     let folder = mesh.folder().to_path_buf();
     let _envoy = tokio::task::spawn_blocking(move || {
         Envoy::with_config(&[&program()], &config, &folder, admin)
     })
     .await
     .unwrap();
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let mut connection = client.http1(to).await;
     for n in 0..20 {
         assert_eq!(
@@ -671,9 +662,8 @@ async fn time_limits_count_as_envoy_counts_them() {
 #[ignore = "needs WAYPOINT_ENVOY"]
 async fn answers_that_break_off_arrive_as_far_as_they_came() {
     let mesh = Mesh::new();
-    mesh.describe_pod(1, "web-1", "web", false);
-    broken_answers::backend(SocketAddr::new(mesh.pod_ip(1), 8080)).await;
-    let to = mesh.service(1, "web");
+    let (to, backend) = mesh.bare_service(1, "web");
+    broken_answers::backend(backend).await;
     let (envoy, address) = envoy_beside(&mesh).await;
     let certificate = mesh.certificate("default", "curl");
     let client = Ztunnel::connect(address, &certificate).await.unwrap();

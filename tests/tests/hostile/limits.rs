@@ -48,8 +48,7 @@ async fn connections_beyond_the_limit_are_closed_and_the_others_go_on() {
 async fn a_setting_replaces_the_number_of_tunnels_that_configuration_allows() {
     let mesh = Mesh::new();
     let (to, _) = mesh.http_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     assert_eq!(client.max_streams(), 100, "as istiod says");
 
     let limits = Limits {

@@ -95,7 +95,7 @@ async fn scene(tcp: bool, captured: bool) -> Scene {
     let (sent, received) = (Meter::default(), Meter::default());
     let (go, gone) = watch::channel(false);
     let meters = (sent.clone(), received.clone());
-    App::tcp(SocketAddr::new(mesh.pod_ip(1), 8080), move |mut stream| {
+    App::tcp(mesh.backend(1), move |mut stream| {
         let ((sent, received), mut go) = (meters.clone(), gone.clone());
         async move {
             let head = read_head(&mut stream).await;
@@ -124,8 +124,7 @@ async fn scene(tcp: bool, captured: bool) -> Scene {
     let port = format!("{{name: {name}, port: 80, targetPort: 8080}}");
     let to = mesh.service_with_port(1, "much", &port);
     let (other, _) = mesh.http_service(2, "other").await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     Scene {
         mesh,
         to,

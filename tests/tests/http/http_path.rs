@@ -18,8 +18,7 @@ use waypoint_tests::{App, Mesh};
 async fn a_captured_pod_is_reached_through_its_ztunnel() {
     let mesh = Mesh::new();
     let (to, app, ztunnel) = mesh.captured_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let curl = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, curl) = mesh.started().await;
     let mut connection = curl.http1(to).await;
     for _ in 0..20 {
         let answer = connection.send(get("/x")).await;
@@ -50,8 +49,7 @@ async fn a_captured_pod_is_reached_through_its_ztunnel() {
 async fn tunnels_to_many_pods_of_one_client_share_its_connection() {
     let mesh = Mesh::new();
     let (to, _, ztunnel) = mesh.captured_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let curl = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, curl) = mesh.started().await;
     let answers = (0..30).map(|_| curl.get(to, "/delayed"));
     for answer in futures_util::future::join_all(answers).await {
         assert_eq!(answer.status, StatusCode::OK);
@@ -63,8 +61,7 @@ async fn tunnels_to_many_pods_of_one_client_share_its_connection() {
 async fn http2_with_prior_knowledge_on_the_same_port() {
     let mesh = Mesh::new();
     let (to, app) = mesh.http_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let curl = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, curl) = mesh.started().await;
     let connection = curl.http2(to).await;
     let sends = (0..50).map(|n| {
         let connection = connection.clone();
@@ -86,10 +83,9 @@ async fn http2_with_prior_knowledge_on_the_same_port() {
 async fn a_service_that_speaks_http2_gets_it_with_trailers() {
     let mesh = Mesh::new();
     mesh.describe_pod(1, "grpc-1", "grpc", false);
-    let app = App::http(std::net::SocketAddr::new(mesh.pod_ip(1), 8080), "grpc").await;
+    let app = App::http(mesh.backend(1), "grpc").await;
     let to = mesh.service_with_port(1, "grpc", "{name: grpc, port: 80, targetPort: 8080}");
-    let waypoint = mesh.start().await;
-    let curl = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, curl) = mesh.started().await;
     let headers = [
         ("content-type", "application/grpc"),
         ("te", "trailers"),
@@ -118,8 +114,7 @@ async fn a_service_that_speaks_http2_gets_it_with_trailers() {
 async fn trailers_pass_over_http1_to_who_takes_them() {
     let mesh = Mesh::new();
     let (to, _) = mesh.http_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let curl = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, curl) = mesh.started().await;
     let answer = curl
         .raw(
             to,
@@ -135,8 +130,7 @@ async fn trailers_pass_over_http1_to_who_takes_them() {
 async fn a_websocket_is_joined_and_recorded_at_its_end() {
     let mesh = Mesh::new();
     let (to, _) = mesh.http_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let curl = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, curl) = mesh.started().await;
     let mut stream = curl.tunnel(to).await;
     stream
         .write_all(
@@ -174,8 +168,7 @@ async fn a_websocket_is_joined_and_recorded_at_its_end() {
 async fn other_upgrades_are_refused_where_none_are_configured() {
     let mesh = Mesh::new();
     let (to, app) = mesh.http_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let curl = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, curl) = mesh.started().await;
     let answer = curl
         .raw(
             to,
@@ -195,8 +188,7 @@ async fn the_client_is_told_to_continue_only_after_policy() {
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: default}\n\
          spec: {targetRefs: [{group: '', kind: Service, name: web}], action: DENY, rules: [{to: [{operation: {paths: [/no]}}]}]}\n",
     );
-    let waypoint = mesh.start().await;
-    let curl = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, curl) = mesh.started().await;
     let head = |path: &str| {
         format!(
             "POST {path} HTTP/1.1\r\nhost: web\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n"
@@ -226,8 +218,7 @@ async fn large_bodies_stream_both_ways() {
     const SIZE: usize = 24 << 20;
     let mesh = Mesh::new();
     let (to, app, _) = mesh.captured_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let curl = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, curl) = mesh.started().await;
     let upload = Request::post("/up")
         .header("host", "web")
         .body(Full::new(Bytes::from(vec![b'u'; SIZE])));
@@ -249,30 +240,25 @@ async fn large_bodies_stream_both_ways() {
 #[tokio::test]
 async fn a_slow_reader_holds_the_sender_back() {
     let mesh = Mesh::new();
-    mesh.describe_pod(1, "flood-1", "flood", false);
+    let (to, backend) = mesh.bare_service(1, "flood");
     let sent = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let counter = sent.clone();
-    App::tcp(
-        std::net::SocketAddr::new(mesh.pod_ip(1), 8080),
-        move |mut tcp| {
-            let counter = counter.clone();
-            async move {
-                let mut head = [0; 1024];
-                let _ = tcp.read(&mut head).await;
-                let _ = tcp
-                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 268435456\r\n\r\n")
-                    .await;
-                let chunk = vec![b'x'; 64 * 1024];
-                while tcp.write_all(&chunk).await.is_ok() {
-                    counter.fetch_add(chunk.len(), std::sync::atomic::Ordering::Relaxed);
-                }
+    App::tcp(backend, move |mut tcp| {
+        let counter = counter.clone();
+        async move {
+            let mut head = [0; 1024];
+            let _ = tcp.read(&mut head).await;
+            let _ = tcp
+                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 268435456\r\n\r\n")
+                .await;
+            let chunk = vec![b'x'; 64 * 1024];
+            while tcp.write_all(&chunk).await.is_ok() {
+                counter.fetch_add(chunk.len(), std::sync::atomic::Ordering::Relaxed);
             }
-        },
-    )
+        }
+    })
     .await;
-    let to = mesh.service(1, "flood");
-    let waypoint = mesh.start().await;
-    let curl = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, curl) = mesh.started().await;
     let mut connection = curl.http1(to).await;
     let response = connection.start(get("/")).await.unwrap();
     // Nobody reads; what the sender gets rid of is bounded by sockets and windows.
@@ -293,8 +279,7 @@ async fn a_slow_reader_holds_the_sender_back() {
 async fn what_the_upstream_sees_of_the_request() {
     let mesh = Mesh::new();
     let (to, app) = mesh.http_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let curl = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, curl) = mesh.started().await;
     let headers = [
         ("host", "web.example:80"),
         ("connection", "keep-alive, x-hop"),
@@ -333,22 +318,17 @@ async fn what_the_upstream_sees_of_the_request() {
 #[tokio::test]
 async fn an_upstream_that_went_away_is_replaced_without_the_client_noticing() {
     let mesh = Mesh::new();
-    mesh.describe_pod(1, "once-1", "once", false);
-    App::tcp(
-        std::net::SocketAddr::new(mesh.pod_ip(1), 8080),
-        |mut tcp| async move {
-            // One answer, with keep-alive promised, and gone.
-            let mut head = [0; 1024];
-            let _ = tcp.read(&mut head).await;
-            let _ = tcp
-                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
-                .await;
-        },
-    )
+    let (to, backend) = mesh.bare_service(1, "once");
+    App::tcp(backend, |mut tcp| async move {
+        // One answer, with keep-alive promised, and gone.
+        let mut head = [0; 1024];
+        let _ = tcp.read(&mut head).await;
+        let _ = tcp
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            .await;
+    })
     .await;
-    let to = mesh.service(1, "once");
-    let waypoint = mesh.start().await;
-    let curl = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, curl) = mesh.started().await;
     let mut connection = curl.http1(to).await;
     for n in 0..30 {
         let answer = connection.send(get(&format!("/{n}"))).await;
@@ -370,8 +350,7 @@ async fn broken_upstreams_are_answered_for() {
         mesh.service(2, "nobody")
     };
     let empty = mesh.service(3, "empty");
-    let waypoint = mesh.start().await;
-    let curl = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, curl) = mesh.started().await;
 
     let answer = curl.get(nobody, "/refused").await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
@@ -411,8 +390,7 @@ async fn broken_upstreams_are_answered_for() {
 async fn a_client_that_goes_away_frees_the_upstream_and_is_recorded() {
     let mesh = Mesh::new();
     let (to, app) = mesh.http_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let curl = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, curl) = mesh.started().await;
     let stream = curl.tunnel(to).await;
     let (mut sender, driver) = http1::handshake(TokioIo::new(stream)).await.unwrap();
     let driver = tokio::spawn(driver);

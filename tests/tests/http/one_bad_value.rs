@@ -33,8 +33,7 @@ async fn a_rule_that_is_not_honoured_costs_its_own_requests() {
     let mesh = Mesh::new();
     let (to, app) = mesh.http_service(1, "web").await;
     mesh.manifest("route.yaml", ROUTES);
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     let status = async |path: &str| client.get(to, path).await.status;
     assert_eq!(status("/").await, StatusCode::OK);
     for path in ["/mirrored", "/cors"] {
@@ -63,8 +62,7 @@ async fn a_value_is_the_text_that_its_author_wrote() {
     let mesh = Mesh::new();
     let (to, app) = mesh.http_service(1, "web").await;
     mesh.manifest("route.yaml", ROUTES);
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let answer = client
         .request(to, request(Method::GET, "/discount", &[("a", "b")]))
         .await;
@@ -97,8 +95,7 @@ async fn an_operator_that_nobody_knows_costs_its_field() {
         let settings =
             format!("{file}\n    accessLogEncoding: {encoding}\n    accessLogFormat: {format}");
         mesh.manifest("base.yaml", &base.replace(file, &settings));
-        let waypoint = mesh.start().await;
-        let client = mesh.client(&waypoint, "default", "curl").await;
+        let (waypoint, client) = mesh.started().await;
         assert_eq!(client.request(to, get("/log")).await.status, StatusCode::OK);
         assert_eq!(waypoint.until_logged("/log").await, expected);
         let problems = waypoint.problems().await;

@@ -33,7 +33,7 @@ enum Outcome {
 async fn backend(mesh: &Mesh, n: u8, name: &'static str) {
     mesh.describe_pod(n, &format!("{name}-1"), name, false);
     mesh.service(n, name);
-    Script::start(SocketAddr::new(mesh.pod_ip(n), 8080), move |head| {
+    Script::start(mesh.backend(n), move |head| {
         let mut lines = head.split("\r\n");
         let line = lines.next().unwrap();
         let target = line.split(' ').nth(1).unwrap();
@@ -495,8 +495,7 @@ fn an_h2_client_may_send(target: &[u8]) -> bool {
 #[tokio::test]
 async fn a_rule_sees_the_one_form_of_every_spelling() {
     let (mesh, to) = scene("BASE").await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     let sent = |text: &str| Outcome::Sent(text.to_owned());
     let cases: [(&[u8], Outcome, Outcome); 15] = [
         (b"/upper/a|b", Outcome::Denied, Outcome::Denied),

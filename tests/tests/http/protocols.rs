@@ -48,14 +48,13 @@ async fn the_pods_ztunnel_meets_the_waypoint_and_nobody_else() {
 async fn who_is_not_of_the_mesh_is_not_spoken_to() {
     let mesh = Mesh::new();
     mesh.describe_pod(1, "web-1", "web", true);
-    let app = App::http(SocketAddr::new(mesh.pod_ip(1), 8080), "web").await;
+    let app = App::http(mesh.backend(1), "web").await;
     let to = mesh.service(1, "web");
     // Whoever took over the address has our CA's word for another trust domain.
     let foreign = Identity::istio("evil.example", "default", "web").unwrap();
     let foreign = mesh.ca.mint(&foreign, Duration::from_secs(3600)).unwrap();
     let ztunnel = PodZtunnel::start(mesh.pod_ip(1), &foreign).await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     let answer = client.get(to, "/foreign").await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(ztunnel.connects().is_empty() && app.seen().is_empty());
@@ -67,8 +66,7 @@ async fn who_is_not_of_the_mesh_is_not_spoken_to() {
 async fn http2_all_the_way_to_a_captured_pod() {
     let mesh = Mesh::new();
     let (to, app, ztunnel) = captured(&mesh, H2C).await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let connection = client.http2(to).await;
     let sends = (0..40).map(|n| {
         let connection = connection.clone();
@@ -92,8 +90,7 @@ async fn http2_all_the_way_to_a_captured_pod() {
 async fn http1_inside_and_http2_upstream() {
     let mesh = Mesh::new();
     let (to, app, _ztunnel) = captured(&mesh, H2C).await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let mut connection = client.http1(to).await;
     for n in 0..10 {
         let mut post = request(Method::POST, &format!("/{n}?q"), &[("host", "web.example")]);
@@ -126,8 +123,7 @@ fn with_trailers() -> (
 async fn trailers_pass_both_ways_over_http2() {
     let mesh = Mesh::new();
     let (to, app, _ztunnel) = captured(&mesh, H2C).await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let stream = client.tunnel(to).await;
     let (mut sender, driver) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
         .await
@@ -150,8 +146,7 @@ async fn trailers_pass_both_ways_over_http2() {
 async fn a_websocket_passes_through_the_pods_ztunnel() {
     let mesh = Mesh::new();
     let (to, app, ztunnel) = captured(&mesh, HTTP).await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     let mut stream = client.tunnel(to).await;
     // The client's first frame comes with the request: it isn't lost.
     stream
@@ -198,8 +193,7 @@ async fn a_denied_upgrade_stays_http() {
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: default}\n\
          spec: {targetRefs: [{group: '', kind: Service, name: web}], action: DENY, rules: [{to: [{operation: {paths: [/chat]}}]}]}\n",
     );
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let wanted = [("connection", "upgrade"), ("upgrade", "websocket")];
     let mut connection = client.http1(to).await;
     let answer = connection
@@ -213,8 +207,7 @@ async fn a_denied_upgrade_stays_http() {
 async fn expect_100_continue_needs_no_answer_to_go_on() {
     let mesh = Mesh::new();
     let (to, app, _ztunnel) = captured(&mesh, H2C).await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     // The client doesn't wait; the upstream speaks HTTP/2 and never says 100 itself.
     let answer = client
         .raw(

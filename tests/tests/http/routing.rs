@@ -44,8 +44,7 @@ async fn every_core_match_and_its_precedence() {
     backendRefs: [{name: a, port: 80}]
 "#;
     mesh.manifest("route.yaml", &route("web", rules));
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let mut connection = client.http1(to).await;
     type Case = (
         Method,
@@ -94,8 +93,7 @@ async fn regular_expressions_match_the_whole_path() {
     let (to, _, _) = three(&mesh).await;
     let rules = "  - matches: [{path: {type: RegularExpression, value: '/re[0-9]+'}}]\n    backendRefs: [{name: b, port: 80}]\n";
     mesh.manifest("route.yaml", &route("web", rules));
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     for (path, status) in [
         ("/re42", 200),
         ("/re42?q", 200),
@@ -112,8 +110,7 @@ async fn what_no_rule_matches_is_not_found() {
     let (to, a, _) = three(&mesh).await;
     let rules = "  - matches: [{path: {type: Exact, value: /only}}]\n    backendRefs: [{name: a, port: 80}]\n";
     mesh.manifest("route.yaml", &route("web", rules));
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     assert_eq!(client.get(to, "/only").await.status, StatusCode::OK);
     let answer = client.get(to, "/nothing").await;
     assert_eq!(
@@ -144,8 +141,7 @@ async fn headers_are_changed_on_the_way_in_and_out() {
     backendRefs: [{name: a, port: 80}]
 "#;
     mesh.manifest("route.yaml", &route("web", rules));
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let headers = [
         ("x-set", "old"),
         ("x-add", "first"),
@@ -181,8 +177,7 @@ async fn redirects_and_rewrites() {
     backendRefs: [{name: a, port: 80}]
 "#;
     mesh.manifest("route.yaml", &route("web", rules));
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let mut connection = client.http1(to).await;
 
     let answer = connection.send(get("/old/page?x=1")).await;
@@ -217,8 +212,7 @@ async fn a_slow_backend_is_given_up_on_in_time() {
     let (to, _, _) = three(&mesh).await;
     let rules = "  - timeouts: {request: 150ms}\n    backendRefs: [{name: a, port: 80}]\n";
     mesh.manifest("route.yaml", &route("web", rules));
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     assert_eq!(client.get(to, "/quick").await.status, StatusCode::OK);
     let answer = client
         .request(to, request(Method::GET, "/slow", &[("x-delay-ms", "3000")]))
@@ -237,8 +231,7 @@ async fn a_backend_that_does_not_exist_fails_its_share_only() {
     let (to, _, _) = three(&mesh).await;
     let rules = "  - backendRefs: [{name: a, port: 80, weight: 1}, {name: absent, port: 80, weight: 1}, {name: b, port: 80, weight: 0}]\n";
     mesh.manifest("route.yaml", &route("web", rules));
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let mut connection = client.http1(to).await;
     let mut failed = 0;
     for _ in 0..200 {
@@ -254,12 +247,10 @@ async fn a_backend_that_does_not_exist_fails_its_share_only() {
 async fn connections_that_fail_are_tried_at_another_endpoint() {
     let mesh = Mesh::new();
     // Two pods of one service; nobody listens at the second.
-    mesh.describe_pod(1, "web-1", "web", false);
+    let (to, backend) = mesh.bare_service(1, "web");
     mesh.describe_pod(2, "web-2", "web", false);
-    let app = App::http(SocketAddr::new(mesh.pod_ip(1), 8080), "web").await;
-    let to = mesh.service(1, "web");
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let app = App::http(backend, "web").await;
+    let (_waypoint, client) = mesh.started().await;
     let mut connection = client.http1(to).await;
     for n in 0..60 {
         let mut post = request(Method::POST, &format!("/{n}"), &[]);
@@ -299,8 +290,7 @@ async fn routes_of_one_service_are_ordered_by_match_then_age_then_name() {
     let date = "2022-01-01T00:00:00Z";
     mesh.manifest("one.yaml", &aged("one", date, &rule("/name", "a")));
     mesh.manifest("two.yaml", &aged("two", date, &rule("/name", "b")));
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let mut connection = client.http1(to).await;
     for (path, app) in [
         ("/p", "a"),
@@ -330,8 +320,7 @@ async fn more_conditions_come_first_and_matches_are_alternatives() {
   - backendRefs: [{name: web, port: 80}]
 "#;
     mesh.manifest("route.yaml", &route("web", rules));
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let mut connection = client.http1(to).await;
     let one: &[(&str, &str)] = &[("one", "1")];
     let both: &[(&str, &str)] = &[("one", "1"), ("two", "2")];
@@ -364,8 +353,7 @@ async fn a_share_of_nothing_gets_nothing_and_a_rule_without_backends_is_an_error
   - matches: [{path: {value: /empty}}]
 "#;
     mesh.manifest("route.yaml", &route("web", rules));
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let mut connection = client.http1(to).await;
     for _ in 0..30 {
         assert_eq!(connection.send(get("/share")).await.status, StatusCode::OK);
@@ -390,8 +378,7 @@ async fn a_shares_header_changes_are_its_own() {
     - {name: b, port: 80}
 "#;
     mesh.manifest("route.yaml", &route("web", rules));
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let mut connection = client.http1(to).await;
     for _ in 0..40 {
         connection.send(get("/")).await;
@@ -419,8 +406,7 @@ async fn redirects_know_ports_and_keep_what_they_are_not_told() {
   - backendRefs: [{name: a, port: 80}]
 "#;
     mesh.manifest("route.yaml", &route("web", rules));
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let mut connection = client.http1(to).await;
     for (path, location) in [
         ("/port/x?q=1", "http://web.example:8443/port/x?q=1"),
@@ -442,8 +428,7 @@ async fn a_backends_time_is_limited_per_attempt() {
     let (to, a, _) = three(&mesh).await;
     let rules = "  - timeouts: {request: 300s, backendRequest: 100ms}\n    backendRefs: [{name: a, port: 80}]\n";
     mesh.manifest("route.yaml", &route("web", rules));
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     // It waits for neither the backend nor the whole request's time.
     let slow = request(Method::GET, "/slow", &[("x-delay-ms", "300000")]);
     let answer = client.request(to, slow).await;

@@ -18,16 +18,14 @@ struct Scene {
 /// Nobody may go to `/smuggled`: whoever gets there went around the policy.
 async fn scene() -> Scene {
     let mesh = Mesh::new();
-    mesh.describe_pod(1, "web-1", "web", false);
-    let recorder = Recorder::start(SocketAddr::new(mesh.pod_ip(1), 8080)).await;
-    let to = mesh.service(1, "web");
+    let (to, backend) = mesh.bare_service(1, "web");
+    let recorder = Recorder::start(backend).await;
     mesh.manifest(
         "policy.yaml",
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: default}\n\
          spec: {targetRefs: [{group: '', kind: Service, name: web}], action: DENY, rules: [{to: [{operation: {paths: [/smuggled]}}]}]}\n",
     );
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     Scene {
         _mesh: mesh,
         to,

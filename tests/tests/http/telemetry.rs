@@ -19,8 +19,7 @@ fn mesh_config(mesh: &Mesh, settings: &str) {
 async fn the_default_text_line() {
     let mesh = Mesh::new();
     let (to, _) = mesh.http_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     let headers = [
         ("user-agent", "story/1"),
         ("x-request-id", "rid-1"),
@@ -60,8 +59,7 @@ async fn json_lines() {
          apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: waypoint, namespace: default}\n\
          spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}\n",
     );
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     client
         .request(
             mesh.vip(1),
@@ -87,8 +85,7 @@ async fn no_log_unless_asked_for() {
         "base.yaml",
         &base.replace("accessLogFile: /dev/stdout", "accessLogFile: ''"),
     );
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     assert_eq!(client.get(to, "/quiet").await.status, StatusCode::OK);
     waypoint
         .until_metric("istio_requests_total", &[], 1.0)
@@ -107,8 +104,7 @@ async fn request_metrics_name_both_ends() {
          spec: {serviceAccountName: curl, containers: [{name: a, image: a}]}\n\
          status: {phase: Running, podIP: 127.0.0.1}\n",
     );
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     let mut connection = client.http1(to).await;
     for _ in 0..3 {
         connection.send(get("/")).await;
@@ -171,8 +167,7 @@ async fn request_metrics_name_both_ends() {
 #[tokio::test]
 async fn what_failed_is_told_by_flags_in_log_and_metrics() {
     let mesh = Mesh::new();
-    mesh.describe_pod(1, "nobody-1", "nobody", false);
-    let refused = mesh.service(1, "nobody");
+    let (refused, _) = mesh.bare_service(1, "nobody");
     let empty = mesh.service(2, "empty");
     let (web, _) = mesh.http_service(3, "web").await;
     mesh.manifest(
@@ -181,8 +176,7 @@ async fn what_failed_is_told_by_flags_in_log_and_metrics() {
          spec: {parentRefs: [{group: '', kind: Service, name: web, port: 80}], rules: [{matches: [{path: {value: /known}}], \
          timeouts: {request: 100ms}, backendRefs: [{name: web, port: 80}]}]}\n",
     );
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     let slow = [("x-delay-ms", "3000")];
     for (to, path, headers, code, flags) in [
         (refused, "/a", &[][..], "503", "UF,URX"),
@@ -208,7 +202,7 @@ async fn tcp_metrics_name_both_ends() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mesh = Mesh::new();
     mesh.describe_pod(1, "db-1", "db", true);
-    let address = std::net::SocketAddr::new(mesh.pod_ip(1), 8080);
+    let address = mesh.backend(1);
     waypoint_tests::App::tcp(address, |mut tcp| async move {
         let mut asked = [0; 3];
         let _ = tcp.read_exact(&mut asked).await;
@@ -261,8 +255,7 @@ async fn tcp_metrics_name_both_ends() {
 async fn what_clients_send_makes_no_series() {
     let mesh = Mesh::new();
     let (to, _) = mesh.http_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     let mut connection = client.http1(to).await;
     connection.send(get("/")).await;
     waypoint
@@ -293,8 +286,7 @@ async fn a_line_is_one_line_and_json_is_json_whatever_clients_send() {
         "base.yaml",
         &base.replace("accessLogFile: /dev/stdout", json),
     );
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     for (n, agent) in [
         &b"back\\slash \"quote\" {brace} %REQ(X)%"[..],
         b"tab\there",

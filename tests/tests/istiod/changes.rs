@@ -92,7 +92,7 @@ async fn endpoints_are_scaled_up_and_down() {
     pod.until_ready().await;
     let load = Load::start(&mesh, &pod, web).await;
     // Up: one plain pod more, one with a ztunnel.
-    let at = |n: u8| SocketAddr::new(mesh.pod_ip(n), 8080);
+    let at = |n: u8| mesh.backend(n);
     let second = App::http(at(2), "web").await;
     let third = App::http(at(3), "web").await;
     let certificate = mesh.certificate("default", "web");

@@ -58,8 +58,7 @@ async fn is_told(client: &Ztunnel, to: SocketAddr) -> bool {
 async fn the_end_waits_for_what_runs() {
     let mesh = Mesh::new();
     let (to, app) = mesh.http_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     let idle = client.http1(to).await;
     let mut busy = client.http1(to).await;
     let running = tokio::spawn(async move {
@@ -183,8 +182,7 @@ async fn idle_connections_are_closed_at_the_end_and_no_earlier() {
 async fn an_open_http2_connection_is_told_of_the_end() {
     let mesh = Mesh::new();
     let (to, app) = mesh.http_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     let connection = client.http2(to).await;
     let running = connection.clone();
     let slow = tokio::spawn(async move {
@@ -341,10 +339,10 @@ async fn say(stream: &mut HboneStream, word: &[u8; 5]) {
 async fn websockets_and_tcp_streams_have_the_last_time() {
     let mesh = Mesh::new();
     let (web, _) = mesh.http_service(1, "web").await;
-    mesh.describe_pod(2, "db-1", "db", false);
+    let (db, backend) = mesh.bare_tcp_service(2, "db");
     let closed = Arc::new(AtomicUsize::new(0));
     let counted = closed.clone();
-    App::tcp(SocketAddr::new(mesh.pod_ip(2), 8080), move |tcp| {
+    App::tcp(backend, move |tcp| {
         let counted = counted.clone();
         async move {
             echo(tcp).await;
@@ -352,7 +350,6 @@ async fn websockets_and_tcp_streams_have_the_last_time() {
         }
     })
     .await;
-    let db = mesh.service_with_port(2, "db", "{name: tcp, port: 80, targetPort: 8080}");
     let times = DrainTimes {
         open: Duration::from_millis(300),
         until_unused: false,

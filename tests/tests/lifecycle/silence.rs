@@ -57,8 +57,7 @@ async fn a_silent_ztunnel_before_a_pod_is_left_for_a_new_connection() {
     let ztunnel = PodZtunnel::start(behind, &mesh.certificate("default", "web")).await;
     let cable = Cable::new(SocketAddr::new(pod, 15008), SocketAddr::new(behind, 15008)).await;
     let to = mesh.service(1, "web");
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     assert_eq!(client.get(to, "/").await.status, StatusCode::OK);
     let mut slow = client.tunnel(to).await;
     slow.write_all(b"GET /slow HTTP/1.1\r\nhost: test\r\nx-delay-ms: 1000\r\n\r\n")

@@ -33,8 +33,7 @@ async fn scene(policies: &[String]) -> Scene {
     for (n, text) in policies.iter().enumerate() {
         mesh.manifest(&format!("policy-{n}.yaml"), text);
     }
-    let waypoint = mesh.start().await;
-    let friend = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, friend) = mesh.started().await;
     let stranger = mesh.client(&waypoint, "other", "stranger").await;
     Scene {
         _mesh: mesh,
@@ -284,8 +283,7 @@ async fn no_spelling_of_a_path_gets_around_a_denial() {
 async fn an_open_connection_feels_a_new_policy_at_its_next_request() {
     let mesh = Mesh::new();
     let (to, _) = mesh.http_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let mut connection = client.http1(to).await;
     assert_eq!(connection.send(get("/")).await.status, StatusCode::OK);
     mesh.manifest(
@@ -312,8 +310,7 @@ async fn a_policy_of_one_service_leaves_the_others_alone() {
         "policy.yaml",
         &policy("p", "web", ", action: DENY, rules: [{}]"),
     );
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     assert_eq!(client.get(web, "/").await.status, StatusCode::FORBIDDEN);
     assert_eq!(client.get(other, "/").await.status, StatusCode::OK);
 }
@@ -403,9 +400,8 @@ async fn policies_of_the_waypoint_hold_for_every_service_and_pod() {
             ", rules: [{to: [{operation: {methods: [GET, DELETE]}}]}]",
         ),
     );
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
-    let pod = SocketAddr::new(mesh.pod_ip(2), 8080);
+    let (_waypoint, client) = mesh.started().await;
+    let pod = mesh.backend(2);
     for (to, method, status) in [
         (web, Method::GET, 200),
         (web, Method::POST, 403),
@@ -476,8 +472,7 @@ async fn the_mesh_may_ask_for_more_normalization() {
             ", action: DENY, rules: [{to: [{operation: {paths: ['/admin/*']}}]}]",
         ),
     );
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     for path in [
         "//admin/x",
         "/admin%2Fx",
@@ -500,8 +495,7 @@ async fn the_mesh_may_ask_for_more_normalization() {
 async fn every_stream_of_an_open_http2_connection_feels_a_new_policy() {
     let mesh = Mesh::new();
     let (to, app) = mesh.http_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let connection = client.http2(to).await;
     assert_eq!(connection.send(get("/")).await.status, StatusCode::OK);
     // What runs already is finished.

@@ -109,8 +109,7 @@ async fn only_owned_addresses_are_reached() {
          apiVersion: v1\nkind: Service\nmetadata: {name: optout, namespace: default, labels: {istio.io/use-waypoint: none}}\n\
          spec: {clusterIP: 10.97.0.2, selector: {app: foreign}, ports: [{name: http, port: 80}]}\n",
     );
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     let own = waypoint.address();
     for authority in [
         "10.97.0.1:80".to_owned(),
@@ -131,7 +130,7 @@ async fn only_owned_addresses_are_reached() {
     let line = waypoint.until_logged("169.254.169.254").await;
     assert!(line.contains(" 404 NR filter_chain_not_found "), "{line}");
     // A pod is owned by itself here: `istio.io/waypoint-for: all`.
-    let pod = SocketAddr::new(mesh.pod_ip(1), 8080);
+    let pod = mesh.backend(1);
     assert_eq!(client.get(pod, "/pod").await.status, StatusCode::OK);
     assert_fine(&mesh, &waypoint, to).await;
 }
@@ -140,8 +139,7 @@ async fn only_owned_addresses_are_reached() {
 async fn authorities_that_are_no_address_and_methods_that_are_not_connect() {
     let mesh = Mesh::new();
     let (to, _) = mesh.http_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     for authority in [
         "web.default:80",
         "10.0.0.1",
@@ -185,8 +183,7 @@ async fn the_source_is_the_tunnels_peer_whatever_headers_say() {
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: default}\n\
          spec: {targetRefs: [{group: '', kind: Service, name: web}], rules: [{from: [{source: {ipBlocks: [10.0.0.0/8]}}]}]}\n",
     );
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let forged = [
         ("forwarded", "for=10.0.0.1"),
         ("x-forwarded-for", "10.0.0.1"),
@@ -209,8 +206,7 @@ async fn the_source_is_the_tunnels_peer_whatever_headers_say() {
 async fn heads_have_their_limits() {
     let mesh = Mesh::new();
     let (to, app) = mesh.http_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     let big = "a".repeat(200 * 1024);
     let answer = client
         .raw(
@@ -248,8 +244,7 @@ async fn heads_have_their_limits() {
 async fn nothing_is_smuggled_upstream() {
     let mesh = Mesh::new();
     let (to, app) = mesh.http_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     let smuggled = "GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n";
     for (what, text) in [
         (
@@ -370,8 +365,7 @@ async fn peers_that_reset_or_stall_hold_up_nobody_else() {
     let mesh = Mesh::new();
     let (to, _) = mesh.http_service(1, "web").await;
     let (stalling, _, ztunnel) = mesh.captured_service(2, "stall").await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     // Tunnels that are reset in the middle of a request.
     for _ in 0..20 {
         let mut stream = client.tunnel(to).await;
@@ -410,8 +404,7 @@ async fn peers_that_reset_or_stall_hold_up_nobody_else() {
 async fn http2_inside_keeps_to_its_limits() {
     let mesh = Mesh::new();
     let (to, _) = mesh.http_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     let connection = client.http2(to).await;
     let big = "a".repeat(100 * 1024);
     let answer = connection

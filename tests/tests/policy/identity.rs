@@ -1,6 +1,5 @@
 //! The waypoint's certificate from istiod's CA, and peers that are no longer trusted.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -181,7 +180,7 @@ async fn a_new_root_is_trusted_beside_the_old_one_and_the_old_one_goes_with_a_gr
     let new_client = connect(&waypoint, &newer("curl")).await;
     assert_eq!(new_client.get(web, "/").await.status, StatusCode::OK);
     mesh.describe_pod(2, "behind-1", "behind", true);
-    let _app = App::http(SocketAddr::new(mesh.pod_ip(2), 8080), "behind").await;
+    let _app = App::http(mesh.backend(2), "behind").await;
     let ztunnel = PodZtunnel::start(mesh.pod_ip(2), &newer("behind")).await;
     let behind = mesh.service(2, "behind");
     istiod.discovery.set(mesh.resources());
@@ -346,7 +345,7 @@ async fn the_revoked_are_cut_off_in_both_directions_as_soon_as_the_list_says_so(
     let mesh = &scene.mesh;
     let (web, _) = mesh.http_service(1, "web").await;
     mesh.describe_pod(2, "behind-1", "behind", true);
-    let _app = App::http(SocketAddr::new(mesh.pod_ip(2), 8080), "behind").await;
+    let _app = App::http(mesh.backend(2), "behind").await;
     let (bad_pod, bad) = (
         mesh.certificate("default", "behind"),
         mesh.certificate("default", "bad"),

@@ -42,8 +42,7 @@ async fn reviews(mesh: &Mesh) -> (std::net::SocketAddr, App, App) {
 async fn nine_of_ten_requests_go_to_the_first_version() {
     let mesh = Mesh::new();
     let (to, v1, v2) = reviews(&mesh).await;
-    let waypoint = mesh.start().await;
-    let curl = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, curl) = mesh.started().await;
     let mut connection = curl.http1(to).await;
     for n in 0..400 {
         let answer = connection
@@ -68,8 +67,7 @@ async fn who_may_look_may_not_write_and_the_stranger_may_do_nothing() {
     let mesh = Mesh::new();
     let (to, v1, v2) = reviews(&mesh).await;
     mesh.manifest("policy.yaml", POLICY);
-    let waypoint = mesh.start().await;
-    let curl = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, curl) = mesh.started().await;
     let stranger = mesh.client(&waypoint, "other", "stranger").await;
 
     assert_eq!(curl.get(to, "/reviews/1").await.status, StatusCode::OK);

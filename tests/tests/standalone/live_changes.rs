@@ -69,8 +69,7 @@ async fn routes_change_under_load_without_a_lost_request() {
 async fn broken_yaml_is_named_and_what_was_good_stays() {
     let mesh = Mesh::new();
     let (to, _) = mesh.http_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     mesh.manifest(
         "broken.yaml",
         "apiVersion: v1\nkind: Service\nmetadata: [this is: no mapping\n",
@@ -97,8 +96,7 @@ async fn a_broken_policy_closes_what_it_targets_and_says_so() {
     let mesh = Mesh::new();
     let (to, app) = mesh.http_service(1, "web").await;
     let (other, _) = mesh.http_service(2, "shop").await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     assert_eq!(client.get(to, "/before").await.status, StatusCode::OK);
     mesh.manifest(
         "policy.yaml",
@@ -138,8 +136,7 @@ async fn a_broken_policy_at_the_start_is_no_start() {
 async fn services_come_and_go() {
     let mesh = Mesh::new();
     let (to, _) = mesh.http_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let (late, _) = mesh.http_service(2, "late").await;
     until("the new service", async || {
         let (status, _) = client.connect_to(&late.to_string(), &[]).await.unwrap();
@@ -196,8 +193,7 @@ async fn a_policy_in_a_file_that_cannot_be_read_loses_nothing_of_what_it_said() 
     let (to, app) = mesh.http_service(1, "web").await;
     let denial = policy(", action: DENY, rules: [{to: [{operation: {paths: [/secret]}}]}]");
     mesh.manifest("policy.yaml", &denial);
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     assert_eq!(
         client.get(to, "/secret").await.status,
         StatusCode::FORBIDDEN
@@ -228,10 +224,9 @@ async fn a_policy_in_a_file_that_cannot_be_read_loses_nothing_of_what_it_said() 
 async fn pods_come_and_go_under_load() {
     let mesh = Mesh::new();
     let (to, _) = mesh.http_service(1, "web").await;
-    let address = |n| std::net::SocketAddr::new(mesh.pod_ip(n), 8080);
+    let address = |n| mesh.backend(n);
     let second = waypoint_tests::App::http(address(2), "second").await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = stop.clone();
     let load = tokio::spawn(async move {

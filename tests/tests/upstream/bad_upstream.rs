@@ -19,11 +19,9 @@ struct Scene {
 
 async fn scene(answer: impl Fn(&str) -> (Vec<u8>, Then) + Send + Sync + 'static) -> Scene {
     let mesh = Mesh::new();
-    mesh.describe_pod(1, "web-1", "web", false);
-    let script = Script::start(SocketAddr::new(mesh.pod_ip(1), 8080), answer).await;
-    let to = mesh.service(1, "web");
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (to, backend) = mesh.bare_service(1, "web");
+    let script = Script::start(backend, answer).await;
+    let (waypoint, client) = mesh.started().await;
     Scene {
         mesh,
         to,
@@ -360,10 +358,8 @@ async fn an_answer_before_the_request_has_ended_is_passed_on() {
 #[tokio::test]
 async fn an_answer_that_breaks_off_arrives_as_far_as_it_came() {
     let mesh = Mesh::new();
-    mesh.describe_pod(1, "web-1", "web", false);
-    broken_answers::backend(SocketAddr::new(mesh.pod_ip(1), 8080)).await;
-    let to = mesh.service(1, "web");
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (to, backend) = mesh.bare_service(1, "web");
+    broken_answers::backend(backend).await;
+    let (waypoint, client) = mesh.started().await;
     broken_answers::play(&client, to, || waypoint.log()).await;
 }

@@ -25,8 +25,7 @@ const QUEUED: Duration = Duration::from_secs(1);
 async fn start(mesh: &Mesh, limits: Limits) -> (ControlPlane, Waypoint, Ztunnel) {
     let istiod = ControlPlane::start(mesh).await;
     istiod.discovery.set(limited(mesh, limits));
-    let waypoint = mesh.start_under(&istiod).await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started_under(&istiod).await;
     (istiod, waypoint, client)
 }
 
@@ -207,9 +206,8 @@ async fn assert_all_given_back(client: &Ztunnel, to: SocketAddr, after: &str) {
 #[tokio::test]
 async fn everything_is_given_back_however_a_request_ends() {
     let mesh = Mesh::new();
-    mesh.describe_pod(1, "web-1", "web", false);
-    let script = Script::start(SocketAddr::new(mesh.pod_ip(1), 8080), badly).await;
-    let to = mesh.service(1, "web");
+    let (to, backend) = mesh.bare_service(1, "web");
+    let script = Script::start(backend, badly).await;
     mesh.manifest(
         "route.yaml",
         "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: web, namespace: default}\n\
@@ -293,9 +291,8 @@ async fn tcp_streams_beyond_the_limit_are_closed() {
         let _ = tokio::io::copy(&mut read, &mut write).await;
     }
     let mesh = Mesh::new();
-    mesh.describe_pod(1, "db-1", "db", false);
-    App::tcp(SocketAddr::new(mesh.pod_ip(1), 8080), echo).await;
-    let to = mesh.service_with_port(1, "db", "{name: tcp, port: 80, targetPort: 8080}");
+    let (to, backend) = mesh.bare_tcp_service(1, "db");
+    App::tcp(backend, echo).await;
     let (_istiod, waypoint, client) = start(&mesh, [1, 1, NONE, NONE]).await;
     let mut first = client.tunnel(to).await;
     first.write_all(b"a").await.unwrap();
@@ -319,8 +316,7 @@ async fn retries_beyond_the_limit_are_not_made() {
         (1, "UF,URX", ". retried and the latest reset reason: "),
     ] {
         let mesh = Mesh::new();
-        mesh.describe_pod(1, "web-1", "web", false);
-        let to = mesh.service(1, "web");
+        let (to, _) = mesh.bare_service(1, "web");
         let (_istiod, waypoint, client) = start(&mesh, [NONE, NONE, NONE, limit]).await;
         // Nobody listens. More often than there are retries: they are given back.
         for n in 1..=3 {

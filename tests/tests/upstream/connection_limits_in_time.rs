@@ -1,7 +1,6 @@
 //! Time limits of connections, not of requests: how long one may take to be made, and how long a TCP stream may be
 //! silent. Standalone manifests don't say these, so a scripted istiod does.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
@@ -68,10 +67,8 @@ fn silent_for(mesh: &Mesh, limit: Duration) -> Vec<Resource> {
 async fn a_connection_that_is_not_made_in_time_is_given_up() {
     const LIMIT: Duration = Duration::from_millis(600);
     let mesh = Mesh::new();
-    mesh.describe_pod(1, "web-1", "web", false);
-    let to = mesh.service(1, "web");
+    let (to, backend) = mesh.bare_service(1, "web");
     // Its queue is full: the kernel lets further handshakes wait.
-    let backend = SocketAddr::new(mesh.pod_ip(1), 8080);
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(backend).unwrap();
     let full = socket.listen(1).unwrap();
@@ -83,8 +80,7 @@ async fn a_connection_that_is_not_made_in_time_is_given_up() {
     }
     let istiod = ControlPlane::start(&mesh).await;
     istiod.discovery.set(connecting_within(&mesh, LIMIT));
-    let waypoint = mesh.start_under(&istiod).await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started_under(&istiod).await;
     let begun = Instant::now();
     let answer = client.request(to, get("/slow-to-connect")).await;
     let took = begun.elapsed();
@@ -101,18 +97,15 @@ async fn a_connection_that_is_not_made_in_time_is_given_up() {
 async fn a_tcp_stream_is_silent_from_its_last_byte_in_either_direction() {
     const LIMIT: Duration = Duration::from_millis(1500);
     let mesh = Mesh::new();
-    mesh.describe_pod(1, "db-1", "db", false);
-    let backend = SocketAddr::new(mesh.pod_ip(1), 8080);
+    let (to, backend) = mesh.bare_tcp_service(1, "db");
     App::tcp(backend, |mut tcp| async move {
         let (mut read, mut write) = tcp.split();
         let _ = tokio::io::copy(&mut read, &mut write).await;
     })
     .await;
-    let to = mesh.service_with_port(1, "db", "{name: tcp, port: 80, targetPort: 8080}");
     let istiod = ControlPlane::start(&mesh).await;
     istiod.discovery.set(silent_for(&mesh, LIMIT));
-    let waypoint = mesh.start_under(&istiod).await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started_under(&istiod).await;
     let mut tunnel = client.tunnel(to).await;
     // Longer than the limit all in all, never silent for that long.
     let mut byte = [0];

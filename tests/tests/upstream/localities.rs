@@ -47,7 +47,7 @@ impl Zones {
         let mut peers = Vec::new();
         for (n, pod) in (1..).zip(PODS) {
             mesh.describe_pod(n, pod, "web", true);
-            let app = App::http(SocketAddr::new(mesh.pod_ip(n), 8080), pod).await;
+            let app = App::http(mesh.backend(n), pod).await;
             let certificate = mesh.certificate("default", "web");
             peers.push((app, PodZtunnel::start(mesh.pod_ip(n), &certificate).await));
         }
@@ -75,8 +75,7 @@ impl Zones {
         }
         let istiod = ControlPlane::start(&mesh).await;
         istiod.discovery.set(resources);
-        let waypoint = mesh.start_under(&istiod).await;
-        let client = mesh.client(&waypoint, "default", "curl").await;
+        let (waypoint, client) = mesh.started_under(&istiod).await;
         istiod.discovery.until_answered().await;
         assert_eq!(istiod.discovery.refusals(), [""; 0]);
         Zones {

@@ -27,7 +27,7 @@ async fn echo(mut tcp: TcpStream) {
 
 async fn echo_service(mesh: &Mesh) -> SocketAddr {
     mesh.describe_pod(1, "db-1", "db", false);
-    App::tcp(SocketAddr::new(mesh.pod_ip(1), 8080), echo).await;
+    App::tcp(mesh.backend(1), echo).await;
     mesh.service_with_port(1, "db", TCP_PORT)
 }
 
@@ -36,8 +36,7 @@ async fn bytes_go_both_ways_and_each_direction_ends_on_its_own() {
     const SIZE: usize = 8 << 20;
     let mesh = Mesh::new();
     let to = echo_service(&mesh).await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     let (mut read, mut write) = tokio::io::split(client.tunnel(to).await);
     let writer = tokio::spawn(async move {
         write.write_all(&vec![b'z'; SIZE]).await.unwrap();
@@ -76,18 +75,14 @@ async fn bytes_go_both_ways_and_each_direction_ends_on_its_own() {
 async fn a_server_that_speaks_first_is_heard() {
     let mesh = Mesh::new();
     mesh.describe_pod(1, "db-1", "db", true);
-    App::tcp(
-        SocketAddr::new(mesh.pod_ip(1), 8080),
-        |mut tcp| async move {
-            let _ = tcp.write_all(b"220 ready\r\n").await;
-            echo(tcp).await;
-        },
-    )
+    App::tcp(mesh.backend(1), |mut tcp| async move {
+        let _ = tcp.write_all(b"220 ready\r\n").await;
+        echo(tcp).await;
+    })
     .await;
     let ztunnel = PodZtunnel::start(mesh.pod_ip(1), &mesh.certificate("default", "db")).await;
     let to = mesh.service_with_port(1, "db", TCP_PORT);
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let mut stream = client.tunnel(to).await;
     let mut greeting = [0; 11];
     within("the greeting", stream.read_exact(&mut greeting))
@@ -104,19 +99,15 @@ async fn a_server_that_speaks_first_is_heard() {
 async fn an_unnamed_port_is_sniffed_and_a_silent_client_is_not_waited_for_for_long() {
     let mesh = Mesh::new();
     mesh.describe_pod(1, "db-1", "db", false);
-    App::tcp(
-        SocketAddr::new(mesh.pod_ip(1), 8080),
-        |mut tcp| async move {
-            let _ = tcp.write_all(b"hello").await;
-            echo(tcp).await;
-        },
-    )
+    App::tcp(mesh.backend(1), |mut tcp| async move {
+        let _ = tcp.write_all(b"hello").await;
+        echo(tcp).await;
+    })
     .await;
     let (web, app) = mesh.http_service(2, "web").await;
     mesh.service_with_port(2, "web", "{port: 80, targetPort: 8080}");
     let to = mesh.service_with_port(1, "db", "{port: 80, targetPort: 8080}");
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let mut stream = client.tunnel(to).await;
     let mut greeting = [0; 5];
     within("the greeting", stream.read_exact(&mut greeting))
@@ -139,8 +130,7 @@ async fn who_is_denied_gets_no_byte_through() {
         "policy.yaml",
         &policy("action: DENY, rules: [{from: [{source: {principals: [cluster.local/ns/other/sa/stranger]}}]}]"),
     );
-    let waypoint = mesh.start().await;
-    let friend = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, friend) = mesh.started().await;
     let mut stream = friend.tunnel(to).await;
     stream.write_all(b"ping").await.unwrap();
     let mut echoed = [0; 4];
@@ -163,8 +153,7 @@ async fn who_is_denied_gets_no_byte_through() {
 async fn an_open_stream_is_closed_when_it_is_denied_and_others_stay() {
     let mesh = Mesh::new();
     let to = echo_service(&mesh).await;
-    let waypoint = mesh.start().await;
-    let friend = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, friend) = mesh.started().await;
     let stranger = mesh.client(&waypoint, "other", "stranger").await;
     let (mut kept, mut closed) = (friend.tunnel(to).await, stranger.tunnel(to).await);
     let mut byte = [0; 1];
@@ -188,10 +177,8 @@ async fn an_open_stream_is_closed_when_it_is_denied_and_others_stay() {
 #[tokio::test]
 async fn a_pod_that_is_gone_ends_the_stream() {
     let mesh = Mesh::new();
-    mesh.describe_pod(1, "db-1", "db", false);
-    let to = mesh.service_with_port(1, "db", TCP_PORT);
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (to, _) = mesh.bare_tcp_service(1, "db");
+    let (waypoint, client) = mesh.started().await;
     let mut stream = client.tunnel(to).await;
     let mut rest = Vec::new();
     let _ = within("the end", stream.read_to_end(&mut rest)).await;
@@ -204,8 +191,7 @@ async fn a_pod_that_is_gone_ends_the_stream() {
 async fn open_streams_report_their_bytes_before_they_end() {
     let mesh = Mesh::new();
     let to = echo_service(&mesh).await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     let mut stream = client.tunnel(to).await;
     stream.write_all(b"twelve bytes").await.unwrap();
     let mut echoed = [0; 12];
@@ -223,8 +209,7 @@ async fn open_streams_report_their_bytes_before_they_end() {
 #[tokio::test]
 async fn a_pod_that_resets_is_not_taken_to_have_finished() {
     let mesh = Mesh::new();
-    mesh.describe_pod(1, "db-1", "db", false);
-    let address = SocketAddr::new(mesh.pod_ip(1), 8080);
+    let (to, address) = mesh.bare_tcp_service(1, "db");
     App::tcp(address, |mut tcp| async move {
         let _ = tcp.read_u8().await;
         let _ = tcp.write_all(b"half an ans").await;
@@ -232,9 +217,7 @@ async fn a_pod_that_resets_is_not_taken_to_have_finished() {
         let _ = tcp.set_zero_linger();
     })
     .await;
-    let to = mesh.service_with_port(1, "db", TCP_PORT);
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let mut stream = client.tunnel(to).await;
     stream.write_all(b"?").await.unwrap();
     let mut got = Vec::new();
@@ -245,9 +228,8 @@ async fn a_pod_that_resets_is_not_taken_to_have_finished() {
 #[tokio::test]
 async fn a_client_that_resets_is_not_taken_to_have_finished() {
     let mesh = Mesh::new();
-    mesh.describe_pod(1, "db-1", "db", false);
+    let (to, address) = mesh.bare_tcp_service(1, "db");
     let (ended, mut ends) = tokio::sync::mpsc::unbounded_channel();
-    let address = SocketAddr::new(mesh.pod_ip(1), 8080);
     App::tcp(address, move |mut tcp| {
         let ended = ended.clone();
         async move {
@@ -257,9 +239,7 @@ async fn a_client_that_resets_is_not_taken_to_have_finished() {
         }
     })
     .await;
-    let to = mesh.service_with_port(1, "db", TCP_PORT);
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let mut stream = client.tunnel(to).await;
     let mut go = [0; 2];
     within("go", stream.read_exact(&mut go)).await.unwrap();
@@ -303,8 +283,7 @@ async fn http_rules_on_a_tcp_port_never_let_more_in() {
         let mesh = Mesh::new();
         let to = echo_service(&mesh).await;
         mesh.manifest("policy.yaml", &policy(rules));
-        let waypoint = mesh.start().await;
-        let client = mesh.client(&waypoint, "default", "curl").await;
+        let (_waypoint, client) = mesh.started().await;
         let mut got = Vec::new();
         if let Ok((StatusCode::OK, mut stream)) = client.connect_to(&to.to_string(), &[]).await {
             let _ = stream
@@ -322,8 +301,7 @@ async fn changes_elsewhere_leave_an_open_stream_alone() {
     let mesh = Mesh::new();
     let to = echo_service(&mesh).await;
     let (web, _) = mesh.http_service(2, "web").await;
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started().await;
     let mut stream = client.tunnel(to).await;
     let mut byte = [0; 1];
     for n in 0..3 {

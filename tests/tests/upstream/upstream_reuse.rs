@@ -28,8 +28,7 @@ async fn a_thousand_posts_share_a_few_connections() {
     let mesh = Mesh::new();
     let (to, app) = mesh.http_service(1, "web").await;
     let (captured, far, ztunnel) = mesh.captured_service(2, "far").await;
-    let waypoint = mesh.start().await;
-    let curl = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, curl) = mesh.started().await;
     // Keep-alive over HTTP/1.1, up plain and through a tunnel.
     for (to, app) in [(to, &app), (captured, &far)] {
         let tunnels = (0..4).map(|_| async {
@@ -64,8 +63,7 @@ async fn a_thousand_posts_share_a_few_connections() {
 async fn a_small_request_leaves_in_one_piece() {
     let mesh = Mesh::new();
     let (to, _, ztunnel) = mesh.captured_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let curl = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, curl) = mesh.started().await;
     let (mut http1, http2) = (curl.http1(to).await, curl.http2(to).await);
     for _ in 0..20 {
         assert_eq!(http1.send(post("/", 1024)).await.status, StatusCode::OK);
@@ -78,8 +76,7 @@ async fn a_small_request_leaves_in_one_piece() {
 #[tokio::test]
 async fn methods_and_statuses_without_a_body_downstream_give_theirs_back() {
     let mesh = Mesh::new();
-    mesh.describe_pod(1, "web-1", "web", false);
-    let address = SocketAddr::new(mesh.pod_ip(1), 8080);
+    let (to, address) = mesh.bare_service(1, "web");
     // It reads bodies by their length, as hyper would, and says what a path asks for.
     let app = Reader::start(address, |path| match path {
         "/204" => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
@@ -88,7 +85,6 @@ async fn methods_and_statuses_without_a_body_downstream_give_theirs_back() {
         _ => b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_vec(),
     })
     .await;
-    let to = mesh.service(1, "web");
     let waypoint = mesh.start().await;
     let mut connection = mesh
         .client(&waypoint, "default", "curl")
@@ -108,8 +104,7 @@ async fn methods_and_statuses_without_a_body_downstream_give_theirs_back() {
 async fn a_chunked_body_with_trailers_gives_its_connection_back() {
     let mesh = Mesh::new();
     let (to, app) = mesh.http_service(1, "web").await;
-    let waypoint = mesh.start().await;
-    let curl = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, curl) = mesh.started().await;
     let (mut sender, driver) = http1::handshake(TokioIo::new(curl.tunnel(to).await))
         .await
         .unwrap();
@@ -227,16 +222,13 @@ struct Early {
 /// A scene whose backend answers before it has read.
 async fn early(body: usize) -> Early {
     let mesh = Mesh::new();
-    mesh.describe_pod(1, "web-1", "web", false);
-    let address = SocketAddr::new(mesh.pod_ip(1), 8080);
+    let (to, address) = mesh.bare_service(1, "web");
     let app = Reader::start(address, move |_| {
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {body}\r\n\r\n");
         [head.as_bytes(), &vec![b'd'; body]].concat()
     })
     .await;
-    let to = mesh.service(1, "web");
-    let waypoint = mesh.start().await;
-    let curl = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, curl) = mesh.started().await;
     Early {
         _mesh: mesh,
         to,
@@ -333,12 +325,9 @@ async fn a_connection_that_the_upstream_ends_serves_nobody_else() {
         "HTTP/1.1 200 OK\r\n\r\nok",
     ] {
         let mesh = Mesh::new();
-        mesh.describe_pod(1, "web-1", "web", false);
-        let address = SocketAddr::new(mesh.pod_ip(1), 8080);
+        let (to, address) = mesh.bare_service(1, "web");
         let app = Script::start(address, move |_| (first.into(), Then::Close)).await;
-        let to = mesh.service(1, "web");
-        let waypoint = mesh.start().await;
-        let curl = mesh.client(&waypoint, "default", "curl").await;
+        let (_waypoint, curl) = mesh.started().await;
         for _ in 0..3 {
             let answer = curl.request(to, post("/", 10)).await;
             assert_eq!(
@@ -353,8 +342,7 @@ async fn a_connection_that_the_upstream_ends_serves_nobody_else() {
 #[tokio::test]
 async fn an_answer_survives_an_upstream_that_stops_reading() {
     let mesh = Mesh::new();
-    mesh.describe_pod(1, "web-1", "web", false);
-    let address = SocketAddr::new(mesh.pod_ip(1), 8080);
+    let (to, address) = mesh.bare_service(1, "web");
     // It refuses without having read, and its socket, closed with bytes unread, resets the connection.
     App::tcp(address, |mut tcp| async move {
         let _ = read_head(&mut tcp).await;
@@ -362,9 +350,7 @@ async fn an_answer_survives_an_upstream_that_stops_reading() {
         let _ = tcp.write_all(refusal).await;
     })
     .await;
-    let to = mesh.service(1, "web");
-    let waypoint = mesh.start().await;
-    let curl = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, curl) = mesh.started().await;
     for n in 0..20 {
         let mut connection = curl.http1(to).await;
         let answer = connection.send(post(&format!("/{n}"), 3 << 20)).await;

@@ -268,15 +268,14 @@ async fn retries_and_policy_come_before_the_body() {
 async fn without_the_setting_the_waypoint_says_100_itself() {
     let mesh = Mesh::new();
     mesh.describe_pod(1, "web-1", "web", false);
-    let address = SocketAddr::new(mesh.pod_ip(1), 8080);
+    let address = mesh.backend(1);
     let backend = Backend::start(address, Speaks::Http11).await;
     let to = (Speaks::Http11, mesh.service(1, "web"), backend);
     let istiod = ControlPlane::start(&mesh).await;
     istiod
         .discovery
         .set(changed(&mesh, |manager| manager.proxy_100_continue = false));
-    let waypoint = mesh.start_under(&istiod).await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = mesh.started_under(&istiod).await;
     for behaviour in ["", "say"] {
         let expectation = (behaviour, "length");
         let (story, got) = expect_of(&client, &to, FRAMINGS[0], Body::Waits, expectation).await;

@@ -36,12 +36,11 @@ pub(crate) async fn scene() -> Scene {
             _ => "http",
         };
         mesh.describe_pod(n, &format!("{name}-1"), &name, false);
-        let backend = Backend::start(SocketAddr::new(mesh.pod_ip(n), 8080), speaks).await;
+        let backend = Backend::start(mesh.backend(n), speaks).await;
         let port = format!("{{name: {port}, port: 80, targetPort: 8080}}");
         to.push((speaks, mesh.service_with_port(n, &name, &port), backend));
     }
-    let waypoint = mesh.start().await;
-    let client = mesh.client(&waypoint, "default", "curl").await;
+    let (waypoint, client) = mesh.started().await;
     Scene {
         mesh,
         waypoint,

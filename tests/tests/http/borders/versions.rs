@@ -273,8 +273,7 @@ async fn http_10_is_let_in_where_istiod_says_so() {
     let scene = scene().await;
     let istiod = ControlPlane::start(&scene.mesh).await;
     istiod.discovery.set(accepting_http_10(&scene.mesh));
-    let waypoint = scene.mesh.start_under(&istiod).await;
-    let client = scene.mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, client) = scene.mesh.started_under(&istiod).await;
     for to in &scene.to {
         for request in requests_of_http_10() {
             let (answered, got) = exchange(&client, to, request).await;
@@ -303,8 +302,7 @@ async fn http_10_beside_envoy() {
     let resources = accepting_http_10(&scene.mesh);
     let istiod = ControlPlane::start(&scene.mesh).await;
     istiod.discovery.set(resources.clone());
-    let waypoint = scene.mesh.start_under(&istiod).await;
-    let ours = scene.mesh.client(&waypoint, "default", "curl").await;
+    let (_waypoint, ours) = scene.mesh.started_under(&istiod).await;
     let (_envoy, beside) = Envoy::beside(&scene.mesh, &resources).await;
     let certificate = scene.mesh.certificate("default", "curl");
     let theirs = Ztunnel::connect(beside, &certificate).await.unwrap();
