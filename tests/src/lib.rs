@@ -28,6 +28,7 @@ pub mod program;
 pub mod scenario;
 pub mod scripted_ca;
 pub mod telemetry;
+pub mod tls;
 pub mod versions;
 pub mod wait;
 pub mod wire;

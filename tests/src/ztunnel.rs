@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,17 +10,14 @@ use http::{HeaderMap, Method, Request, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use waypoint_hbone::dev_ca::MintedCertificate;
 
 use crate::hbone_stream::HboneStream;
+use crate::tls::tls_over;
 use crate::wait::{unless_silent, within};
+
+pub use crate::tls::tls;
 
 /// So long an answer to bytes may take to begin.
 const FIRST: Duration = Duration::from_secs(10);
@@ -310,85 +306,4 @@ pub fn request(method: Method, path: &str, headers: &[(&str, &str)]) -> Request<
         request = request.header(*name, *value);
     }
     request.body(Full::default()).unwrap()
-}
-
-/// A TLS connection to the HBONE port; without a certificate for the anonymous.
-pub async fn tls(
-    via: SocketAddr,
-    certificate: Option<&MintedCertificate>,
-    alpn: &[&[u8]],
-) -> io::Result<TlsStream<TcpStream>> {
-    tls_over(TcpStream::connect(via).await?, certificate, alpn).await
-}
-
-async fn tls_over(
-    tcp: TcpStream,
-    certificate: Option<&MintedCertificate>,
-    alpn: &[&[u8]],
-) -> io::Result<TlsStream<TcpStream>> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyServer(provider)));
-    let mut config = match certificate {
-        None => builder.with_no_client_auth(),
-        Some(certificate) => {
-            let chain = CertificateDer::pem_slice_iter(certificate.chain_pem().as_bytes())
-                .collect::<Result<_, _>>()
-                .map_err(io::Error::other)?;
-            let key = PrivateKeyDer::from_pem_slice(certificate.key_pem().as_bytes())
-                .map_err(io::Error::other)?;
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(io::Error::other)?
-        }
-    };
-    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    tcp.set_nodelay(true)?;
-    let name = ServerName::IpAddress(tcp.peer_addr()?.ip().into());
-    TlsConnector::from(Arc::new(config))
-        .connect(name, tcp)
-        .await
-}
-
-/// The story knows which waypoint it connected to.
-#[derive(Debug)]
-struct AnyServer(Arc<rustls::crypto::CryptoProvider>);
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.2".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 use envoy_types::pb::google::protobuf::Any;
 use http::StatusCode;
 use waypoint_config::resource::{Resource, ResourceType};
+use waypoint_tests::discovery::AdsStream;
 use waypoint_tests::load::Load;
 use waypoint_tests::scripted_ca::Signer;
 use waypoint_tests::wait::until;
@@ -42,6 +43,15 @@ fn resource(kind: ResourceType, name: &str, body: &'static [u8]) -> Resource {
 fn named(istiod: &ControlPlane, kind: ResourceType, name: &str) -> Resource {
     let all = istiod.discovery.resources(kind);
     all.into_iter().find(|r| r.name == name).unwrap()
+}
+
+/// A waypoint that has all that a good istiod has to say; the stream on which that came; and a client.
+async fn configured(mesh: &Mesh) -> (ControlPlane, AdsStream, Waypoint, Ztunnel) {
+    let istiod = ControlPlane::of(mesh).await;
+    let (waypoint, client) = mesh.started_under(&istiod).await;
+    istiod.discovery.until_answered().await;
+    let stream = istiod.discovery.stream(0).await;
+    (istiod, stream, waypoint, client)
 }
 
 #[tokio::test]
@@ -139,10 +149,7 @@ async fn what_is_bad_is_refused_by_name_and_what_is_good_is_taken() {
     let mesh = Mesh::new();
     let (web, _) = mesh.http_service(1, "web").await;
     let (_, other) = mesh.http_service(2, "other").await;
-    let istiod = ControlPlane::of(&mesh).await;
-    let (waypoint, client) = mesh.started_under(&istiod).await;
-    istiod.discovery.until_answered().await;
-    let stream = istiod.discovery.stream(0).await;
+    let (istiod, stream, waypoint, client) = configured(&mesh).await;
     let verdict = async |kind, added: &[Resource]| {
         let nonce = stream.push(kind, added, &[]);
         stream.verdict(&nonce).await
@@ -208,10 +215,7 @@ async fn what_is_no_answer_is_passed_over_or_ends_the_stream() {
     logs::record();
     let mesh = Mesh::new();
     let (web, _) = mesh.http_service(1, "web").await;
-    let istiod = ControlPlane::of(&mesh).await;
-    let (waypoint, client) = mesh.started_under(&istiod).await;
-    istiod.discovery.until_answered().await;
-    let stream = istiod.discovery.stream(0).await;
+    let (istiod, stream, waypoint, client) = configured(&mesh).await;
     for unknown in ["type.googleapis.com/unheard.Of", "", "\u{1f980}"] {
         let nonce = stream.send(DeltaDiscoveryResponse {
             type_url: unknown.into(),
@@ -299,10 +303,7 @@ async fn a_cluster_goes_after_the_listener_that_used_it_and_comes_back_with_endp
     let mesh = Mesh::new();
     let (web, _) = mesh.http_service(1, "web").await;
     let (late, _) = mesh.http_service(2, "late").await;
-    let istiod = ControlPlane::of(&mesh).await;
-    let (_waypoint, client) = mesh.started_under(&istiod).await;
-    istiod.discovery.until_answered().await;
-    let stream = istiod.discovery.stream(0).await;
+    let (istiod, stream, _waypoint, client) = configured(&mesh).await;
     let mut open = client.http1(late).await;
     assert_eq!(open.send(get("/")).await.status, StatusCode::OK);
 
@@ -369,10 +370,7 @@ async fn endpoints_of_one_service_leave_the_others_alone() {
 async fn a_listener_that_is_removed_takes_no_more_and_readiness_stays() {
     let mesh = Mesh::new();
     let (web, _) = mesh.http_service(1, "web").await;
-    let istiod = ControlPlane::of(&mesh).await;
-    let (waypoint, client) = mesh.started_under(&istiod).await;
-    istiod.discovery.until_answered().await;
-    let stream = istiod.discovery.stream(0).await;
+    let (istiod, stream, waypoint, client) = configured(&mesh).await;
     let nonce = stream.push(ResourceType::Listener, &[], &["main_internal"]);
     assert_eq!(stream.verdict(&nonce).await, Ok(()));
     until("no tunnel", async || {

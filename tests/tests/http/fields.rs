@@ -4,39 +4,18 @@
 //! Each list was tried on Envoy 1.40 as well, which ends an HTTP/2 connection where we answer 400 or reset the
 //! stream; `docs/differences.md` tells where it lets pass what is refused here.
 
-use std::net::SocketAddr;
-
 use http::StatusCode;
 use waypoint_tests::literal_h2::{self, Field, Reply};
-use waypoint_tests::{Mesh, Recorder, Waypoint, Ztunnel};
 
-struct Scene {
-    _mesh: Mesh,
-    to: SocketAddr,
-    recorder: Recorder,
-    waypoint: Waypoint,
-    client: Ztunnel,
-}
+use super::recorded::{Scene, denying};
 
 /// Denied are the host `evil.example` and the role `admin`.
 async fn scene() -> Scene {
-    let mesh = Mesh::new();
-    let (to, backend) = mesh.bare_service(1, "web");
-    let recorder = Recorder::start(backend).await;
-    mesh.manifest(
-        "policy.yaml",
-        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: default}\n\
-         spec: {targetRefs: [{group: '', kind: Service, name: web}], action: DENY, rules: [\
-         {to: [{operation: {hosts: [evil.example]}}]}, {when: [{key: 'request.headers[x-role]', values: [admin]}]}]}\n",
-    );
-    let (waypoint, client) = mesh.started().await;
-    Scene {
-        _mesh: mesh,
-        to,
-        recorder,
-        waypoint,
-        client,
-    }
+    denying(
+        "[{to: [{operation: {hosts: [evil.example]}}]}, \
+         {when: [{key: 'request.headers[x-role]', values: [admin]}]}]",
+    )
+    .await
 }
 
 impl Scene {

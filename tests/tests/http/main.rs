@@ -10,6 +10,7 @@ mod http_path;
 mod one_bad_value;
 mod paths;
 mod protocols;
+mod recorded;
 mod routing;
 mod smuggling;
 mod telemetry;

@@ -2,37 +2,13 @@
 //!
 //! The backend keeps the bytes as they came and reads them with a parser that forgives nothing.
 
-use std::net::SocketAddr;
-
 use waypoint_tests::ztunnel::End;
-use waypoint_tests::{Mesh, Recorder, Waypoint, Ztunnel};
 
-struct Scene {
-    _mesh: Mesh,
-    to: SocketAddr,
-    recorder: Recorder,
-    waypoint: Waypoint,
-    client: Ztunnel,
-}
+use super::recorded::{Scene, denying};
 
 /// Nobody may go to `/smuggled`: whoever gets there went around the policy.
 async fn scene() -> Scene {
-    let mesh = Mesh::new();
-    let (to, backend) = mesh.bare_service(1, "web");
-    let recorder = Recorder::start(backend).await;
-    mesh.manifest(
-        "policy.yaml",
-        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: default}\n\
-         spec: {targetRefs: [{group: '', kind: Service, name: web}], action: DENY, rules: [{to: [{operation: {paths: [/smuggled]}}]}]}\n",
-    );
-    let (waypoint, client) = mesh.started().await;
-    Scene {
-        _mesh: mesh,
-        to,
-        recorder,
-        waypoint,
-        client,
-    }
+    denying("[{to: [{operation: {paths: [/smuggled]}}]}]").await
 }
 
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n";
