@@ -1,5 +1,5 @@
 //! What comes by name: filters over ECDS, routes over RDS, and chains that wait for them. And what a
-//! refusal leaves behind.
+//! refusal, or a removal, leaves behind.
 #![allow(clippy::unwrap_used)]
 
 mod process;
@@ -9,13 +9,16 @@ use envoy_types::pb::envoy::config::core::v3::{
     AggregatedConfigSource, ConfigSource, ExtensionConfigSource, TypedExtensionConfig,
     config_source::ConfigSourceSpecifier,
 };
-use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
-use envoy_types::pb::envoy::config::rbac::v3::Rbac as Rules;
-use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::envoy::config::listener::v3::{Filter, Listener, filter};
+use envoy_types::pb::envoy::config::rbac::v3::{
+    Permission, Policy, Principal, Rbac as Rules, permission, principal, rbac,
+};
+use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, RouteConfiguration};
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds, http_connection_manager::RouteSpecifier, http_filter,
 };
+use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as NetworkRbac;
 use envoy_types::pb::google::protobuf::Any;
 use process::{store, store_that};
 use prost::Message;
@@ -25,8 +28,10 @@ use waypoint_config::resource::{Resource, ResourceType, Update};
 use waypoint_config::store::{ChainState, OnRefused, Outcome, Store};
 
 const CHAIN: &str = "inbound-vip|9080|http|details.default.svc.cluster.local";
+const TCP_CHAIN: &str = "direct-tcp";
 const PLUGIN: &str = "extensions.istio.io/trafficextension/default.plugin";
 const RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
+const NETWORK_RBAC: &str = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC";
 const WASM: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
 
 fn ads() -> Option<ConfigSource> {
@@ -54,6 +59,30 @@ fn walkthrough(change: impl Fn(&mut HttpConnectionManager)) -> Vec<Resource> {
     let mut manager = HttpConnectionManager::decode(any.value.as_slice()).unwrap();
     change(&mut manager);
     any.value = manager.encode_to_vec();
+    main.body = listener.encode_to_vec().into();
+    resources
+}
+
+/// The walk-through, with a filter before all others of one TCP chain.
+fn guarded(rules: Rules) -> Vec<Resource> {
+    let mut resources = walkthrough(|_| {});
+    let is_main = |r: &&mut Resource| r.kind == ResourceType::Listener && r.name == "main_internal";
+    let main = resources.iter_mut().find(is_main).unwrap();
+    let mut listener = Listener::decode(main.body.clone()).unwrap();
+    let mut chains = listener.filter_chains.iter_mut();
+    let chain = chains.find(|chain| chain.name == TCP_CHAIN).unwrap();
+    let config = NetworkRbac {
+        rules: Some(rules),
+        ..NetworkRbac::default()
+    };
+    let guard = Filter {
+        name: "guard".into(),
+        config_type: Some(filter::ConfigType::TypedConfig(Any {
+            type_url: NETWORK_RBAC.into(),
+            value: config.encode_to_vec(),
+        })),
+    };
+    chain.filters.insert(0, guard);
     main.body = listener.encode_to_vec().into();
     resources
 }
@@ -109,7 +138,11 @@ fn rejections(outcome: &Outcome) -> Vec<String> {
 }
 
 fn closed(store: &Store) -> Option<String> {
-    match &*store.handle().load()?.main.chains.get(CHAIN)?.load() {
+    is_closed(store, CHAIN)
+}
+
+fn is_closed(store: &Store, chain: &str) -> Option<String> {
+    match &*store.handle().load()?.main.chains.get(chain)?.load() {
         FilterChain::Closed(reason) => Some(reason.to_string()),
         _ => None,
     }
@@ -216,9 +249,10 @@ fn a_filter_of_a_type_that_its_place_does_not_allow_is_refused() {
     assert!(closed(&store).is_some());
 }
 
-#[test]
-fn routes_may_come_by_name() {
-    let mut store = store();
+/// The walk-through, with the routes of one chain in a resource of their own; and those.
+fn with_routes_by_name(
+    change: fn(&mut HttpConnectionManager),
+) -> (Vec<Resource>, RouteConfiguration) {
     let routes = std::cell::RefCell::new(RouteConfiguration::default());
     let by_name = |manager: &mut HttpConnectionManager| {
         let rds = RouteSpecifier::Rds(Rds {
@@ -228,24 +262,34 @@ fn routes_may_come_by_name() {
         if let Some(RouteSpecifier::RouteConfig(config)) = manager.route_specifier.replace(rds) {
             routes.replace(config);
         }
+        change(manager);
     };
-    assert!(apply(&mut store, walkthrough(by_name)).rejected.is_empty());
+    (walkthrough(by_name), routes.into_inner())
+}
+
+fn routes(proto: &RouteConfiguration) -> Resource {
+    Resource {
+        kind: ResourceType::Routes,
+        name: "details".into(),
+        body: proto.encode_to_vec().into(),
+    }
+}
+
+#[test]
+fn routes_may_come_by_name() {
+    let mut store = store();
+    let (resources, good) = with_routes_by_name(|_| {});
+    assert!(apply(&mut store, resources).rejected.is_empty());
     assert!(
         closed(&store)
             .unwrap()
             .contains("route configuration details")
     );
-    let resource = |routes: RouteConfiguration| Resource {
-        kind: ResourceType::Routes,
-        name: "details".into(),
-        body: routes.encode_to_vec().into(),
-    };
-    let good = routes.into_inner();
-    apply(&mut store, vec![resource(good.clone())]);
+    apply(&mut store, vec![routes(&good)]);
     assert_eq!(closed(&store), None);
     let mut bad = good;
     bad.virtual_hosts[0].include_request_attempt_count = true;
-    let outcome = apply(&mut store, vec![resource(bad)]);
+    let outcome = apply(&mut store, vec![routes(&bad)]);
     assert!(
         rejections(&outcome)[0].contains("include_request_attempt_count"),
         "{outcome:?}"
@@ -291,6 +335,43 @@ fn a_listener_that_has_been_replaced_is_let_go() {
         apply(&mut store, main(change));
         assert!(held.is_unique(), "its bytes are nobody's but the test's");
     }
+}
+
+#[test]
+fn a_chain_that_denies_connections_by_what_only_requests_have_is_closed_by_name() {
+    let header = HeaderMatcher {
+        name: ":path".into(),
+        ..HeaderMatcher::default()
+    };
+    let policy = Policy {
+        permissions: vec![Permission {
+            rule: Some(permission::Rule::Header(header)),
+        }],
+        principals: vec![Principal {
+            identifier: Some(principal::Identifier::Any(true)),
+        }],
+        ..Policy::default()
+    };
+    let rules = Rules {
+        action: rbac::Action::Deny.into(),
+        policies: [("no-paths".to_owned(), policy)].into(),
+        ..Rules::default()
+    };
+    let mut store = store();
+    let outcome = apply(&mut store, guarded(rules));
+    let refused = format!(
+        "main_internal > {TCP_CHAIN}: filters[\"guard\"].rules.policies[\"no-paths\"]\
+         .permissions[0].header: needs a request, which a TCP filter has not"
+    );
+    assert_eq!(rejections(&outcome), [refused]);
+    let reason = is_closed(&store, TCP_CHAIN).unwrap();
+    assert!(reason.contains("permissions[0].header"), "{reason}");
+    assert!(
+        apply(&mut store, guarded(Rules::default()))
+            .rejected
+            .is_empty()
+    );
+    assert_eq!(closed(&store), None);
 }
 
 #[test]

@@ -4,6 +4,9 @@
 //! listener they mean a pseudo address: `ipBlocks` never match and `notIpBlocks` always do there.)
 //! `remote_ip` is that address too, unless the request brings `x-forwarded-for`, whose last address
 //! counts then, as with Envoy's `use_remote_address: false`.
+//!
+//! Where there is no request, a test that needs one is refused when it is compiled ([`Subject`]): left in, it
+//! would match nothing, and a DENY let everything pass.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,8 +21,16 @@ use crate::matcher::header::HeaderMatcher;
 use crate::matcher::metadata::MetadataMatcher;
 use crate::matcher::string::StringMatcher;
 use crate::matcher::uri_template::UriTemplateMatcher;
+use crate::rejected::Refusal;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// What is there to be tested where rules are compiled for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Subject {
+    Connection,
+    Request,
+}
 
 /// A tree of tests.
 #[derive(Clone, Debug)]
@@ -64,6 +75,37 @@ pub(crate) struct RequestView<'a, B> {
     pub(crate) source: IpAddr,
 }
 
+impl Subject {
+    /// The test of a request that `field` stands for.
+    ///
+    /// # Errors
+    /// There is no request here, or the test can't be built.
+    pub(crate) fn request(
+        self,
+        field: &str,
+        test: impl FnOnce() -> Result<RequestTest, Refusal>,
+    ) -> Result<Condition, Refusal> {
+        match self {
+            Subject::Connection => Err(Refusal::new(
+                field,
+                "needs a request, which a TCP filter has not",
+            )),
+            Subject::Request => {
+                let test = test().map_err(|e| e.within(field))?;
+                Ok(Condition::Request(Arc::new(test)))
+            }
+        }
+    }
+
+    /// The address that a client is said to have; only a request can say another than the connection's.
+    pub(crate) fn remote_ip(self, net: IpNet) -> Condition {
+        match self {
+            Subject::Connection => Condition::Connection(ConnectionTest::SourceIp(net)),
+            Subject::Request => Condition::Request(Arc::new(RequestTest::RemoteIp(net))),
+        }
+    }
+}
+
 impl Condition {
     /// What is left of the condition once the connection is known: a constant, or tests of the request.
     pub(crate) fn bind(&self, connection: &Connection) -> Condition {
@@ -92,7 +134,7 @@ impl Condition {
         }
     }
 
-    /// Whether a request is needed to decide; network filters refuse such conditions.
+    /// Whether it looks at dynamic metadata.
     pub(crate) fn needs_metadata(&self) -> bool {
         match self {
             Condition::Constant(_) | Condition::Connection(_) => false,

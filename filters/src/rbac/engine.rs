@@ -11,7 +11,7 @@ use http::Request;
 use crate::connection::Connection;
 use crate::coverage::{Table, honoured, required};
 use crate::dynamic_metadata::Metadata;
-use crate::rbac::condition::{Condition, RequestView};
+use crate::rbac::condition::{Condition, RequestView, Subject};
 use crate::rbac::permission::{self, PERMISSION};
 use crate::rbac::principal::{self, PRINCIPAL};
 use crate::rejected::Refusal;
@@ -25,12 +25,16 @@ pub enum Action {
     Log,
 }
 
-/// Compiled policies.
+/// Policies compiled for requests.
 #[derive(Debug)]
 pub struct Engine {
     action: Action,
     policies: Box<[Policy]>,
 }
+
+/// Policies compiled for connections whose bytes nobody understands: a rule that needs a request is refused.
+#[derive(Debug)]
+pub(crate) struct ConnectionEngine(Engine);
 
 #[derive(Debug)]
 struct Policy {
@@ -75,6 +79,10 @@ static POLICY: Table = Table {
 
 impl Engine {
     pub fn from_proto(proto: &Rbac) -> Result<Engine, Refusal> {
+        Engine::of_subject(proto, Subject::Request)
+    }
+
+    fn of_subject(proto: &Rbac, subject: Subject) -> Result<Engine, Refusal> {
         let action = match rbac::Action::try_from(proto.action) {
             Ok(rbac::Action::Allow) => Action::Allow,
             Ok(rbac::Action::Deny) => Action::Deny,
@@ -97,7 +105,7 @@ impl Engine {
             .map(|(name, policy)| {
                 Ok(Policy {
                     name: name.as_str().into(),
-                    condition: policy_condition(policy)
+                    condition: policy_condition(policy, subject)
                         .map_err(|e| e.within(format!("policies[{name:?}]")))?,
                 })
             })
@@ -129,7 +137,19 @@ impl Engine {
     }
 }
 
-fn policy_condition(policy: &PolicyProto) -> Result<Condition, Refusal> {
+impl ConnectionEngine {
+    pub(crate) fn from_proto(proto: &Rbac) -> Result<ConnectionEngine, Refusal> {
+        Engine::of_subject(proto, Subject::Connection).map(ConnectionEngine)
+    }
+
+    /// Decides a connection. Without tests of requests nothing but constants is left of bound conditions.
+    pub(crate) fn decide(&self, connection: &Connection) -> Decision {
+        let bound = self.0.bind(connection);
+        bound.verdict(|policy| matches!(policy.condition, Condition::Constant(true)))
+    }
+}
+
+fn policy_condition(policy: &PolicyProto, subject: Subject) -> Result<Condition, Refusal> {
     if policy.condition.is_some() || policy.checked_condition.is_some() {
         return Err(Refusal::unsupported("condition"));
     }
@@ -144,14 +164,16 @@ fn policy_condition(policy: &PolicyProto) -> Result<Condition, Refusal> {
         .iter()
         .enumerate()
         .map(|(i, p)| {
-            permission::condition(p, 0).map_err(|e| e.within(format!("permissions[{i}]")))
+            permission::condition(p, subject, 0).map_err(|e| e.within(format!("permissions[{i}]")))
         })
         .collect::<Result<_, _>>()?;
     let principals = policy
         .principals
         .iter()
         .enumerate()
-        .map(|(i, p)| principal::condition(p, 0).map_err(|e| e.within(format!("principals[{i}]"))))
+        .map(|(i, p)| {
+            principal::condition(p, subject, 0).map_err(|e| e.within(format!("principals[{i}]")))
+        })
         .collect::<Result<_, _>>()?;
     // Who first: identities are known with the connection, and what can't match is dropped then.
     Ok(Condition::All(vec![
@@ -174,11 +196,6 @@ impl BoundEngine {
             source: stream.connection.source.ip(),
         };
         self.verdict(|policy| policy.condition.matches(&view))
-    }
-
-    /// Decides a connection whose bytes nobody understands: tests of a request match nothing.
-    pub fn decide_connection(&self) -> Decision {
-        self.verdict(|policy| matches!(policy.condition, Condition::Constant(true)))
     }
 
     fn verdict(&self, matches: impl Fn(&Policy) -> bool) -> Decision {
@@ -344,7 +361,6 @@ mod tests {
     fn allow_without_policies_denies_everybody() {
         let allow = engine(rbac::Action::Allow, vec![]);
         assert!(!decide(&allow, &connection(None), "GET").allowed);
-        assert!(!allow.bind(&connection(None)).decide_connection().allowed);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::matcher::header::{HEADER_MATCHER, HeaderMatcher};
 use crate::matcher::metadata::{METADATA_MATCHER, MetadataMatcher};
 use crate::matcher::string::{STRING_MATCHER, StringMatcher};
 use crate::matcher::uri_template::{URI_TEMPLATE, UriTemplateMatcher};
-use crate::rbac::condition::{Condition, ConnectionTest, RequestTest};
+use crate::rbac::condition::{Condition, ConnectionTest, RequestTest, Subject};
 use crate::rejected::Refusal;
 
 /// Conditions nested deeper than this are refused.
@@ -49,7 +49,11 @@ pub(crate) static PATH_MATCHER: Table = Table {
     required: &[required("rule", &[1])],
 };
 
-pub(crate) fn condition(permission: &Permission, depth: usize) -> Result<Condition, Refusal> {
+pub(crate) fn condition(
+    permission: &Permission,
+    subject: Subject,
+    depth: usize,
+) -> Result<Condition, Refusal> {
     if depth > MAX_DEPTH {
         return Err(Refusal::new("rule", "is nested too deeply"));
     }
@@ -59,21 +63,22 @@ pub(crate) fn condition(permission: &Permission, depth: usize) -> Result<Conditi
         .ok_or_else(|| Refusal::missing("rule"))?;
     Ok(match rule {
         Rule::Any(any) => Condition::Constant(*any),
-        Rule::AndRules(set) => Condition::All(list(&set.rules, depth, "and_rules")?),
-        Rule::OrRules(set) => Condition::Any(list(&set.rules, depth, "or_rules")?),
+        Rule::AndRules(set) => Condition::All(list(&set.rules, subject, depth, "and_rules")?),
+        Rule::OrRules(set) => Condition::Any(list(&set.rules, subject, depth, "or_rules")?),
         Rule::NotRule(inner) => Condition::Not(Box::new(
-            condition(inner, depth + 1).map_err(|e| e.within("not_rule"))?,
+            condition(inner, subject, depth + 1).map_err(|e| e.within("not_rule"))?,
         )),
-        Rule::Header(m) => request(RequestTest::Header(
-            HeaderMatcher::from_proto(m).map_err(|e| e.within("header"))?,
-        )),
-        Rule::UrlPath(m) => request(RequestTest::Path(url_path(m)?)),
-        Rule::UriTemplate(m) => request(RequestTest::UriTemplate(
-            UriTemplateMatcher::from_extension(m).map_err(|e| e.within("uri_template"))?,
-        )),
-        Rule::Metadata(m) => request(RequestTest::Metadata(
-            MetadataMatcher::from_proto(m).map_err(|e| e.within("metadata"))?,
-        )),
+        Rule::Header(m) => subject.request("header", || {
+            Ok(RequestTest::Header(HeaderMatcher::from_proto(m)?))
+        })?,
+        Rule::UrlPath(m) => subject.request("url_path", || Ok(RequestTest::Path(url_path(m)?)))?,
+        Rule::UriTemplate(m) => subject.request("uri_template", || {
+            let matcher = UriTemplateMatcher::from_extension(m)?;
+            Ok(RequestTest::UriTemplate(matcher))
+        })?,
+        Rule::Metadata(m) => subject.request("metadata", || {
+            Ok(RequestTest::Metadata(MetadataMatcher::from_proto(m)?))
+        })?,
         Rule::DestinationIp(range) => Condition::Connection(ConnectionTest::DestinationIp(
             cidr::from_proto(range).map_err(|e| e.within("destination_ip"))?,
         )),
@@ -102,20 +107,21 @@ pub(crate) fn condition(permission: &Permission, depth: usize) -> Result<Conditi
     })
 }
 
-pub(crate) fn request(test: RequestTest) -> Condition {
-    Condition::Request(std::sync::Arc::new(test))
-}
-
 pub(crate) fn url_path(proto: &PathMatcher) -> Result<StringMatcher, Refusal> {
     match &proto.rule {
         Some(path_matcher::Rule::Path(m)) => {
-            StringMatcher::from_proto(m).map_err(|e| e.within("url_path.path"))
+            StringMatcher::from_proto(m).map_err(|e| e.within("path"))
         }
-        None => Err(Refusal::missing("url_path.rule")),
+        None => Err(Refusal::missing("rule")),
     }
 }
 
-fn list(rules: &[Permission], depth: usize, field: &str) -> Result<Vec<Condition>, Refusal> {
+fn list(
+    rules: &[Permission],
+    subject: Subject,
+    depth: usize,
+    field: &str,
+) -> Result<Vec<Condition>, Refusal> {
     if rules.is_empty() {
         return Err(Refusal::missing(format!("{field}.rules")));
     }
@@ -123,7 +129,7 @@ fn list(rules: &[Permission], depth: usize, field: &str) -> Result<Vec<Condition
         .iter()
         .enumerate()
         .map(|(i, rule)| {
-            condition(rule, depth + 1).map_err(|e| e.within(format!("{field}.rules[{i}]")))
+            condition(rule, subject, depth + 1).map_err(|e| e.within(format!("{field}.rules[{i}]")))
         })
         .collect()
 }

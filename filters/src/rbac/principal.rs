@@ -8,8 +8,8 @@ use crate::matcher::cidr::{self, CIDR_RANGE};
 use crate::matcher::header::{HEADER_MATCHER, HeaderMatcher};
 use crate::matcher::metadata::{METADATA_MATCHER, MetadataMatcher};
 use crate::matcher::string::{STRING_MATCHER, StringMatcher};
-use crate::rbac::condition::{Condition, ConnectionTest, RequestTest};
-use crate::rbac::permission::{MAX_DEPTH, PATH_MATCHER, request, url_path};
+use crate::rbac::condition::{Condition, ConnectionTest, RequestTest, Subject};
+use crate::rbac::permission::{MAX_DEPTH, PATH_MATCHER, url_path};
 use crate::rejected::Refusal;
 
 pub(crate) static PRINCIPAL: Table = Table {
@@ -59,7 +59,11 @@ static FILTER_STATE_MATCHER: Table = Table {
     required: &[required("key", &[1]), required("matcher", &[2])],
 };
 
-pub(crate) fn condition(principal: &Principal, depth: usize) -> Result<Condition, Refusal> {
+pub(crate) fn condition(
+    principal: &Principal,
+    subject: Subject,
+    depth: usize,
+) -> Result<Condition, Refusal> {
     if depth > MAX_DEPTH {
         return Err(Refusal::new("identifier", "is nested too deeply"));
     }
@@ -69,10 +73,10 @@ pub(crate) fn condition(principal: &Principal, depth: usize) -> Result<Condition
         .ok_or_else(|| Refusal::missing("identifier"))?;
     Ok(match identifier {
         Identifier::Any(any) => Condition::Constant(*any),
-        Identifier::AndIds(set) => Condition::All(list(&set.ids, depth, "and_ids")?),
-        Identifier::OrIds(set) => Condition::Any(list(&set.ids, depth, "or_ids")?),
+        Identifier::AndIds(set) => Condition::All(list(&set.ids, subject, depth, "and_ids")?),
+        Identifier::OrIds(set) => Condition::Any(list(&set.ids, subject, depth, "or_ids")?),
         Identifier::NotId(inner) => Condition::Not(Box::new(
-            condition(inner, depth + 1).map_err(|e| e.within("not_id"))?,
+            condition(inner, subject, depth + 1).map_err(|e| e.within("not_id"))?,
         )),
         Identifier::Authenticated(authenticated) => {
             let name = authenticated
@@ -87,16 +91,18 @@ pub(crate) fn condition(principal: &Principal, depth: usize) -> Result<Condition
                 cidr::from_proto(range).map_err(|e| e.within("direct_remote_ip"))?,
             ))
         }
-        Identifier::RemoteIp(range) => request(RequestTest::RemoteIp(
-            cidr::from_proto(range).map_err(|e| e.within("remote_ip"))?,
-        )),
-        Identifier::Header(m) => request(RequestTest::Header(
-            HeaderMatcher::from_proto(m).map_err(|e| e.within("header"))?,
-        )),
-        Identifier::UrlPath(m) => request(RequestTest::Path(url_path(m)?)),
-        Identifier::Metadata(m) => request(RequestTest::Metadata(
-            MetadataMatcher::from_proto(m).map_err(|e| e.within("metadata"))?,
-        )),
+        Identifier::RemoteIp(range) => {
+            subject.remote_ip(cidr::from_proto(range).map_err(|e| e.within("remote_ip"))?)
+        }
+        Identifier::Header(m) => subject.request("header", || {
+            Ok(RequestTest::Header(HeaderMatcher::from_proto(m)?))
+        })?,
+        Identifier::UrlPath(m) => {
+            subject.request("url_path", || Ok(RequestTest::Path(url_path(m)?)))?
+        }
+        Identifier::Metadata(m) => subject.request("metadata", || {
+            Ok(RequestTest::Metadata(MetadataMatcher::from_proto(m)?))
+        })?,
         Identifier::FilterState(m) => {
             let Some(filter_state_matcher::Matcher::StringMatch(value)) = &m.matcher else {
                 return Err(Refusal::unsupported("filter_state.matcher"));
@@ -111,12 +117,19 @@ pub(crate) fn condition(principal: &Principal, depth: usize) -> Result<Condition
     })
 }
 
-fn list(ids: &[Principal], depth: usize, field: &str) -> Result<Vec<Condition>, Refusal> {
+fn list(
+    ids: &[Principal],
+    subject: Subject,
+    depth: usize,
+    field: &str,
+) -> Result<Vec<Condition>, Refusal> {
     if ids.is_empty() {
         return Err(Refusal::missing(format!("{field}.ids")));
     }
     ids.iter()
         .enumerate()
-        .map(|(i, id)| condition(id, depth + 1).map_err(|e| e.within(format!("{field}.ids[{i}]"))))
+        .map(|(i, id)| {
+            condition(id, subject, depth + 1).map_err(|e| e.within(format!("{field}.ids[{i}]")))
+        })
         .collect()
 }
