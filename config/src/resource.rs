@@ -3,6 +3,8 @@
 //! Both sources (an istiod or recorded responses, and the standalone translator) speak this form, so
 //! what follows them is one path and the same bytes can be handed to another xDS client.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use waypoint_filters::rejected::Refusal;
 
@@ -80,4 +82,27 @@ pub struct Update {
     pub removed: Vec<(ResourceType, String)>,
     /// The source's word for this version of its resources; empty where it has none.
     pub version: String,
+}
+
+/// What changed of one type.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    pub(crate) added: Vec<Resource>,
+    pub(crate) removed: Vec<String>,
+}
+
+impl Update {
+    /// What changed by type, in the order of [`ResourceType::ALL`].
+    pub(crate) fn by_type(self) -> impl Iterator<Item = (ResourceType, Changes)> {
+        let mut by_type: HashMap<ResourceType, Changes> = HashMap::new();
+        for resource in self.added {
+            let of_type = by_type.entry(resource.kind).or_default();
+            of_type.added.push(resource);
+        }
+        for (kind, name) in self.removed {
+            by_type.entry(kind).or_default().removed.push(name);
+        }
+        let in_order = ResourceType::ALL.into_iter();
+        in_order.filter_map(move |kind| Some((kind, by_type.remove(&kind)?)))
+    }
 }

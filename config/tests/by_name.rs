@@ -276,6 +276,30 @@ fn routes(proto: &RouteConfiguration) -> Resource {
 }
 
 #[test]
+fn a_removal_takes_nothing_of_another_type_with_that_name() {
+    let (resources, good) = with_routes_by_name(|_| {});
+    for mixed in [None, Some(deny_all()), Some(routes(&good))] {
+        for kind in ResourceType::ALL {
+            let mut store = store();
+            apply(&mut store, resources.clone());
+            apply(&mut store, vec![routes(&good)]);
+            store.apply(Update {
+                added: mixed.iter().cloned().collect(),
+                removed: vec![(kind, "details".into())],
+                ..Update::default()
+            });
+            // Whoever looks the routes up again finds them.
+            let (changed, _) = with_routes_by_name(|manager| manager.merge_slashes ^= true);
+            apply(&mut store, changed);
+            let is_there = in_state(&store, ChainState::Stale) == 0;
+            let beside = mixed.as_ref().map(|resource| resource.kind);
+            let case = format!("{kind:?} is removed, beside {beside:?}");
+            assert_eq!(is_there, kind != ResourceType::Routes, "{case}");
+        }
+    }
+}
+
+#[test]
 fn routes_may_come_by_name() {
     let mut store = store();
     let (resources, good) = with_routes_by_name(|_| {});

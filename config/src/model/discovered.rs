@@ -59,9 +59,26 @@ pub(crate) static RDS: Table = Table {
     required: &[required("config_source", &[1])],
 };
 
-/// Everything comes from one stream.
+/// The types of what chains refer to by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ByName {
+    Extension,
+    Routes,
+}
+
 /// A resource that a chain refers to: its type and name.
-pub(crate) type Reference = (ResourceType, String);
+pub(crate) type Reference = (ByName, String);
+
+impl ByName {
+    pub(crate) const ALL: [ByName; 2] = [ByName::Extension, ByName::Routes];
+
+    pub(crate) fn resource_type(self) -> ResourceType {
+        match self {
+            ByName::Extension => ResourceType::Extension,
+            ByName::Routes => ResourceType::Routes,
+        }
+    }
+}
 
 /// What has come by name.
 #[derive(Default)]
@@ -77,7 +94,7 @@ impl Discovered {
     /// It can't be honoured by any chain; what was there stays.
     pub(crate) fn take(
         &mut self,
-        kind: ResourceType,
+        kind: ByName,
         name: &str,
         body: &Bytes,
         host: &Arc<dyn Host>,
@@ -85,22 +102,25 @@ impl Discovered {
         if self.body(kind, name) == Some(body) {
             return Ok(false);
         }
-        if kind == ResourceType::Extension {
-            let config = extension(name, body, host)?;
-            self.extensions
-                .insert(name.to_owned(), (body.clone(), config));
-        } else {
-            let routes = coverage::decode(body, &ROUTE_CONFIGURATION)?;
-            self.routes.insert(name.to_owned(), (body.clone(), routes));
+        match kind {
+            ByName::Extension => {
+                let config = extension(name, body, host)?;
+                self.extensions
+                    .insert(name.to_owned(), (body.clone(), config));
+            }
+            ByName::Routes => {
+                let routes = coverage::decode(body, &ROUTE_CONFIGURATION)?;
+                self.routes.insert(name.to_owned(), (body.clone(), routes));
+            }
         }
         Ok(true)
     }
 
     /// Forgets a resource; says whether it was there.
-    pub(crate) fn remove(&mut self, kind: ResourceType, name: &str) -> bool {
+    pub(crate) fn remove(&mut self, kind: ByName, name: &str) -> bool {
         match kind {
-            ResourceType::Extension => self.extensions.remove(name).is_some(),
-            _ => self.routes.remove(name).is_some(),
+            ByName::Extension => self.extensions.remove(name).is_some(),
+            ByName::Routes => self.routes.remove(name).is_some(),
         }
     }
 
@@ -108,16 +128,15 @@ impl Discovered {
     pub(crate) fn retain(&mut self, referred: &BTreeSet<Reference>) {
         let wanted = |kind, name: &str| referred.contains(&(kind, name.to_owned()));
         self.extensions
-            .retain(|name, _| wanted(ResourceType::Extension, name));
-        self.routes
-            .retain(|name, _| wanted(ResourceType::Routes, name));
+            .retain(|name, _| wanted(ByName::Extension, name));
+        self.routes.retain(|name, _| wanted(ByName::Routes, name));
     }
 
     /// The bytes of a resource as they were received.
-    fn body(&self, kind: ResourceType, name: &str) -> Option<&Bytes> {
+    fn body(&self, kind: ByName, name: &str) -> Option<&Bytes> {
         match kind {
-            ResourceType::Extension => self.extensions.get(name).map(|(body, _)| body),
-            _ => self.routes.get(name).map(|(body, _)| body),
+            ByName::Extension => self.extensions.get(name).map(|(body, _)| body),
+            ByName::Routes => self.routes.get(name).map(|(body, _)| body),
         }
     }
 }
@@ -169,7 +188,7 @@ impl<'a> Lookup<'a> {
         source: &ExtensionConfigSource,
     ) -> Result<&'a Any, Refusal> {
         let field = |e: Refusal| e.within("config_discovery");
-        let reference = (ResourceType::Extension, name.to_owned());
+        let reference = (ByName::Extension, name.to_owned());
         self.referred.borrow_mut().insert(reference.clone());
         let Some((_, config)) = self.discovered.extensions.get(name) else {
             return Err(self.miss(reference));
@@ -186,7 +205,7 @@ impl<'a> Lookup<'a> {
     /// # Errors
     /// It hasn't come, see [`Lookup::end`].
     pub(crate) fn routes(&self, name: &str) -> Result<&'a RouteConfigurationProto, Refusal> {
-        let reference = (ResourceType::Routes, name.to_owned());
+        let reference = (ByName::Routes, name.to_owned());
         self.referred.borrow_mut().insert(reference.clone());
         match self.discovered.routes.get(name) {
             Some((_, routes)) => Ok(routes),
@@ -209,8 +228,8 @@ impl<'a> Lookup<'a> {
 /// What a chain says that waits.
 pub(crate) fn waiting((kind, name): &Reference) -> Refusal {
     let what = match kind {
-        ResourceType::Extension => "the filter",
-        _ => "the route configuration",
+        ByName::Extension => "the filter",
+        ByName::Routes => "the route configuration",
     };
     Refusal::new("", format!("waits for {what} {name}"))
 }

@@ -9,7 +9,7 @@ mod clusters;
 mod dns;
 mod listeners;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -22,11 +22,11 @@ use waypoint_filters::rejected::{Refusal, Rejected};
 
 pub use crate::store::chains::{ChainState, OnRefused};
 
-use crate::model::discovered::{Discovered, Reference};
+use crate::model::discovered::{ByName, Discovered, Reference};
 use crate::model::dns::{Answer, Question};
 use crate::model::snapshot::Snapshot;
 use crate::received::{Received, Response};
-use crate::resource::{Resource, ResourceType, Update};
+use crate::resource::{Changes, Resource, ResourceType, Update};
 use crate::store::chains::Surroundings;
 use crate::store::clusters::ClusterTable;
 use crate::store::listeners::{CONNECT_TERMINATE, ListenerTable, MAIN_INTERNAL};
@@ -113,7 +113,10 @@ impl Store {
         if kind == ResourceType::Endpoints {
             return self.clusters.wanted_assignments();
         }
-        let of_kind = self.listeners.referred().filter(|(of, _)| *of == kind);
+        let of_kind = self
+            .listeners
+            .referred()
+            .filter(|(of, _)| of.resource_type() == kind);
         of_kind.map(|(_, name)| name.clone()).collect()
     }
 
@@ -153,76 +156,88 @@ impl Store {
     /// Takes an update in one step.
     pub fn apply(&mut self, update: Update) -> Outcome {
         let mut outcome = Outcome::default();
-        let mut by_kind: HashMap<ResourceType, Vec<Resource>> = HashMap::new();
-        for resource in update.added {
-            by_kind.entry(resource.kind).or_default().push(resource);
-        }
         self.updates += 1;
         let response = Arc::new(Response {
             // Manifests have no version of their own.
             version: match update.version.is_empty() {
                 true => self.updates.to_string(),
-                false => update.version,
+                false => update.version.clone(),
             },
             at: SystemTime::now(),
         });
-        for kind in ResourceType::ALL {
-            let added = by_kind.remove(&kind).unwrap_or_default();
-            let any = !added.is_empty() || update.removed.iter().any(|(of, _)| *of == kind);
-            if any {
-                let before = outcome.rejected.len();
-                self.apply_kind(kind, added, &update.removed, &response, &mut outcome);
-                let accepted = outcome.rejected.len() == before;
-                self.received.count(kind, accepted);
-            }
+        let mut gone = Vec::new();
+        for (kind, changes) in update.by_type() {
+            let before = outcome.rejected.len();
+            let Changes { added, removed } = changes;
+            self.apply_type(kind, added, &removed, &response, &mut outcome);
+            let accepted = outcome.rejected.len() == before;
+            self.received.count(kind, accepted);
+            gone.push((kind, removed));
         }
-        for (kind, name) in update.removed {
-            outcome.changed |= self.remove(kind, &name);
-            self.received.remove(kind, &name);
+        // Nothing is taken away before what stands in for it is there.
+        for (kind, names) in gone {
+            for name in names {
+                outcome.changed |= self.remove(kind, &name);
+                self.received.remove(kind, &name);
+            }
         }
         self.publish(&outcome);
         outcome
     }
 
-    fn apply_kind(
+    /// Takes what came of a type; and its removals, where whoever refers to it is compiled anew.
+    fn apply_type(
         &mut self,
         kind: ResourceType,
         added: Vec<Resource>,
-        removed: &[(ResourceType, String)],
+        removed: &[String],
         response: &Arc<Response>,
         outcome: &mut Outcome,
     ) {
         match kind {
             ResourceType::Workload => self.apply_workloads(added, removed, response, outcome),
-            ResourceType::Extension | ResourceType::Routes => {
-                self.apply_referred(added, removed, response, outcome);
+            ResourceType::Extension => {
+                self.apply_by_name(ByName::Extension, added, removed, response, outcome);
             }
+            ResourceType::Routes => {
+                self.apply_by_name(ByName::Routes, added, removed, response, outcome);
+            }
+            ResourceType::Cluster => self.apply_each(added, response, outcome, |store, r, _| {
+                let peer = |address: IpAddr| store.workloads.lookup(address);
+                store.clusters.take_cluster(&r.name, &r.body, &peer)
+            }),
+            ResourceType::Endpoints => self.apply_each(added, response, outcome, |store, r, _| {
+                let peer = |address: IpAddr| store.workloads.lookup(address);
+                store.clusters.take_assignment(&r.name, &r.body, &peer)
+            }),
             ResourceType::Listener => {
-                for resource in added {
+                self.apply_each(added, response, outcome, |store, r, rejected| {
                     let around = Surroundings {
-                        host: &self.host,
-                        clusters: &self.clusters,
-                        discovered: &self.discovered,
+                        host: &store.host,
+                        clusters: &store.clusters,
+                        discovered: &store.discovered,
                     };
-                    let Resource { name, body, .. } = &resource;
-                    let rejected = &mut outcome.rejected;
-                    let taken = self.listeners.take(name, body, &around, rejected);
-                    self.settle(resource, taken, response, outcome);
-                }
+                    store.listeners.take(&r.name, &r.body, &around, rejected)
+                });
             }
-            ResourceType::Cluster | ResourceType::Endpoints | ResourceType::Secret => {
-                for resource in added {
-                    let peer = |address: IpAddr| self.workloads.lookup(address);
-                    let Resource { name, body, .. } = &resource;
-                    let taken = match kind {
-                        ResourceType::Cluster => self.clusters.take_cluster(name, body, &peer),
-                        ResourceType::Endpoints => self.clusters.take_assignment(name, body, &peer),
-                        // Nothing that asks for one is built.
-                        _ => Err(Refusal::new("", "secrets are not supported")),
-                    };
-                    self.settle(resource, taken, response, outcome);
-                }
-            }
+            // Nothing that asks for one is built.
+            ResourceType::Secret => self.apply_each(added, response, outcome, |_, _, _| {
+                Err(Refusal::new("", "secrets are not supported"))
+            }),
+        }
+    }
+
+    /// Takes resources one by one; `take` says whether anything changed, and what in them can't serve.
+    fn apply_each(
+        &mut self,
+        added: Vec<Resource>,
+        response: &Arc<Response>,
+        outcome: &mut Outcome,
+        take: impl Fn(&mut Store, &Resource, &mut Vec<Rejected>) -> Result<bool, Refusal>,
+    ) {
+        for resource in added {
+            let taken = take(self, &resource, &mut outcome.rejected);
+            self.settle(resource, taken, response, outcome);
         }
     }
 
@@ -267,12 +282,11 @@ impl Store {
     fn apply_workloads(
         &mut self,
         added: Vec<Resource>,
-        removed: &[(ResourceType, String)],
+        removed: &[String],
         response: &Arc<Response>,
         outcome: &mut Outcome,
     ) {
-        let removed = removed.iter().filter(|(k, _)| *k == ResourceType::Workload);
-        let removed: Vec<&str> = removed.map(|(_, name)| name.as_str()).collect();
+        let removed: Vec<&str> = removed.iter().map(String::as_str).collect();
         let changes = self.workloads.apply(added, &removed);
         for rejected in changes.rejected {
             outcome.rejected.push(rejected.clone());
@@ -286,26 +300,27 @@ impl Store {
         }
     }
 
-    /// Filters and routes that come by name, and the chains that refer to them.
-    fn apply_referred(
+    /// Filters or routes that come by name, and the chains that refer to them.
+    fn apply_by_name(
         &mut self,
+        kind: ByName,
         added: Vec<Resource>,
-        removed: &[(ResourceType, String)],
+        removed: &[String],
         response: &Arc<Response>,
         outcome: &mut Outcome,
     ) {
         let mut changed = BTreeSet::new();
         for resource in added {
-            let Resource { kind, name, body } = &resource;
-            let taken = self.discovered.take(*kind, name, body, &self.host);
+            let Resource { name, body, .. } = &resource;
+            let taken = self.discovered.take(kind, name, body, &self.host);
             if taken == Ok(true) {
-                changed.insert((*kind, name.clone()));
+                changed.insert((kind, name.clone()));
             }
             self.settle(resource, taken, response, outcome);
         }
-        for (kind, name) in removed {
-            if self.discovered.remove(*kind, name) {
-                changed.insert((*kind, name.clone()));
+        for name in removed {
+            if self.discovered.remove(kind, name) {
+                changed.insert((kind, name.clone()));
             }
         }
         if changed.is_empty() {
@@ -351,9 +366,9 @@ impl Store {
         self.clusters.sweep();
         let referred: BTreeSet<Reference> = self.listeners.referred().cloned().collect();
         self.discovered.retain(&referred);
-        for kind in [ResourceType::Extension, ResourceType::Routes] {
+        for kind in ByName::ALL {
             let is_referred = |name: &str| referred.contains(&(kind, name.to_owned()));
-            self.received.retain(kind, is_referred);
+            self.received.retain(kind.resource_type(), is_referred);
         }
         self.version.send_modify(|version| *version += 1);
     }
