@@ -33,8 +33,8 @@ const LOGGERS: &[(&str, &[&str])] = &[
     ),
     ("dns", &[]),
     ("dubbo", &[]),
-    ("ext_authz", &["waypoint_filters::http::ext_authz"]),
-    ("ext_proc", &["waypoint_filters::http::ext_proc"]),
+    ("ext_authz", &[]),
+    ("ext_proc", &[]),
     ("file", &["waypoint_proxy::log_writer"]),
     ("filter", &["waypoint_filters", "waypoint_proxy::tcp"]),
     ("forward_proxy", &[]),
@@ -54,9 +54,9 @@ const LOGGERS: &[(&str, &[&str])] = &[
     ("hystrix", &[]),
     ("init", &["waypoint_proxy::readiness"]),
     ("io", &["waypoint_proxy::listen"]),
-    ("jwt", &["waypoint_filters::http::jwt_authn"]),
+    ("jwt", &[]),
     ("kafka", &[]),
-    ("lua", &["waypoint_filters::http::lua"]),
+    ("lua", &[]),
     (
         "main",
         &[
@@ -111,7 +111,7 @@ const LOGGERS: &[(&str, &[&str])] = &[
         "upstream",
         &["waypoint_proxy::upstream", "waypoint_proxy::balancer"],
     ),
-    ("wasm", &["waypoint_filters::http::wasm"]),
+    ("wasm", &[]),
     // Whole crates.
     ("waypoint_config", &["waypoint_config"]),
     ("waypoint_filters", &["waypoint_filters"]),
