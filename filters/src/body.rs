@@ -19,6 +19,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use waypoint_hbone::account::Account;
 
+use crate::direction::Direction;
 use crate::stream_info::StreamInfo;
 
 /// What ended a body early.
@@ -64,15 +65,6 @@ struct Meter {
 const ON_ITS_WAY: usize = 256 * 1024;
 /// And when more of it is taken again.
 const TAKE_MORE_AT: usize = 192 * 1024;
-
-/// Which counter of the stream a metered body adds to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// From the client.
-    Request,
-    /// To the client.
-    Response,
-}
 
 impl Meter {
     fn count(&self, bytes: usize) {

@@ -8,6 +8,7 @@ pub mod access_log;
 pub mod body;
 pub mod connection;
 pub mod coverage;
+pub mod direction;
 pub mod dynamic_metadata;
 pub mod filter_state;
 mod filter_state_value;

@@ -3,9 +3,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use crate::body::Body;
 use crate::dynamic_metadata::Metadata;
-use crate::stream_info::StreamInfo;
 
 /// Typed per-route configuration of one filter.
 pub type PerRouteConfig = Arc<dyn Any + Send + Sync>;
@@ -24,17 +22,4 @@ pub struct RouteInfo {
 /// A route that was chosen for a request. The router downcasts it to its own type.
 pub trait SelectedRoute: Any + Send + Sync {
     fn info(&self) -> &RouteInfo;
-}
-
-/// Chooses the route of a request: the route configuration of the chain.
-pub trait RouteResolver: Send + Sync {
-    fn resolve(
-        &self,
-        request: &http::Request<Body>,
-        stream: &StreamInfo,
-    ) -> Option<Arc<dyn SelectedRoute>>;
-
-    /// Whether any route has configuration for the filter at `position`: lets a filter that has
-    /// nothing to do here skip resolving the route.
-    fn has_per_filter(&self, position: usize) -> bool;
 }

@@ -13,11 +13,24 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::body::Body;
-use crate::route::{RouteResolver, SelectedRoute};
+use crate::route::SelectedRoute;
 use crate::stream_info::StreamInfo;
 
 /// A response as filters see it.
 pub type Response = http::Response<Body>;
+
+/// Chooses the route of a request: the route configuration of the chain.
+pub trait RouteResolver: Send + Sync {
+    fn resolve(
+        &self,
+        request: &http::Request<Body>,
+        stream: &StreamInfo,
+    ) -> Option<Arc<dyn SelectedRoute>>;
+
+    /// Whether any route has configuration for the filter at `position`: lets a filter that has
+    /// nothing to do here skip resolving the route.
+    fn has_per_filter(&self, position: usize) -> bool;
+}
 
 /// A request on its way through the filters, with what is known about its stream.
 pub struct HttpRequest {

@@ -14,8 +14,8 @@ use std::time::{Instant, SystemTime};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::body::Direction;
 use crate::connection::Connection;
+use crate::direction::Direction;
 use crate::dynamic_metadata::Metadata;
 use crate::filter_state::FilterState;
 use crate::peer::Peer;

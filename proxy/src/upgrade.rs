@@ -10,7 +10,8 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use waypoint_filters::body::{Body, Direction};
+use waypoint_filters::body::Body;
+use waypoint_filters::direction::Direction;
 use waypoint_filters::response_flags::ResponseFlags;
 use waypoint_hbone::copy::{Copied, Socket, copy};
 

@@ -16,7 +16,8 @@ use waypoint_filters::coverage::{self, OWN_COUNTERS, Table, harmless, honoured, 
 use waypoint_filters::dynamic_metadata::{METADATA, Metadata};
 use waypoint_filters::http::PER_ROUTE_TABLES;
 use waypoint_filters::rejected::Refusal;
-use waypoint_filters::route::{PerRouteConfig, RouteInfo, RouteResolver, SelectedRoute};
+use waypoint_filters::route::{PerRouteConfig, RouteInfo, SelectedRoute};
+use waypoint_filters::service::RouteResolver;
 use waypoint_filters::stream_info::StreamInfo;
 
 use crate::model::cluster::ClusterSlot;

@@ -3,17 +3,19 @@
 //! An operator that isn't known is refused by name while configuration is compiled. What has no value
 //! prints as `-`.
 
+mod context;
 mod operators;
 pub mod substitution;
 mod syntax;
 mod time_format;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+pub use context::{FormatContext, RequestView};
+pub use syntax::Complain;
 
 use crate::format::operators::Operator;
 use crate::format::syntax::Part;
 use crate::rejected::Refusal;
-use crate::stream_info::{Capture, RequestHead, StreamInfo, StreamState};
+use crate::stream_info::Capture;
 
 /// A compiled format string.
 #[derive(Clone, Debug)]
@@ -30,60 +32,6 @@ enum Piece {
         operator: Operator,
         max_length: Option<usize>,
     },
-}
-
-/// Decides what becomes of a part of a format that can't be honoured.
-pub type Complain<'a> = &'a mut dyn FnMut(Refusal) -> Result<(), Refusal>;
-
-/// What an evaluation looks at.
-pub struct FormatContext<'a> {
-    pub stream: &'a StreamInfo,
-    pub state: &'a StreamState,
-    /// The live request, where there is one; the captured head otherwise.
-    pub request: Option<RequestView<'a>>,
-    /// The live response's headers; the captured ones otherwise.
-    pub response: Option<&'a HeaderMap>,
-    /// When the stream ended, for durations.
-    pub end: std::time::Instant,
-}
-
-/// The head of a live request.
-#[derive(Clone, Copy)]
-pub struct RequestView<'a> {
-    pub method: &'a http::Method,
-    pub uri: &'a http::Uri,
-    pub headers: &'a HeaderMap,
-}
-
-impl FormatContext<'_> {
-    fn captured(&self) -> &RequestHead {
-        &self.state.request
-    }
-
-    fn request_header(&self, name: &HeaderName) -> Option<&HeaderValue> {
-        match &self.request {
-            Some(request) => request.headers.get(name),
-            None => find(&self.captured().headers, name),
-        }
-    }
-
-    fn response_trailer(&self, name: &HeaderName) -> Option<&HeaderValue> {
-        find(&self.state.response.trailers, name)
-    }
-
-    fn response_header(&self, name: &HeaderName) -> Option<&HeaderValue> {
-        match self.response {
-            Some(headers) => headers.get(name),
-            None => find(&self.state.response.headers, name),
-        }
-    }
-}
-
-fn find<'a>(
-    headers: &'a [(HeaderName, HeaderValue)],
-    name: &HeaderName,
-) -> Option<&'a HeaderValue> {
-    headers.iter().find(|(n, _)| n == name).map(|(_, v)| v)
 }
 
 /// The value of one operator alone, typed for JSON.
@@ -217,10 +165,12 @@ impl Format {
 mod tests {
     use std::time::{Duration, Instant, SystemTime};
 
+    use http::HeaderValue;
+
     use super::*;
     use crate::connection::Connection;
     use crate::filter_state::{FilterValue, Sharing};
-    use crate::stream_info::Protocol;
+    use crate::stream_info::{Protocol, StreamInfo, StreamState};
 
     /// Istio's default log line, without START_TIME.
     const ISTIO: &str = "\"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% \"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%\n";

@@ -3,8 +3,10 @@
 //! Parameters end at the first `)` behind which the operator can end, so that they may hold a `%` (a time
 //! format) or a `)`. Length is the most bytes of the value.
 
-use crate::format::Complain;
 use crate::rejected::Refusal;
+
+/// Decides what becomes of a part of a format that can't be honoured.
+pub type Complain<'a> = &'a mut dyn FnMut(Refusal) -> Result<(), Refusal>;
 
 /// A piece of a format string.
 #[derive(Debug, PartialEq, Eq)]

@@ -10,8 +10,9 @@ use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
-use crate::body::{Body, BodyError, Direction};
+use crate::body::{Body, BodyError};
 use crate::coverage::{OWN_COUNTERS, Table, harmless};
+use crate::direction::Direction;
 use crate::http::HttpFilter;
 use crate::local_reply::is_grpc;
 use crate::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};

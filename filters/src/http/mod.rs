@@ -5,6 +5,7 @@
 //! left out (`omitted.rs`).
 
 mod fault;
+mod filter;
 mod grpc_stats;
 mod istio_stats;
 mod peer_metadata;
@@ -16,15 +17,13 @@ use std::sync::Arc;
 use envoy_types::pb::google::protobuf::Any;
 
 use crate::coverage::{OWN_COUNTERS, Table, decode_any as decode, harmless, left_out};
-use crate::host::Host;
 use crate::istio_stats::STATS_CONFIG;
-use crate::omitted::Omissions;
 use crate::proto::STATS_PLUGIN_CONFIG;
-use crate::recorder::Recorder;
 use crate::rejected::Refusal;
 use crate::route::PerRouteConfig;
-use crate::service::HttpLayer;
 use crate::typed_struct;
+
+pub use filter::{FilterContext, HttpFilter};
 
 /// The type that ends a chain; `config` puts the router's service there.
 pub const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
@@ -65,54 +64,6 @@ static ROUTER_CONFIG: Table = Table {
               10 reject_connect_request_early_data",
     required: &[],
 };
-
-/// A filter that was built from its configuration.
-pub struct HttpFilter {
-    /// Folds the filter over the service behind it; `None` where the filter only records.
-    pub layer: Option<HttpLayer>,
-    /// Writes ended streams down.
-    pub recorder: Option<Arc<dyn Recorder>>,
-}
-
-impl HttpFilter {
-    pub fn layer(
-        layer: impl tower::Layer<crate::service::HttpService, Service = crate::service::HttpService>
-        + Send
-        + Sync
-        + 'static,
-    ) -> HttpFilter {
-        HttpFilter {
-            layer: Some(Box::new(layer)),
-            recorder: None,
-        }
-    }
-
-    pub fn recorder(recorder: impl Recorder) -> HttpFilter {
-        HttpFilter {
-            layer: None,
-            recorder: Some(Arc::new(recorder)),
-        }
-    }
-
-    /// A filter that is accepted and has nothing to do.
-    pub fn inert() -> HttpFilter {
-        HttpFilter {
-            layer: None,
-            recorder: None,
-        }
-    }
-}
-
-/// Where a filter stands while it is built.
-pub struct FilterContext<'a> {
-    /// The filter's name in the chain.
-    pub name: &'a str,
-    /// Its position, the index of its per-route configuration.
-    pub position: usize,
-    pub host: &'a Arc<dyn Host>,
-    /// Takes what of the filter is left out.
-    pub omissions: &'a Omissions,
-}
 
 /// Builds the filter that `config` describes.
 ///

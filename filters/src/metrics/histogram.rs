@@ -1,12 +1,11 @@
 //! Histograms with Envoy's default buckets, which Istio's dashboards expect.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use prometheus::proto::{Bucket, Metric, MetricType};
 
-use crate::metrics::Cell;
-use crate::metrics::family::Series;
+use crate::metrics::cell::Cell;
+use crate::metrics::series::Series;
 
 /// Upper bounds, inclusive: milliseconds or bytes.
 pub(crate) const BOUNDS: [f64; 19] = [
@@ -51,9 +50,7 @@ impl Histogram {
             bucket.add(1);
         }
         self.0.count.add(1);
-        let sum = &self.0.sum.0;
-        let add = |bits| Some((f64::from_bits(bits) + value).to_bits());
-        let _ = sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        self.0.sum.add_float(value);
     }
 
     pub fn count(&self) -> u64 {

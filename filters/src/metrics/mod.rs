@@ -4,12 +4,13 @@
 //! most [`MAX_SERIES`]; what comes beyond that is counted in one series whose labels all say `overflow`.
 //! A series that nobody holds a handle to, and that didn't change for the idle time, is dropped.
 
+mod cell;
 mod family;
 mod histogram;
+mod series;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -17,13 +18,17 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, TextEncoder};
 
-pub use family::{Counter, CounterFamily, Gauge, GaugeFamily, HistogramFamily};
+pub use family::{Family, MAX_SERIES};
 pub use histogram::Histogram;
+pub use series::{Counter, Gauge, Series};
 
-use crate::metrics::family::{Family, Series};
+/// A family of counters.
+pub type CounterFamily = Family<Counter>;
+/// A family of gauges.
+pub type GaugeFamily = Family<Gauge>;
+/// A family of histograms.
+pub type HistogramFamily = Family<Histogram>;
 
-/// Series of one family.
-pub const MAX_SERIES: usize = 20_000;
 /// How long a series lives that nobody uses.
 pub const IDLE: Duration = Duration::from_secs(3600);
 
@@ -139,24 +144,6 @@ impl<S: Series + Send + Sync> Collector for Shared<Family<S>> {
 
     fn collect(&self) -> Vec<MetricFamily> {
         self.0.collect()
-    }
-}
-
-/// A number that changes without a lock.
-#[derive(Debug, Default)]
-pub(crate) struct Cell(AtomicU64);
-
-impl Cell {
-    fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
-    }
-
-    fn set(&self, n: u64) {
-        self.0.store(n, Ordering::Relaxed);
-    }
-
-    fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
     }
 }
 

@@ -1,15 +1,11 @@
 //! The registry of network (TCP) filters. The terminal filters (`tcp_proxy`, the connection manager)
 //! are not here: `config` compiles them, `proxy` runs them.
 
+mod filter;
 mod metadata_exchange;
 mod mongo_proxy;
 mod rbac;
 mod set_filter_state;
-
-use std::borrow::Cow;
-use std::fmt::Debug;
-use std::sync::Arc;
-use std::time::Duration;
 
 use envoy_types::pb::google::protobuf::Any;
 
@@ -17,11 +13,10 @@ use crate::coverage::{Table, decode_any as decode};
 use crate::http::FilterContext;
 use crate::istio_stats::{self, STATS_CONFIG};
 use crate::proto::STATS_PLUGIN_CONFIG;
-use crate::recorder::Recorder;
 use crate::rejected::Refusal;
-use crate::stream_info::StreamInfo;
 use crate::typed_struct;
 
+pub use filter::{BuiltNetworkFilter, NetworkFilter, Verdict};
 pub use metadata_exchange::TYPE_URL as METADATA_EXCHANGE;
 pub use set_filter_state::only_shares_destination;
 
@@ -34,28 +29,6 @@ pub static TABLES: &[&Table] = &[
     &typed_struct::UDPA,
     &typed_struct::XDS,
 ];
-
-/// What a network filter says of a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    Continue,
-    /// Close it; the text is `%CONNECTION_TERMINATION_DETAILS%`.
-    Close(Cow<'static, str>),
-}
-
-/// A network filter: looks at a connection when it is new, and again when its chain has changed.
-pub trait NetworkFilter: Debug + Send + Sync + 'static {
-    fn on_connection(&self, stream: &StreamInfo) -> Verdict;
-}
-
-/// A filter that was built from its configuration.
-#[derive(Default)]
-pub struct BuiltNetworkFilter {
-    pub filter: Option<Box<dyn NetworkFilter>>,
-    pub recorder: Option<Arc<dyn Recorder>>,
-    /// How often the recorder is to be told of an open stream's progress, where it asks for it.
-    pub reporting_interval: Option<Duration>,
-}
 
 /// Builds the network filter that `config` describes.
 ///

@@ -48,6 +48,8 @@ impl Mentions {
                         .extend(name.filter(|_| in_file).map(str::to_owned));
                     at += 2;
                 }
+                // How far something may be seen is no use of what may see it.
+                Some("pub") => at = after_visibility(tokens, at),
                 Some(_) => {
                     let is_member = at > 0 && tokens.get(at - 1).is_some_and(|t| t.is('.'));
                     let (path, after) = path(tokens, at);
@@ -61,6 +63,18 @@ impl Mentions {
         }
         mentions
     }
+}
+
+/// What comes after `pub`, `pub(crate)`, `pub(in crate::a)`.
+fn after_visibility(tokens: &[Token], at: usize) -> usize {
+    if tokens.get(at + 1).is_some_and(|token| token.is('(')) {
+        let end = tokens.iter().skip(at).position(|token| token.is(')'));
+        let scope = tokens.get(at + 2).and_then(Token::name);
+        if scope.is_some_and(|scope| ["crate", "in", "self", "super"].contains(&scope)) {
+            return end.map_or(tokens.len(), |end| at + end + 1);
+        }
+    }
+    at + 1
 }
 
 /// Whether what comes before an item makes it public.
@@ -180,11 +194,15 @@ mod tests {
 
     #[test]
     fn paths_are_found_outside_of_use() {
-        let found = mentions("mod a; pub mod b; mod c { } fn f(x: crate::d::E) { super::g(x.h); }");
+        let found = mentions(
+            "mod a; pub(in crate::i) mod b; mod c { } struct J(pub K, pub (L, M)); fn f(x: crate::d::E) { super::g(x.h); }",
+        );
         assert_eq!(found.modules, ["a", "b"]);
         let paths: Vec<String> = found.paths.iter().map(|path| path.join("::")).collect();
         assert!(paths.contains(&"crate::d::E".to_owned()), "{paths:?}");
         assert!(paths.contains(&"super::g".to_owned()), "{paths:?}");
+        assert!(paths.contains(&"L".to_owned()), "{paths:?}");
         assert!(!paths.contains(&"h".to_owned()), "{paths:?}");
+        assert!(!paths.contains(&"crate::i".to_owned()), "{paths:?}");
     }
 }
