@@ -26,7 +26,8 @@ use crate::model::circuit_breakers::{CIRCUIT_BREAKERS, InUse, Thresholds};
 use crate::model::config_source::CONFIG_SOURCE;
 use crate::model::dns::{DNS_RESOLVER, DnsDiscovery, DnsKind, LookupFamily, REFRESH_RATE};
 use crate::model::duration;
-use crate::model::endpoint::{CLUSTER_LOAD_ASSIGNMENT, CONNECT_ORIGINATE, EndpointSet};
+use crate::model::endpoint::CONNECT_ORIGINATE;
+use crate::model::endpoint_set::{CLUSTER_LOAD_ASSIGNMENT, EndpointSet};
 use crate::model::transport_socket::{self, TRANSPORT_SOCKET, TRANSPORT_SOCKET_MATCH};
 use crate::model::upstream_protocol::{HTTP_PROTOCOL_OPTIONS, ProtocolOptions, UpstreamProtocol};
 

@@ -31,7 +31,8 @@ use crate::model::codec::{CodecOptions, HTTP1_OPTIONS, HTTP2_OPTIONS};
 use crate::model::discovered::{EXTENSION_SOURCE, Lookup, RDS};
 use crate::model::duration;
 use crate::model::path_normalization::PathNormalization;
-use crate::model::route::{ROUTE_CONFIGURATION, RouteConfiguration, RouteContext};
+use crate::model::route::{ROUTE_CONFIGURATION, RouteConfiguration};
+use crate::model::route_context::RouteContext;
 
 /// A compiled `HttpConnectionManager` with its filters folded into one service.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::config::core::v3::{
     envoy_internal_address::AddressNameSpecifier, socket_address::PortSpecifier,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::{
-    ClusterLoadAssignment, Endpoint as EndpointProto, LbEndpoint, lb_endpoint,
+    Endpoint as EndpointProto, LbEndpoint, lb_endpoint,
 };
 use waypoint_filters::coverage::well_known::UINT32_VALUE;
 use waypoint_filters::coverage::{Table, harmless, honoured, required};
@@ -23,18 +23,11 @@ use waypoint_filters::dynamic_metadata::{METADATA, Metadata};
 use waypoint_filters::peer::Peer;
 use waypoint_filters::rejected::Refusal;
 
-use crate::model::balance::hosts::Hosts;
-
 /// The listener behind which HBONE tunnels begin.
 pub(crate) const CONNECT_ORIGINATE: &str = "connect_originate";
 
-/// The endpoints of a cluster, by priority.
-#[derive(Debug, Default)]
-pub struct EndpointSet {
-    /// Priority 0 first. Within one, localities in the order given.
-    pub priorities: Vec<Vec<Locality>>,
-    hosts: OnceLock<Hosts>,
-}
+/// Finds the workload at an address.
+pub(crate) type PeerAt<'a> = &'a dyn Fn(IpAddr) -> Option<Arc<Peer>>;
 
 /// Endpoints of one place.
 #[derive(Debug, Default)]
@@ -45,24 +38,6 @@ pub struct Locality {
     /// Where localities are chosen by weight; 0: it gets nothing.
     pub weight: u32,
     pub endpoints: Vec<Arc<Endpoint>>,
-}
-
-impl EndpointSet {
-    pub fn new(priorities: Vec<Vec<Locality>>) -> EndpointSet {
-        EndpointSet {
-            priorities,
-            hosts: OnceLock::new(),
-        }
-    }
-
-    /// As a balancer looks at them; made on first use.
-    pub fn hosts(&self) -> &Hosts {
-        self.hosts.get_or_init(|| Hosts::new(&self.priorities))
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
-        self.priorities.iter().flatten().flat_map(|l| &l.endpoints)
-    }
 }
 
 /// One endpoint.
@@ -117,49 +92,7 @@ impl fmt::Debug for EndpointState {
     }
 }
 
-pub static CLUSTER_LOAD_ASSIGNMENT: Table = Table {
-    name: "envoy.config.endpoint.v3.ClusterLoadAssignment",
-    fields: &[
-        honoured(1, "cluster_name"),
-        honoured(2, "endpoints").list().of(&LOCALITY_ENDPOINTS),
-        honoured(4, "policy").of(&POLICY),
-    ],
-    refused: "5 named_endpoints",
-    required: &[],
-};
-
-static POLICY: Table = Table {
-    name: "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy",
-    fields: &[],
-    refused: "2 drop_overloads, 3 overprovisioning_factor, 4 endpoint_stale_after, \
-              6 weighted_priority_health",
-    required: &[],
-};
-
-static LOCALITY_ENDPOINTS: Table = Table {
-    name: "envoy.config.endpoint.v3.LocalityLbEndpoints",
-    fields: &[
-        honoured(1, "locality").of(&LOCALITY),
-        honoured(2, "lb_endpoints").list().of(&LB_ENDPOINT),
-        honoured(3, "load_balancing_weight").of(&UINT32_VALUE),
-        honoured(5, "priority"),
-    ],
-    refused: "6 proximity, 7 load_balancer_endpoints, 8 leds_cluster_locality_config, 9 metadata",
-    required: &[],
-};
-
-static LOCALITY: Table = Table {
-    name: "envoy.config.core.v3.Locality",
-    fields: &[
-        honoured(1, "region"),
-        honoured(2, "zone"),
-        honoured(3, "sub_zone"),
-    ],
-    refused: "",
-    required: &[],
-};
-
-static LB_ENDPOINT: Table = Table {
+pub(crate) static LB_ENDPOINT: Table = Table {
     name: "envoy.config.endpoint.v3.LbEndpoint",
     fields: &[
         honoured(1, "endpoint").of(&ENDPOINT),
@@ -225,73 +158,13 @@ static INTERNAL_ADDRESS: Table = Table {
 /// Where ztunnels take tunnels.
 const HBONE_PORT: u16 = 15008;
 const ORIGINAL_DST: &str = "envoy.filters.listener.original_dst";
-/// More endpoints than this in one assignment are refused.
-const MAX_ENDPOINTS: usize = 100_000;
-
-impl EndpointSet {
-    /// `previous` gives endpoints that stay what lives with them; `peer` finds the workload at an address.
-    pub(crate) fn from_proto(
-        proto: &ClusterLoadAssignment,
-        previous: &EndpointSet,
-        peer: &dyn Fn(IpAddr) -> Option<Arc<Peer>>,
-    ) -> Result<EndpointSet, Refusal> {
-        let total: usize = proto.endpoints.iter().map(|l| l.lb_endpoints.len()).sum();
-        if total > MAX_ENDPOINTS {
-            return Err(Refusal::new(
-                "endpoints",
-                format!("{total} are more than {MAX_ENDPOINTS}"),
-            ));
-        }
-        let kept: HashMap<(SocketAddr, Transport), &Arc<EndpointState>> = previous
-            .iter()
-            .map(|e| ((e.address, e.transport), &e.state))
-            .collect();
-        let mut priorities: Vec<Vec<Locality>> = Vec::new();
-        for (i, locality) in proto.endpoints.iter().enumerate() {
-            let priority = usize::try_from(locality.priority).unwrap_or(usize::MAX);
-            if priority > 128 {
-                return Err(Refusal::new(
-                    format!("endpoints[{i}].priority"),
-                    "is above 128",
-                ));
-            }
-            if priorities.len() <= priority {
-                priorities.resize_with(priority + 1, Vec::new);
-            }
-            // As in Envoy, a weight without a place counts for nothing.
-            let weight = locality
-                .locality
-                .as_ref()
-                .and(locality.load_balancing_weight.as_ref());
-            let place = locality.locality.clone().unwrap_or_default();
-            let endpoints = locality
-                .lb_endpoints
-                .iter()
-                .enumerate()
-                .map(|(j, endpoint)| {
-                    let endpoint = Endpoint::from_proto(endpoint, &kept, peer);
-                    endpoint.map_err(|e| e.within(format!("endpoints[{i}].lb_endpoints[{j}]")))
-                })
-                .collect::<Result<_, _>>()?;
-            if let Some(localities) = priorities.get_mut(priority) {
-                localities.push(Locality {
-                    region: place.region.into(),
-                    zone: place.zone.into(),
-                    sub_zone: place.sub_zone.into(),
-                    weight: weight.map_or(0, |weight| weight.value),
-                    endpoints,
-                });
-            }
-        }
-        Ok(EndpointSet::new(priorities))
-    }
-}
 
 impl Endpoint {
-    fn from_proto(
+    /// `kept` has what lives on with endpoints that stay.
+    pub(crate) fn from_proto(
         proto: &LbEndpoint,
         kept: &HashMap<(SocketAddr, Transport), &Arc<EndpointState>>,
-        peer: &dyn Fn(IpAddr) -> Option<Arc<Peer>>,
+        peer: PeerAt<'_>,
     ) -> Result<Arc<Endpoint>, Refusal> {
         let Some(lb_endpoint::HostIdentifier::Endpoint(endpoint)) = &proto.host_identifier else {
             return Err(Refusal::missing("endpoint"));

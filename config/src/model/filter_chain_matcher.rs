@@ -15,12 +15,11 @@ use envoy_types::pb::xds::r#type::matcher::v3::{
     matcher::on_match,
 };
 use ipnet::IpNet;
-use waypoint_filters::coverage::well_known::STRING_VALUE;
-use waypoint_filters::coverage::{Table, decode_any, harmless, honoured, required};
+use waypoint_filters::coverage::decode_any;
 use waypoint_filters::rejected::Refusal;
 
 use crate::model::chain::ChainSlot;
-use crate::model::ip_matcher::{IP_MATCHER, IpMatcher};
+use crate::model::ip_matcher::IpMatcher;
 
 const INPUTS: &str = "type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.";
 /// The filter state with the authority of the CONNECT, the only one that is matched.
@@ -79,107 +78,6 @@ enum Tree {
     Protocol(Vec<(ApplicationProtocol, Node)>),
     Authority(HashMap<String, Node>),
 }
-
-pub(crate) static MATCHER: Table = Table {
-    name: "xds.type.matcher.v3.Matcher",
-    fields: &[
-        honoured(2, "matcher_tree").of(&TREE),
-        honoured(3, "on_no_match").of(&ON_MATCH),
-    ],
-    refused: "1 matcher_list",
-    required: &[required("matcher_type", &[2])],
-};
-
-pub(crate) static ON_MATCH: Table = Table {
-    name: "xds.type.matcher.v3.Matcher.OnMatch",
-    fields: &[
-        honoured(1, "matcher").of(&MATCHER),
-        honoured(2, "action").of(&ACTION),
-    ],
-    refused: "3 keep_matching",
-    required: &[required("on_match", &[1, 2])],
-};
-
-static ACTION: Table = Table {
-    name: "xds.core.v3.TypedExtensionConfig",
-    fields: &[
-        harmless(1, "name", "the type decides"),
-        honoured(2, "typed_config").any(&[&[&STRING_VALUE]]),
-    ],
-    refused: "",
-    required: &[required("typed_config", &[2])],
-};
-
-static TREE: Table = Table {
-    name: "xds.type.matcher.v3.Matcher.MatcherTree",
-    fields: &[
-        honoured(1, "input").of(&INPUT),
-        honoured(2, "exact_match_map").of(&MATCH_MAP),
-        honoured(4, "custom_match").of(&CUSTOM_MATCH),
-    ],
-    refused: "3 prefix_match_map",
-    required: &[required("input", &[1]), required("tree_type", &[2, 4])],
-};
-
-static MATCH_MAP: Table = Table {
-    name: "xds.type.matcher.v3.Matcher.MatcherTree.MatchMap",
-    fields: &[honoured(1, "map").map().of(&ON_MATCH)],
-    refused: "",
-    required: &[],
-};
-
-static INPUT: Table = Table {
-    name: "xds.core.v3.TypedExtensionConfig",
-    fields: &[
-        harmless(1, "name", "the type decides"),
-        honoured(2, "typed_config").any(&[&[
-            &DESTINATION_IP,
-            &DESTINATION_PORT,
-            &APPLICATION_PROTOCOL,
-            &FILTER_STATE,
-        ]]),
-    ],
-    refused: "",
-    required: &[required("typed_config", &[2])],
-};
-
-static DESTINATION_IP: Table = Table {
-    name: "envoy.extensions.matching.common_inputs.network.v3.DestinationIPInput",
-    fields: &[],
-    refused: "",
-    required: &[],
-};
-
-static DESTINATION_PORT: Table = Table {
-    name: "envoy.extensions.matching.common_inputs.network.v3.DestinationPortInput",
-    fields: &[],
-    refused: "",
-    required: &[],
-};
-
-static APPLICATION_PROTOCOL: Table = Table {
-    name: "envoy.extensions.matching.common_inputs.network.v3.ApplicationProtocolInput",
-    fields: &[],
-    refused: "",
-    required: &[],
-};
-
-static FILTER_STATE: Table = Table {
-    name: "envoy.extensions.matching.common_inputs.network.v3.FilterStateInput",
-    fields: &[honoured(1, "key").only("io.istio.connect_authority")],
-    refused: "2 field",
-    required: &[required("key", &[1])],
-};
-
-static CUSTOM_MATCH: Table = Table {
-    name: "xds.core.v3.TypedExtensionConfig",
-    fields: &[
-        harmless(1, "name", "the type decides"),
-        honoured(2, "typed_config").any(&[&[&IP_MATCHER]]),
-    ],
-    refused: "",
-    required: &[required("typed_config", &[2])],
-};
 
 /// The chain with this name, if the listener has it.
 pub(crate) type ChainByName<'a> = dyn Fn(&str) -> Option<Arc<ChainSlot>> + 'a;

@@ -17,7 +17,7 @@ use crate::model::duration;
 use crate::model::header_changes::{HEADER_VALUE_OPTION, HeaderChanges};
 use crate::model::path_rewrite::PathRewrite;
 use crate::model::retry_policy::{RETRY_POLICY, RetryPolicy};
-use crate::model::route::RouteContext;
+use crate::model::route_context::RouteContext;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// Envoy's default, where a route says nothing.

@@ -24,6 +24,7 @@ use crate::model::cluster::ClusterSlot;
 use crate::model::forward::{Forward, ROUTE_ACTION};
 use crate::model::header_changes::{HEADER_VALUE_OPTION, HeaderChanges};
 use crate::model::path_rewrite::{REDIRECT, Redirect};
+use crate::model::route_context::RouteContext;
 use crate::model::route_match::{ROUTE_MATCH, RouteMatch};
 
 /// A compiled `RouteConfiguration`.
@@ -179,16 +180,6 @@ static BODY: Table = Table {
     refused: "1 filename, 4 environment_variable, 5 watched_directory",
     required: &[],
 };
-
-/// What routes are compiled with.
-pub(crate) struct RouteContext<'a> {
-    /// The slot of the cluster with this name, whether there is one or not.
-    pub(crate) slot: &'a dyn Fn(&str) -> Arc<ClusterSlot>,
-    /// The chain's HTTP filters: name and configuration, by position.
-    pub(crate) filters: &'a [(String, Any)],
-    /// Bytes of a direct response's body.
-    pub(crate) max_direct_response: u32,
-}
 
 /// Envoy's default.
 const MAX_DIRECT_RESPONSE: u32 = 4096;

@@ -11,7 +11,7 @@ use crate::model::connection_manager::HttpConnectionManager;
 use crate::model::filter_chain_matcher::{
     ApplicationProtocol, ChainChoice, ChainInput, FilterChainMatcher,
 };
-use crate::model::listener::Inspection;
+use crate::model::inspection::Inspection;
 
 /// Everything that the data path looks up by address.
 #[derive(Debug)]

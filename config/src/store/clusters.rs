@@ -11,17 +11,14 @@ use bytes::Bytes;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use waypoint_filters::coverage;
-use waypoint_filters::peer::Peer;
 use waypoint_filters::rejected::Refusal;
 
 use crate::model::cluster::{CLUSTER, Cluster, ClusterSlot, Discovery};
 use crate::model::dns::{Answer, Question};
-use crate::model::endpoint::{CLUSTER_LOAD_ASSIGNMENT, EndpointSet};
+use crate::model::endpoint::PeerAt;
+use crate::model::endpoint_set::{CLUSTER_LOAD_ASSIGNMENT, EndpointSet};
 use crate::resource::check_name;
 use crate::store::dns::DnsTable;
-
-/// Finds the workload at an address.
-pub(crate) type PeerAt<'a> = &'a dyn Fn(IpAddr) -> Option<Arc<Peer>>;
 
 #[derive(Default)]
 pub(crate) struct ClusterTable {

@@ -12,8 +12,8 @@ use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use waypoint_filters::rejected::Refusal;
 
 use crate::model::dns::{self, Answer, DnsDiscovery, DnsKind, Question};
-use crate::model::endpoint::EndpointSet;
-use crate::store::clusters::PeerAt;
+use crate::model::endpoint::PeerAt;
+use crate::model::endpoint_set::EndpointSet;
 
 /// By the cluster's name.
 #[derive(Default)]

@@ -9,7 +9,8 @@ use waypoint_filters::rejected::{Refusal, Rejected};
 
 use crate::model::discovered::Reference;
 use crate::model::filter_chain_matcher::FilterChainMatcher;
-use crate::model::listener::{self, Inspection, RawListener};
+use crate::model::inspection::Inspection;
+use crate::model::listener::{self, RawListener};
 use crate::model::snapshot::{ConnectTerminate, MainListener, Snapshot};
 use crate::received::Chains;
 use crate::resource::check_name;

@@ -8,7 +8,8 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use waypoint_config::model::circuit_breakers::Thresholds;
 use waypoint_config::model::cluster::{Cluster, ClusterSlot, Discovery};
-use waypoint_config::model::endpoint::{Endpoint, EndpointSet, Locality, Transport};
+use waypoint_config::model::endpoint::{Endpoint, Locality, Transport};
+use waypoint_config::model::endpoint_set::EndpointSet;
 
 use crate::admin::Admin;
 use crate::admin::answer::{self, Answer, text};

@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 use crate::model::balance::policy::LbPolicy;
 use crate::model::cluster::Cluster;
-use crate::model::endpoint::{Endpoint, EndpointSet};
+use crate::model::endpoint::Endpoint;
+use crate::model::endpoint_set::EndpointSet;
 
 /// What a choice depends on beside the endpoints.
 pub struct Draw<'a, R> {
