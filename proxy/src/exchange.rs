@@ -2,17 +2,15 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
-use parking_lot::Mutex;
-use waypoint_config::model::chain::{ChainSlot, FilterChain};
+use waypoint_config::model::chain::FilterChain;
 use waypoint_config::model::connection_manager::HttpConnectionManager;
 use waypoint_config::model::route::{Route, RouteAction};
 use waypoint_filters::body::Body;
-use waypoint_filters::connection::Connection;
 use waypoint_filters::direction::Direction;
 use waypoint_filters::local_reply::LocalReply;
 use waypoint_filters::response_flags::ResponseFlags;
@@ -21,67 +19,15 @@ use waypoint_filters::service::HttpRequest;
 use waypoint_filters::stream_info::{Capture, Protocol, RequestHead, StreamInfo};
 use waypoint_hbone::holder::Exchange;
 
-use crate::downstream::expectation::{Expectation, Waiting};
-use crate::downstream::farewell::Farewells;
+use crate::downstream::connection::HttpConnection;
+use crate::downstream::expectation::Waiting;
 use crate::downstream::request_head_bytes::Rejection;
-use crate::drain::Watch;
-use crate::overload::Overload;
 use crate::record::{RecordGuard, RecordedBody};
 use crate::request_head::{Refused, finish, prepare};
-use crate::upgrade::{self, Agreed};
+use crate::upgrade;
+use crate::upstream::agreed_upgrade::Agreed;
 
 const DECORATOR_OPERATION: HeaderName = HeaderName::from_static("x-envoy-decorator-operation");
-
-/// An inner HTTP connection, shared by its requests.
-pub(crate) struct HttpConnection {
-    pub(crate) info: Arc<Connection>,
-    pub(crate) slot: Arc<ChainSlot>,
-    pub(crate) overload: Arc<Overload>,
-    /// The version that the connection began with: its recorders serve requests of a chain that is
-    /// closed or of another kind by now.
-    pub(crate) first: Arc<HttpConnectionManager>,
-    /// Requests so far.
-    pub(crate) requests: AtomicU64,
-    /// An answer could not be finished: the stream must not end as if it had been.
-    pub(crate) failed: AtomicBool,
-    /// The client is to go elsewhere with its next request.
-    pub(crate) draining: AtomicBool,
-    /// What follows on an HTTP/1.1 connection is another protocol's.
-    pub(crate) switched: AtomicBool,
-    /// Whether the client of an HTTP/1.1 connection waits with its body.
-    pub(crate) expectation: Expectation,
-    /// Why hyper was given a head that it can't take, instead of the client's.
-    pub(crate) rejection: Mutex<Option<Rejection>>,
-    /// Until all of it has ended, upgraded streams as well.
-    pub(crate) drain: Watch,
-    /// Answers that broke off.
-    pub(crate) farewells: Arc<Farewells>,
-}
-
-impl HttpConnection {
-    pub(crate) fn new(
-        info: Arc<Connection>,
-        slot: Arc<ChainSlot>,
-        first: Arc<HttpConnectionManager>,
-        drain: Watch,
-        overload: Arc<Overload>,
-    ) -> HttpConnection {
-        HttpConnection {
-            info,
-            slot,
-            overload,
-            first,
-            requests: AtomicU64::new(0),
-            failed: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
-            switched: AtomicBool::new(false),
-            expectation: Expectation::default(),
-            rejection: Mutex::new(None),
-            drain,
-            farewells: Arc::default(),
-        }
-    }
-}
 
 /// Serves one request, from its head to the head of its response.
 pub(crate) async fn serve(
@@ -103,7 +49,7 @@ pub(crate) async fn serve(
     let mut request =
         request.map(|incoming| Body::incoming(incoming).metered(&stream, Direction::Request));
 
-    Waiting::find(&connection, &mut request, number);
+    Waiting::find(&connection.expectation, &mut request, number);
     // Normalize: one form of the head for policy, routes and upstream.
     let prepared = prepare(&mut request, &manager);
     capture_request(&stream, &request, &manager.capture);

@@ -9,8 +9,8 @@ use waypoint_filters::metrics::MetricRegistry;
 use waypoint_filters::peer::Peer;
 use waypoint_filters::service::HttpService;
 
-use crate::dataplane::Terminals;
 use crate::log_writer::LogWriter;
+use crate::terminals::Terminals;
 
 /// The process as filters see it.
 pub(crate) struct ProxyHost {

@@ -19,10 +19,11 @@ use waypoint_config::model::codec::Codec;
 use waypoint_hbone::frame_watch::{Flood, FrameWatch};
 use waypoint_hbone::stream::TunnelStream;
 
+use crate::downstream::connection::HttpConnection;
 use crate::downstream::request_head_bytes::HeadLimits;
 use crate::downstream::request_reader::RequestReader;
 use crate::drain::LAST_CALL;
-use crate::exchange::{self, HttpConnection};
+use crate::exchange;
 use crate::linger::Lingering;
 use crate::overload::paced::Paced;
 use crate::sniff;

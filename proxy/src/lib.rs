@@ -1,23 +1,23 @@
 //! The process: sockets, the life of a connection and of a request, upstreams, admin and the command line.
 //!
-//! Start with [`run`] (what is started), then `dataplane` (the HBONE port), `tunnel`, `exchange` and
+//! Start with [`run`] (what is started), then `hbone_port`, `tunnel`, `exchange` and
 //! `router` (a request from its CONNECT to its answer), `tcp` (a stream without HTTP).
 
 mod admin;
-mod attempts;
 mod certificates;
 pub mod cli;
 mod configuration;
 mod connect;
 mod control;
 mod crl;
-mod dataplane;
+mod data_path;
 mod demo;
 mod descriptors;
 mod dns;
 mod downstream;
 mod drain;
 mod exchange;
+mod hbone_port;
 mod host;
 mod http_connection;
 mod lifecycle;
@@ -41,6 +41,7 @@ pub mod run;
 mod seconds_until;
 mod sniff;
 mod tcp;
+mod terminals;
 mod tunnel;
 mod upgrade;
 mod upstream;

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use waypoint_hbone::stream::TunnelStream;
 
-use crate::exchange::HttpConnection;
+use crate::downstream::connection::HttpConnection;
 
 /// How long a peer may take to end its direction after ours.
 const LINGER: Duration = Duration::from_secs(1);

@@ -26,7 +26,7 @@ const LOGGERS: &[(&str, &[&str])] = &[
         "connection",
         &[
             "waypoint_proxy::tunnel",
-            "waypoint_proxy::dataplane",
+            "waypoint_proxy::hbone_port",
             "waypoint_proxy::downstream",
             "waypoint_hbone::server",
         ],
@@ -88,10 +88,7 @@ const LOGGERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("redis", &[]),
-    (
-        "router",
-        &["waypoint_proxy::router", "waypoint_proxy::attempts"],
-    ),
+    ("router", &["waypoint_proxy::router"]),
     ("runtime", &[]),
     (
         "secret",
@@ -107,10 +104,7 @@ const LOGGERS: &[(&str, &[&str])] = &[
     ("thrift", &[]),
     ("tracing", &[]),
     ("udp", &[]),
-    (
-        "upstream",
-        &["waypoint_proxy::upstream", "waypoint_proxy::balancer"],
-    ),
+    ("upstream", &["waypoint_proxy::upstream"]),
     ("wasm", &[]),
     // Whole crates.
     ("waypoint_config", &["waypoint_config"]),

@@ -16,10 +16,11 @@ use waypoint_filters::route::SelectedRoute;
 use waypoint_filters::service::{HttpCall, HttpRequest, Response, ResponseFuture};
 use waypoint_filters::stream_info::StreamInfo;
 
+pub(crate) mod attempts;
 pub(crate) mod deadline;
 
-use crate::attempts::{Attempting, PeerLookup, Reach};
 use crate::request_head::{Upgrade, X_ENVOY_ORIGINAL_PATH};
+use crate::router::attempts::{Attempting, PeerLookup, Reach};
 use crate::router::deadline::{Deadline, TimeLimits, limited};
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::limits::Limits;

@@ -31,11 +31,12 @@ use crate::configuration::{Configurator, Loaded};
 use crate::control::{Control, Live};
 use crate::crl::CrlKeeper;
 pub use crate::crl::{CrlError, CrlFile};
-pub use crate::dataplane::Limits;
-use crate::dataplane::{DataPlane, DataPlaneOptions, Terminals};
+use crate::data_path::DataPath;
 use crate::dns::Dns;
 use crate::drain::Drain;
 pub use crate::drain::DrainTimes;
+pub use crate::hbone_port::Limits;
+use crate::hbone_port::{HbonePort, HbonePortOptions};
 use crate::host::ProxyHost;
 use crate::lifecycle::threads::Threads;
 pub use crate::listen::ListenError;
@@ -52,6 +53,7 @@ pub use crate::process::vitals::LastResort;
 use crate::process::vitals::Vitals;
 use crate::readiness::Readiness;
 use crate::seconds_until::SecondsUntil;
+use crate::terminals::Terminals;
 pub use crate::workload_ca::RenewalPoint;
 use crate::workload_ca::WorkloadCa;
 
@@ -184,17 +186,16 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
         configurator.complete()?;
     }
 
-    let plane = DataPlane::new(DataPlaneOptions {
-        snapshot: snapshot.clone(),
+    let own_ports = addresses.iter().map(SocketAddr::port).collect();
+    let port = HbonePort::new(HbonePortOptions {
+        path: DataPath::new(snapshot.clone(), terminals, own_ports, &metrics),
         tls: tls.clone(),
-        terminals,
-        own_ports: addresses.iter().map(SocketAddr::port).collect(),
         server: ServerOptions::default(),
         limits: fitting(options.limits, shares),
         metrics: metrics.clone(),
     });
     let drain = Drain::new();
-    let serving = plane.serve(TcpListener::from_std(sockets.hbone)?, drain.clone());
+    let serving = port.serve(TcpListener::from_std(sockets.hbone)?, drain.clone());
     let guarding = vitals.clone();
     tokio::spawn(async move { guarding.guard("the HBONE port", serving).await });
 

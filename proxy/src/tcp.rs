@@ -25,19 +25,19 @@ use waypoint_filters::stream_info::{Protocol, StreamInfo};
 use waypoint_hbone::copy::{Copied, CopyError, Socket, copy};
 use waypoint_hbone::stream::TunnelStream;
 
-use crate::dataplane::DataPlane;
+use crate::data_path::DataPath;
 use crate::drain::Watch;
 use crate::overload;
 use crate::upstream::body::ActiveRequest;
-use crate::upstream::dial::{Dialled, dial};
+use crate::upstream::dial::Dialled;
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
-use crate::upstream::h1_pool::Place;
 use crate::upstream::io::{Kind, UpstreamIo};
 use crate::upstream::limits::Limits;
+use crate::upstream::place::Place;
 
 /// Serves the stream to its end.
 pub(crate) async fn serve(
-    plane: &DataPlane,
+    path: &DataPath,
     slot: Arc<ChainSlot>,
     info: Arc<Connection>,
     downstream: TunnelStream,
@@ -53,10 +53,10 @@ pub(crate) async fn serve(
         close(&stream, details);
         return;
     }
-    match connect(plane, &chain.proxy, &stream).await {
+    match connect(path, &chain.proxy, &stream).await {
         Ok((upstream, active)) => {
             let _active = active;
-            carry(plane, &slot, &record, downstream, upstream, drain).await;
+            carry(path, &slot, &record, downstream, upstream, drain).await;
         }
         Err(error) => {
             let mut state = stream.state();
@@ -127,7 +127,7 @@ fn close(stream: &StreamInfo, details: Cow<'static, str>) {
 }
 
 async fn connect(
-    plane: &DataPlane,
+    path: &DataPath,
     proxy: &TcpProxy,
     stream: &Arc<StreamInfo>,
 ) -> Result<(Dialled, ActiveRequest), UpstreamError> {
@@ -144,7 +144,7 @@ async fn connect(
     let mut tried = Vec::new();
     let mut last = UpstreamError::new(UpstreamErrorKind::NoHealthyUpstream);
     for _ in 0..proxy.max_connect_attempts.max(1) {
-        let Some(endpoint) = choose_endpoint(plane, slot, &cluster, stream, &tried) else {
+        let Some(endpoint) = choose_endpoint(path, slot, &cluster, stream, &tried) else {
             break;
         };
         tried.push(endpoint.address);
@@ -158,7 +158,7 @@ async fn connect(
             }
         };
         let active = ActiveRequest::new(&endpoint.state);
-        match dial(&plane.upstreams, &cluster, &endpoint).await {
+        match path.upstreams.connector.connect(&cluster, &endpoint).await {
             Ok(mut dialled) => {
                 dialled.io.place = place;
                 stream.state().upstream = Some(dialled.info.clone());
@@ -172,7 +172,7 @@ async fn connect(
 
 /// Carries bytes until both directions have ended, the stream failed, or its chain no longer allows it.
 async fn carry(
-    plane: &DataPlane,
+    path: &DataPath,
     slot: &ChainSlot,
     record: &TcpRecord,
     mut downstream: TunnelStream,
@@ -192,7 +192,7 @@ async fn carry(
         Kind::Tcp(tcp) => {
             let mut upstream = Socket::new(tcp);
             let copying = copy(&mut downstream, &mut upstream, &copied, idle);
-            let ended = watch_over(plane, slot, record, &copied, copying, drain).await;
+            let ended = watch_over(path, slot, record, &copied, copying, drain).await;
             if !matches!(ended, Ended::Done) {
                 reset(upstream.get_ref());
             }
@@ -203,7 +203,7 @@ async fn carry(
                 upstream.send_for(holder);
             }
             let copying = copy(&mut downstream, &mut *upstream, &copied, idle);
-            watch_over(plane, slot, record, &copied, copying, drain).await
+            watch_over(path, slot, record, &copied, copying, drain).await
         }
     };
     record.count(&copied);
@@ -237,7 +237,7 @@ enum Ended {
 }
 
 async fn watch_over(
-    plane: &DataPlane,
+    path: &DataPath,
     slot: &ChainSlot,
     record: &TcpRecord,
     copied: &Copied,
@@ -246,7 +246,7 @@ async fn watch_over(
 ) -> Ended {
     let mut copying = pin!(copying);
     let mut over = pin!(drain.over());
-    let mut version = plane.snapshot.version();
+    let mut version = path.snapshot.version();
     let interval = record.chain.reporting_interval;
     let mut report = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
     let mut current = slot.load();
@@ -306,7 +306,7 @@ fn choose_cluster(proxy: &TcpProxy, random: u64) -> Option<&Arc<ClusterSlot>> {
 }
 
 fn choose_endpoint(
-    plane: &DataPlane,
+    path: &DataPath,
     slot: &ClusterSlot,
     cluster: &Cluster,
     stream: &StreamInfo,
@@ -314,9 +314,9 @@ fn choose_endpoint(
 ) -> Option<Arc<Endpoint>> {
     if !cluster.discovery.lists_endpoints() {
         let destination = stream.connection.destination;
-        return plane
+        return path
             .original
-            .endpoint(cluster, destination, |address| plane.peer(address.ip()));
+            .endpoint(cluster, destination, |address| path.peer(address.ip()));
     }
     let endpoints = slot.endpoints();
     let draw = Draw {

@@ -4,7 +4,7 @@
 //! Envoy hands the tunnel to the listener `main_internal` through an internal socket; here that is a
 //! function call, and the filter state that Envoy shares with it is carried as it is.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -24,9 +24,10 @@ use waypoint_hbone::identity::Identity;
 use waypoint_hbone::server::TunnelRequest;
 use waypoint_hbone::stream::TunnelStream;
 
-use crate::dataplane::DataPlane;
+use crate::data_path::DataPath;
+use crate::downstream::connection::HttpConnection;
 use crate::drain::Watch;
-use crate::exchange::{HttpConnection, capture_request};
+use crate::exchange::capture_request;
 use crate::record::RecordGuard;
 use crate::{http_connection, overload, sniff, tcp};
 
@@ -42,16 +43,16 @@ pub(crate) struct TunnelConnection {
 
 /// Serves one tunnel to its end.
 pub(crate) async fn serve(
-    plane: Arc<DataPlane>,
+    path: Arc<DataPath>,
     outer: Arc<TunnelConnection>,
     request: TunnelRequest,
     drain: Watch,
 ) {
-    let _panics = CountPanic(&plane.panics);
-    let Some(snapshot) = plane.snapshot.load() else {
+    let _panics = CountPanic(&path.panics);
+    let Some(snapshot) = path.snapshot.load() else {
         return request.reject(StatusCode::SERVICE_UNAVAILABLE, HeaderMap::new());
     };
-    let (joined, needs_protocol) = match join(&plane, &snapshot, &outer, &request).await {
+    let (joined, needs_protocol) = match join(&path, &snapshot, &outer, &request).await {
         Ok(joined) => joined,
         Err(status) => return request.reject(status, HeaderMap::new()),
     };
@@ -73,7 +74,7 @@ pub(crate) async fn serve(
         slot
     };
     info.filter_chain = Some(slot.name.clone());
-    run(&plane, slot, Arc::new(info), stream, drain).await;
+    run(&path, slot, Arc::new(info), stream, drain).await;
 }
 
 /// A panic ends its tunnel and nothing else; it is counted.
@@ -96,7 +97,7 @@ struct Joined {
 /// Runs the CONNECT through its filters and finds the chain of its destination. The error is the
 /// CONNECT's answer. The flag says that the chain depends on the first bytes.
 async fn join(
-    plane: &DataPlane,
+    path: &DataPath,
     snapshot: &Snapshot,
     outer: &TunnelConnection,
     request: &TunnelRequest,
@@ -122,7 +123,7 @@ async fn join(
         guard.finish(status);
         status
     };
-    if !plane.overload.admits_tunnel(&outer.held) {
+    if !path.overload.admits_tunnel(&outer.held) {
         let (status, flags) = (
             StatusCode::SERVICE_UNAVAILABLE,
             ResponseFlags::OVERLOAD_MANAGER,
@@ -146,7 +147,7 @@ async fn join(
     }
 
     let info = inner_connection(outer, &stream, start);
-    let Some(info) = info.filter(|info| !plane.is_forbidden(info.destination, outer.local_address))
+    let Some(info) = info.filter(|info| !path.is_forbidden(info.destination, outer.local_address))
     else {
         let flags = ResponseFlags::NO_ROUTE;
         return Err(refuse(
@@ -232,7 +233,7 @@ fn inner_connection(
 }
 
 async fn run(
-    plane: &Arc<DataPlane>,
+    path: &Arc<DataPath>,
     slot: Arc<ChainSlot>,
     info: Arc<Connection>,
     stream: TunnelStream,
@@ -241,51 +242,17 @@ async fn run(
     let chain = slot.load();
     match &*chain {
         FilterChain::Http(manager) => {
-            let overload = plane.overload.clone();
+            let overload = path.overload.clone();
             let connection = HttpConnection::new(info, slot, manager.clone(), drain, overload);
             let source = connection.info.source;
             if let Some(flood) = http_connection::serve(Arc::new(connection), stream).await {
-                plane.count_flood("tunnel", source, flood);
+                path.count_flood("tunnel", source, flood);
             }
         }
-        FilterChain::Tcp(_) => tcp::serve(plane, slot, info, stream, &drain).await,
+        FilterChain::Tcp(_) => tcp::serve(path, slot, info, stream, &drain).await,
         FilterChain::Closed(reason) => {
             tracing::warn!(chain = %slot.name, %reason, source = %info.source, "closed: its configuration was refused");
             http_connection::serve_closed(stream).await;
-        }
-    }
-}
-
-/// Addresses that no tunnel reaches, whatever configuration says: link-local ones (cloud metadata), and
-/// the waypoint's own ports.
-pub(crate) fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_unspecified() || v4.is_multicast(),
-        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-            Some(v4) => is_link_local(IpAddr::V4(v4)),
-            None => v6.is_unicast_link_local() || v6.is_unspecified() || v6.is_multicast(),
-        },
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn link_local_addresses_are_told_in_every_spelling() {
-        for address in [
-            "169.254.169.254",
-            "::ffff:169.254.169.254",
-            "fe80::1",
-            "0.0.0.0",
-            "224.0.0.1",
-        ] {
-            assert!(is_link_local(address.parse().unwrap()), "{address}");
-        }
-        for address in ["10.0.0.1", "127.0.0.1", "fd00::1"] {
-            assert!(!is_link_local(address.parse().unwrap()), "{address}");
         }
     }
 }

@@ -3,50 +3,15 @@
 //! The router leaves both ends in the response; the exchange joins them when the response has passed the
 //! filters, and keeps the stream's record open until they have ended.
 
-use std::sync::Arc;
-
-use http::{Response, StatusCode};
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
+use http::StatusCode;
 use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
-use waypoint_filters::body::Body;
 use waypoint_filters::direction::Direction;
 use waypoint_filters::response_flags::ResponseFlags;
 use waypoint_hbone::copy::{Copied, Socket, copy};
 
 use crate::drain::Watch;
 use crate::record::RecordGuard;
-use crate::upstream::body::ActiveRequest;
-
-/// Both ends of an upgrade that the upstream agreed to. Shared because extensions have to be `Clone`.
-#[derive(Clone)]
-pub(crate) struct Agreed(Arc<Mutex<Option<Ends>>>);
-
-struct Ends {
-    downstream: OnUpgrade,
-    upstream: OnUpgrade,
-    active: ActiveRequest,
-}
-
-/// The upstream's 101; both ends go along.
-pub(crate) fn agreed(
-    mut response: Response<Incoming>,
-    downstream: OnUpgrade,
-    active: ActiveRequest,
-) -> Response<Body> {
-    let upstream = hyper::upgrade::on(&mut response);
-    let ends = Ends {
-        downstream,
-        upstream,
-        active,
-    };
-    let mut response = response.map(|_| Body::empty());
-    response
-        .extensions_mut()
-        .insert(Agreed(Arc::new(Mutex::new(Some(ends)))));
-    response
-}
+use crate::upstream::agreed_upgrade::{Agreed, Ends};
 
 /// Carries bytes between the two ends until they have ended, or it is over: then `cut` is called, for the downstream stream must
 /// not look finished. `guard` records it.
@@ -60,7 +25,7 @@ pub(crate) fn join(
         downstream,
         upstream,
         active,
-    }) = agreed.0.lock().take()
+    }) = agreed.take()
     else {
         return;
     };

@@ -12,6 +12,7 @@ macro_rules! say {
 }
 
 mod client;
+mod error;
 mod pods;
 mod story;
 
@@ -29,6 +30,7 @@ use crate::run::{
 };
 
 use self::client::Client;
+pub(crate) use self::error::DemoError;
 
 /// Settings of the demo.
 #[derive(Clone, Debug)]
@@ -40,9 +42,6 @@ pub(crate) struct DemoOptions {
     /// Check what was seen and end, instead of staying.
     pub(crate) once: bool,
 }
-
-/// Why the demo failed.
-pub(crate) type DemoError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Plays the demo, then stays until `ended`, unless it is to be played once.
 pub(crate) async fn run(

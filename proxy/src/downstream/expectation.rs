@@ -15,8 +15,6 @@ use std::time::Duration;
 
 use http::{HeaderValue, Request, header};
 
-use crate::exchange::HttpConnection;
-
 /// The first byte of an expectation's value as hyper sees it: the client waits, or its body came at once.
 /// No client means anything by such a byte.
 pub(crate) const WAITS: u8 = 0xff;
@@ -89,15 +87,14 @@ impl Expectation {
 /// A client that waits for 100; in its request's extensions.
 #[derive(Clone)]
 pub(crate) struct Waiting {
-    connection: Arc<HttpConnection>,
+    expectation: Arc<Expectation>,
     request: u64,
 }
 
 impl Waiting {
     /// Finds what the reader has hidden from hyper, and makes it again what the client has sent.
     /// `number` is the request's on its connection.
-    pub(crate) fn find<B>(connection: &Arc<HttpConnection>, request: &mut Request<B>, number: u64) {
-        let expectation = &connection.expectation;
+    pub(crate) fn find<B>(expectation: &Arc<Expectation>, request: &mut Request<B>, number: u64) {
         if !expectation.marked.load(Ordering::Relaxed) {
             return;
         }
@@ -113,7 +110,7 @@ impl Waiting {
         }
         expectation.begin(number);
         request.extensions_mut().insert(Waiting {
-            connection: connection.clone(),
+            expectation: expectation.clone(),
             request: number,
         });
     }
@@ -132,7 +129,7 @@ impl Waiting {
 
     /// Tells the client to go on.
     pub(crate) fn go_on(&self) {
-        self.connection.expectation.want(self.request);
+        self.expectation.want(self.request);
     }
 
     /// Waits for the answer, and tells the client to go on if that doesn't come soon: hyper doesn't tell
@@ -148,6 +145,6 @@ impl Waiting {
 
     /// Whether the client still waits.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.connection.expectation.state.load(Ordering::Relaxed) == self.request << 2 | WAITING
+        self.expectation.state.load(Ordering::Relaxed) == self.request << 2 | WAITING
     }
 }

@@ -1,6 +1,7 @@
 //! The client's side: connections before they have tunnels, the bytes of inner HTTP connections before hyper reads
 //! them, and answers that break off.
 
+pub(crate) mod connection;
 pub(crate) mod expectation;
 pub(crate) mod farewell;
 pub(crate) mod framing;

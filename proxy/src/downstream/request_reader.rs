@@ -13,10 +13,10 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::downstream::connection::HttpConnection;
 use crate::downstream::expectation::CONTINUE;
 use crate::downstream::framing::{Framing, Stop};
 use crate::downstream::request_head_bytes::{HeadLimits, Rejection, may_become_head};
-use crate::exchange::HttpConnection;
 
 /// The stream under hyper's server.
 pub(crate) struct RequestReader<S> {

@@ -10,10 +10,13 @@ use waypoint_config::model::cluster::Cluster;
 use waypoint_config::model::endpoint::{Endpoint, Transport};
 use waypoint_filters::serial_id::SerialId;
 use waypoint_filters::stream_info::UpstreamInfo;
+use waypoint_hbone::pool::TunnelPool;
 
+use crate::overload::Overload;
+use crate::process::open_files::OpenFiles;
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::io::{Kind, UpstreamIo};
-use crate::upstream::pools::Upstreams;
+use crate::upstream::open::OpenConnections;
 
 /// A new connection, and what telemetry says of it.
 pub(crate) struct Dialled {
@@ -21,74 +24,82 @@ pub(crate) struct Dialled {
     pub(crate) info: Arc<UpstreamInfo>,
 }
 
-/// Connects to `endpoint` within the cluster's connect timeout.
-pub(crate) async fn dial(
-    upstreams: &Upstreams,
-    cluster: &Cluster,
-    endpoint: &Endpoint,
-) -> Result<Dialled, UpstreamError> {
-    let connecting = connect(upstreams, cluster, endpoint);
-    match tokio::time::timeout(cluster.connect_timeout, connecting).await {
-        Ok(result) => result,
-        Err(_) => Err(UpstreamError::new(UpstreamErrorKind::ConnectTimeout)),
-    }
+/// What dialling needs of the process.
+pub(crate) struct Connector {
+    pub(crate) tunnels: TunnelPool,
+    pub(crate) files: Arc<OpenFiles>,
+    pub(crate) overload: Arc<Overload>,
+    /// How many connections there are, to any endpoint.
+    pub(crate) open: Arc<OpenConnections>,
 }
 
-async fn connect(
-    upstreams: &Upstreams,
-    cluster: &Cluster,
-    endpoint: &Endpoint,
-) -> Result<Dialled, UpstreamError> {
-    let Some(open) = upstreams.open.take(&cluster.name) else {
-        return Err(UpstreamError::new(UpstreamErrorKind::Overflow));
-    };
-    let (kind, local) = match endpoint.transport {
-        Transport::Plain => {
-            let tcp = upstreams
-                .files
-                .connect(|| tcp_connect(endpoint.address, upstreams.overload.is_short()))
-                .await
-                .map_err(|error| connect_error(&error))?;
-            let _ = tcp.set_nodelay(true);
-            if let Some(keepalive) = &cluster.tcp_keepalive {
-                set_keepalive(&tcp, keepalive);
-            }
-            let local = tcp.local_addr().ok();
-            (Kind::Tcp(tcp), local)
+impl Connector {
+    /// Connects to `endpoint` within the cluster's connect timeout.
+    pub(crate) async fn connect(
+        &self,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+    ) -> Result<Dialled, UpstreamError> {
+        let connecting = self.dial(cluster, endpoint);
+        match tokio::time::timeout(cluster.connect_timeout, connecting).await {
+            Ok(result) => result,
+            Err(_) => Err(UpstreamError::new(UpstreamErrorKind::ConnectTimeout)),
         }
-        Transport::Hbone { hop } => {
-            let authority = endpoint.address.to_string();
-            let (tunnels, files) = (&upstreams.tunnels, &upstreams.files);
-            let mut tunnel = tunnels.connect(hop, &authority, HeaderMap::new()).await;
-            if let Err(error) = &tunnel
-                && files.relieve_after(error)
-            {
-                tunnel = tunnels.connect(hop, &authority, HeaderMap::new()).await;
+    }
+
+    async fn dial(&self, cluster: &Cluster, endpoint: &Endpoint) -> Result<Dialled, UpstreamError> {
+        let Some(open) = self.open.take(&cluster.name) else {
+            return Err(UpstreamError::new(UpstreamErrorKind::Overflow));
+        };
+        let (kind, local) = match endpoint.transport {
+            Transport::Plain => {
+                let tcp = self
+                    .files
+                    .connect(|| tcp_connect(endpoint.address, self.overload.is_short()))
+                    .await
+                    .map_err(|error| connect_error(&error))?;
+                let _ = tcp.set_nodelay(true);
+                if let Some(keepalive) = &cluster.tcp_keepalive {
+                    set_keepalive(&tcp, keepalive);
+                }
+                let local = tcp.local_addr().ok();
+                (Kind::Tcp(tcp), local)
             }
-            let tunnel = tunnel
-                .map_err(|error| UpstreamError::new(UpstreamErrorKind::Connect).because(error))?;
-            (Kind::Tunnel(Box::new(tunnel)), None)
-        }
-    };
-    let info = UpstreamInfo {
-        id: SerialId::default(),
-        cluster: cluster.name.clone(),
-        service: cluster.service.clone(),
-        host: endpoint.address,
-        local,
-        principal: endpoint
-            .peer
-            .as_ref()
-            .map(|peer| peer.principal.clone())
-            .filter(|p| !p.is_empty()),
-        peer: endpoint.peer.clone(),
-        cluster_metadata: cluster.metadata.clone(),
-        endpoint_metadata: endpoint.metadata.clone(),
-    };
-    Ok(Dialled {
-        io: UpstreamIo::new(kind, open),
-        info: Arc::new(info),
-    })
+            Transport::Hbone { hop } => {
+                let authority = endpoint.address.to_string();
+                let (tunnels, files) = (&self.tunnels, &self.files);
+                let mut tunnel = tunnels.connect(hop, &authority, HeaderMap::new()).await;
+                if let Err(error) = &tunnel
+                    && files.relieve_after(error)
+                {
+                    tunnel = tunnels.connect(hop, &authority, HeaderMap::new()).await;
+                }
+                let tunnel = tunnel.map_err(|error| {
+                    UpstreamError::new(UpstreamErrorKind::Connect).because(error)
+                })?;
+                (Kind::Tunnel(Box::new(tunnel)), None)
+            }
+        };
+        let info = UpstreamInfo {
+            id: SerialId::default(),
+            cluster: cluster.name.clone(),
+            service: cluster.service.clone(),
+            host: endpoint.address,
+            local,
+            principal: endpoint
+                .peer
+                .as_ref()
+                .map(|peer| peer.principal.clone())
+                .filter(|p| !p.is_empty()),
+            peer: endpoint.peer.clone(),
+            cluster_metadata: cluster.metadata.clone(),
+            endpoint_metadata: endpoint.metadata.clone(),
+        };
+        Ok(Dialled {
+            io: UpstreamIo::new(kind, open),
+            info: Arc::new(info),
+        })
+    }
 }
 
 /// What the kernel may hold that isn't on its way yet: an endpoint that reads nothing would have it keep megabytes, which

@@ -19,7 +19,8 @@ use waypoint_config::model::circuit_breakers::Resource;
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::h1::H1Connection;
 use crate::upstream::lifetimes::IdleLimits;
-use crate::upstream::limits::{Limits, Permit};
+use crate::upstream::limits::Limits;
+use crate::upstream::place::{Place, Waiters};
 
 /// Idle connections kept; more are closed when they come back.
 const MAX_IDLE: usize = 512;
@@ -48,31 +49,28 @@ pub(crate) enum Turn {
     Failed(UpstreamErrorKind, Option<String>),
 }
 
-/// A connection's place under its cluster's limit, from the dial until its socket is closed.
-pub(crate) struct Place {
-    permit: Option<Permit>,
-    /// Whose requests may wait for it, if any do: not for HTTP/2 and TCP.
-    pool: Weak<H1Pool>,
-    limits: Limits,
-}
-
-impl Place {
-    /// For which nobody waits.
-    pub(crate) fn alone(permit: Permit, limits: &Limits) -> Place {
-        Place {
-            permit: Some(permit),
-            pool: Weak::new(),
-            limits: limits.clone(),
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.permit = None;
-        if let Some(pool) = self.pool.upgrade() {
-            pool.places.fetch_sub(1, Ordering::Relaxed);
-            pool.hand_on(&self.limits);
+impl Waiters for H1Pool {
+    /// Gives a place that came free to whoever waits longest.
+    fn hand_on(self: Arc<Self>, limits: &Limits) {
+        self.places.fetch_sub(1, Ordering::Relaxed);
+        let mut place = None;
+        loop {
+            let first = {
+                let mut state = self.state.lock();
+                if state.waiting.is_empty() {
+                    break;
+                }
+                place = place.or_else(|| self.place(limits));
+                if place.is_none() {
+                    break;
+                }
+                state.waiting.pop_front()
+            };
+            if let (Some(first), Some(free)) = (first, place.take())
+                && let Err(Turn::Place(unwanted)) = first.send(Turn::Place(free))
+            {
+                place = Some(unwanted);
+            }
         }
     }
 }
@@ -134,34 +132,8 @@ impl H1Pool {
             Err(_) => return None,
         };
         self.places.fetch_add(1, Ordering::Relaxed);
-        Some(Place {
-            permit: Some(permit),
-            pool: Arc::downgrade(self),
-            limits: limits.clone(),
-        })
-    }
-
-    /// Gives a place that came free to whoever waits longest.
-    fn hand_on(self: &Arc<Self>, limits: &Limits) {
-        let mut place = None;
-        loop {
-            let first = {
-                let mut state = self.state.lock();
-                if state.waiting.is_empty() {
-                    break;
-                }
-                place = place.or_else(|| self.place(limits));
-                if place.is_none() {
-                    break;
-                }
-                state.waiting.pop_front()
-            };
-            if let (Some(first), Some(free)) = (first, place.take())
-                && let Err(Turn::Place(unwanted)) = first.send(Turn::Place(free))
-            {
-                place = Some(unwanted);
-            }
-        }
+        let waiters: Weak<dyn Waiters> = Arc::<H1Pool>::downgrade(self);
+        Some(Place::of(permit, waiters, limits))
     }
 
     /// Tells those who wait that no connection can be made.

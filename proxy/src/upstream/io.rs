@@ -13,8 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use waypoint_hbone::stream::TunnelStream;
 
-use crate::upstream::h1_pool::Place;
 use crate::upstream::open::Open;
+use crate::upstream::place::Place;
 use crate::upstream::upload::Upload;
 
 /// An upstream byte stream.

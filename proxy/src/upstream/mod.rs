@@ -1,5 +1,6 @@
 //! The way up: connections to endpoints, plain or through HBONE tunnels, and the pools that keep them.
 
+pub(crate) mod agreed_upgrade;
 pub(crate) mod body;
 pub(crate) mod dial;
 pub(crate) mod error;
@@ -12,5 +13,6 @@ pub(crate) mod lifetimes;
 pub(crate) mod limits;
 pub(crate) mod open;
 pub(crate) mod original_dst;
+pub(crate) mod place;
 pub(crate) mod pools;
 pub(crate) mod upload;

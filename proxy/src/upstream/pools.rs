@@ -19,14 +19,15 @@ use waypoint_hbone::tls::Tls;
 
 use crate::overload::Overload;
 use crate::process::open_files::OpenFiles;
-use crate::upstream::dial::dial;
+use crate::upstream::dial::Connector;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::h1::H1Connection;
-use crate::upstream::h1_pool::{H1Pool, Place, Turn};
+use crate::upstream::h1_pool::{H1Pool, Turn};
 use crate::upstream::h2::{H2Connection, H2Stream};
 use crate::upstream::lifetimes::{IdleLimits, Lifetimes};
 use crate::upstream::limits::Limits;
 use crate::upstream::open::OpenConnections;
+use crate::upstream::place::Place;
 
 /// HTTP/2 connections opened at the same time to one endpoint.
 const CONCURRENT_DIALS: u32 = 2;
@@ -41,14 +42,10 @@ pub(crate) struct HostPools {
     tunnelled: bool,
 }
 
-/// What pools need of the process: tunnels, the certificate's generation, and the list for the sweep.
+/// What pools need of the process: the way out, the certificate's generation, and the list for the sweep.
 pub(crate) struct Upstreams {
-    pub(crate) tunnels: TunnelPool,
-    pub(crate) tls: Tls,
-    pub(crate) files: Arc<OpenFiles>,
-    pub(crate) overload: Arc<Overload>,
-    /// How many connections there are, to any endpoint.
-    pub(crate) open: Arc<OpenConnections>,
+    pub(crate) connector: Connector,
+    tls: Tls,
     pools: Mutex<Vec<Weak<HostPools>>>,
 }
 
@@ -61,11 +58,13 @@ impl Upstreams {
     ) -> Upstreams {
         let sizes = overload.sizes;
         Upstreams {
-            tunnels,
+            connector: Connector {
+                tunnels,
+                files,
+                overload,
+                open: OpenConnections::new(sizes.upstream, sizes.upstream_per_cluster),
+            },
             tls,
-            files,
-            open: OpenConnections::new(sizes.upstream, sizes.upstream_per_cluster),
-            overload,
             pools: Mutex::default(),
         }
     }
@@ -120,7 +119,9 @@ impl Upstreams {
                 }
                 Turn::Place(place) => {
                     let generation = self.tls.generation();
-                    let mut dialled = dial(self, cluster, endpoint)
+                    let mut dialled = self
+                        .connector
+                        .connect(cluster, endpoint)
                         .await
                         .inspect_err(|error| pools.h1.fail(error))?;
                     dialled.io.place = Some(place);
@@ -142,7 +143,7 @@ impl Upstreams {
         endpoint: &Endpoint,
     ) -> Result<Box<H1Connection>, UpstreamError> {
         let generation = self.tls.generation();
-        let dialled = dial(self, cluster, endpoint).await?;
+        let dialled = self.connector.connect(cluster, endpoint).await?;
         H1Connection::handshake(dialled, generation, Instant::now()).await
     }
 
@@ -193,7 +194,7 @@ impl Upstreams {
             place = Some(Place::alone(permit, limits));
         }
         let generation = self.tls.generation();
-        let mut dialled = dial(self, cluster, endpoint).await?;
+        let mut dialled = self.connector.connect(cluster, endpoint).await?;
         dialled.io.place = place;
         let connection = H2Connection::handshake(dialled, generation, Instant::now()).await?;
         let Some(stream) = connection.reserve() else {

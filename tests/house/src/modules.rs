@@ -389,11 +389,6 @@ mod tests {
         "config: standalone/translate/clusters.rs standalone/translate/endpoints.rs standalone/translate/mod.rs",
         "config: standalone/translate/rbac_attribute.rs standalone/translate/rbac_policy.rs",
         "hbone: client.rs http2.rs stream.rs",
-        "proxy: admin/mod.rs admin/process.rs",
-        "proxy: attempts.rs downstream/ exchange.rs record.rs retry.rs router/ upgrade.rs upstream/",
-        "proxy: dataplane.rs tcp.rs tunnel.rs",
-        "proxy: demo/client.rs demo/mod.rs demo/pods.rs demo/story.rs",
-        "proxy: downstream/expectation.rs downstream/request_head_bytes.rs exchange.rs upgrade.rs upstream/body.rs upstream/dial.rs upstream/h1.rs upstream/h1_pool.rs upstream/h2.rs upstream/io.rs upstream/pools.rs",
         "proxy: overload/meter.rs overload/mod.rs",
     ];
 

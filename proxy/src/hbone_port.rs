@@ -1,101 +1,35 @@
-//! The data path as a whole: what its parts share, and the accept loop of the HBONE port.
+//! The HBONE port: its accept loop, and the connections that it takes.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use http::{Response, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use waypoint_config::store::SnapshotHandle;
-use waypoint_filters::body::Body;
 use waypoint_filters::metrics::{Counter, CounterFamily, Gauge, MetricRegistry};
-use waypoint_filters::peer::Peer;
-use waypoint_filters::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
-use waypoint_hbone::frame_watch::Flood;
-use waypoint_hbone::pool::TunnelPool;
 use waypoint_hbone::server::{ConnectionEnd, ServerConnection, ServerOptions};
 use waypoint_hbone::tls::Tls;
 
-use crate::attempts::PeerLookup;
+use crate::data_path::DataPath;
 use crate::downstream::newcomers::{Newcomer, Newcomers};
 use crate::drain::{Drain, Watch};
 use crate::listen::BACKLOG;
-use crate::overload::Overload;
-use crate::process::open_files::{OpenFiles, Share};
+use crate::process::open_files::Share;
 use crate::process::places::Bounds;
-use crate::router::Router;
-use crate::tunnel::{self, TunnelConnection, is_link_local};
-use crate::upstream::original_dst::OriginalDestinations;
-use crate::upstream::pools::Upstreams;
+use crate::tunnel::{self, TunnelConnection};
 
 /// How often idle connections are looked at.
 const SWEEP: Duration = Duration::from_secs(5);
 /// After a failure to accept.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The innermost services of filter chains, made before any chain is compiled.
-#[derive(Clone)]
-pub(crate) struct Terminals {
-    pub router: HttpService,
-    pub connect: HttpService,
-    upstreams: Arc<Upstreams>,
-    original: Arc<OriginalDestinations>,
-    peer: PeerLookup,
-    overload: Arc<Overload>,
-}
-
-impl Terminals {
-    /// `peer` finds the workload at an address.
-    pub(crate) fn new(
-        tls: Tls,
-        tunnels: TunnelPool,
-        files: Arc<OpenFiles>,
-        peer: PeerLookup,
-        overload: Arc<Overload>,
-    ) -> Terminals {
-        let upstreams = Upstreams::new(tunnels, tls, files.clone(), overload.clone());
-        let upstreams = Arc::new(upstreams);
-        let idle = Arc::downgrade(&upstreams);
-        files.on_scarce(move || {
-            if let Some(upstreams) = idle.upgrade() {
-                upstreams.let_idle_go(Instant::now());
-            }
-        });
-        let original = Arc::new(OriginalDestinations::default());
-        let router = Router::new(upstreams.clone(), original.clone(), peer.clone());
-        Terminals {
-            router: HttpService::new(router),
-            connect: HttpService::new(ConnectTerminal),
-            upstreams,
-            original,
-            peer,
-            overload,
-        }
-    }
-}
-
-/// The end of `connect_terminate`'s chain: the CONNECT goes on to find its filter chain.
-struct ConnectTerminal;
-
-impl HttpCall for ConnectTerminal {
-    fn call(&self, _request: HttpRequest) -> ResponseFuture {
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::OK;
-        ResponseFuture::ready(response)
-    }
-}
-
-/// What the data path is made of.
-pub(crate) struct DataPlaneOptions {
-    pub snapshot: SnapshotHandle,
+/// What the port is made of.
+pub(crate) struct HbonePortOptions {
+    pub path: Arc<DataPath>,
     pub tls: Tls,
-    pub terminals: Terminals,
-    /// The waypoint's own ports, which no tunnel reaches.
-    pub own_ports: Vec<u16>,
     pub server: ServerOptions,
     pub limits: Limits,
     pub metrics: Arc<MetricRegistry>,
@@ -128,15 +62,10 @@ impl Default for Limits {
     }
 }
 
-/// The data path.
-pub(crate) struct DataPlane {
-    pub(crate) snapshot: SnapshotHandle,
-    pub(crate) upstreams: Arc<Upstreams>,
-    pub(crate) original: Arc<OriginalDestinations>,
-    pub(crate) overload: Arc<Overload>,
-    peer: PeerLookup,
+/// The port, and its connections.
+pub(crate) struct HbonePort {
+    path: Arc<DataPath>,
     tls: Tls,
-    own_ports: Vec<u16>,
     server: ServerOptions,
     /// How many there may be at a time, and a place for each.
     connections: usize,
@@ -147,16 +76,20 @@ pub(crate) struct DataPlane {
     newcomers: Newcomers,
     refused: Arc<CounterFamily>,
     untrusted: Arc<CounterFamily>,
-    flooded: Arc<CounterFamily>,
-    pub(crate) panics: Counter,
     connection_task: Counter,
 }
 
-impl DataPlane {
-    pub(crate) fn new(options: DataPlaneOptions) -> Arc<DataPlane> {
-        let limits = options.limits;
+impl HbonePort {
+    pub(crate) fn new(options: HbonePortOptions) -> Arc<HbonePort> {
+        let HbonePortOptions {
+            path,
+            tls,
+            server,
+            limits,
+            metrics,
+        } = options;
         let connections = limits.connections.min(Semaphore::MAX_PERMITS);
-        let refused = options.metrics.counters(
+        let refused = metrics.counters(
             "waypoint_connections_refused_total",
             "HBONE connections that failed before their first tunnel, by reason.",
             &["reason"],
@@ -166,44 +99,28 @@ impl DataPlane {
             per_source: limits.handshakes_per_source,
         };
         let workers = Handle::current().metrics().num_workers();
-        let newcomers = Newcomers::new(bounds, workers, &options.metrics, refused.clone());
-        Arc::new(DataPlane {
-            snapshot: options.snapshot,
-            upstreams: options.terminals.upstreams,
-            original: options.terminals.original,
-            overload: options.terminals.overload,
-            peer: options.terminals.peer,
-            tls: options.tls,
-            own_ports: options.own_ports,
-            server: options.server,
+        let newcomers = Newcomers::new(bounds, workers, &metrics, refused.clone());
+        let active = metrics.gauges(
+            "waypoint_connections_active",
+            "HBONE connections that are open.",
+            &[],
+        );
+        Arc::new(HbonePort {
+            path,
+            tls,
+            server,
             connections,
             places: Arc::new(Semaphore::new(connections)),
-            active: options
-                .metrics
-                .gauges(
-                    "waypoint_connections_active",
-                    "HBONE connections that are open.",
-                    &[],
-                )
-                .with(&[]),
+            active: active.with(&[]),
             streams: limits.streams,
             newcomers,
             refused,
-            untrusted: options.metrics.counters(
+            untrusted: metrics.counters(
                 "waypoint_connections_untrusted_total",
                 "HBONE connections that were ended because their peer isn't trusted any more, by reason.",
                 &["reason"],
             ),
-            flooded: options.metrics.counters(
-                "waypoint_connections_flooded_total",
-                "HTTP/2 connections that were ended because of too many frames that do no work, by where they were and by the last frame's kind.",
-                &["connection", "reason"],
-            ),
-            panics: options.metrics.counter(
-                "waypoint_panics_total",
-                "Panics; each ended its own tunnel.",
-            ),
-            connection_task: options.metrics.counter(
+            connection_task: metrics.counter(
                 "waypoint_connection_task_nanoseconds_total",
                 "Time in HBONE connections' own tasks: TLS and framing.",
             ),
@@ -245,13 +162,19 @@ impl DataPlane {
 
     /// Serves the connection, or closes it at once if there are too many.
     fn take(self: &Arc<Self>, tcp: TcpStream, source: SocketAddr, drain: Watch) {
-        if !self.overload.admits_connection() {
+        if !self.path.overload.admits_connection() {
             return self.refuse("overload", source);
         }
         if self.places.available_permits() == 0 {
             return self.refuse("limit", source);
         }
-        let Ok(tcp) = self.upstreams.files.fit(tcp, Share::Downstream) else {
+        let Ok(tcp) = self
+            .path
+            .upstreams
+            .connector
+            .files
+            .fit(tcp, Share::Downstream)
+        else {
             self.newcomers.make_room();
             return self.refuse("descriptors", source);
         };
@@ -265,7 +188,7 @@ impl DataPlane {
     }
 
     fn make_room(&self) {
-        self.upstreams.files.relieve();
+        self.path.upstreams.connector.files.relieve();
         self.newcomers.make_room();
     }
 
@@ -312,41 +235,35 @@ impl DataPlane {
             local_address: canonical(connection.local_addr),
             peer: connection.peer.clone(),
             local: connection.local.clone(),
-            held: self.overload.connection(&connection.peer),
+            held: self.path.overload.connection(&connection.peer),
         });
         let (used, farewell) = drain.farewell();
         let (busy, untrusted) = (self.connection_task.clone(), self.untrusted.clone());
         let peer = connection.peer.clone();
-        let plane = self.clone();
+        let path = self.path.clone();
         let serving = connection.serve(farewell, move |request| {
             used.mark();
-            let (plane, outer, drain) = (self.clone(), outer.clone(), drain.clone());
-            tokio::spawn(tunnel::serve(plane, outer, request, drain));
+            let (path, outer, drain) = (self.path.clone(), outer.clone(), drain.clone());
+            tokio::spawn(tunnel::serve(path, outer, request, drain));
         });
         match timed(serving, &busy).await {
             ConnectionEnd::Untrusted(reason) => {
                 untrusted.with(&[reason.label().into()]).add(1);
                 tracing::warn!(%source, %peer, %reason, "HBONE connection of a peer that isn't trusted any more ended");
             }
-            ConnectionEnd::Flooded(flood) => plane.count_flood("hbone", source, flood),
+            ConnectionEnd::Flooded(flood) => path.count_flood("hbone", source, flood),
             _ => {}
         }
-    }
-
-    /// `connection` says where: `hbone`, or `tunnel` for HTTP/2 in one.
-    pub(crate) fn count_flood(&self, connection: &'static str, source: SocketAddr, flood: Flood) {
-        let labels = [connection.into(), flood.label().into()];
-        self.flooded.with(&labels).add(1);
-        tracing::warn!(%source, connection, reason = flood.label(), "a connection was ended: {flood}");
     }
 
     /// The server's settings as configuration has them now.
     fn server_options(&self) -> ServerOptions {
         let mut options = self.server.clone();
-        options.squeeze = self.overload.squeeze().clone();
-        options.http2.connection_window = self.overload.sizes.connection_window;
-        options.http2.stream_window = self.overload.sizes.stream_window;
-        if let Some(snapshot) = self.snapshot.load() {
+        let overload = &self.path.overload;
+        options.squeeze = overload.squeeze().clone();
+        options.http2.connection_window = overload.sizes.connection_window;
+        options.http2.stream_window = overload.sizes.stream_window;
+        if let Some(snapshot) = self.path.snapshot.load() {
             let listener = &snapshot.connect_terminate;
             options.max_concurrent_streams =
                 self.streams.unwrap_or(listener.max_concurrent_streams);
@@ -361,23 +278,12 @@ impl DataPlane {
     async fn sweep(self: Arc<Self>) {
         loop {
             tokio::time::sleep(SWEEP).await;
-            self.upstreams.sweep(Instant::now());
-            if self.overload.is_short() {
-                self.upstreams.let_idle_go(Instant::now());
+            self.path.upstreams.sweep(Instant::now());
+            if self.path.overload.is_short() {
+                self.path.upstreams.let_idle_go(Instant::now());
             }
-            self.original.sweep();
+            self.path.original.sweep();
         }
-    }
-
-    /// The workload at an address.
-    pub(crate) fn peer(&self, address: IpAddr) -> Option<Arc<Peer>> {
-        (self.peer)(address)
-    }
-
-    /// Whether no tunnel may lead to `destination`, whatever configuration says.
-    pub(crate) fn is_forbidden(&self, destination: SocketAddr, local: SocketAddr) -> bool {
-        is_link_local(destination.ip())
-            || (destination.ip() == local.ip() && self.own_ports.contains(&destination.port()))
     }
 }
 
@@ -401,24 +307,30 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::net::IpAddr;
     use std::path::PathBuf;
 
-    use http::HeaderMap;
+    use http::{HeaderMap, Response};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use waypoint_config::resource::Update;
     use waypoint_config::standalone::StandaloneSource;
     use waypoint_config::store::{OnRefused, Store};
     use waypoint_config::workloads::WorkloadIndex;
+    use waypoint_filters::body::Body;
     use waypoint_filters::host::{Host, LogSink, Terminal};
+    use waypoint_filters::peer::Peer;
+    use waypoint_filters::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
     use waypoint_hbone::dev_ca::DevCa;
     use waypoint_hbone::identity::Identity;
-    use waypoint_hbone::pool::PoolOptions;
+    use waypoint_hbone::pool::{PoolOptions, TunnelPool};
     use waypoint_hbone::tls::TrustDomains;
 
     use super::*;
+    use crate::overload::Overload;
     use crate::process::allocator::Allocator;
-    use crate::process::open_files::Shares;
+    use crate::process::open_files::{OpenFiles, Shares};
     use crate::process::vitals::Vitals;
+    use crate::terminals::{ConnectTerminal, Terminals};
 
     /// The end of all chains: panics at one path, answers others.
     struct Trap;
@@ -505,24 +417,24 @@ mod tests {
 
         let own = tls("waypoint");
         let tunnels = TunnelPool::new(own.clone(), PoolOptions::default());
-        let plane = DataPlane::new(DataPlaneOptions {
-            snapshot: store.handle(),
-            tls: own.clone(),
-            terminals: Terminals::new(
-                own,
-                tunnels,
-                open_files(&metrics),
-                Arc::new(|_| None),
-                Overload::start(None, Allocator::UNKNOWN, &metrics, Vitals::new()).unwrap(),
-            ),
-            own_ports: Vec::new(),
+        let terminals = Terminals::new(
+            own.clone(),
+            tunnels,
+            open_files(&metrics),
+            Arc::new(|_| None),
+            Overload::start(None, Allocator::UNKNOWN, &metrics, Vitals::new()).unwrap(),
+        );
+        let path = DataPath::new(store.handle(), terminals, Vec::new(), &metrics);
+        let port = HbonePort::new(HbonePortOptions {
+            path: path.clone(),
+            tls: own,
             server: ServerOptions::default(),
             limits: Limits::default(),
             metrics,
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let via = listener.local_addr().unwrap();
-        tokio::spawn(plane.clone().serve(listener, Drain::new()));
+        tokio::spawn(port.serve(listener, Drain::new()));
 
         let client = TunnelPool::new(tls("curl"), PoolOptions::default());
         assert!(answer(&client, via, "/before").await.ends_with("fine"));
@@ -531,7 +443,7 @@ mod tests {
             answer(&client, via, "/after").await.ends_with("fine"),
             "on the same connection"
         );
-        assert_eq!(plane.panics.get(), 1);
+        assert_eq!(path.panics.get(), 1);
     }
 
     #[test]
@@ -542,8 +454,8 @@ mod tests {
         }
         fn future() -> impl Future {
             async {
-                let (plane, outer, request, drain) = std::future::pending().await;
-                tunnel::serve(plane, outer, request, drain).await;
+                let (path, outer, request, drain) = std::future::pending().await;
+                tunnel::serve(path, outer, request, drain).await;
             }
         }
         let size = size(future);

@@ -29,7 +29,7 @@ use crate::replay::Replay;
 use crate::request_head::Upgrade;
 use crate::retry::{self, Backoff};
 use crate::router::deadline::{Deadline, TimeLimits};
-use crate::upgrade;
+use crate::upstream::agreed_upgrade::agreed;
 use crate::upstream::body::{ActiveRequest, Lease, LeasedConnection, upstream_body};
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::h1::H1Connection;
@@ -382,7 +382,7 @@ impl Attempting<'_> {
             return Err(UpstreamError::new(UpstreamErrorKind::Protocol));
         }
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(upgrade::agreed(response, downstream, active));
+            return Ok(agreed(response, downstream, active));
         }
         let (parts, incoming) = response.into_parts();
         let lease = Lease {

@@ -1,0 +1,47 @@
+//! An upgrade that the upstream agreed to, on its way through the filters to whoever joins both ends.
+
+use std::sync::Arc;
+
+use http::Response;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use parking_lot::Mutex;
+use waypoint_filters::body::Body;
+
+use crate::upstream::body::ActiveRequest;
+
+/// Both ends, once. Shared because extensions have to be `Clone`.
+#[derive(Clone)]
+pub(crate) struct Agreed(Arc<Mutex<Option<Ends>>>);
+
+pub(crate) struct Ends {
+    pub(crate) downstream: OnUpgrade,
+    pub(crate) upstream: OnUpgrade,
+    /// It counts as a request until both have ended.
+    pub(crate) active: ActiveRequest,
+}
+
+/// The upstream's 101; both ends go along.
+pub(crate) fn agreed(
+    mut response: Response<Incoming>,
+    downstream: OnUpgrade,
+    active: ActiveRequest,
+) -> Response<Body> {
+    let upstream = hyper::upgrade::on(&mut response);
+    let ends = Ends {
+        downstream,
+        upstream,
+        active,
+    };
+    let mut response = response.map(|_| Body::empty());
+    response
+        .extensions_mut()
+        .insert(Agreed(Arc::new(Mutex::new(Some(ends)))));
+    response
+}
+
+impl Agreed {
+    pub(crate) fn take(&self) -> Option<Ends> {
+        self.0.lock().take()
+    }
+}
