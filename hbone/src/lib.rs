@@ -30,3 +30,6 @@ pub mod tls_failure;
 mod trust;
 mod wire;
 pub mod x509;
+
+/// Where ztunnels and waypoints take tunnels.
+pub const PORT: u16 = 15008;

@@ -98,7 +98,7 @@ impl RunOptions {
     pub fn new(source: ConfigSource, certificates: CertificateSource) -> RunOptions {
         RunOptions {
             source,
-            hbone_addr: ([0u16; 8], 15008).into(),
+            hbone_addr: ([0u16; 8], waypoint_hbone::PORT).into(),
             admin_addr: ([127, 0, 0, 1], 15000).into(),
             readiness_addr: ([0, 0, 0, 0], 15021).into(),
             stats_addr: ([0, 0, 0, 0], 15020).into(),

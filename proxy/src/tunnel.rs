@@ -11,6 +11,7 @@ use std::time::{Instant, SystemTime};
 use http::{HeaderMap, Request, StatusCode, Uri};
 use waypoint_config::model::chain::{ChainSlot, FilterChain};
 use waypoint_config::model::filter_chain_matcher::{ApplicationProtocol, ChainChoice, ChainInput};
+use waypoint_config::model::listener::{CONNECT_TERMINATE, MAIN_INTERNAL};
 use waypoint_config::model::snapshot::Snapshot;
 use waypoint_filters::body::Body;
 use waypoint_filters::connection::Connection;
@@ -94,7 +95,43 @@ struct Joined {
     info: Connection,
 }
 
-/// Runs the CONNECT through its filters and finds the chain of its destination. The error is the
+/// Why a CONNECT leads nowhere.
+enum Unserved {
+    Overload,
+    NotConnect,
+    NoChain,
+    /// The filters have answered.
+    Answered(StatusCode),
+}
+
+impl Unserved {
+    /// The answer, and what is recorded of it.
+    fn answer(self, stream: &StreamInfo) -> StatusCode {
+        let (status, details, flags) = match self {
+            Unserved::Overload => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                overload::DETAILS,
+                ResponseFlags::OVERLOAD_MANAGER,
+            ),
+            Unserved::NotConnect => (
+                StatusCode::NOT_FOUND,
+                "route_not_found",
+                ResponseFlags::NO_ROUTE,
+            ),
+            Unserved::NoChain => (
+                StatusCode::NOT_FOUND,
+                "filter_chain_not_found",
+                ResponseFlags::NO_ROUTE,
+            ),
+            Unserved::Answered(status) => return status,
+        };
+        let reply = LocalReply::new(status, "", details).with_flags(flags);
+        reply.respond_as(stream, false);
+        status
+    }
+}
+
+/// Runs the CONNECT through its filters, finds the chain of its destination, and records it. The error is the
 /// CONNECT's answer. The flag says that the chain depends on the first bytes.
 async fn join(
     path: &DataPath,
@@ -107,7 +144,7 @@ async fn join(
     let mut connection = Connection::new(outer.source, outer.local_address, start);
     connection.peer = Some(outer.peer.clone());
     connection.local = Some(outer.local.clone());
-    connection.listener = Some("connect_terminate");
+    connection.listener = Some(CONNECT_TERMINATE);
     let stream = StreamInfo::new(
         Arc::new(connection),
         Protocol::Http2,
@@ -117,67 +154,43 @@ async fn join(
     let mut guard = RecordGuard::new(stream.clone(), manager.clone());
     let head = connect_head(request);
     capture_request(&stream, &head, &manager.capture);
-    let refuse = |guard: &mut RecordGuard, status: StatusCode, details: &'static str, flags| {
-        let reply = LocalReply::new(status, "", details).with_flags(flags);
-        reply.respond_as(&stream, false);
-        guard.finish(status);
-        status
-    };
-    if !path.overload.admits_tunnel(&outer.held) {
-        let (status, flags) = (
-            StatusCode::SERVICE_UNAVAILABLE,
-            ResponseFlags::OVERLOAD_MANAGER,
-        );
-        return Err(refuse(&mut guard, status, overload::DETAILS, flags));
-    }
-    if !request.is_connect() {
-        let flags = ResponseFlags::NO_ROUTE;
-        return Err(refuse(
-            &mut guard,
-            StatusCode::NOT_FOUND,
-            "route_not_found",
-            flags,
-        ));
-    }
     let head = HttpRequest::new(head, stream.clone(), manager.routes.clone());
-    let Ok(response) = manager.filters.call(head).await;
-    if !response.status().is_success() {
-        guard.finish(response.status());
-        return Err(response.status());
-    }
-
-    let info = inner_connection(outer, &stream, start);
-    let Some(info) = info.filter(|info| !path.is_forbidden(info.destination, outer.local_address))
-    else {
-        let flags = ResponseFlags::NO_ROUTE;
-        return Err(refuse(
-            &mut guard,
-            StatusCode::NOT_FOUND,
-            "filter_chain_not_found",
-            flags,
-        ));
+    let found = if !path.overload.admits_tunnel(&outer.held) {
+        Err(Unserved::Overload)
+    } else if !request.is_connect() {
+        Err(Unserved::NotConnect)
+    } else {
+        find_chain(path, snapshot, outer, head).await
     };
-    let (slot, needs_protocol) = match choose(snapshot, &info, None) {
-        ChainChoice::Chain(slot) => (Some(slot), false),
+    let found = found.map_err(|unserved| unserved.answer(&stream));
+    guard.finish(found.as_ref().err().copied().unwrap_or(StatusCode::OK));
+    found
+}
+
+async fn find_chain(
+    path: &DataPath,
+    snapshot: &Snapshot,
+    outer: &TunnelConnection,
+    head: HttpRequest,
+) -> Result<(Joined, bool), Unserved> {
+    let stream = head.stream.clone();
+    let Ok(response) = snapshot.connect_terminate.manager.filters.call(head).await;
+    if !response.status().is_success() {
+        return Err(Unserved::Answered(response.status()));
+    }
+    let info = inner_connection(outer, &stream)
+        .filter(|info| !path.is_forbidden(info.destination, outer.local_address))
+        .ok_or(Unserved::NoChain)?;
+    match choose(snapshot, &info, None) {
+        ChainChoice::Chain(slot) => Ok((Joined { slot, info }, false)),
         ChainChoice::NeedsProtocol => {
             match choose(snapshot, &info, Some(ApplicationProtocol::Unknown)) {
-                ChainChoice::Chain(slot) => (Some(slot), true),
-                _ => (None, true),
+                ChainChoice::Chain(slot) => Ok((Joined { slot, info }, true)),
+                _ => Err(Unserved::NoChain),
             }
         }
-        ChainChoice::None => (None, false),
-    };
-    let Some(slot) = slot else {
-        let flags = ResponseFlags::NO_ROUTE;
-        return Err(refuse(
-            &mut guard,
-            StatusCode::NOT_FOUND,
-            "filter_chain_not_found",
-            flags,
-        ));
-    };
-    guard.finish(StatusCode::OK);
-    Ok((Joined { slot, info }, needs_protocol))
+        ChainChoice::None => Err(Unserved::NoChain),
+    }
 }
 
 fn choose(
@@ -212,21 +225,17 @@ fn connect_head(request: &TunnelRequest) -> Request<Body> {
 
 /// What the filters of `connect_terminate` put into the shared state is the inner connection's identity.
 /// `None`: the authority is no address.
-fn inner_connection(
-    outer: &TunnelConnection,
-    stream: &StreamInfo,
-    start: Instant,
-) -> Option<Connection> {
+fn inner_connection(outer: &TunnelConnection, stream: &StreamInfo) -> Option<Connection> {
     let state = stream.state();
     let source = state
         .filter_state
         .address(ORIGINAL_DST_REMOTE)
         .unwrap_or(outer.source);
     let destination = state.filter_state.address(ORIGINAL_DST_LOCAL)?;
-    let mut info = Connection::new(source, destination, start);
+    let mut info = Connection::new(source, destination, stream.start);
     info.peer = Some(outer.peer.clone());
     info.local = Some(outer.local.clone());
-    info.listener = Some("main_internal");
+    info.listener = Some(MAIN_INTERNAL);
     info.downstream_peer = state.filter_state.peer(DOWNSTREAM_PEER).cloned();
     info.filter_state = state.filter_state.shared();
     Some(info)

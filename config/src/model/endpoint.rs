@@ -148,15 +148,13 @@ static SOCKET_ADDRESS: Table = Table {
 static INTERNAL_ADDRESS: Table = Table {
     name: "envoy.config.core.v3.EnvoyInternalAddress",
     fields: &[
-        honoured(1, "server_listener_name").only("connect_originate"),
+        honoured(1, "server_listener_name").only(CONNECT_ORIGINATE),
         honoured(2, "endpoint_id"),
     ],
     refused: "",
     required: &[required("address_name_specifier", &[1])],
 };
 
-/// Where ztunnels take tunnels.
-const HBONE_PORT: u16 = 15008;
 const ORIGINAL_DST: &str = "envoy.filters.listener.original_dst";
 
 impl Endpoint {
@@ -248,14 +246,14 @@ fn reach(
                 .parse()
                 .map_err(|_| Refusal::new("metadata", "original_dst.local is no address"))?;
             let hop = match text("waypoint").map(str::parse::<SocketAddr>) {
-                Some(Ok(waypoint)) => SocketAddr::new(waypoint.ip(), HBONE_PORT),
+                Some(Ok(waypoint)) => SocketAddr::new(waypoint.ip(), waypoint_hbone::PORT),
                 Some(Err(_)) => {
                     return Err(Refusal::new(
                         "metadata",
                         "original_dst.waypoint is no address",
                     ));
                 }
-                None => SocketAddr::new(local.ip(), HBONE_PORT),
+                None => SocketAddr::new(local.ip(), waypoint_hbone::PORT),
             };
             Ok((local, Transport::Hbone { hop }))
         }

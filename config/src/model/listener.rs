@@ -33,6 +33,10 @@ use crate::model::snapshot::ConnectTerminate;
 use crate::model::tcp_proxy::{TCP_PROXY, TcpChain, typed};
 use crate::model::transport_socket;
 
+/// The HBONE server.
+pub const CONNECT_TERMINATE: &str = "connect_terminate";
+/// What runs inside tunnels.
+pub const MAIN_INTERNAL: &str = "main_internal";
 const CONNECTION_MANAGER: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 /// The field of `Listener` that holds its filter chains.
 const FILTER_CHAINS: u32 = 3;

@@ -12,6 +12,8 @@ use waypoint_filters::coverage::well_known::STRUCT;
 use waypoint_filters::coverage::{Table, decode_any, harmless, honoured, required};
 use waypoint_filters::rejected::Refusal;
 
+use crate::model::endpoint::CONNECT_ORIGINATE;
+
 pub(crate) static TRANSPORT_SOCKET: Table = Table {
     name: "envoy.config.core.v3.TransportSocket",
     fields: &[
@@ -75,7 +77,7 @@ pub(crate) static TRANSPORT_SOCKET_MATCH: Table = Table {
 
 /// Clusters of the HBONE machinery itself: their TLS is HBONE's.
 const INFRASTRUCTURE: [&str; 3] = [
-    "connect_originate",
+    CONNECT_ORIGINATE,
     "inner_connect_originate",
     "outer_connect_originate",
 ];

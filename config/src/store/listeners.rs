@@ -10,14 +10,11 @@ use waypoint_filters::rejected::{Refusal, Rejected};
 use crate::model::discovered::Reference;
 use crate::model::filter_chain_matcher::FilterChainMatcher;
 use crate::model::inspection::Inspection;
-use crate::model::listener::{self, RawListener};
+use crate::model::listener::{self, CONNECT_TERMINATE, MAIN_INTERNAL, RawListener};
 use crate::model::snapshot::{ConnectTerminate, MainListener, Snapshot};
 use crate::received::Chains;
 use crate::resource::check_name;
 use crate::store::chains::{ChainState, ChainTable, OnRefused, Refused, Surroundings};
-
-pub(crate) const CONNECT_TERMINATE: &str = "connect_terminate";
-pub(crate) const MAIN_INTERNAL: &str = "main_internal";
 
 pub(crate) struct ListenerTable {
     /// As they were accepted.

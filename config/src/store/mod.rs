@@ -24,12 +24,13 @@ pub use crate::store::chains::{ChainState, OnRefused};
 
 use crate::model::discovered::{ByName, Discovered, Reference};
 use crate::model::dns::{Answer, Question};
+use crate::model::listener::{CONNECT_TERMINATE, MAIN_INTERNAL};
 use crate::model::snapshot::Snapshot;
 use crate::received::{Received, Response};
 use crate::resource::{Changes, Resource, ResourceType, Update};
 use crate::store::chains::Surroundings;
 use crate::store::clusters::ClusterTable;
-use crate::store::listeners::{CONNECT_TERMINATE, ListenerTable, MAIN_INTERNAL};
+use crate::store::listeners::ListenerTable;
 use crate::workloads::{WorkloadIndex, WorkloadTable};
 
 /// What the data path reads; clones share it.

@@ -1,7 +1,6 @@
 //! `envoy.filters.http.rbac`: lets a request pass, or answers 403 `RBAC: access denied`.
 //!
-//! Shadow rules (Istio's dry run) decide nothing; what they would have said becomes dynamic metadata
-//! under `envoy.filters.http.rbac`, for logs and spans. `LOG` rules set `envoy.common.access_log_hint`.
+//! `LOG` rules set `envoy.common.access_log_hint`.
 
 use std::sync::Arc;
 
@@ -13,6 +12,7 @@ use crate::coverage::{OWN_COUNTERS, Table, harmless, honoured};
 use crate::http::{FilterContext, HttpFilter};
 use crate::local_reply::LocalReply;
 use crate::rbac::engine::{Action, BoundEngine, Engine, RBAC};
+use crate::rbac::rules::Rules;
 use crate::rejected::Refusal;
 use crate::response_flags::ResponseFlags;
 use crate::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
@@ -44,11 +44,7 @@ pub(super) static PER_ROUTE_CONFIG: Table = Table {
 };
 
 /// The rules of a filter, or of a route instead of it.
-pub(crate) struct Rules {
-    enforced: Option<Bindable>,
-    shadow: Option<Bindable>,
-    shadow_prefix: Box<str>,
-}
+pub(crate) struct HttpRules(Rules<Bindable>);
 
 struct Bindable {
     engine: Engine,
@@ -69,45 +65,25 @@ impl Bindable {
     }
 }
 
-impl Rules {
-    fn from_proto(proto: &Rbac) -> Result<Rules, Refusal> {
-        let engine = |rules: &Option<_>, field: &str| {
-            rules
-                .as_ref()
-                .map(|rules| Engine::from_proto(rules).map(Bindable::new))
-                .transpose()
-                .map_err(|e: Refusal| e.within(field))
-        };
-        Ok(Rules {
-            enforced: engine(&proto.rules, "rules")?,
-            shadow: engine(&proto.shadow_rules, "shadow_rules")?,
-            shadow_prefix: proto.shadow_rules_stat_prefix.as_str().into(),
-        })
+impl HttpRules {
+    fn from_proto(proto: &Rbac) -> Result<HttpRules, Refusal> {
+        let rules = Rules::new(
+            NAMESPACE,
+            proto.rules.as_ref(),
+            proto.shadow_rules.as_ref(),
+            &proto.shadow_rules_stat_prefix,
+            |rules| Engine::from_proto(rules).map(Bindable::new),
+        );
+        rules.map(HttpRules)
     }
 
     /// `None`: the request may pass.
     fn check(&self, request: &HttpRequest) -> Option<LocalReply> {
         let stream = &request.stream;
-        if let Some(shadow) = &self.shadow {
-            let decision = shadow.bound(stream).decide(&request.http, stream);
-            let mut state = stream.state();
-            let prefix = &self.shadow_prefix;
-            if let Some(policy) = &decision.policy {
-                let key = format!("{prefix}shadow_effective_policy_id");
-                state.metadata.set(NAMESPACE, &key, policy.as_ref().into());
-            }
-            let verdict = if decision.allowed {
-                "allowed"
-            } else {
-                "denied"
-            };
-            state.metadata.set(
-                NAMESPACE,
-                &format!("{prefix}shadow_engine_result"),
-                verdict.into(),
-            );
-        }
-        let engine = self.enforced.as_ref()?.bound(stream);
+        self.0.note_shadow(stream, |shadow| {
+            shadow.bound(stream).decide(&request.http, stream)
+        });
+        let engine = self.0.enforced.as_ref()?.bound(stream);
         let decision = engine.decide(&request.http, stream);
         if engine.action() == Action::Log {
             let logged = decision.policy.is_some();
@@ -132,18 +108,18 @@ impl Rules {
 
 pub(super) fn build(proto: Rbac, context: &FilterContext<'_>) -> Result<HttpFilter, Refusal> {
     Ok(HttpFilter::layer(RbacLayer {
-        rules: Arc::new(Rules::from_proto(&proto)?),
+        rules: Arc::new(HttpRules::from_proto(&proto)?),
         position: context.position,
     }))
 }
 
 /// Rules of a route replace the filter's; a route without rules switches it off.
-pub(super) fn build_per_route(proto: RbacPerRoute) -> Result<Rules, Refusal> {
-    Rules::from_proto(&proto.rbac.unwrap_or_default()).map_err(|e| e.within("rbac"))
+pub(super) fn build_per_route(proto: RbacPerRoute) -> Result<HttpRules, Refusal> {
+    HttpRules::from_proto(&proto.rbac.unwrap_or_default()).map_err(|e| e.within("rbac"))
 }
 
 struct RbacLayer {
-    rules: Arc<Rules>,
+    rules: Arc<HttpRules>,
     position: usize,
 }
 
@@ -160,14 +136,14 @@ impl tower::Layer<HttpService> for RbacLayer {
 }
 
 struct RbacFilter {
-    rules: Arc<Rules>,
+    rules: Arc<HttpRules>,
     position: usize,
     inner: HttpService,
 }
 
 impl HttpCall for RbacFilter {
     fn call(&self, mut request: HttpRequest) -> ResponseFuture {
-        let of_route = request.per_route::<Rules>(self.position);
+        let of_route = request.per_route::<HttpRules>(self.position);
         let rules = of_route.as_deref().unwrap_or(&self.rules);
         match rules.check(&request) {
             None => self.inner.call(request),

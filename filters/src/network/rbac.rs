@@ -3,13 +3,12 @@
 //! Rules that need a request are refused. (Envoy refuses tests of headers; other tests of a request match nothing
 //! there.)
 
-use std::sync::Arc;
-
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac;
 
 use crate::coverage::{OWN_COUNTERS, Table, harmless, honoured};
 use crate::network::{BuiltNetworkFilter, NetworkFilter, Verdict};
 use crate::rbac::engine::{ConnectionEngine, RBAC};
+use crate::rbac::rules::Rules;
 use crate::rejected::Refusal;
 use crate::stream_info::StreamInfo;
 
@@ -30,55 +29,31 @@ pub(super) static CONFIG: Table = Table {
 };
 
 #[derive(Debug)]
-struct RbacFilter {
-    enforced: Option<ConnectionEngine>,
-    shadow: Option<ConnectionEngine>,
-    shadow_prefix: Arc<str>,
-}
+struct RbacFilter(Rules<ConnectionEngine>);
 
 pub(super) fn build(proto: &Rbac) -> Result<BuiltNetworkFilter, Refusal> {
-    let engine = |rules: &Option<_>, field: &str| {
-        rules
-            .as_ref()
-            .map(ConnectionEngine::from_proto)
-            .transpose()
-            .map_err(|e: Refusal| e.within(field))
-    };
+    let rules = Rules::new(
+        NAMESPACE,
+        proto.rules.as_ref(),
+        proto.shadow_rules.as_ref(),
+        &proto.shadow_rules_stat_prefix,
+        ConnectionEngine::from_proto,
+    )?;
     Ok(BuiltNetworkFilter {
-        filter: Some(Box::new(RbacFilter {
-            enforced: engine(&proto.rules, "rules")?,
-            shadow: engine(&proto.shadow_rules, "shadow_rules")?,
-            shadow_prefix: proto.shadow_rules_stat_prefix.as_str().into(),
-        })),
+        filter: Some(Box::new(RbacFilter(rules))),
         ..BuiltNetworkFilter::default()
     })
 }
 
 impl NetworkFilter for RbacFilter {
     fn on_connection(&self, stream: &StreamInfo) -> Verdict {
-        if let Some(shadow) = &self.shadow {
-            let decision = shadow.decide(&stream.connection);
-            let mut state = stream.state();
-            let prefix = &self.shadow_prefix;
-            if let Some(policy) = &decision.policy {
-                let key = format!("{prefix}shadow_effective_policy_id");
-                state.metadata.set(NAMESPACE, &key, policy.as_ref().into());
-            }
-            let verdict = if decision.allowed {
-                "allowed"
-            } else {
-                "denied"
-            };
-            state.metadata.set(
-                NAMESPACE,
-                &format!("{prefix}shadow_engine_result"),
-                verdict.into(),
-            );
-        }
-        let Some(engine) = &self.enforced else {
+        let connection = &stream.connection;
+        self.0
+            .note_shadow(stream, |shadow| shadow.decide(connection));
+        let Some(engine) = &self.0.enforced else {
             return Verdict::Continue;
         };
-        let decision = engine.decide(&stream.connection);
+        let decision = engine.decide(connection);
         if decision.allowed {
             Verdict::Continue
         } else {
@@ -91,6 +66,7 @@ impl NetworkFilter for RbacFilter {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::collections::HashMap;
+    use std::sync::Arc;
     use std::time::{Instant, SystemTime};
 
     use envoy_types::pb::envoy::config::core::v3::{CidrRange, TypedExtensionConfig};
@@ -106,7 +82,7 @@ mod tests {
     };
     use envoy_types::pb::google::protobuf::{Any, UInt32Value};
     use prost::Message as _;
-    use rbac::permission::{Rule, Set as Rules};
+    use rbac::permission::{Rule, Set as RuleSet};
     use rbac::principal::{Identifier, Set as Ids};
     use rbac::{Permission, Policy, Principal};
 
@@ -233,7 +209,7 @@ mod tests {
     fn what_needs_a_request_is_refused_wherever_it_stands() {
         let (anything, anybody) = (Rule::Any(true), Identifier::Any(true));
         for (field, rule) in permissions() {
-            let set = |rule| Rules {
+            let set = |rule| RuleSet {
                 rules: vec![permission(anything.clone()), permission(rule)],
             };
             let not = |rule| Rule::NotRule(Box::new(permission(rule)));

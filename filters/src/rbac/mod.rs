@@ -8,3 +8,4 @@ pub mod condition;
 pub mod engine;
 mod permission;
 mod principal;
+pub(crate) mod rules;

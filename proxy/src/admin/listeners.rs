@@ -2,14 +2,12 @@
 
 use http::StatusCode;
 use serde_json::{Value, json};
+use waypoint_config::model::listener::CONNECT_TERMINATE;
 use waypoint_config::resource::ResourceType;
 
 use crate::admin::Admin;
 use crate::admin::answer::{self, Answer, text};
 use crate::admin::target::Target;
-
-/// The one that has a port.
-const CONNECT_TERMINATE: &str = "connect_terminate";
 
 impl Admin {
     pub(super) fn listeners(&self, target: &Target) -> Answer {

@@ -24,7 +24,6 @@ use waypoint_hbone::tls::{Tls, TrustDomains};
 
 use super::DemoError;
 use crate::certificates::DEV_TTL;
-use crate::upstream::dial::HBONE_PORT;
 
 /// What was started.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,7 +50,11 @@ pub(super) async fn start(state: &ClusterState, ca: &DevCa) -> Result<Pods, Demo
                 )?;
                 let certificate = ca.mint(&identity, DEV_TTL)?.workload()?;
                 let tls = Tls::new(Some(certificate), TrustDomains::default());
-                let listener = bind(SocketAddr::new(*address, HBONE_PORT), &pod.meta.name).await?;
+                let listener = bind(
+                    SocketAddr::new(*address, waypoint_hbone::PORT),
+                    &pod.meta.name,
+                )
+                .await?;
                 tokio::spawn(ztunnel(listener, tls));
                 pods.captured += 1;
             }

@@ -40,7 +40,7 @@ impl Ports {
         let readiness = port("ENVOY_STATUS_PORT", 15021)?;
         let prometheus = port("ENVOY_PROMETHEUS_PORT", 15090)?;
         Ok(Ports {
-            hbone: given("WAYPOINT_HBONE_ADDR", any(15008))?,
+            hbone: given("WAYPOINT_HBONE_ADDR", any(waypoint_hbone::PORT))?,
             admin: given(
                 "WAYPOINT_ADMIN_ADDR",
                 loopback(config.port("proxyAdminPort")?),

@@ -147,8 +147,5 @@ fn set_keepalive(tcp: &TcpStream, settings: &waypoint_config::model::cluster::Tc
 
 /// The endpoint behind an address that configuration doesn't list.
 pub(crate) fn hop_of(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip(), HBONE_PORT)
+    SocketAddr::new(address.ip(), waypoint_hbone::PORT)
 }
-
-/// Where ztunnels and waypoints take tunnels.
-pub(crate) const HBONE_PORT: u16 = 15008;
