@@ -1,6 +1,5 @@
 //! The life of a request, in phases: admit → normalize → filters (the router is the last) → respond → record.
 
-use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
@@ -14,7 +13,6 @@ use waypoint_filters::body::Body;
 use waypoint_filters::direction::Direction;
 use waypoint_filters::local_reply::LocalReply;
 use waypoint_filters::response_flags::ResponseFlags;
-use waypoint_filters::route::SelectedRoute;
 use waypoint_filters::service::HttpRequest;
 use waypoint_filters::stream_info::{Capture, Protocol, RequestHead, StreamInfo};
 use waypoint_hbone::holder::Exchange;
@@ -201,7 +199,7 @@ fn respond(
     {
         let mut state = guard.stream.state();
         let state = &mut *state;
-        if let Some(route) = state.route.as_ref().and_then(route_of) {
+        if let Some(route) = state.route.as_ref().and_then(Route::of) {
             if manager.tracing {
                 name_operation(&mut parts, route);
             }
@@ -248,9 +246,4 @@ fn name_operation(response: &mut http::response::Parts, route: &Route) {
     if let Some(operation) = operation.and_then(|name| HeaderValue::from_str(name).ok()) {
         response.headers.insert(DECORATOR_OPERATION, operation);
     }
-}
-
-fn route_of(selected: &Arc<dyn SelectedRoute>) -> Option<&Route> {
-    let any: &dyn Any = &**selected;
-    any.downcast_ref()
 }

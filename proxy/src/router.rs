@@ -1,6 +1,5 @@
 //! The router: the innermost service of a chain. Route → cluster → endpoint → connection → answer.
 
-use std::any::Any;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -59,76 +58,55 @@ impl HttpCall for Router {
             return ResponseFuture::ready(reply.respond(&request.stream, request.http.headers()));
         };
         request.stream.state().route = Some(selected.clone());
-        let any: &dyn Any = &*selected;
-        match any.downcast_ref::<Route>().map(|route| &route.action) {
-            Some(RouteAction::Forward(_)) => {
-                ResponseFuture::boxed(forward(self.0.clone(), request, selected))
-            }
-            Some(action) => ResponseFuture::ready(answer(action, &selected, &request)),
-            None => ResponseFuture::ready(
-                LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "", "foreign_route")
-                    .respond(&request.stream, request.http.headers()),
-            ),
-        }
+        ResponseFuture::boxed(act(self.0.clone(), request, selected))
     }
 }
 
-fn route_of(selected: &Arc<dyn SelectedRoute>) -> Option<&Route> {
-    let any: &dyn Any = &**selected;
-    any.downcast_ref()
-}
-
-/// Redirects and direct responses.
-fn answer(
-    action: &RouteAction,
-    selected: &Arc<dyn SelectedRoute>,
-    request: &HttpRequest,
+/// Does what the route says.
+async fn act(
+    router: Arc<Reach>,
+    request: HttpRequest,
+    selected: Arc<dyn SelectedRoute>,
 ) -> Response {
-    let mut response = match action {
-        RouteAction::DirectResponse { status, body } => {
-            request.stream.state().response_code_details = Some("direct_response".into());
-            let mut response = http::Response::new(Body::full(body.clone()));
-            *response.status_mut() = *status;
-            if !body.is_empty() {
-                response
-                    .headers_mut()
-                    .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-            }
-            response
-        }
-        RouteAction::Redirect(redirect) => {
-            request.stream.state().response_code_details = Some("direct_response".into());
-            let matched = route_of(selected).and_then(|r| r.matcher.prefix());
+    let HttpRequest { http, stream, .. } = request;
+    let Some(route) = Route::of(&selected) else {
+        return LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "", "foreign_route")
+            .respond(&stream, http.headers());
+    };
+    let mut response = match &route.action {
+        RouteAction::Forward(to) => return forward(&router, route, to, http, stream).await,
+        RouteAction::Redirect(to) => {
+            let location = to.location(&http, route.matcher.prefix());
             let mut response = http::Response::new(Body::empty());
-            *response.status_mut() = redirect.status;
-            let location = redirect.location(&request.http, matched);
+            *response.status_mut() = to.status;
             if let Ok(location) = HeaderValue::from_str(&location) {
                 response.headers_mut().insert(header::LOCATION, location);
             }
             response
         }
-        RouteAction::Forward(_) => http::Response::new(Body::empty()),
+        RouteAction::DirectResponse { status, body } => {
+            let mut response = http::Response::new(Body::full(body.clone()));
+            *response.status_mut() = *status;
+            if !body.is_empty() {
+                let text = HeaderValue::from_static("text/plain");
+                response.headers_mut().insert(header::CONTENT_TYPE, text);
+            }
+            response
+        }
     };
-    if let Some(route) = route_of(selected) {
-        change_response(route, None, &request.stream, &mut response);
-    }
+    stream.state().response_code_details = Some("direct_response".into());
+    change_response(route, None, &stream, &mut response);
     response
 }
 
 async fn forward(
-    router: Arc<Reach>,
-    request: HttpRequest,
-    selected: Arc<dyn SelectedRoute>,
+    router: &Reach,
+    route: &Route,
+    forward: &Forward,
+    mut http: http::Request<Body>,
+    stream: Arc<StreamInfo>,
 ) -> Response {
-    let stream = request.stream.clone();
-    let mut http = request.http;
     let grpc = is_grpc(http.headers());
-    let Some((route, forward)) = route_of(&selected).and_then(|route| match &route.action {
-        RouteAction::Forward(forward) => Some((route, &**forward)),
-        _ => None,
-    }) else {
-        return http::Response::new(Body::empty());
-    };
     let (slot, weighted) = forward.destinations.choose(fastrand::u64(..));
     stream.state().cluster = Some(slot.name.clone());
     let Some(cluster) = slot.cluster() else {
@@ -141,7 +119,7 @@ async fn forward(
     change_request(route, forward, weighted, &stream, &mut http);
 
     let attempting = Attempting {
-        router: &router,
+        router,
         stream: &stream,
         slot,
         limits: Limits::of(slot, &cluster),

@@ -131,9 +131,7 @@ async fn connect(
     proxy: &TcpProxy,
     stream: &Arc<StreamInfo>,
 ) -> Result<(Dialled, ActiveRequest), UpstreamError> {
-    let Some(slot) = choose_cluster(proxy, fastrand::u64(..)) else {
-        return Err(UpstreamError::new(UpstreamErrorKind::NoHealthyUpstream));
-    };
+    let slot = proxy.clusters.choose(fastrand::u64(..));
     stream.state().cluster = Some(slot.name.clone());
     let Some(cluster) = slot.cluster() else {
         stream.state().flags.insert(ResponseFlags::NO_CLUSTER);
@@ -284,25 +282,6 @@ async fn watch_over(
             }
         }
     }
-}
-
-fn choose_cluster(proxy: &TcpProxy, random: u64) -> Option<&Arc<ClusterSlot>> {
-    let total: u64 = proxy
-        .clusters
-        .iter()
-        .map(|(weight, _)| u64::from(*weight))
-        .sum();
-    let mut point = random % total.max(1);
-    proxy
-        .clusters
-        .iter()
-        .find(|(weight, _)| {
-            let weight = u64::from(*weight);
-            let found = point < weight;
-            point = point.saturating_sub(weight);
-            found
-        })
-        .map(|(_, slot)| slot)
 }
 
 fn choose_endpoint(

@@ -18,6 +18,7 @@ use crate::model::header_changes::{HEADER_VALUE_OPTION, HeaderChanges};
 use crate::model::path_rewrite::PathRewrite;
 use crate::model::retry_policy::{RETRY_POLICY, RetryPolicy};
 use crate::model::route_context::RouteContext;
+use crate::model::weighted::Weighted;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// Envoy's default, where a route says nothing.
@@ -44,18 +45,11 @@ pub struct Forward {
 #[derive(Debug)]
 pub enum Destinations {
     Single(Arc<ClusterSlot>),
-    /// Weights add up to `total`, which is more than 0.
-    Weighted {
-        total: u32,
-        clusters: Box<[WeightedCluster]>,
-        /// The first that has a weight.
-        first: Arc<ClusterSlot>,
-    },
+    Weighted(Weighted<WeightedCluster>),
 }
 
 #[derive(Debug)]
 pub struct WeightedCluster {
-    pub weight: u32,
     pub cluster: Arc<ClusterSlot>,
     pub request_headers: HeaderChanges,
     pub response_headers: HeaderChanges,
@@ -146,19 +140,9 @@ impl Destinations {
     pub fn choose(&self, random: u64) -> (&Arc<ClusterSlot>, Option<&WeightedCluster>) {
         match self {
             Destinations::Single(slot) => (slot, None),
-            Destinations::Weighted {
-                total,
-                clusters,
-                first,
-            } => {
-                let mut point = random % u64::from(*total).max(1);
-                for cluster in clusters {
-                    if point < u64::from(cluster.weight) {
-                        return (&cluster.cluster, Some(cluster));
-                    }
-                    point -= u64::from(cluster.weight);
-                }
-                (first, None)
+            Destinations::Weighted(clusters) => {
+                let chosen = clusters.choose(random);
+                (&chosen.cluster, Some(chosen))
             }
         }
     }
@@ -284,24 +268,18 @@ fn destinations(
                 .iter()
                 .enumerate()
                 .map(|(i, cluster)| {
-                    WeightedCluster::from_proto(cluster, context)
-                        .map_err(|e| e.within(format!("weighted_clusters.clusters[{i}]")))
+                    let weight = cluster.weight.as_ref().map_or(0, |w| w.value);
+                    let compiled = WeightedCluster::from_proto(cluster, context)
+                        .map_err(|e| e.within(format!("weighted_clusters.clusters[{i}]")))?;
+                    Ok((weight, compiled))
                 })
-                .collect::<Result<Box<[_]>, _>>()?;
-            let total = clusters
-                .iter()
-                .try_fold(0u32, |sum, cluster| sum.checked_add(cluster.weight))
-                .ok_or_else(|| Refusal::new("weighted_clusters", "weights are too large"))?;
-            let first = clusters
-                .iter()
-                .find(|cluster| cluster.weight > 0)
-                .map(|cluster| cluster.cluster.clone())
+                .collect::<Result<Vec<_>, _>>()?;
+            let clusters = Weighted::new(clusters)
                 .ok_or_else(|| Refusal::new("weighted_clusters", "no cluster has a weight"))?;
-            Ok(Destinations::Weighted {
-                total,
-                clusters,
-                first,
-            })
+            if u32::try_from(clusters.total()).is_err() {
+                return Err(Refusal::new("weighted_clusters", "weights are too large"));
+            }
+            Ok(Destinations::Weighted(clusters))
         }
         Some(_) => Err(Refusal::unsupported("cluster_specifier")),
     }
@@ -319,7 +297,6 @@ impl WeightedCluster {
             )) => Some(host_value(host)?),
         };
         Ok(WeightedCluster {
-            weight: proto.weight.as_ref().map_or(0, |w| w.value),
             cluster: (context.slot)(&proto.name),
             request_headers: HeaderChanges::from_proto(
                 &proto.request_headers_to_add,

@@ -34,3 +34,4 @@ pub mod snapshot;
 pub mod tcp_proxy;
 pub(crate) mod transport_socket;
 pub mod upstream_protocol;
+pub mod weighted;

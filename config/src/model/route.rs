@@ -68,6 +68,14 @@ pub enum RouteAction {
     },
 }
 
+impl Route {
+    /// The route that was chosen, if it is one of ours.
+    pub fn of(selected: &Arc<dyn SelectedRoute>) -> Option<&Route> {
+        let any: &dyn std::any::Any = &**selected;
+        any.downcast_ref()
+    }
+}
+
 impl SelectedRoute for Route {
     fn info(&self) -> &RouteInfo {
         &self.info

@@ -19,6 +19,7 @@ use waypoint_filters::rejected::Refusal;
 use crate::model::cluster::ClusterSlot;
 use crate::model::connection_manager::ChainContext;
 use crate::model::duration;
+use crate::model::weighted::Weighted;
 
 const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 /// Envoy's default.
@@ -39,8 +40,8 @@ pub struct TcpChain {
 /// A compiled `envoy.filters.network.tcp_proxy`.
 #[derive(Debug)]
 pub struct TcpProxy {
-    /// Weighted destinations; one for a plain cluster. Weights add up to more than 0.
-    pub clusters: Box<[(u32, Arc<ClusterSlot>)]>,
+    /// One for a plain cluster.
+    pub clusters: Weighted<Arc<ClusterSlot>>,
     /// `None`: no limit. Envoy's default is one hour.
     pub idle_timeout: Option<Duration>,
     pub max_connect_attempts: u32,
@@ -152,10 +153,10 @@ pub(crate) fn typed<'a>(
 
 impl TcpProxy {
     fn from_proto(proto: &TcpProxyProto, context: &ChainContext<'_>) -> Result<TcpProxy, Refusal> {
-        let clusters: Box<[_]> = match &proto.cluster_specifier {
+        let clusters = match &proto.cluster_specifier {
             None => return Err(Refusal::missing("cluster_specifier")),
             Some(tcp_proxy::ClusterSpecifier::Cluster(name)) => {
-                Box::new([(1, (context.slot)(name))])
+                vec![(1, (context.slot)(name))]
             }
             Some(tcp_proxy::ClusterSpecifier::WeightedClusters(weighted)) => weighted
                 .clusters
@@ -163,11 +164,9 @@ impl TcpProxy {
                 .map(|cluster| (cluster.weight, (context.slot)(&cluster.name)))
                 .collect(),
         };
-        if clusters.iter().all(|(weight, _)| *weight == 0) {
-            return Err(Refusal::new("weighted_clusters", "no cluster has a weight"));
-        }
         Ok(TcpProxy {
-            clusters,
+            clusters: Weighted::new(clusters)
+                .ok_or_else(|| Refusal::new("weighted_clusters", "no cluster has a weight"))?,
             idle_timeout: match duration::optional(&proto.idle_timeout, "idle_timeout")? {
                 None => Some(IDLE_TIMEOUT),
                 limit => limit.filter(|limit| !limit.is_zero()),

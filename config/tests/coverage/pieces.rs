@@ -289,7 +289,7 @@ impl Applied {
             let chain = slot.load();
             text += &format!("{chain:#?}\n");
             if let waypoint_config::model::chain::FilterChain::Tcp(chain) = &*chain {
-                for (_, slot) in &chain.proxy.clusters {
+                for slot in chain.proxy.clusters.iter() {
                     text += &format!("{:#?}\n", slot.cluster());
                     text += &format!("{:#?}\n", slot.endpoints());
                 }
