@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
-use waypoint_config::model::{cluster, discovered, endpoint, listener, originate, route};
+use waypoint_config::model::{cluster, discovered, endpoint_set, listener, originate, route};
 use waypoint_filters::coverage::{Content, Field, Shape, Status, Table};
 
 /// The tables that resources are held against, and all that they lead to, in the order of the first mention.
@@ -13,7 +13,7 @@ pub(crate) fn tables() -> Vec<(&'static Table, Vec<String>)> {
     let mut found: Vec<(&'static Table, Vec<String>)> = Vec::new();
     for (root, from) in [
         (&cluster::CLUSTER, None),
-        (&endpoint::CLUSTER_LOAD_ASSIGNMENT, None),
+        (&endpoint_set::CLUSTER_LOAD_ASSIGNMENT, None),
         (&listener::LISTENER, None),
         (
             &originate::ORIGINATE_CHAIN,

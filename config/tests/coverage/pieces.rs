@@ -4,7 +4,7 @@ use std::path::Path;
 
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use prost::Message as _;
-use waypoint_config::model::{cluster, discovered, endpoint, listener, originate};
+use waypoint_config::model::{cluster, discovered, endpoint_set, listener, originate};
 use waypoint_config::recorded;
 use waypoint_config::resource::{Resource, ResourceType, Update};
 use waypoint_config::store::Store;
@@ -67,7 +67,7 @@ pub(crate) fn pieces() -> Vec<Piece> {
         for resource in resources(recording) {
             let table = match resource.kind {
                 ResourceType::Cluster => &cluster::CLUSTER,
-                ResourceType::Endpoints => &endpoint::CLUSTER_LOAD_ASSIGNMENT,
+                ResourceType::Endpoints => &endpoint_set::CLUSTER_LOAD_ASSIGNMENT,
                 ResourceType::Extension => &discovered::EXTENSION,
                 ResourceType::Listener => {
                     split(recording, &resource, &mut pieces);
