@@ -1,6 +1,6 @@
 //! From a configuration source to the store, and what is told of it: log lines, metrics, `/problems`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,8 +12,9 @@ use tokio::sync::watch;
 use waypoint_config::model::dns::{Answer, Question};
 use waypoint_config::recorded;
 use waypoint_config::resource::{Resource, ResourceType, Update};
+use waypoint_config::standalone::told::{self, Level};
 use waypoint_config::standalone::{
-    LoadError, ObjectName, Pace, Polled, Severity, StandaloneSource, Translation, Watch, difference,
+    LoadError, ObjectName, Pace, Polled, StandaloneSource, Translation, Watch, difference,
 };
 use waypoint_config::store::{Outcome, Store};
 use waypoint_config::xds::ads::{AdsError, Sink};
@@ -135,6 +136,8 @@ pub(crate) struct Configurator {
     tls: Tls,
     metrics: Arc<MetricRegistry>,
     resources: Vec<Resource>,
+    /// Files that aren't used as they stand, as last told.
+    not_in_use: Vec<String>,
     /// Of the manifests, and of the resources that were made of them.
     translated: Vec<String>,
     /// Lines about what is left out, as last told.
@@ -158,6 +161,7 @@ impl Configurator {
             tls,
             metrics,
             resources: Vec::new(),
+            not_in_use: Vec::new(),
             translated: loaded.problems,
             omitted: Vec::new(),
             problems: Arc::default(),
@@ -219,29 +223,17 @@ impl Configurator {
             translation,
             not_in_use,
         } = polled;
-        let mut told: Vec<String> = not_in_use
-            .iter()
-            .take(MAX_LINES)
-            .map(|error| format!("{NOT_USED}{error}"))
-            .collect();
-        for line in told.iter().filter(|line| !self.translated.contains(line)) {
+        let not_in_use = told::lines(not_in_use.iter().map(|e| format!("not in use: {e}")));
+        let before = std::mem::replace(&mut self.not_in_use, not_in_use);
+        for line in self.not_in_use.iter().filter(|line| !before.contains(line)) {
             self.count("refused");
             tracing::error!("{line}; what it gave before stays");
         }
-        let resources = match translation {
+        match translation {
             Some(translation) => {
-                told.extend(report(&translation, &self.translated));
-                Some(translation.resources)
+                self.translated = report(&translation, &self.translated);
+                self.replace(translation.resources);
             }
-            None => {
-                let of_objects = std::mem::take(&mut self.translated);
-                told.extend(of_objects.into_iter().filter(|p| !p.starts_with(NOT_USED)));
-                None
-            }
-        };
-        self.translated = told;
-        match resources {
-            Some(resources) => self.replace(resources),
             None => self.publish(),
         }
     }
@@ -282,21 +274,18 @@ impl Configurator {
 
     /// Tells of what is left out now and wasn't before, and sets the gauges.
     fn tell_state(&mut self) {
-        let before = std::mem::take(&mut self.omitted);
         let mut kinds = OmittedKind::ALL.map(|kind| (kind, 0));
-        for (place, omitted) in self.store.omitted() {
+        let all = self.store.omitted().inspect(|(_, omitted)| {
             if let Some((_, n)) = kinds.iter_mut().find(|(kind, _)| *kind == omitted.kind) {
                 *n += 1;
             }
-            if self.omitted.len() < MAX_LINES {
-                self.omitted.push(format!("{place}: {omitted}"));
-            }
-        }
-        self.omitted.sort();
-        for line in &self.omitted {
-            if before.binary_search(line).is_err() {
-                tracing::warn!("{line}");
-            }
+        });
+        let lines = told::lines(all.map(|(place, omitted)| format!("{place}: {omitted}")));
+        let before: HashSet<String> = std::mem::replace(&mut self.omitted, lines)
+            .into_iter()
+            .collect();
+        for line in self.omitted.iter().filter(|line| !before.contains(*line)) {
+            tracing::warn!("{line}");
         }
         let omitted = self.metrics.gauges(
             "waypoint_config_omitted",
@@ -339,7 +328,8 @@ impl Configurator {
     }
 
     fn publish(&self) {
-        let lines = self.translated.iter().chain(&self.omitted).cloned();
+        let lines = self.not_in_use.iter().chain(&self.translated);
+        let lines = lines.chain(&self.omitted).cloned();
         *self.problems.lock() = lines.chain(refused(&self.store)).collect();
     }
 }
@@ -378,34 +368,19 @@ impl Sink for Configurator {
 }
 
 fn refused(store: &Store) -> Vec<String> {
-    let rejected = store.rejected();
-    rejected.iter().map(ToString::to_string).collect()
+    told::lines(store.rejected())
 }
-
-/// Lines about what is left out, at most; gauges count the rest.
-const MAX_LINES: usize = 1000;
-/// Begins a line about a file that isn't used as it stands.
-const NOT_USED: &str = "not in use: ";
 
 /// Logs what was not there before; gives all of it as text, mistakes before what is only for others.
 fn report(translation: &Translation, before: &[String]) -> Vec<String> {
-    let mut lines = Vec::new();
-    for problem in &translation.problems {
-        let line = problem.to_string();
-        if !before.contains(&line) {
-            match problem.severity {
-                Severity::NoEffect | Severity::Ignored => tracing::warn!("{line}"),
-                _ => tracing::error!("{line}"),
-            }
+    let lines = translation.told();
+    for line in lines.iter().filter(|line| !before.contains(&line.text)) {
+        let text = &line.text;
+        match line.level {
+            Level::Error => tracing::error!("{text}"),
+            Level::Warn => tracing::warn!("{text}"),
+            Level::Info => tracing::info!("{text}"),
         }
-        lines.push(line);
     }
-    for aside in &translation.asides {
-        let line = aside.to_string();
-        if !before.contains(&line) {
-            tracing::info!("{line}");
-        }
-        lines.push(line);
-    }
-    lines
+    lines.into_iter().map(|line| line.text).collect()
 }

@@ -18,6 +18,7 @@ pub mod problem;
 mod schema;
 pub mod source;
 mod strict_value;
+pub mod told;
 pub mod translate;
 pub mod watch;
 pub mod yaml;

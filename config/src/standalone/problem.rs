@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Where a document stands.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Origin {
     pub file: PathBuf,
     /// Number of the YAML document in its file, from 1.
@@ -71,7 +71,7 @@ impl fmt::Display for LoadError {
 }
 
 /// What was done about a problem.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
     /// Sound as it is, and nothing comes of it: what it refers to isn't there, or something stands above it.
     NoEffect,
@@ -87,7 +87,7 @@ pub enum Severity {
 }
 
 /// Something in the manifests that is not honoured.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Problem {
     pub severity: Severity,
     /// `Kind namespace/name`.

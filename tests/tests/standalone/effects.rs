@@ -155,3 +155,35 @@ async fn endpoints_and_allocated_addresses_are_used() {
         );
     }
 }
+
+#[tokio::test]
+async fn what_is_told_has_a_bound() {
+    let mesh = Mesh::new();
+    let (to, _app) = mesh.http_service(1, "web").await;
+    let bare: String = (0..1200)
+        .map(|n| {
+            format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: bare{n}, namespace: default}}\nspec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080}}]}}\n---\n"
+            )
+        })
+        .collect();
+    mesh.manifest("bare.yaml", &bare);
+    let settings = format!("x{}\\ny", "y".repeat(3000));
+    mesh.manifest(
+        "settings.yaml",
+        &format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata:\n  mesh: |\n    ? \"{settings}\"\n    : 1\n"),
+    );
+    let waypoint = mesh.start().await;
+    let problems = waypoint.problems().await;
+    let lines: Vec<&str> = problems.lines().collect();
+    assert_eq!(lines.len(), 1001, "{}", lines.len());
+    assert_eq!(lines[1000], "and 202 more");
+    assert!(lines.iter().all(|line| line.chars().count() < 1100));
+    let long = lines
+        .iter()
+        .find(|line| line.contains("data.mesh.xyyy"))
+        .unwrap();
+    assert!(long.ends_with(" more characters"), "{long}");
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    assert_eq!(client.get(to, "/").await.status, StatusCode::OK);
+}

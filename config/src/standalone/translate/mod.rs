@@ -27,6 +27,7 @@ mod tracing;
 mod workloads;
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::cluster_state::ClusterState;
@@ -88,6 +89,13 @@ impl Translation {
     }
 }
 
+/// Problems as they are found, each once.
+#[derive(Default)]
+struct Found {
+    in_order: Vec<Problem>,
+    known: HashSet<Problem>,
+}
+
 /// What all parts of a translation need.
 struct Mesh<'a> {
     state: &'a ClusterState,
@@ -96,8 +104,8 @@ struct Mesh<'a> {
     waypoint: Waypoint<'a>,
     families: IpFamilies,
     access_log: AccessLog,
-    /// Found while translating routes; several chains may find the same one.
-    problems: RefCell<Vec<Problem>>,
+    /// Several chains may find the same one.
+    problems: RefCell<Found>,
     effects: Effects,
 }
 
@@ -122,15 +130,16 @@ pub fn translate(
         access_log: AccessLog::new(&config).map_err(|reason| {
             format!("ConfigMap istio-system/istio: data.mesh.accessLogFormat: {reason}")
         })?,
-        problems: RefCell::new(state.problems.clone()),
+        problems: RefCell::default(),
         effects: Effects::default(),
         config,
     };
+    state.problems.iter().cloned().for_each(|p| mesh.report(p));
     let mut resources = mesh.resources();
     resources.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
     mesh.report_closures();
     let asides = mesh.report_no_effect();
-    let mut problems = mesh.problems.into_inner();
+    let mut problems = mesh.problems.into_inner().in_order;
     // What is closed is read first.
     problems.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
     Ok(Translation {
@@ -201,9 +210,9 @@ impl Mesh<'_> {
     }
 
     fn report(&self, problem: Problem) {
-        let mut problems = self.problems.borrow_mut();
-        if !problems.contains(&problem) {
-            problems.push(problem);
+        let mut found = self.problems.borrow_mut();
+        if found.known.insert(problem.clone()) {
+            found.in_order.push(problem);
         }
     }
 }

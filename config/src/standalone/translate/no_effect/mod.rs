@@ -10,7 +10,7 @@ mod routes;
 mod services;
 mod targets;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Mesh;
 use crate::standalone::kinds::gateway::WAYPOINT_CLASS;
@@ -21,7 +21,7 @@ use crate::standalone::problem::{Aside, Origin, Problem, Severity};
 /// What had no effect, as it is found.
 struct Telling<'m, 'a> {
     mesh: &'m Mesh<'a>,
-    asides: BTreeMap<(&'static str, String), Vec<String>>,
+    asides: BTreeMap<(&'static str, String), BTreeSet<String>>,
 }
 
 /// Why a part had no effect.
@@ -56,10 +56,10 @@ impl Mesh<'_> {
         telling.policies();
         telling.closures();
         let asides = telling.asides.into_iter();
-        let aside = |((kind, reason), objects)| Aside {
+        let aside = |((kind, reason), objects): ((_, _), BTreeSet<String>)| Aside {
             kind,
             reason,
-            objects,
+            objects: objects.into_iter().collect(),
         };
         asides.map(aside).collect()
     }
@@ -107,9 +107,7 @@ impl Telling<'_, '_> {
 
     fn aside(&mut self, kind: &'static str, reason: impl Into<String>, object: String) {
         let objects = self.asides.entry((kind, reason.into())).or_default();
-        if !objects.contains(&object) {
-            objects.push(object);
-        }
+        objects.insert(object);
     }
 
     /// A part of an object, by its field.
