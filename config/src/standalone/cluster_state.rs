@@ -44,6 +44,8 @@ pub struct ClusterState {
     /// Absent without the ConfigMap.
     pub mesh_config: Option<MeshConfig>,
     pub closures: Vec<Closure>,
+    /// Objects of kinds that say nothing to a waypoint.
+    pub for_others: Vec<ForOthers>,
     pub problems: Vec<Problem>,
 }
 
@@ -55,6 +57,14 @@ pub struct Closure {
     pub namespace: String,
     /// Told once the targets are known to be the waypoint's own.
     pub problem: Problem,
+}
+
+/// An object of a kind that says nothing to a waypoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ForOthers {
+    pub kind: &'static str,
+    pub reason: &'static str,
+    pub name: ObjectName,
 }
 
 impl ClusterState {
@@ -87,7 +97,9 @@ impl ClusterState {
             }
         }
         for manifest in latest.values() {
-            state.problems.extend(known_fields::unknown(manifest));
+            if !matches!(treatment(manifest)?, Treatment::ForOthers(_)) {
+                state.problems.extend(known_fields::unknown(manifest));
+            }
             state.add(manifest)?;
         }
         Ok(state)
@@ -131,6 +143,11 @@ impl ClusterState {
                 let reason = not_honoured(manifest);
                 self.problems
                     .push(manifest.problem(Severity::Ignored, "", reason));
+            }
+            Treatment::ForOthers(reason) => {
+                let kind = kinds::known_kind(&manifest.group, &manifest.kind);
+                let object = kind.map(|kind| ForOthers { kind, reason, name });
+                self.for_others.extend(object);
             }
             Treatment::Unrelated => {}
         }

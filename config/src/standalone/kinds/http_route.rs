@@ -23,6 +23,8 @@ pub struct HttpRoute {
     pub parents: Vec<ParentRef>,
     /// Without a meaning for a route whose parent is a Service.
     pub has_hostnames: bool,
+    /// `useDefaultGateways: All`.
+    pub default_gateways: bool,
     pub rules: Vec<Rule>,
 }
 
@@ -121,8 +123,7 @@ struct Spec {
     parent_refs: Vec<ParentRef>,
     #[serde(default)]
     hostnames: Vec<String>,
-    #[serde(default, rename = "useDefaultGateways")]
-    _use_default_gateways: Option<String>,
+    use_default_gateways: Option<String>,
     rules: Option<Vec<WireRule>>,
 }
 
@@ -202,6 +203,7 @@ impl HttpRoute {
         Ok(manifest.object(HttpRoute {
             parents: spec.parent_refs,
             has_hostnames: !spec.hostnames.is_empty(),
+            default_gateways: spec.use_default_gateways.as_deref() == Some("All"),
             rules: read,
         }))
     }

@@ -40,6 +40,8 @@ pub enum Treatment {
     Closes,
     /// Could change what a waypoint does and is not honoured: named.
     Reported,
+    /// A kind of the mesh that says nothing to a waypoint, as with istiod: named with this reason.
+    ForOthers(&'static str),
     /// Has no influence on a waypoint.
     Unrelated,
 }
@@ -116,13 +118,12 @@ const KINDS: &[Row] = &[
         true,
         Treatment::Closes,
     ),
-    // Waypoints don't read it: it speaks of the tunnels that ztunnel terminates.
     (
         "security.istio.io",
         "PeerAuthentication",
         SECURITY,
         true,
-        Treatment::Unrelated,
+        Treatment::ForOthers("ztunnel enforces it; a waypoint takes nothing but mutual TLS"),
     ),
     (
         "extensions.istio.io",
@@ -171,21 +172,21 @@ const KINDS: &[Row] = &[
         "WorkloadGroup",
         NETWORKING,
         true,
-        Treatment::Unrelated,
+        Treatment::ForOthers("istiod makes WorkloadEntries of it where machines register"),
     ),
     (
         "networking.istio.io",
         "Sidecar",
         NETWORKING,
         true,
-        Treatment::Unrelated,
+        Treatment::ForOthers("for sidecars: a waypoint knows its services whatever it says"),
     ),
     (
         "networking.istio.io",
         "Gateway",
         NETWORKING,
         true,
-        Treatment::Unrelated,
+        Treatment::ForOthers("of networking.istio.io: for ingress and egress gateways"),
     ),
     (
         "networking.istio.io",
@@ -229,13 +230,12 @@ const KINDS: &[Row] = &[
         true,
         Treatment::Reported,
     ),
-    // Mesh routes need no grant: a reference across namespaces just works.
     (
         "gateway.networking.k8s.io",
         "ReferenceGrant",
         GATEWAY,
         true,
-        Treatment::Unrelated,
+        Treatment::ForOthers("in a mesh a route needs no grant for other namespaces"),
     ),
 ];
 
@@ -333,6 +333,11 @@ pub fn meant(group: &str, kind: &str) -> String {
     }
     let known = KINDS.iter().filter(|row| row.0 == group);
     near::meant(kind, known.map(|row| row.1))
+}
+
+/// The name of a kind in the table.
+pub fn known_kind(group: &str, kind: &str) -> Option<&'static str> {
+    row(group, kind).map(|row| row.1)
 }
 
 /// Whether objects of this kind live in a namespace.

@@ -109,6 +109,19 @@ impl Mesh<'_> {
             .collect()
     }
 
+    pub(super) fn rule_translator<'p>(
+        &'p self,
+        policy: &'p Object<AuthorizationPolicy>,
+        for_tcp: bool,
+    ) -> RuleTranslator<'p> {
+        RuleTranslator {
+            for_tcp,
+            widens: policy.spec.action != Action::Allow,
+            namespace: &policy.meta.namespace,
+            trust_domains: &self.trust_domains,
+        }
+    }
+
     fn rules_of_action<'p>(
         &self,
         action: Action,
@@ -141,12 +154,7 @@ impl Mesh<'_> {
                     policy.meta.namespace, policy.meta.name
                 )
             };
-            let translator = RuleTranslator {
-                for_tcp,
-                widens: action != Action::Allow,
-                namespace: &policy.meta.namespace,
-                trust_domains: &self.trust_domains,
-            };
+            let translator = self.rule_translator(policy, for_tcp);
             for (index, rule) in policy.spec.rules.iter().enumerate() {
                 if let Some(translated) = translator.policy(rule) {
                     engine.policies.insert(key(index), translated);

@@ -21,6 +21,7 @@ mod path_modifier;
 mod rbac_attribute;
 mod rbac_policy;
 mod routes;
+mod rule_attributes;
 mod stable_encoding;
 mod tls_context;
 mod tracing;

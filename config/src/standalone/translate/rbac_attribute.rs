@@ -151,6 +151,14 @@ impl<'a> PrincipalName<'a> {
         )
     }
 
+    /// Whether it is of an identity that a request brings along and a RequestAuthentication checks.
+    pub(super) fn is_of_token(&self) -> bool {
+        matches!(
+            self,
+            PrincipalName::RequestPrincipal | PrincipalName::Claim(_)
+        )
+    }
+
     pub(super) fn any_of(
         &self,
         values: &[String],

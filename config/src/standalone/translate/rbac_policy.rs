@@ -11,6 +11,7 @@ use rbac::principal::{Identifier, Set as PrincipalSet};
 use rbac::{Permission, Principal};
 
 use super::rbac_attribute as attribute;
+use super::rule_attributes::{of_operation, of_source};
 use crate::standalone::kinds::authorization_policy::{Condition, Operation, Rule, Source};
 
 /// How the rules of one policy are translated for one chain.
@@ -66,29 +67,9 @@ impl RuleTranslator<'_> {
     ) -> Result<Permission, CannotTell> {
         let mut rules = Vec::new();
         if let Some(operation) = operation {
-            for (values, not_values, name) in [
-                (
-                    &operation.hosts,
-                    &operation.not_hosts,
-                    attribute::PermissionName::Host,
-                ),
-                (
-                    &operation.methods,
-                    &operation.not_methods,
-                    attribute::PermissionName::Method,
-                ),
-                (
-                    &operation.paths,
-                    &operation.not_paths,
-                    attribute::PermissionName::Path,
-                ),
-                (
-                    &operation.ports,
-                    &operation.not_ports,
-                    attribute::PermissionName::Port,
-                ),
-            ] {
-                self.one_permission(&name, values, not_values, &mut rules)?;
+            for listed in of_operation(operation) {
+                let (values, not_values) = (listed.values, listed.not_values);
+                self.one_permission(&listed.name, values, not_values, &mut rules)?;
             }
         }
         for condition in when {
@@ -133,40 +114,15 @@ impl RuleTranslator<'_> {
         source: Option<&Source>,
         when: &[Condition],
     ) -> Result<Principal, CannotTell> {
-        use attribute::PrincipalName as Name;
         let mut ids = Vec::new();
         if let Some(source) = source {
-            let namespace = self.namespace;
-            for (values, not_values, name) in [
-                (&source.principals, &source.not_principals, Name::Principal),
-                (
-                    &source.request_principals,
-                    &source.not_request_principals,
-                    Name::RequestPrincipal,
-                ),
-                (
-                    &source.service_accounts,
-                    &source.not_service_accounts,
-                    Name::ServiceAccount { namespace },
-                ),
-                (
-                    &source.trust_domains,
-                    &source.not_trust_domains,
-                    Name::TrustDomain,
-                ),
-                (&source.namespaces, &source.not_namespaces, Name::Namespace),
-                (
-                    &source.remote_ip_blocks,
-                    &source.not_remote_ip_blocks,
-                    Name::RemoteIp,
-                ),
-                (&source.ip_blocks, &source.not_ip_blocks, Name::SourceIp),
-            ] {
-                self.one_principal(&name, values, not_values, &mut ids)?;
+            for listed in of_source(source, self.namespace) {
+                let (values, not_values) = (listed.values, listed.not_values);
+                self.one_principal(&listed.name, values, not_values, &mut ids)?;
             }
         }
         for condition in when {
-            if let Some(name) = Name::of_key(&condition.key, self.namespace) {
+            if let Some(name) = attribute::PrincipalName::of_key(&condition.key, self.namespace) {
                 self.one_principal(&name, &condition.values, &condition.not_values, &mut ids)?;
             }
         }
@@ -218,6 +174,17 @@ impl RuleTranslator<'_> {
             Err(CannotTell) => Err(CannotTell),
         }
     }
+}
+
+/// Whether a policy matches everything.
+pub(super) fn matches_all(policy: &rbac::Policy) -> bool {
+    let any_permission = permission(PermissionRule::AndRules(PermissionSet {
+        rules: vec![permission(PermissionRule::Any(true))],
+    }));
+    let any_principal = principal(Identifier::AndIds(PrincipalSet {
+        ids: vec![principal(Identifier::Any(true))],
+    }));
+    policy.permissions.contains(&any_permission) && policy.principals.contains(&any_principal)
 }
 
 pub(super) fn permission(rule: PermissionRule) -> Permission {

@@ -7,6 +7,7 @@
 mod endpoints;
 mod enrolment;
 mod routes;
+mod rules;
 mod services;
 mod targets;
 
@@ -55,6 +56,9 @@ impl Mesh<'_> {
         telling.routes();
         telling.policies();
         telling.closures();
+        for object in &self.state.for_others {
+            telling.aside(object.kind, object.reason, object.name.to_string());
+        }
         let asides = telling.asides.into_iter();
         let aside = |((kind, reason), objects): ((_, _), BTreeSet<String>)| Aside {
             kind,

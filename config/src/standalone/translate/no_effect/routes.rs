@@ -33,7 +33,11 @@ impl Telling<'_, '_> {
         let mesh = self.mesh;
         let reaches = self.reaches();
         for route in mesh.state.http_routes.values() {
-            if route.spec.parents.is_empty() {
+            if route.spec.default_gateways {
+                let reason = "istiod knows no default Gateways: a route is attached by parentRefs";
+                let field = "spec.useDefaultGateways";
+                self.part(ROUTE, route, field, Why::Mistake(reason.to_owned()));
+            } else if route.spec.parents.is_empty() {
                 let reason = "is empty: the route is attached to nothing".to_owned();
                 self.part(ROUTE, route, "spec.parentRefs", Why::Mistake(reason));
             }
@@ -293,8 +297,10 @@ impl Telling<'_, '_> {
             let reason = format!("Service {name} has no TCP port {number}; it has {ports}");
             return Some((reason, 500));
         };
-        // Of an own service it is told there.
-        if self.mesh.waypoint.owns(&service.hostname) {
+        // Of an own service it is told there, unless its clients choose among its pods themselves.
+        if self.mesh.waypoint.owns(&service.hostname)
+            && service.resolution() == Resolution::Endpoints
+        {
             return None;
         }
         let reason = self.leads_to_nobody(&service, port)?;

@@ -16,7 +16,9 @@ impl Telling<'_, '_> {
                 let reason = "without targetRefs a waypoint doesn't enforce it".to_owned();
                 self.part("AuthorizationPolicy", policy, "spec", Why::Mistake(reason));
             }
-            mesh.hits_any_chain(targets, namespace);
+            if mesh.hits_any_chain(targets, namespace) {
+                self.rules(policy);
+            }
             for (index, target) in targets.iter().enumerate() {
                 if mesh.effects.shows(target) {
                     continue;

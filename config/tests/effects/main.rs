@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod kinds;
+mod policies;
+
 use std::path::Path;
 
 use waypoint_config::standalone::ObjectName;

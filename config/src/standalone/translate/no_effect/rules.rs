@@ -1,0 +1,107 @@
+//! Rules of policies that match nothing, or more than they say, where they apply.
+
+use super::super::rbac_policy::matches_all;
+use super::super::rule_attributes::given;
+use super::{Telling, Why};
+use crate::standalone::kinds::authorization_policy::{Action, AuthorizationPolicy};
+use crate::standalone::kinds::service::Protocol;
+use crate::standalone::manifest::Object;
+
+const POLICY: &str = "AuthorizationPolicy";
+/// Ports that a line names; of more it gives the number.
+const NAMED: usize = 3;
+
+impl Telling<'_, '_> {
+    /// What of the rules of a policy that applies to something doesn't say what it seems to.
+    pub(super) fn rules(&mut self, policy: &Object<AuthorizationPolicy>) {
+        let ports = self.ports_without_http(policy);
+        for index in 0..policy.spec.rules.len() {
+            if !ports.is_empty() {
+                self.http_in_rule(policy, index, &ports);
+            }
+            self.tokens_in_rule(policy, index);
+        }
+    }
+
+    /// Attributes of HTTP, for connections without it.
+    fn http_in_rule(
+        &mut self,
+        policy: &Object<AuthorizationPolicy>,
+        index: usize,
+        ports: &[String],
+    ) {
+        let Some(rule) = policy.spec.rules.get(index) else {
+            return;
+        };
+        let found = given(rule, &policy.meta.namespace);
+        let Some(given) = found.iter().find(|given| given.of_http) else {
+            return;
+        };
+        let translated = self.mesh.rule_translator(policy, true).policy(rule);
+        let does = match policy.spec.action {
+            Action::Deny => "denies",
+            Action::Audit => "audits",
+            Action::Allow | Action::Custom => "allows",
+        };
+        let becomes = match translated {
+            None => format!("the rule {does} nothing"),
+            Some(all) if matches_all(&all) => {
+                format!("it is left out, and the rule {does} everything")
+            }
+            Some(_) => {
+                format!("it is left out, and the rule {does} whatever the rest of it matches")
+            }
+        };
+        let named = ports.get(..NAMED).unwrap_or(ports).join(", ");
+        let more = match ports.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let reason =
+            format!("nothing but HTTP has this: on other connections {becomes} ({named}{more})");
+        let field = format!("spec.rules[{index}].{}", given.field);
+        self.part(POLICY, policy, &field, Why::Mistake(reason));
+    }
+
+    /// Identities that requests bring along, which nobody checks here.
+    fn tokens_in_rule(&mut self, policy: &Object<AuthorizationPolicy>, index: usize) {
+        let Some(rule) = policy.spec.rules.get(index) else {
+            return;
+        };
+        let mut found = given(rule, &policy.meta.namespace);
+        found.retain(|given| given.of_token);
+        let given = found.iter().find(|given| !given.negated).or(found.first());
+        let Some(given) = given else { return };
+        let follows = match (given.negated, given.one_of_several) {
+            (true, _) => "so this holds for every request",
+            (false, true) => "this part of the rule never matches",
+            (false, false) => "the rule never matches",
+        };
+        let reason = format!(
+            "no RequestAuthentication is honoured, so that no request has such an identity: {follows}"
+        );
+        let field = format!("spec.rules[{index}].{}", given.field);
+        self.part(POLICY, policy, &field, Why::Mistake(reason));
+    }
+
+    /// Ports that a policy applies to and that carry more than HTTP. Those that are told by their first bytes count
+    /// where a rule would become wider there; that ALLOW lets nothing else in is what its author wants.
+    fn ports_without_http(&self, policy: &Object<AuthorizationPolicy>) -> Vec<String> {
+        let mesh = self.mesh;
+        let widens = policy.spec.action != Action::Allow;
+        let (targets, namespace) = (&policy.spec.targets, &policy.meta.namespace);
+        let services = mesh.waypoint.services.iter();
+        let hit = services.filter(|service| mesh.targets_chain(targets, namespace, Some(service)));
+        let ports = hit.flat_map(|service| {
+            let ports = service.ports.iter().filter(move |port| {
+                let without = match port.protocol {
+                    Protocol::Unknown => widens,
+                    protocol => !protocol.is_http(),
+                };
+                without && mesh.effects.shows(*port)
+            });
+            ports.map(|port| format!("{} port {}", service.declared_as(), port.number))
+        });
+        ports.collect()
+    }
+}
