@@ -5,6 +5,7 @@
 //! what the controllers would make slices of stands in for them: the pods that the selector matches, or, without a
 //! selector, the Endpoints of the same name.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -21,6 +22,9 @@ use super::manifest::{Object, ObjectName};
 pub const CLUSTER_DOMAIN: &str = "svc.cluster.local";
 /// The cluster's id, as istiod calls a single cluster.
 pub const CLUSTER_ID: &str = "Kubernetes";
+
+/// Label of what takes no requests any more.
+pub const DRAINING: &str = "istio.io/draining";
 
 /// What an address means that stands for "no address".
 const DEFAULT_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
@@ -222,11 +226,14 @@ fn slice_endpoints(
         let serving = slice
             .endpoints
             .iter()
-            .filter(|endpoint| endpoint.state != EndpointState::Terminating);
+            .filter(|endpoint| endpoint.conditions.state() != EndpointState::Terminating);
         for endpoint in serving {
             let pod = endpoint.pod.as_ref();
             let pod = pod.and_then(|pod| state.pods.get(&ObjectName::new(namespace, pod)));
-            let ready = endpoint.state == EndpointState::Ready;
+            if pod.is_some_and(|pod| drains(&pod.meta.labels)) {
+                continue;
+            }
+            let ready = endpoint.conditions.state() == EndpointState::Ready;
             for address in &endpoint.addresses {
                 let endpoint = pod_endpoint(state, pod, *address, of_port.number, ready);
                 push_once(&mut found, endpoint);
@@ -254,7 +261,7 @@ fn selected_endpoints(
         let Some(number) = pod.spec.port(target, port.transport) else {
             continue;
         };
-        if terminates && !publish {
+        if (terminates && !publish) || drains(&pod.meta.labels) {
             continue;
         }
         for address in pod.spec.addresses.iter().filter(|a| service.spec.takes(a)) {
@@ -321,6 +328,11 @@ fn pod_endpoint(
     }
 }
 
+/// Whether a pod or an endpoint of an entry takes no requests any more.
+pub fn drains(labels: &BTreeMap<String, String>) -> bool {
+    labels.get(DRAINING).is_some_and(|value| !value.is_empty())
+}
+
 /// The name under which an endpoint's metadata knows its workload.
 fn workload(name: &str, namespace: &str, canonical_name: &str, revision: &str) -> String {
     let revision = if revision == "latest" { "" } else { revision };
@@ -338,9 +350,9 @@ fn entry_endpoints(entry: &Object<ServiceEntry>, port: &MeshPort) -> Vec<MeshEnd
         .spec
         .endpoints
         .iter()
-        .enumerate()
-        .map(|(index, endpoint)| {
-            let own = format!("{}-{index}", entry.meta.name);
+        .filter(|endpoint| !drains(&endpoint.labels))
+        .map(|endpoint| {
+            let own = format!("{}-{}", entry.meta.name, endpoint.index);
             let (canonical_name, revision) = canonical(&endpoint.labels, &own);
             let mut parts = endpoint.locality.splitn(3, '/').map(str::to_owned);
             let mut next = || parts.next().unwrap_or_default();

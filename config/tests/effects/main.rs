@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod fields;
 mod kinds;
 mod policies;
 
@@ -388,7 +389,7 @@ fn services_that_nobody_reaches() {
                 "",
                 "clusterIP: 10.0.0.3, ports: [{name: http, port: 80}]",
             ) + "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: x, labels: {kubernetes.io/service-name: lost}}, addressType: IPv4, ports: [{name: http, port: 1}], endpoints: []}",
-            &["spec.ports[0]: ", "terminate, or there are none"],
+            &["spec.ports[0]: ", "terminate or drain, or there are none"],
         ),
         (
             service(

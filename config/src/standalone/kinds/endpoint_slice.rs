@@ -25,9 +25,18 @@ pub struct EndpointSlice {
 pub struct Endpoint {
     /// Kubernetes gives exactly one.
     pub addresses: Vec<IpAddr>,
-    pub state: EndpointState,
+    pub conditions: Conditions,
     /// The pod in the slice's namespace.
     pub pod: Option<String>,
+}
+
+/// As they are written. `ready` decides, as with istiod; the others count only where it is false.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Conditions {
+    pub ready: Option<bool>,
+    pub serving: Option<bool>,
+    pub terminating: Option<bool>,
 }
 
 /// What an endpoint's conditions say. Absent conditions mean ready; one that isn't ready counts as
@@ -39,10 +48,9 @@ pub enum EndpointState {
     Terminating,
 }
 
-impl EndpointState {
-    /// What `ready` and `terminating` say.
-    pub(super) fn of(ready: Option<bool>, terminating: Option<bool>) -> EndpointState {
-        match (ready, terminating) {
+impl Conditions {
+    pub fn state(self) -> EndpointState {
+        match (self.ready, self.terminating) {
             (None | Some(true), _) => EndpointState::Ready,
             (Some(false), Some(false)) => EndpointState::NotReady,
             (Some(false), _) => EndpointState::Terminating,
@@ -88,13 +96,6 @@ struct WireEndpoint {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Conditions {
-    ready: Option<bool>,
-    terminating: Option<bool>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
 pub(super) struct TargetRef {
     kind: String,
     name: String,
@@ -124,10 +125,7 @@ impl EndpointSlice {
             })?;
             endpoints.push(Endpoint {
                 addresses,
-                state: EndpointState::of(
-                    endpoint.conditions.ready,
-                    endpoint.conditions.terminating,
-                ),
+                conditions: endpoint.conditions,
                 pod: endpoint.target_ref.and_then(TargetRef::pod),
             });
         }
@@ -193,7 +191,11 @@ mod tests {
     fn conditions_default_to_ready() {
         let found = slice("ports: [{name: http, port: 80}]\nendpoints: [{addresses: [10.0.0.1]}, {addresses: [10.0.0.2], conditions: {ready: false, terminating: false}}, {addresses: [10.0.0.3], conditions: {ready: false}}]").unwrap().spec;
         assert_eq!(found.service.as_deref(), Some("web"));
-        let states: Vec<_> = found.endpoints.iter().map(|e| e.state).collect();
+        let states: Vec<_> = found
+            .endpoints
+            .iter()
+            .map(|e| e.conditions.state())
+            .collect();
         assert_eq!(
             states,
             [

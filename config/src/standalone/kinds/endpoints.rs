@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use super::endpoint_slice::{Endpoint, EndpointSlice, EndpointState, TargetRef};
+use super::endpoint_slice::{Conditions, Endpoint, EndpointSlice, TargetRef};
 use super::port::{NamedPort, Transport};
 use crate::standalone::manifest::{Manifest, Object};
 use crate::standalone::problem::LoadError;
@@ -99,7 +99,10 @@ impl Subset {
         let endpoints = |addresses: Vec<Address>, ready| {
             addresses.into_iter().map(move |address| Endpoint {
                 addresses: vec![address.ip],
-                state: EndpointState::of(Some(ready), None),
+                conditions: Conditions {
+                    ready: Some(ready),
+                    ..Conditions::default()
+                },
                 pod: address.target_ref.and_then(TargetRef::pod),
             })
         };
@@ -128,6 +131,7 @@ impl Subset {
 mod tests {
     use std::path::Path;
 
+    use super::super::endpoint_slice::EndpointState;
     use super::*;
     use crate::standalone::yaml::documents;
 
@@ -154,7 +158,11 @@ mod tests {
             (slice.ports[0].number, slice.ports[0].name.as_str()),
             (5432, "")
         );
-        let states: Vec<_> = slice.endpoints.iter().map(|e| e.state).collect();
+        let states: Vec<_> = slice
+            .endpoints
+            .iter()
+            .map(|e| e.conditions.state())
+            .collect();
         assert_eq!(
             states,
             [

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::standalone::manifest::{Manifest, Object, ObjectMeta};
 use crate::standalone::problem::LoadError;
@@ -82,6 +83,84 @@ pub struct Gateway {
     pub hbone: Option<usize>,
     /// All listeners, as `protocol:port`.
     pub listeners: Vec<String>,
+    /// Fields that are given and say nothing to a waypoint.
+    pub unused: Vec<Unused>,
+}
+
+/// A field that says nothing to a waypoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unused {
+    pub field: String,
+    pub reason: &'static str,
+    /// It is for others: for who deploys the waypoint's pod.
+    pub for_others: bool,
+}
+
+/// Fields of `spec`, and whether they are for others.
+const UNUSED: &[(&str, &str, bool)] = &[
+    ("addresses", "for who deploys a waypoint", true),
+    ("infrastructure", "for who deploys a waypoint", true),
+    (
+        "tls",
+        "a waypoint ends HBONE with its own certificate",
+        false,
+    ),
+    (
+        "allowedListeners",
+        "a waypoint takes no ListenerSets",
+        false,
+    ),
+    (
+        "defaultScope",
+        "a waypoint is no default Gateway of routes",
+        false,
+    ),
+];
+/// Fields of the HBONE listener.
+const UNUSED_OF_LISTENER: &[(&str, &str)] = &[
+    (
+        "hostname",
+        "HBONE knows no host names: a waypoint takes what is for its services",
+    ),
+    ("tls", "a waypoint ends HBONE with its own certificate"),
+    (
+        "allowedRoutes.kinds",
+        "a waypoint has routes by Services, not by its Gateway",
+    ),
+];
+
+fn unused(manifest: &Manifest, hbone: Option<usize>) -> Vec<Unused> {
+    let Some(spec) = manifest.body.get("spec") else {
+        return Vec::new();
+    };
+    let says = |value: Option<&Value>| {
+        value.is_some_and(|value| match value {
+            Value::Array(items) => !items.is_empty(),
+            Value::Object(fields) => !fields.is_empty(),
+            Value::String(text) => text != "None",
+            _ => true,
+        })
+    };
+    let of_spec = UNUSED.iter().filter(|(name, ..)| says(spec.get(*name)));
+    let of_spec = of_spec.map(|(name, reason, for_others)| Unused {
+        field: format!("spec.{name}"),
+        reason,
+        for_others: *for_others,
+    });
+    let listener = hbone.and_then(|index| Some((index, spec.get("listeners")?.get(index)?)));
+    let of_listener = listener.into_iter().flat_map(|(index, listener)| {
+        let given = move |(name, _): &&(&str, &str)| {
+            let mut path = name.split('.');
+            says(path.try_fold(listener, |value, name| value.get(name)))
+        };
+        let given = UNUSED_OF_LISTENER.iter().filter(given);
+        given.map(move |(name, reason)| Unused {
+            field: format!("spec.listeners[{index}].{name}"),
+            reason,
+            for_others: false,
+        })
+    });
+    of_spec.chain(of_listener).collect()
 }
 
 /// `allowedRoutes.namespaces` of the HBONE listener.
@@ -267,6 +346,7 @@ impl Gateway {
             allowed,
             hbone,
             listeners,
+            unused: unused(manifest, hbone),
         }))
     }
 }

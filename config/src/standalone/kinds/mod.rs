@@ -17,6 +17,7 @@ pub mod pod;
 pub mod port;
 pub mod service;
 pub mod service_entry;
+mod service_outside;
 pub mod target_ref;
 
 use super::near;

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::http_route::{Refusal, refusal};
 use super::port::{TargetPort, Transport, is_dns_label};
+use super::service_outside::Outside;
 use crate::standalone::labels::{check_label, check_qualified_name};
 use crate::standalone::manifest::{Manifest, Object};
 use crate::standalone::problem::LoadError;
@@ -111,6 +112,8 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// Fields that could change where requests go and aren't honoured.
     pub not_honoured: Vec<NotHonoured>,
+    /// Fields that are given and speak of traffic from outside the mesh only.
+    pub of_outside: Vec<&'static str>,
     /// An ExternalName has no address and no endpoints of its own.
     pub external_name: bool,
     /// `ipFamilies`, else those of the addresses: which of a pod's addresses are its endpoints.
@@ -222,6 +225,7 @@ impl Service {
             headless,
             publish_not_ready: spec.publish_not_ready_addresses,
             not_honoured: spec.not_honoured(),
+            of_outside: Outside::read(manifest)?.given(),
             external_name,
             families,
             selector: spec.selector,

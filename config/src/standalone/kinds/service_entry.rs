@@ -50,8 +50,10 @@ pub struct ServiceEntry {
     allocated: BTreeMap<String, Vec<IpAddr>>,
     pub ports: Vec<EntryPort>,
     pub endpoints: Vec<EntryEndpoint>,
-    /// Fields that are given and aren't honoured.
-    pub not_honoured: Vec<&'static str>,
+    /// `location` is given. A waypoint reaches the endpoints of either alike.
+    pub says_location: bool,
+    /// Fields that are given and aren't honoured, with the reason.
+    pub not_honoured: Vec<(String, String)>,
 }
 
 impl ServiceEntry {
@@ -75,7 +77,10 @@ pub struct EntryPort {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct EntryEndpoint {
+    /// Its place in the entry.
+    pub index: usize,
     pub address: IpAddr,
+    pub service_account: String,
     /// Port numbers by the entry's port names.
     pub ports: BTreeMap<String, u16>,
     pub labels: BTreeMap<String, String>,
@@ -91,6 +96,7 @@ struct Spec {
     addresses: Vec<String>,
     ports: Vec<WirePort>,
     resolution: String,
+    location: Option<String>,
     endpoints: Vec<WireEndpoint>,
     workload_selector: Option<serde_json::Value>,
 }
@@ -120,13 +126,15 @@ struct WirePort {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 struct WireEndpoint {
     address: String,
     ports: BTreeMap<String, u16>,
     labels: BTreeMap<String, String>,
     weight: Option<u32>,
     locality: String,
+    network: String,
+    service_account: String,
 }
 
 impl ServiceEntry {
@@ -155,19 +163,21 @@ impl ServiceEntry {
                 )
             })?);
         }
+        let mut not_honoured = not_honoured_fields(manifest);
         let mut endpoints = Vec::new();
         for (index, endpoint) in spec.endpoints.into_iter().enumerate() {
-            let address = endpoint.address.parse().map_err(|_| {
-                let reason = format!("{:?} is no IP address", endpoint.address);
-                manifest.refused(format!("spec.endpoints[{index}].address"), reason)
-            })?;
-            endpoints.push(EntryEndpoint {
-                address,
-                ports: endpoint.ports,
-                labels: endpoint.labels,
-                weight: endpoint.weight.filter(|weight| *weight > 0).unwrap_or(1),
-                locality: endpoint.locality,
-            });
+            let at = |field: &str| format!("endpoints[{index}].{field}");
+            if !endpoint.network.is_empty() && !endpoint.address.is_empty() {
+                let reason = "is not honoured: the endpoint is reached by its own address";
+                not_honoured.push((at("network"), reason.to_owned()));
+            }
+            match endpoint.read(index) {
+                Ok(endpoint) => endpoints.push(endpoint),
+                Err(Unusable::NotHonoured(field, reason)) => not_honoured.push((at(field), reason)),
+                Err(Unusable::Refused(reason)) => {
+                    return Err(manifest.refused(format!("spec.{}", at("address")), reason));
+                }
+            }
         }
         let ports = spec.ports.into_iter().map(|port| EntryPort {
             protocol: Protocol::parse(&port.protocol),
@@ -180,10 +190,45 @@ impl ServiceEntry {
             hosts: spec.hosts,
             addresses,
             allocated,
-            not_honoured: not_honoured_fields(manifest),
+            says_location: spec.location.is_some(),
+            not_honoured,
             ports,
             endpoints,
         })))
+    }
+}
+
+/// Why an endpoint is none here.
+enum Unusable {
+    /// The API server would refuse it, too.
+    Refused(String),
+    /// Its field and the reason.
+    NotHonoured(&'static str, String),
+}
+
+impl WireEndpoint {
+    fn read(self, index: usize) -> Result<EntryEndpoint, Unusable> {
+        let address = self.address.as_str();
+        if address.is_empty() && !self.network.is_empty() {
+            let reason = "an endpoint without an address is reached by its network's gateway, which is not honoured: it is left out";
+            return Err(Unusable::NotHonoured("network", reason.to_owned()));
+        }
+        if address.starts_with("unix://") {
+            let reason = format!("{address} is not honoured: the endpoint is left out");
+            return Err(Unusable::NotHonoured("address", reason));
+        }
+        let parsed = address.parse();
+        let address =
+            parsed.map_err(|_| Unusable::Refused(format!("{address:?} is no IP address")))?;
+        Ok(EntryEndpoint {
+            index,
+            address,
+            service_account: self.service_account,
+            ports: self.ports,
+            labels: self.labels,
+            weight: self.weight.filter(|weight| *weight > 0).unwrap_or(1),
+            locality: self.locality,
+        })
     }
 }
 
@@ -278,7 +323,7 @@ impl Spec {
 }
 
 /// Fields that ask for something and get nothing.
-fn not_honoured_fields(manifest: &Manifest) -> Vec<&'static str> {
+fn not_honoured_fields(manifest: &Manifest) -> Vec<(String, String)> {
     let spec = manifest.body.get("spec");
     let asks = |name: &&&str| {
         let given = spec
@@ -288,7 +333,8 @@ fn not_honoured_fields(manifest: &Manifest) -> Vec<&'static str> {
         let everybody = |given: &Vec<_>| given.iter().all(|value| value == "*");
         given.is_some_and(|given| !everybody(given))
     };
-    NOT_HONOURED.iter().filter(asks).copied().collect()
+    let told = |name: &&str| ((*name).to_owned(), "is not honoured".to_owned());
+    NOT_HONOURED.iter().filter(asks).map(told).collect()
 }
 
 /// The addresses that istiod has put into the status. As with istiod, the label that asks for none says that
@@ -406,10 +452,21 @@ mod tests {
         let found = |more: &str| {
             let spec =
                 format!("{{hosts: [a.test], addresses: [10.0.0.1], resolution: STATIC{more}}}");
-            entry(&spec).unwrap().unwrap().spec.not_honoured
+            let told = entry(&spec).unwrap().unwrap().spec.not_honoured;
+            told.into_iter().map(|(field, _)| field).collect::<Vec<_>>()
         };
         assert!(found(", exportTo: ['*']").is_empty());
         assert_eq!(found(", exportTo: ['.']"), ["exportTo"]);
+        assert_eq!(
+            found(
+                ", endpoints: [{address: 10.0.0.1, network: far}, {network: far}, {address: 'unix:///a'}]"
+            ),
+            [
+                "endpoints[0].network",
+                "endpoints[1].network",
+                "endpoints[2].address"
+            ]
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::{Telling, Why};
 use crate::standalone::kinds::endpoint_slice::EndpointSlice;
 use crate::standalone::kinds::endpoints::Endpoints;
 use crate::standalone::manifest::{Object, ObjectName};
+use crate::standalone::mesh_service::Source;
 
 impl Telling<'_, '_> {
     pub(super) fn endpoints(&mut self) {
@@ -12,11 +13,58 @@ impl Telling<'_, '_> {
             if let Some((field, why)) = self.idle_slice(slice) {
                 self.part("EndpointSlice", slice, field, why);
             }
+            self.conditions(slice);
         }
         for endpoints in mesh.state.endpoints.values() {
             if let Some(why) = self.idle_endpoints(endpoints) {
                 self.part("Endpoints", endpoints, "", why);
             }
+        }
+    }
+
+    /// Conditions beside `ready`, of the slices of an own service: they say less than they seem to.
+    fn conditions(&mut self, slice: &Object<EndpointSlice>) {
+        let service = slice.spec.service.as_ref();
+        let service = service.map(|service| ObjectName::new(&slice.meta.namespace, service));
+        let own = self
+            .mesh
+            .waypoint
+            .services
+            .iter()
+            .find_map(|own| match own.source {
+                Source::Service(object) if Some(object.name()) == service => Some(object),
+                _ => None,
+            });
+        let Some(service) = own else { return };
+        for (index, endpoint) in slice.spec.endpoints.iter().enumerate() {
+            let conditions = endpoint.conditions;
+            let idle = match (conditions.ready, conditions.serving, conditions.terminating) {
+                (Some(false), Some(true), Some(true)) => {
+                    let reason =
+                        "endpoints that terminate and serve until they have ended take no requests";
+                    self.part(
+                        "EndpointSlice",
+                        slice,
+                        "",
+                        Why::Elsewhere(reason.to_owned()),
+                    );
+                    continue;
+                }
+                // What the controller writes where readiness doesn't count.
+                _ if service.spec.publish_not_ready => continue,
+                (Some(false), ..) => continue,
+                (_, Some(false), _) => "serving",
+                (_, _, Some(true)) => "terminating",
+                _ => continue,
+            };
+            let reason = "says nothing without ready: false beside it: the endpoint takes requests";
+            let field = format!("endpoints[{index}].conditions.{idle}");
+            self.part(
+                "EndpointSlice",
+                slice,
+                &field,
+                Why::Mistake(reason.to_owned()),
+            );
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod endpoints;
 mod enrolment;
+mod marks;
 mod routes;
 mod rules;
 mod services;
@@ -52,6 +53,7 @@ impl Mesh<'_> {
         telling.gateways();
         telling.labels();
         telling.services();
+        telling.marks();
         telling.endpoints();
         telling.routes();
         telling.policies();
@@ -147,6 +149,20 @@ impl Telling<'_, '_> {
                 "spec.listeners",
                 Why::Mistake(reason.to_owned()),
             );
+        }
+        for unused in &own.spec.unused {
+            let field = &unused.field;
+            if unused.for_others {
+                let reason = format!("{field}: {}", unused.reason);
+                self.part("Gateway", own, field, Why::Elsewhere(reason));
+            } else {
+                self.part(
+                    "Gateway",
+                    own,
+                    field,
+                    Why::Mistake(unused.reason.to_owned()),
+                );
+            }
         }
         let others = mesh.state.gateways.values();
         for other in others.filter(|other| other.name() != own.name()) {

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
+use super::marks::DRAINS;
 use super::{Telling, Why};
 use crate::standalone::kinds::service::{Protocol, Service};
+use crate::standalone::kinds::service_entry::ServiceEntry;
 use crate::standalone::manifest::{Object, ObjectMeta, resource};
 use crate::standalone::mesh_service::{
-    MeshPort, MeshService, Resolution, Source, selected_pods, slices_of,
+    MeshPort, MeshService, Resolution, Source, drains, selected_pods, slices_of,
 };
 use crate::standalone::problem::{Origin, Severity};
 
@@ -38,17 +40,42 @@ impl Telling<'_, '_> {
                             format!("{}: no address was allocated for it", service.hostname);
                         self.part("ServiceEntry", entry, "spec.hosts", Why::Mistake(reason));
                     }
-                    for field in &entry.spec.not_honoured {
-                        let name = resource("ServiceEntry", &entry.meta);
-                        let field = format!("spec.{field}");
-                        let reason = "is not honoured".to_owned();
-                        self.tell(Severity::Ignored, name, &entry.origin, &field, reason);
-                    }
+                    self.own_entry(entry);
                 }
             }
             self.ports(service);
         }
         self.twins();
+    }
+
+    fn own_entry(&mut self, entry: &Object<ServiceEntry>) {
+        for (field, reason) in &entry.spec.not_honoured {
+            let name = resource("ServiceEntry", &entry.meta);
+            let field = format!("spec.{field}");
+            self.tell(
+                Severity::Ignored,
+                name,
+                &entry.origin,
+                &field,
+                reason.clone(),
+            );
+        }
+        if entry.spec.says_location {
+            let reason = "spec.location is for sidecars: a waypoint reaches endpoints inside and outside the mesh alike";
+            self.part("ServiceEntry", entry, "", Why::Elsewhere(reason.to_owned()));
+        }
+        for endpoint in &entry.spec.endpoints {
+            let field = format!("spec.endpoints[{}].serviceAccount", endpoint.index);
+            if drains(&endpoint.labels) {
+                let name = format!("{} endpoints[{}]", entry.name(), endpoint.index);
+                self.aside("ServiceEntry", DRAINS, name);
+            } else if !endpoint.service_account.is_empty() {
+                let reason =
+                    "the endpoint is reached in plain text, where nobody asks for its identity";
+                let why = Why::Mistake(reason.to_owned());
+                self.part("ServiceEntry", entry, &field, why);
+            }
+        }
     }
 
     fn own_service(&mut self, service: &MeshService<'_>, object: &Object<Service>) {
@@ -58,9 +85,17 @@ impl Telling<'_, '_> {
             let field = format!("spec.{}", asked.field);
             self.tell(Severity::Ignored, name, &object.origin, &field, reason);
         }
+        for field in &object.spec.of_outside {
+            let reason =
+                format!("spec.{field} is for clients outside the mesh, which pass the waypoint by");
+            self.part("Service", object, "", Why::Elsewhere(reason));
+        }
         if slices_of(self.mesh.state, object).is_none() {
             for pod in selected_pods(self.mesh.state, object) {
                 let name = pod.name().to_string();
+                if drains(&pod.meta.labels) {
+                    continue;
+                }
                 if pod.spec.addresses.is_empty() {
                     let reason = "no address (status.podIP), so nobody can reach it";
                     self.aside("Pod", reason, name);
@@ -161,7 +196,8 @@ impl Telling<'_, '_> {
                     transport.name(),
                     port.name
                 ),
-                _ => "all addresses of its EndpointSlices terminate, or there are none".to_owned(),
+                _ => "all addresses of its EndpointSlices terminate or drain, or there are none"
+                    .to_owned(),
             };
         }
         let pods: Vec<_> = selected_pods(state, service).collect();
@@ -184,7 +220,7 @@ impl Telling<'_, '_> {
         } else if with_port.count() == 0 {
             "no container of its pods has the port that targetPort names".to_owned()
         } else {
-            "all its pods terminate".to_owned()
+            "all its pods terminate or drain".to_owned()
         }
     }
 

@@ -1,0 +1,95 @@
+//! Labels and annotations beside those that choose a waypoint: what istiod reads of them and a waypoint here doesn't.
+
+use std::collections::BTreeSet;
+
+use super::{Telling, Why};
+use crate::standalone::manifest::{ObjectMeta, resource};
+use crate::standalone::mesh_service::{Source, drains};
+use crate::standalone::near::meant;
+use crate::standalone::problem::{Origin, Severity};
+
+const DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
+const DISTRIBUTIONS: [&str; 3] = ["PreferClose", "PreferSameZone", "PreferSameNode"];
+/// Labels of a Service whose clients stay with an endpoint.
+const SESSIONS: [&str; 2] = [
+    "istio.io/persistent-session",
+    "istio.io/persistent-session-header",
+];
+pub(super) const DRAINS: &str = "with the label istio.io/draining it takes no requests";
+
+impl Telling<'_, '_> {
+    pub(super) fn marks(&mut self) {
+        let mesh = self.mesh;
+        let mut inherits = BTreeSet::new();
+        for service in &mesh.waypoint.services {
+            let (kind, meta, origin, asks) = match service.source {
+                Source::Service(object) => {
+                    let mut fields = object.spec.not_honoured.iter();
+                    let asks = fields.any(|asked| asked.field == "trafficDistribution");
+                    ("Service", &object.meta, &object.origin, asks)
+                }
+                Source::Entry(entry) => ("ServiceEntry", &entry.meta, &entry.origin, false),
+            };
+            if !asks && !self.distribution(kind, meta, origin) {
+                inherits.insert(service.namespace);
+            }
+            for label in SESSIONS.iter().filter(|label| meta.label(label).is_some()) {
+                let field = format!("metadata.labels[{label}]");
+                let reason = "is not honoured".to_owned();
+                self.tell(
+                    Severity::Ignored,
+                    resource(kind, meta),
+                    origin,
+                    &field,
+                    reason,
+                );
+            }
+        }
+        for (meta, origin) in mesh.state.namespaces_and_origins() {
+            if inherits.contains(meta.name.as_str()) {
+                self.distribution("Namespace", meta, origin);
+            }
+        }
+        for pod in mesh.state.pods.values() {
+            if drains(&pod.meta.labels) {
+                self.part("Pod", pod, "", Why::Elsewhere(DRAINS.to_owned()));
+            }
+        }
+    }
+
+    /// Which endpoints are preferred; whether the object says so.
+    fn distribution(&self, kind: &str, meta: &ObjectMeta, origin: &Origin) -> bool {
+        if meta.label(DISTRIBUTION).is_some() {
+            let field = format!("metadata.labels[{DISTRIBUTION}]");
+            let reason = "is an annotation, not a label".to_owned();
+            self.no_effect(resource(kind, meta), origin, &field, reason);
+        }
+        let Some(value) = meta
+            .annotation(DISTRIBUTION)
+            .filter(|value| !value.is_empty())
+        else {
+            return false;
+        };
+        let field = format!("metadata.annotations[{DISTRIBUTION}]");
+        // As with istiod, in any case of letters.
+        let known = DISTRIBUTIONS
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(value));
+        if known {
+            let reason = format!("{value} is not honoured");
+            self.tell(
+                Severity::Ignored,
+                resource(kind, meta),
+                origin,
+                &field,
+                reason,
+            );
+        } else {
+            let meant = meant(value, DISTRIBUTIONS);
+            let known = DISTRIBUTIONS.join(", ");
+            let reason = format!("{value:?} is none of {known}{meant}");
+            self.no_effect(resource(kind, meta), origin, &field, reason);
+        }
+        true
+    }
+}

@@ -1,0 +1,120 @@
+//! What of sound manifests doesn't do what it seems to, as a user of the running waypoint meets it and is told of it.
+
+#![allow(clippy::unwrap_used)]
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::io::AsyncWriteExt as _;
+use waypoint_tests::{App, Mesh, logs};
+
+/// A connection that is closed ends the wait before.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A policy for the service `web`.
+fn policy(action: &str, rule: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: default}}\n\
+         spec: {{targetRefs: [{{group: '', kind: Service, name: web}}], action: {action}, rules: [{rule}]}}\n"
+    )
+}
+
+#[tokio::test]
+async fn a_deny_of_a_method_closes_a_port_without_http_and_is_told() {
+    logs::record();
+    let mesh = Mesh::new();
+    mesh.describe_pod(1, "web-1", "web", false);
+    let address = SocketAddr::new(mesh.pod_ip(1), 8080);
+    App::tcp(address, |mut tcp| async move {
+        let _ = tcp.write_all(b"hello").await;
+    })
+    .await;
+    let vip = mesh.service_with_port(1, "web", "{name: tcp, port: 80, targetPort: 8080}");
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    assert_eq!(waypoint.problems().await, "");
+    let said = client.exchange_until_quiet(vip, b"x", PATIENCE).await.0;
+    assert_eq!(said, "hello");
+
+    mesh.manifest(
+        "policy.yaml",
+        &policy("DENY", "{to: [{operation: {methods: [DELETE]}}]}"),
+    );
+    let line = "AuthorizationPolicy default/p (no effect): spec.rules[0].to[0].operation.methods: \
+                nothing but HTTP has this: on other connections it is left out, and the rule denies everything (default/web port 80)";
+    waypoint.until_problem(line).await;
+    logs::until_line(&["WARN", line]).await;
+    let said = client.exchange_until_quiet(vip, b"x", PATIENCE).await.0;
+    assert_eq!(said, "");
+}
+
+#[tokio::test]
+async fn a_rule_for_identities_that_nobody_checks_is_told() {
+    let mesh = Mesh::new();
+    let (vip, _app) = mesh.http_service(1, "web").await;
+    mesh.manifest(
+        "policy.yaml",
+        &policy("ALLOW", "{from: [{source: {requestPrincipals: ['*']}}]}"),
+    );
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    assert_eq!(client.get(vip, "/").await.status, StatusCode::FORBIDDEN);
+    let problems = waypoint.problems().await;
+    assert_eq!(problems.lines().count(), 1, "{problems}");
+    assert!(
+        problems
+            .contains("spec.rules[0].from[0].source.requestPrincipals: no RequestAuthentication")
+            && problems.ends_with("the rule never matches\n"),
+        "{problems}"
+    );
+}
+
+#[tokio::test]
+async fn what_drains_and_what_is_for_others_is_told_quietly() {
+    logs::record();
+    let mesh = Mesh::new();
+    let (vip, _app) = mesh.http_service(1, "web").await;
+    // Nobody listens there: a request that went to it would fail.
+    mesh.manifest(
+        "second.yaml",
+        &format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: web-2, namespace: default, labels: {{app: web, istio.io/draining: 'true'}}}}\n\
+             status: {{podIP: {}, conditions: [{{type: Ready, status: 'True'}}]}}\n",
+            mesh.pod_ip(2)
+        ),
+    );
+    mesh.manifest(
+        "strict.yaml",
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: strict, namespace: istio-system}\nspec: {mtls: {mode: STRICT}}\n",
+    );
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    for _ in 0..8 {
+        assert_eq!(client.get(vip, "/").await.status, StatusCode::OK);
+    }
+    let expected = [
+        "PeerAuthentication (not for this waypoint): ztunnel enforces it; a waypoint takes nothing but mutual TLS: istio-system/strict",
+        "Pod (not for this waypoint): with the label istio.io/draining it takes no requests: default/web-2",
+    ];
+    let problems = waypoint.problems().await;
+    assert_eq!(problems.lines().collect::<Vec<_>>(), expected);
+    for line in expected {
+        logs::until_line(&["INFO", line]).await;
+    }
+
+    // `serving` decides nothing: the endpoint is taken, and that is told.
+    mesh.manifest(
+        "slice.yaml",
+        &format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: web-1, namespace: default, labels: {{kubernetes.io/service-name: web}}}}\n\
+             addressType: IPv4\nports: [{{name: http, port: 8080}}]\nendpoints: [{{addresses: [{}], conditions: {{serving: false}}}}]\n",
+            mesh.pod_ip(1)
+        ),
+    );
+    let problems = waypoint
+        .until_problem("endpoints[0].conditions.serving: says nothing")
+        .await;
+    assert!(problems.contains("slice.yaml document 1: EndpointSlice default/web-1 (no effect)"));
+    assert_eq!(client.get(vip, "/").await.status, StatusCode::OK);
+}
