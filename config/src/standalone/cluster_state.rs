@@ -199,19 +199,22 @@ impl ClusterState {
                 self.close(manifest, policy.spec.targets, problem);
             }
             Ok(policy) => drop(self.policies.insert(name, policy)),
-            Err(error) => {
-                let field = error.field.unwrap_or_default();
-                match target_ref::of_unknown(manifest) {
-                    Ok(targets) if !targets.is_empty() => {
-                        let problem = manifest.problem(Severity::Broken, field, error.reason);
-                        self.close(manifest, targets, problem);
-                    }
-                    // A misspelt `targetRefs` looks like none at all.
-                    _ => self
-                        .problems
-                        .push(manifest.problem(Severity::Fatal, field, error.reason)),
-                }
+            Err(error) => self.add_broken(manifest, error),
+        }
+    }
+
+    /// A security object that the API server would refuse: it closes what it targets, if that can be told.
+    fn add_broken(&mut self, manifest: &Manifest, error: LoadError) {
+        let field = error.field.unwrap_or_default();
+        match target_ref::of_unknown(manifest) {
+            Ok(targets) if !targets.is_empty() => {
+                let problem = manifest.problem(Severity::Broken, field, error.reason);
+                self.close(manifest, targets, problem);
             }
+            // A misspelt `targetRefs` looks like none at all.
+            _ => self
+                .problems
+                .push(manifest.problem(Severity::Fatal, field, error.reason)),
         }
     }
 
@@ -219,6 +222,9 @@ impl ClusterState {
         let Some(severity) = severity_of_closing_kind(manifest) else {
             return;
         };
+        if let Err(error) = target_ref::check(manifest) {
+            return self.add_broken(manifest, error);
+        }
         match target_ref::of_unknown(manifest) {
             // With a selector, or with nothing: ztunnel's and sidecars' business.
             Ok(targets) if targets.is_empty() => {
@@ -386,6 +392,18 @@ mod tests {
                 Severity::Broken,
             ),
             (
+                "RequestAuthentication",
+                "security.istio.io",
+                ", selector: {}",
+                Severity::Broken,
+            ),
+            (
+                "EnvoyFilter",
+                "networking.istio.io",
+                ", workloadSelector: {}",
+                Severity::Broken,
+            ),
+            (
                 "WasmPlugin",
                 "extensions.istio.io",
                 ", phase: AUTHN",
@@ -412,6 +430,7 @@ mod tests {
             "{targetRefs: [{kind: Pod, name: x}]}",
             "[]",
             "{selector: {}, rulez: 1}",
+            "{selector: {}, targetRefs: []}",
         ] {
             let found = guard("AuthorizationPolicy", "security.istio.io", spec);
             assert_eq!(found.problems[0].severity, Severity::Fatal, "{spec}");

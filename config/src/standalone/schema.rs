@@ -1,6 +1,6 @@
 //! What a CRD's schema says of single fields, as tables: `path, rule`, in the order in which they are checked.
 //!
-//! A path is that of the API (`rules[].name`: of every item), below the place that the table is for. Types aren't
+//! A path is that of the API (`rules[].name`: of every item, `labels{}`: every value of a map), below the place that the table is for. Types aren't
 //! a table's business: where a value has another one, the reader says so.
 
 use serde_json::Value;
@@ -22,6 +22,12 @@ pub(super) enum Rule {
     OneOf(&'static [&'static str]),
     /// A text of this form; what it is called.
     Form(fn(&str) -> bool, &'static str),
+    /// Fields that a mapping must have.
+    Has(&'static [&'static str]),
+    /// Fields of a map, at most.
+    Fields(usize),
+    /// A map whose names are of this form; what it is called.
+    Names(fn(&str) -> bool, &'static str),
     /// A list of texts, none of which stands in it twice.
     Once,
     /// A list of texts in which `*` stands alone.
@@ -55,6 +61,20 @@ pub(super) fn check_below(
 
 type Refusal = (String, String);
 
+/// Checks every value of a path in a way of its own.
+pub(super) fn each(
+    manifest: &Manifest,
+    base: &str,
+    place: &str,
+    mut check: impl FnMut(&Value, &str) -> Result<(), Refusal>,
+) -> Result<(), LoadError> {
+    let Some(value) = manifest.body.get(base) else {
+        return Ok(());
+    };
+    walk(value, place, base.to_owned(), &mut check)
+        .map_err(|(field, reason)| manifest.refused(field, reason))
+}
+
 fn walk(
     value: &Value,
     path: &str,
@@ -65,22 +85,27 @@ fn walk(
         return visit(value, &field);
     }
     let (name, rest) = path.split_once('.').unwrap_or((path, ""));
-    let (name, each) = match name.strip_suffix("[]") {
-        Some(name) => (name, true),
-        None => (name, false),
-    };
-    let Some(found) = value.get(name) else {
+    let bare = name.trim_end_matches(['[', ']', '{', '}']);
+    let Some(found) = value.get(bare) else {
         return Ok(());
     };
-    let field = format!("{field}.{name}");
-    if !each {
-        return walk(found, rest, field, visit);
+    let field = format!("{field}.{bare}");
+    match (found, name.get(bare.len()..)) {
+        (Value::Array(items), Some("[]")) => {
+            for (index, item) in items.iter().enumerate() {
+                walk(item, rest, format!("{field}[{index}]"), visit)?;
+            }
+            Ok(())
+        }
+        (Value::Object(fields), Some("{}")) => {
+            for (name, value) in fields {
+                walk(value, rest, format!("{field}.{name}"), visit)?;
+            }
+            Ok(())
+        }
+        (_, Some("[]" | "{}")) => Ok(()),
+        _ => walk(found, rest, field, visit),
     }
-    let items = found.as_array().into_iter().flatten().enumerate();
-    for (index, item) in items {
-        walk(item, rest, format!("{field}[{index}]"), visit)?;
-    }
-    Ok(())
 }
 
 impl Rule {
@@ -116,6 +141,17 @@ impl Rule {
             }
             (Rule::Form(fits, called), Value::String(text)) => {
                 (!fits(text)).then(|| format!("{text:?} is no {called}"))
+            }
+            (Rule::Has(names), Value::Object(fields)) => {
+                let missing = names.iter().find(|name| !fields.contains_key(**name));
+                missing.map(|name| format!("{name} is required"))
+            }
+            (Rule::Fields(most), Value::Object(fields)) => {
+                (fields.len() > most).then(|| format!("must have {most} fields at most"))
+            }
+            (Rule::Names(fits, called), Value::Object(fields)) => {
+                let odd = fields.keys().find(|name| !fits(name));
+                odd.map(|name| format!("{name:?} is no {called}"))
             }
             (Rule::Once, Value::Array(_)) => {
                 let mut seen: Vec<&str> = Vec::new();
@@ -198,6 +234,9 @@ mod tests {
         ("list[].kind", Rule::Form(is_kind, "kind")),
         ("set", Rule::Once),
         ("set", Rule::StarAlone),
+        ("map", Rule::Fields(2)),
+        ("map", Rule::Names(is_kind, "kind")),
+        ("map{}", Rule::Length(0, 2)),
     ];
 
     fn refused(spec: &str) -> Option<String> {
@@ -230,6 +269,10 @@ mod tests {
             ),
             ("{set: [a, b, a]}", Some("spec.set")),
             ("{set: ['*', b]}", Some("spec.set")),
+            ("{map: {a: b, c: d}}", None),
+            ("{map: {a: b, c: d, e: f}}", Some("spec.map")),
+            ("{map: {a/b: c}}", Some("spec.map")),
+            ("{map: {a: bcd}}", Some("spec.map.a")),
         ] {
             assert_eq!(refused(spec).as_deref(), field, "{spec}");
         }

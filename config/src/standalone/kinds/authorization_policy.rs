@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use waypoint_filters::matcher::uri_template::is_literal;
 
-use super::target_ref::{Target, TargetRef};
+use super::target_ref::{self, Target, TargetRef};
 use crate::standalone::manifest::{Manifest, Object};
 use crate::standalone::problem::LoadError;
 use crate::standalone::schema;
@@ -118,7 +119,7 @@ pub struct Condition {
 struct Spec {
     selector: Option<Selector>,
     target_ref: Option<TargetRef>,
-    target_refs: Vec<TargetRef>,
+    target_refs: Option<Vec<TargetRef>>,
     action: Action,
     provider: Option<Provider>,
     rules: Option<Vec<Rule>>,
@@ -151,8 +152,7 @@ const SCHEMA: &[schema::Row] = &[
         "rules[].from[].source.notServiceAccounts",
         schema::Rule::Items(0, 16),
     ),
-    ("targetRefs[].name", schema::Rule::Length(1, 253)),
-    ("targetRef.name", schema::Rule::Length(1, 253)),
+    ("selector.matchLabels", schema::Rule::Fields(4096)),
 ];
 
 impl AuthorizationPolicy {
@@ -166,10 +166,18 @@ impl AuthorizationPolicy {
         }
         let spec: Spec = manifest.part("spec")?;
         schema::check(manifest, "spec", SCHEMA)?;
+        target_ref::check(manifest)?;
+        check_accounts(manifest)?;
         check(&spec)
             .map_err(|(field, reason)| manifest.refused(format!("spec.{field}"), reason))?;
         let mut targets = Vec::new();
-        for (index, target) in spec.target_refs.iter().chain(&spec.target_ref).enumerate() {
+        for (index, target) in spec
+            .target_refs
+            .iter()
+            .flatten()
+            .chain(&spec.target_ref)
+            .enumerate()
+        {
             targets.push(target.target(&manifest.meta.namespace).map_err(|reason| {
                 let field = match &spec.target_ref {
                     Some(_) => "spec.targetRef".to_owned(),
@@ -204,21 +212,24 @@ fn refusal(field: impl Into<String>, reason: impl Into<String>) -> Refusal {
     (field.into(), reason.into())
 }
 
+/// Service accounts are principals and namespaces in one; an empty list counts as given, as in the CRD.
+fn check_accounts(manifest: &Manifest) -> Result<(), LoadError> {
+    let check = |value: &Value, field: &str| {
+        let given = |names: &[&str]| names.iter().any(|name| value.get(name).is_some());
+        let accounts = given(&["serviceAccounts", "notServiceAccounts"]);
+        if accounts && given(&["principals", "notPrincipals", "namespaces", "notNamespaces"]) {
+            let field = format!("{field}.serviceAccounts");
+            return Err(refusal(
+                field,
+                "may not stand beside principals or namespaces",
+            ));
+        }
+        Ok(())
+    };
+    schema::each(manifest, "spec", "rules[].from[].source", check)
+}
+
 fn check(spec: &Spec) -> Result<(), Refusal> {
-    let kinds = [
-        spec.selector.is_some(),
-        spec.target_ref.is_some(),
-        !spec.target_refs.is_empty(),
-    ];
-    if kinds.iter().filter(|given| **given).count() > 1 {
-        return Err(refusal(
-            "targetRefs",
-            "only one of selector, targetRef and targetRefs may be given",
-        ));
-    }
-    if spec.target_refs.len() > 16 {
-        return Err(refusal("targetRefs", "more than 16"));
-    }
     if let Some(selector) = &spec.selector
         && let Some(key) = selector
             .match_labels
@@ -301,19 +312,6 @@ fn check_lists(lists: &[(&str, &[String], Check)]) -> Result<(), Refusal> {
 }
 
 fn check_source(source: &Source) -> Result<(), Refusal> {
-    let accounts = !source.service_accounts.is_empty() || !source.not_service_accounts.is_empty();
-    let identity = [
-        &source.principals,
-        &source.not_principals,
-        &source.namespaces,
-        &source.not_namespaces,
-    ];
-    if accounts && identity.iter().any(|values| !values.is_empty()) {
-        return Err(refusal(
-            ".serviceAccounts",
-            "may not stand beside principals or namespaces",
-        ));
-    }
     check_lists(&[
         ("principals", &source.principals, filled),
         ("notPrincipals", &source.not_principals, filled),
@@ -556,6 +554,23 @@ mod tests {
             (
                 "{selector: {}, targetRefs: [{kind: Service, group: '', name: x}]}",
                 "spec.targetRefs",
+            ),
+            ("{selector: {}, targetRefs: []}", "spec.targetRefs"),
+            (
+                "{targetRef: {kind: Service, name: x}, targetRefs: []}",
+                "spec.targetRefs",
+            ),
+            (
+                "{targetRefs: [{kind: Service, group: A, name: x}]}",
+                "spec.targetRefs[0].group",
+            ),
+            (
+                "{targetRefs: [{kind: Service, name: x, namespace: default}]}",
+                "spec.targetRefs[0]",
+            ),
+            (
+                "{rules: [{from: [{source: {serviceAccounts: [], principals: [a]}}]}]}",
+                "spec.rules[0].from[0].source.serviceAccounts",
             ),
             (
                 "{selector: {matchLabels: {a: 'b*'}}, rules: [{}]}",

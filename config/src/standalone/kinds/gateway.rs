@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::gateway_schema;
 use crate::standalone::manifest::{Manifest, Object, ObjectMeta};
 use crate::standalone::problem::LoadError;
-use crate::standalone::schema::{self, Row, Rule, is_hostname, is_subdomain};
 
 /// The class of the gateways that are waypoints.
 pub const WAYPOINT_CLASS: &str = "istio-waypoint";
@@ -15,20 +15,6 @@ const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
 const HBONE_PORT: u16 = 15008;
 /// The label that the API server gives to every namespace.
 pub const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
-
-/// What the CRD (Gateway API 1.6) says of single fields.
-const SCHEMA: &[Row] = &[
-    ("gatewayClassName", Rule::Length(1, 253)),
-    ("listeners", Rule::Items(1, 64)),
-    (
-        "listeners[].name",
-        Rule::Form(is_subdomain, "name of a listener"),
-    ),
-    ("listeners[].hostname", Rule::Form(is_hostname, "host name")),
-    ("listeners[].port", Rule::Between(1, 65535)),
-    ("listeners[].protocol", Rule::Length(1, 255)),
-    ("listeners[].allowedRoutes.kinds", Rule::Items(0, 8)),
-];
 
 /// Which addresses a waypoint takes traffic for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -312,7 +298,7 @@ impl Listener {
 impl Gateway {
     pub fn read(manifest: &Manifest) -> Result<Object<Gateway>, LoadError> {
         let spec: Spec = manifest.part("spec")?;
-        schema::check(manifest, "spec", SCHEMA)?;
+        gateway_schema::check(manifest)?;
         for (index, listener) in spec.listeners.iter().enumerate() {
             let refused = |(field, reason): (String, String)| {
                 manifest.refused(format!("spec.listeners[{index}]{field}"), reason)

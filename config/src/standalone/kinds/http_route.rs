@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::config_map::parse_duration;
-use super::http_route_filter::{Filter, NewPath, WireFilter};
+use super::http_route_filter::{Filter, NewPath, Redirect, Rewrite, WireFilter};
 use super::http_route_match::{Match, PathMatchType};
+use super::http_route_others::SessionPersistence;
 use super::http_route_schema;
 use crate::standalone::manifest::{Manifest, Object};
 use crate::standalone::problem::LoadError;
@@ -136,7 +137,7 @@ struct WireRule {
     backend_refs: Vec<WireBackend>,
     timeouts: Timeouts,
     retry: Option<Retry>,
-    session_persistence: Option<serde_json::Value>,
+    session_persistence: Option<SessionPersistence>,
 }
 
 #[derive(Deserialize)]
@@ -249,9 +250,9 @@ impl WireRule {
         check_filters(&filters, &matches, !self.backend_refs.is_empty())?;
         let mut backends = Vec::with_capacity(self.backend_refs.len());
         for (index, backend) in self.backend_refs.into_iter().enumerate() {
-            let backend = backend
-                .backend()
-                .map_err(|(field, reason)| (format!("backendRefs[{index}].{field}"), reason))?;
+            let at = |(field, reason): Refusal| (format!("backendRefs[{index}].{field}"), reason);
+            let backend = backend.backend().map_err(at)?;
+            check_paths(&backend.filters, &matches).map_err(at)?;
             backends.push(backend);
         }
         let request_timeout =
@@ -271,6 +272,10 @@ impl WireRule {
             if retry.codes.iter().any(|code| !(400..=599).contains(code)) {
                 return Err(refusal("retry.codes", "must be between 400 and 599"));
             }
+        }
+        if let Some(session) = &self.session_persistence {
+            let at = |(field, reason): Refusal| (format!("sessionPersistence.{field}"), reason);
+            session.check().map_err(at)?;
         }
         let not_honoured = self
             .session_persistence
@@ -318,31 +323,38 @@ fn read_filters(filters: Vec<WireFilter>) -> Result<Vec<Filter>, Refusal> {
     Ok(read)
 }
 
+fn redirect_of(filters: &[Filter]) -> Option<&Redirect> {
+    filters.iter().find_map(|filter| match filter {
+        Filter::Redirect(redirect) => Some(redirect),
+        _ => None,
+    })
+}
+
+fn rewrite_of(filters: &[Filter]) -> Option<&Rewrite> {
+    filters.iter().find_map(|filter| match filter {
+        Filter::Rewrite(rewrite) => Some(rewrite),
+        _ => None,
+    })
+}
+
 fn check_filters(filters: &[Filter], matches: &[Match], has_backends: bool) -> Result<(), Refusal> {
-    let redirect = filters.iter().find_map(|f| {
-        if let Filter::Redirect(r) = f {
-            Some(r)
-        } else {
-            None
-        }
-    });
-    let rewrite = filters.iter().find_map(|f| {
-        if let Filter::Rewrite(r) = f {
-            Some(r)
-        } else {
-            None
-        }
-    });
+    check_paths(filters, matches)?;
+    if redirect_of(filters).is_some() && has_backends {
+        return Err(refusal(
+            "backendRefs",
+            "must not be given with RequestRedirect",
+        ));
+    }
+    Ok(())
+}
+
+/// What changes a path: in the filters of a rule and of a backend.
+fn check_paths(filters: &[Filter], matches: &[Match]) -> Result<(), Refusal> {
+    let (redirect, rewrite) = (redirect_of(filters), rewrite_of(filters));
     if redirect.is_some() && rewrite.is_some() {
         return Err(refusal(
             "filters",
             "RequestRedirect and URLRewrite exclude each other",
-        ));
-    }
-    if redirect.is_some() && has_backends {
-        return Err(refusal(
-            "backendRefs",
-            "must not be given with RequestRedirect",
         ));
     }
     let paths = [
@@ -447,6 +459,16 @@ mod tests {
                 "{{filters: [{{type: RequestHeaderModifier, requestHeaderModifier: {{set: [{set}]}}}}]}}"
             )
         };
+        let backend = |filters: &str| {
+            format!(
+                "{{matches: [{{path: {{type: Exact, value: /a}}}}], backendRefs: [{{name: a, port: 80, filters: [{filters}]}}]}}"
+            )
+        };
+        let auth = |auth: &str| {
+            format!(
+                "{{filters: [{{type: ExternalAuth, externalAuth: {{backendRef: {{name: a, port: 80}}, {auth}}}}}]}}"
+            )
+        };
         for (rule, field) in [
             ("{name: A}".to_owned(), "name"),
             (header("a  b"), "matches[0].headers[0].value"),
@@ -499,6 +521,50 @@ mod tests {
                 "{filters: [{type: RequestRedirect, requestRedirect: {hostname: '*.a.test'}}]}"
                     .to_owned(),
                 "filters[0].requestRedirect.hostname",
+            ),
+            (
+                "{matches: [{path: {value: '/a|b'}}]}".to_owned(),
+                "matches[0].path.value",
+            ),
+            (
+                "{matches: [{path: {value: '/a%2'}}]}".to_owned(),
+                "matches[0].path.value",
+            ),
+            (
+                backend(
+                    "{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /x}}}",
+                ),
+                "backendRefs[0].filters",
+            ),
+            (
+                backend(
+                    "{type: URLRewrite, urlRewrite: {}}, {type: RequestRedirect, requestRedirect: {}}",
+                ),
+                "backendRefs[0].filters",
+            ),
+            (
+                auth("protocol: GRPC, http: {}"),
+                "filters[0].externalAuth.grpc",
+            ),
+            (
+                auth("protocol: HTTP, http: {path: a b}"),
+                "filters[0].externalAuth.http.path",
+            ),
+            (
+                "{filters: [{type: ExtensionRef, extensionRef: {group: a, kind: b}}]}".to_owned(),
+                "filters[0].extensionRef",
+            ),
+            (
+                "{sessionPersistence: {type: Header, cookieConfig: {}}}".to_owned(),
+                "sessionPersistence.cookieConfig",
+            ),
+            (
+                "{sessionPersistence: {cookieConfig: {lifetimeType: Permanent}}}".to_owned(),
+                "sessionPersistence.absoluteTimeout",
+            ),
+            (
+                "{sessionPersistence: {idleTimeout: 1s}}".to_owned(),
+                "sessionPersistence.idleTimeout",
             ),
         ] {
             let field = format!("spec.rules[0].{field}");

@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use super::http_route::{BackendObject, Refusal, refusal};
 use super::http_route_match::{check_unique, is_header_name};
+use super::http_route_others::{ExtensionRef, ExternalAuth};
 
 /// A filter as it is written: `type` and the one field that belongs to it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -17,8 +18,8 @@ pub(super) struct WireFilter {
     url_rewrite: Option<Rewrite>,
     request_mirror: Option<Mirror>,
     cors: Option<Cors>,
-    extension_ref: Option<serde_json::Value>,
-    external_auth: Option<serde_json::Value>,
+    extension_ref: Option<ExtensionRef>,
+    external_auth: Option<ExternalAuth>,
 }
 
 /// A filter.
@@ -167,6 +168,10 @@ impl WireFilter {
                 "type",
                 "exactly the field that belongs to the type must be given",
             ));
+        }
+        if let Some(auth) = &self.external_auth {
+            let at = |(field, reason): Refusal| (format!("externalAuth.{field}"), reason);
+            auth.check().map_err(at)?;
         }
         let missing = || refusal("type", "the field that belongs to the type is missing");
         let filter = match self.r#type.as_str() {

@@ -76,6 +76,11 @@ impl Match {
                     format!("{value:?} is not allowed as a path"),
                 ));
             }
+            if !is_path(value) {
+                let reason =
+                    format!("{value:?} has characters that a path can't have: escape them");
+                return Err(refusal("path.value", reason));
+            }
         }
         for (list, matches) in [
             ("headers", &self.headers),
@@ -109,6 +114,23 @@ impl Match {
             _ => Ok(()),
         }
     }
+}
+
+/// Characters of a path (RFC 3986), and escapes.
+pub(super) fn is_path(text: &str) -> bool {
+    let mut rest = text.bytes();
+    while let Some(c) = rest.next() {
+        let known = match c {
+            b'%' => [rest.next(), rest.next()]
+                .iter()
+                .all(|digit| digit.is_some_and(|digit| digit.is_ascii_hexdigit())),
+            c => c.is_ascii_alphanumeric() || b"-/._~!$&'()*+,;=:@".contains(&c),
+        };
+        if !known {
+            return false;
+        }
+    }
+    !text.is_empty()
 }
 
 fn check_regex(field: &str, value: &str) -> Result<(), Refusal> {

@@ -8,6 +8,7 @@ use crate::standalone::schema::{
     self, Row, Rule, is_group, is_header_value, is_hostname, is_kind, is_subdomain, is_token,
 };
 
+use super::http_route_match::is_path;
 use super::port::is_dns_label;
 
 const KIND: Rule = Rule::Form(is_kind, "kind");
@@ -58,6 +59,11 @@ const SPEC: &[Row] = &[
     ("rules[].retry.attempts", Rule::Between(1, i64::MAX)),
     ("rules[].retry.codes", Rule::Once),
     ("rules[].retry.backoff", DURATION),
+    (
+        "rules[].sessionPersistence.sessionName",
+        Rule::Length(0, 128),
+    ),
+    ("rules[].sessionPersistence.absoluteTimeout", DURATION),
     ("rules[].timeouts.request", DURATION),
     ("rules[].timeouts.backendRequest", DURATION),
 ];
@@ -69,6 +75,30 @@ const FILTER: &[Row] = &[
     ("requestMirror.backendRef.name", NAME),
     ("requestMirror.backendRef.namespace", NAMESPACE),
     ("requestMirror.backendRef.port", PORT),
+    (
+        "requestMirror.fraction.numerator",
+        Rule::Between(0, i32::MAX as i64),
+    ),
+    (
+        "requestMirror.fraction.denominator",
+        Rule::Between(1, i32::MAX as i64),
+    ),
+    ("extensionRef.group", GROUP),
+    ("extensionRef.kind", KIND),
+    ("extensionRef.name", NAME),
+    ("externalAuth.backendRef.group", GROUP),
+    ("externalAuth.backendRef.kind", KIND),
+    ("externalAuth.backendRef.name", NAME),
+    ("externalAuth.backendRef.namespace", NAMESPACE),
+    ("externalAuth.backendRef.port", PORT),
+    ("externalAuth.grpc.allowedHeaders", Rule::Items(0, 64)),
+    ("externalAuth.http.allowedHeaders", Rule::Items(0, 64)),
+    (
+        "externalAuth.http.allowedResponseHeaders",
+        Rule::Items(0, 64),
+    ),
+    ("externalAuth.http.path", Rule::Length(0, 1024)),
+    ("externalAuth.http.path", Rule::Form(is_path, "path")),
     ("requestRedirect.hostname", SUBDOMAIN),
     ("requestRedirect.port", PORT),
     (

@@ -31,12 +31,46 @@ const SCHEMA: &[Row] = &[
     ),
     ("ports", Rule::Items(0, 256)),
     ("ports[].number", Rule::Between(1, 65535)),
-    ("ports[].name", Rule::Form(is_dns_label, "name of a port")),
+    ("ports[].name", Rule::Form(is_label, "name of a port")),
     ("ports[].targetPort", Rule::Between(1, 65535)),
     ("endpoints", Rule::Items(0, 4096)),
+    ("hosts[]", Rule::Form(is_host, "host")),
+    ("workloadSelector.labels", Rule::Fields(256)),
+    (
+        "workloadSelector.labels{}",
+        Rule::Form(
+            |value| value.len() <= 63 && !value.contains('*'),
+            "value of a label",
+        ),
+    ),
     ("endpoints[].address", Rule::Length(0, 256)),
+    ("endpoints[].labels", Rule::Fields(256)),
+    ("endpoints[].ports", Rule::Fields(128)),
+    ("endpoints[].locality", Rule::Length(0, 2048)),
+    ("endpoints[].network", Rule::Length(0, 2048)),
+    ("endpoints[].serviceAccount", Rule::Length(0, 253)),
     ("endpoints[].weight", Rule::Between(0, u32::MAX as i64)),
 ];
+
+/// A DNS label as Istio reads it: in any case of letters.
+fn is_label(text: &str) -> bool {
+    is_dns_label(&text.to_ascii_lowercase())
+}
+
+/// A host, which may begin with `*` and end with a dot; `*` itself is told apart.
+fn is_host(text: &str) -> bool {
+    let (first, rest) = text.split_once('.').unwrap_or((text, ""));
+    let bare = first.strip_prefix("*-").or_else(|| first.strip_prefix('*'));
+    let rest: Vec<&str> = rest.strip_suffix('.').unwrap_or(rest).split('.').collect();
+    let is_rest = match rest.as_slice() {
+        [""] => true,
+        labels => labels.iter().all(|label| is_label(label)),
+    };
+    let last = rest.last().copied().unwrap_or_default();
+    let is_number = !last.is_empty() && last.bytes().all(|c| c.is_ascii_digit());
+    let is_first = first == "*" || is_label(bare.unwrap_or(first));
+    text.len() <= 255 && is_first && is_rest && !is_number
+}
 
 /// Fields that could change where requests go and aren't honoured.
 const NOT_HONOURED: &[&str] = &["exportTo", "subjectAltNames"];
@@ -97,7 +131,8 @@ struct Spec {
     ports: Vec<WirePort>,
     resolution: String,
     location: Option<String>,
-    endpoints: Vec<WireEndpoint>,
+    /// An empty list counts as given, as in the CRD.
+    endpoints: Option<Vec<WireEndpoint>>,
     workload_selector: Option<serde_json::Value>,
 }
 
@@ -147,10 +182,6 @@ impl ServiceEntry {
         }
         spec.check()
             .map_err(|(field, reason)| manifest.refused(format!("spec.{field}"), reason))?;
-        let allocated = allocated(manifest)?;
-        if let Some((field, reason)) = spec.not_honoured(&allocated) {
-            return Ok(Err(manifest.problem(Severity::Ignored, field, reason)));
-        }
         let mut addresses = Vec::new();
         for (index, address) in spec.addresses.iter().enumerate() {
             let parsed = address
@@ -163,9 +194,13 @@ impl ServiceEntry {
                 )
             })?);
         }
+        let allocated = allocated(manifest)?;
+        if let Some((field, reason)) = spec.not_honoured(&allocated) {
+            return Ok(Err(manifest.problem(Severity::Ignored, field, reason)));
+        }
         let mut not_honoured = not_honoured_fields(manifest);
         let mut endpoints = Vec::new();
-        for (index, endpoint) in spec.endpoints.into_iter().enumerate() {
+        for (index, endpoint) in spec.endpoints.into_iter().flatten().enumerate() {
             let at = |field: &str| format!("endpoints[{index}].{field}");
             if !endpoint.network.is_empty() && !endpoint.address.is_empty() {
                 let reason = "is not honoured: the endpoint is reached by its own address";
@@ -207,6 +242,23 @@ enum Unusable {
 }
 
 impl WireEndpoint {
+    fn check(&self) -> Result<(), Refusal> {
+        if self.address.is_empty() && self.network.is_empty() {
+            return Err(refusal("address", "is required where no network is given"));
+        }
+        let Some(path) = self.address.strip_prefix("unix://") else {
+            return Ok(());
+        };
+        if !path.starts_with(['/', '@']) || path.ends_with('/') {
+            let reason = "must be an absolute path of a socket, or begin with @";
+            return Err(refusal("address", reason));
+        }
+        match self.ports.is_empty() {
+            true => Ok(()),
+            false => Err(refusal("ports", "may not be given for a Unix socket")),
+        }
+    }
+
     fn read(self, index: usize) -> Result<EntryEndpoint, Unusable> {
         let address = self.address.as_str();
         if address.is_empty() && !self.network.is_empty() {
@@ -262,7 +314,7 @@ impl Spec {
 
     /// What several fields must hold together: the CRD's rules and those of Istio's admission check.
     fn check(&self) -> Result<(), Refusal> {
-        if self.workload_selector.is_some() && !self.endpoints.is_empty() {
+        if self.workload_selector.is_some() && self.endpoints.is_some() {
             let reason = "only one of workloadSelector and endpoints may be given";
             return Err(refusal("endpoints", reason));
         }
@@ -271,11 +323,15 @@ impl Spec {
         if !ranges && self.addresses.iter().any(|address| address.contains('/')) {
             return Err(refusal("addresses", "ranges are only for NONE and STATIC"));
         }
-        if matches!(resolution, "" | "NONE") && !self.endpoints.is_empty() {
+        if matches!(resolution, "" | "NONE") && self.endpoints.is_some() {
             return Err(refusal(
                 "endpoints",
                 "may not be given with resolution NONE",
             ));
+        }
+        if resolution == "DNS_ROUND_ROBIN" && self.endpoints.iter().flatten().count() > 1 {
+            let reason = "DNS_ROUND_ROBIN takes one endpoint at most";
+            return Err(refusal("endpoints", reason));
         }
         if self.hosts.iter().any(|host| host == "*") {
             return Err(refusal("hosts", "\"*\" is no host"));
@@ -306,7 +362,9 @@ impl Spec {
                 return Err(refusal(at("protocol"), reason));
             }
         }
-        for (index, endpoint) in self.endpoints.iter().enumerate() {
+        for (index, endpoint) in self.endpoints.iter().flatten().enumerate() {
+            let at = |(field, reason): Refusal| (format!("endpoints[{index}].{field}"), reason);
+            endpoint.check().map_err(at)?;
             for (name, number) in &endpoint.ports {
                 let known = self.ports.iter().any(|port| port.name == *name);
                 if !known || *number == 0 {
@@ -414,13 +472,36 @@ mod tests {
             |ports: &str| format!("{{hosts: [a.test], resolution: STATIC, ports: [{ports}]}}");
         for (spec, field) in [
             (ports("{number: 0, name: a}"), "spec.ports[0].number"),
-            (ports("{number: 80, name: A}"), "spec.ports[0].name"),
+            (ports("{number: 80, name: a_b}"), "spec.ports[0].name"),
             (ports("{number: 80, name: a, targetPort: 0}"), "spec.ports[0].targetPort"),
             (ports("{number: 80, name: a, protocol: QUIK}"), "spec.ports[0].protocol"),
             (ports("{number: 80, name: a}, {number: 80, name: b}"), "spec.ports[1].number"),
             (ports("{number: 80, name: a}, {number: 81, name: a}"), "spec.ports[1].name"),
             ("{hosts: [a.test], resolution: static}".to_owned(), "spec.resolution"),
             ("{hosts: ['*'], resolution: STATIC}".to_owned(), "spec.hosts"),
+            ("{hosts: [a_b.test], resolution: STATIC}".to_owned(), "spec.hosts[0]"),
+            ("{hosts: [a.test], endpoints: []}".to_owned(), "spec.endpoints"),
+            (
+                "{hosts: [a.test], resolution: STATIC, workloadSelector: {labels: {a: 'b*'}}}".to_owned(),
+                "spec.workloadSelector.labels.a",
+            ),
+            (
+                "{hosts: [a.test], resolution: DNS_ROUND_ROBIN, endpoints: [{address: 10.0.0.1}, {address: 10.0.0.2}]}".to_owned(),
+                "spec.endpoints",
+            ),
+            (
+                "{hosts: [a.test], resolution: STATIC, endpoints: [{weight: 1}]}".to_owned(),
+                "spec.endpoints[0].address",
+            ),
+            (
+                "{hosts: [a.test], resolution: STATIC, endpoints: [{address: 'unix://a'}]}".to_owned(),
+                "spec.endpoints[0].address",
+            ),
+            (
+                "{hosts: [a.test], resolution: STATIC, ports: [{number: 1, name: Web}], endpoints: [{address: 'unix:///a', ports: {Web: 1}}]}".to_owned(),
+                "spec.endpoints[0].ports",
+            ),
+            ("{hosts: [a.test], resolution: DNS, addresses: [x]}".to_owned(), "spec.addresses[0]"),
             (
                 "{hosts: [a.test], resolution: DNS, addresses: [10.0.0.0/8]}".to_owned(),
                 "spec.addresses",
@@ -444,6 +525,27 @@ mod tests {
         ] {
             let error = entry(&spec).unwrap_err();
             assert_eq!(error.field.as_deref(), Some(field), "{spec}: {error}");
+        }
+    }
+
+    #[test]
+    fn hosts() {
+        for (host, expected) in [
+            ("a.test", true),
+            ("A-b.test", true),
+            ("*.test", true),
+            ("*a.test", true),
+            ("*-a.test", true),
+            ("*", true),
+            ("a", true),
+            ("a.test.", true),
+            ("", false),
+            ("a.*", false),
+            ("a..b", false),
+            ("*-.test", false),
+            ("192.0.2.1", false),
+        ] {
+            assert_eq!(is_host(host), expected, "{host}");
         }
     }
 

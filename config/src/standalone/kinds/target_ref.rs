@@ -9,6 +9,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::standalone::manifest::{Manifest, ObjectName};
+use crate::standalone::problem::LoadError;
+use crate::standalone::schema::{self, Row, Rule, is_group, is_kind};
 use crate::standalone::strict_value::StrictValue;
 
 /// `targetRef` as it is written.
@@ -47,12 +49,13 @@ impl TargetRef {
         if self.name.is_empty() {
             return Err("name is required".to_owned());
         }
+        // Not even its own may be written.
         if self
             .namespace
             .as_deref()
-            .is_some_and(|other| other != namespace)
+            .is_some_and(|written| !written.is_empty())
         {
-            return Err("a reference to another namespace is not allowed".to_owned());
+            return Err("a reference may not name a namespace: it is the object's own".to_owned());
         }
         let name = ObjectName::new(namespace, &self.name);
         match (self.group.as_str(), self.kind.as_str()) {
@@ -63,6 +66,32 @@ impl TargetRef {
             (group, kind) => Err(format!("unknown target {kind:?} of group {group:?}")),
         }
     }
+}
+
+/// What the CRDs of all kinds with targets say of them.
+const SCHEMA: &[Row] = &[
+    ("targetRefs", Rule::Items(0, 16)),
+    ("targetRefs[].group", Rule::Form(is_group, "group")),
+    ("targetRefs[].kind", Rule::Form(is_kind, "kind")),
+    ("targetRefs[].name", Rule::Length(1, 253)),
+    ("targetRef.group", Rule::Form(is_group, "group")),
+    ("targetRef.kind", Rule::Form(is_kind, "kind")),
+    ("targetRef.name", Rule::Length(1, 253)),
+];
+
+/// Checks the targets of an object, and that it says in one way only what it applies to: an empty list is one, too.
+pub fn check(manifest: &Manifest) -> Result<(), LoadError> {
+    let given = |name: &&&str| {
+        let spec = manifest.body.get("spec");
+        spec.is_some_and(|spec| spec.get(**name).is_some())
+    };
+    let ways = ["targetRefs", "targetRef", "selector", "workloadSelector"];
+    let mut ways = ways.iter().filter(given);
+    if let (Some(first), Some(second)) = (ways.next(), ways.next()) {
+        let reason = format!("only one of {first} and {second} may be given");
+        return Err(manifest.refused(format!("spec.{first}"), reason));
+    }
+    schema::check(manifest, "spec", SCHEMA)
 }
 
 /// Targets of an object whose kind or body isn't understood. `Ok` and empty means that it isn't attached
@@ -138,6 +167,7 @@ mod tests {
             "{targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io}]}",
             "{targetRefs: [{kind: Pod, group: '', name: w}]}",
             "{targetRef: {kind: Service, name: w, namespace: other}}",
+            "{targetRef: {kind: Service, name: w, namespace: s}}",
             "{targetRef: {kind: Service, name: w, port: 1}}",
             "[]",
         ] {
