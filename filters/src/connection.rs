@@ -9,6 +9,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use waypoint_hbone::holder::Holder;
 use waypoint_hbone::identity::Identity;
+use waypoint_hbone::tls_info::TlsInfo;
 
 use crate::filter_state::FilterState;
 use crate::peer::Peer;
@@ -24,6 +25,8 @@ pub struct Connection {
     pub peer: Option<Identity>,
     /// Our own identity in mutual TLS.
     pub local: Option<Identity>,
+    /// The TLS that both are of.
+    pub tls: Option<Arc<TlsInfo>>,
     /// The client's workload, if the mesh knows it.
     pub downstream_peer: Option<Arc<Peer>>,
     pub requested_server_name: Option<Arc<str>>,
@@ -61,6 +64,7 @@ impl Connection {
             destination,
             peer: None,
             local: None,
+            tls: None,
             downstream_peer: None,
             requested_server_name: None,
             listener: None,

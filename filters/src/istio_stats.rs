@@ -217,7 +217,7 @@ pub(crate) fn reporting_interval(config: &StatsPluginConfig) -> Option<Duration>
 }
 
 /// What decides on the labels, within one connection.
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 struct Outcome {
     upstream: Option<Arc<UpstreamInfo>>,
     service: Option<Arc<DestinationService>>,

@@ -32,4 +32,5 @@ pub mod serial_id;
 pub mod service;
 pub mod stream_info;
 pub mod typed_struct;
+pub mod upstream_times;
 pub mod uuid;

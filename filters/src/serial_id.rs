@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub struct SerialId(OnceLock<u64>);
 
 impl SerialId {

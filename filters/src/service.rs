@@ -11,6 +11,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use crate::body::Body;
 use crate::route::SelectedRoute;
@@ -57,9 +58,22 @@ impl HttpRequest {
     /// The route of this request, resolved when first asked for. `None`: no route matches (404).
     pub fn route(&mut self) -> Option<&Arc<dyn SelectedRoute>> {
         if self.route.is_none() {
-            self.route = Some(self.routes.resolve(&self.http, &self.stream));
+            self.route = Some(if self.stream.wants_upstream_times() {
+                self.resolve_timed()
+            } else {
+                self.routes.resolve(&self.http, &self.stream)
+            });
         }
         self.route.as_ref().and_then(Option::as_ref)
+    }
+
+    fn resolve_timed(&self) -> Option<Arc<dyn SelectedRoute>> {
+        let start = Instant::now();
+        let route = self.routes.resolve(&self.http, &self.stream);
+        if let Some(mut times) = self.stream.upstream_times() {
+            times.route_resolution += start.elapsed();
+        }
+        route
     }
 
     /// Forgets the route, so that it is resolved again with the request as it is then.

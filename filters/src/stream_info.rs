@@ -13,6 +13,7 @@ use std::time::{Instant, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use parking_lot::{Mutex, MutexGuard};
+use waypoint_hbone::tls_info::TlsInfo;
 
 use crate::connection::Connection;
 use crate::direction::Direction;
@@ -22,6 +23,7 @@ use crate::peer::Peer;
 use crate::response_flags::ResponseFlags;
 use crate::route::SelectedRoute;
 use crate::serial_id::SerialId;
+use crate::upstream_times::{ConnectionTimes, UpstreamTimes};
 
 /// What is spoken inside the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,6 +55,8 @@ pub struct StreamInfo {
     bytes_received: AtomicU64,
     bytes_sent: AtomicU64,
     request_end: OnceLock<Instant>,
+    /// Where recorders want to know.
+    upstream_times: OnceLock<Box<Mutex<UpstreamTimes>>>,
     state: Mutex<StreamState>,
 }
 
@@ -72,6 +76,8 @@ pub struct StreamState {
     pub upstream: Option<Arc<UpstreamInfo>>,
     /// What that upstream speaks.
     pub upstream_protocol: Option<Protocol>,
+    /// Whether the TLS of upstreams is to be looked at before they are gone.
+    pub keep_tls: bool,
     /// Those of the attempts before.
     pub earlier_upstreams: Vec<Arc<UpstreamInfo>>,
     /// Attempts made, 1 for a request that went out once.
@@ -122,12 +128,18 @@ pub struct Capture {
     pub response_trailers: Vec<HeaderName>,
     /// Whether the sizes of heads and trailers are wanted.
     pub head_sizes: bool,
+    /// Whether certificates, or what TLS agreed on, are wanted.
+    pub tls: bool,
+    /// Whether times of the exchange with the upstream are wanted.
+    pub upstream_times: bool,
 }
 
 impl Capture {
     pub fn merge(&mut self, other: &Capture) {
         self.request_line |= other.request_line;
         self.head_sizes |= other.head_sizes;
+        self.tls |= other.tls;
+        self.upstream_times |= other.upstream_times;
         for (mine, theirs) in [
             (&mut self.request_headers, &other.request_headers),
             (&mut self.response_headers, &other.response_headers),
@@ -164,7 +176,7 @@ impl Capture {
 }
 
 /// The upstream connection that served a stream; shared by all streams of that connection.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub struct UpstreamInfo {
     pub id: SerialId,
     pub cluster: Arc<str>,
@@ -173,6 +185,10 @@ pub struct UpstreamInfo {
     /// The endpoint's address (of the pod, also where HBONE carries the stream there).
     pub host: SocketAddr,
     pub local: Option<SocketAddr>,
+    /// When the connection was made.
+    pub times: ConnectionTimes,
+    /// Of the HBONE connection that carries it.
+    pub tls: Option<Arc<TlsInfo>>,
     /// The endpoint's workload.
     pub peer: Option<Arc<Peer>>,
     /// The endpoint's identity in mutual TLS, where HBONE carries the stream.
@@ -215,6 +231,7 @@ impl StreamInfo {
             bytes_received: AtomicU64::new(0),
             bytes_sent: AtomicU64::new(0),
             request_end: OnceLock::new(),
+            upstream_times: OnceLock::new(),
             state: Mutex::default(),
         })
     }
@@ -230,6 +247,29 @@ impl StreamInfo {
             Direction::Response => &self.bytes_sent,
         }
         .fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Has noted what `capture` wants besides heads.
+    pub fn ask(&self, capture: &Capture) {
+        if capture.upstream_times {
+            self.upstream_times.get_or_init(Box::default);
+        }
+        if capture.tls {
+            self.state().keep_tls = true;
+            // The connection may be gone when this is written down.
+            if let Some(tls) = &self.connection.tls {
+                let _ = tls.session();
+            }
+        }
+    }
+
+    pub fn wants_upstream_times(&self) -> bool {
+        self.upstream_times.get().is_some()
+    }
+
+    /// To be noted; `None`: nobody wants to know. Hold the guard as briefly as the state's.
+    pub fn upstream_times(&self) -> Option<MutexGuard<'_, UpstreamTimes>> {
+        Some(self.upstream_times.get()?.lock())
     }
 
     /// When the last byte of the request had come, or the rest of it was given up; `None`: more is to come.

@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use rustls::crypto::CryptoProvider;
@@ -16,6 +16,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{ConfigBuilder, RootCertStore, WantsVerifier};
 
+use crate::certificate_fields::CertificateFields;
 use crate::identity::Identity;
 use crate::x509::{CertificateDetails, Leaf, LeafError, details};
 
@@ -38,6 +39,8 @@ pub struct WorkloadCertificate {
     chain_pem: String,
     roots_pem: String,
     root_certificates: Vec<CertificateDer<'static>>,
+    /// Of the leaf, once somebody has asked.
+    fields: OnceLock<Option<CertificateFields>>,
     pub(crate) key: Arc<CertifiedKey>,
     pub(crate) roots: Arc<RootCertStore>,
     pub(crate) server_builder: ConfigBuilder<rustls::ServerConfig, WantsVerifier>,
@@ -116,6 +119,7 @@ impl WorkloadCertificate {
             chain_pem,
             roots_pem,
             root_certificates,
+            fields: OnceLock::new(),
             key: Arc::new(key),
             roots,
             server_builder: rustls::ServerConfig::builder_with_provider(provider.clone())
@@ -173,6 +177,16 @@ impl WorkloadCertificate {
     /// What the chain's certificates say of themselves, leaf first.
     pub fn chain(&self) -> Vec<CertificateDetails> {
         details(&self.key.cert)
+    }
+
+    pub(crate) fn root_certificates(&self) -> &[CertificateDer<'static>] {
+        &self.root_certificates
+    }
+
+    /// What access logs print of the leaf.
+    pub fn fields(&self) -> Option<&CertificateFields> {
+        let read = || self.key.cert.first().and_then(CertificateFields::read);
+        self.fields.get_or_init(read).as_ref()
     }
 
     /// What the trusted roots say of themselves.

@@ -32,6 +32,7 @@ use crate::standing::{Standing, Step};
 use crate::stream::{TunnelStream, io_error};
 use crate::tls::{ALPN_H2, Tls};
 use crate::tls_failure::TlsFailure;
+use crate::tls_info::{TlsInfo, TlsSession};
 use crate::trust::{PeerRole, peer_identity};
 use crate::wire::{ReadAhead, Wire};
 
@@ -159,6 +160,7 @@ struct Shared {
     peer: Identity,
     local_addr: SocketAddr,
     generation: u64,
+    tls: Arc<TlsInfo>,
     response_timeout: Duration,
     /// Cloned for each stream, under a lock held for that alone.
     send: Mutex<SendRequest<Bytes>>,
@@ -177,6 +179,10 @@ pub(crate) struct Lease {
 impl Lease {
     pub(crate) fn peer(&self) -> &Identity {
         &self.connection.shared.peer
+    }
+
+    pub(crate) fn tls(&self) -> &Arc<TlsInfo> {
+        &self.connection.shared.tls
     }
 
     pub(crate) fn connection(&self) -> &ClientConnection {
@@ -280,6 +286,8 @@ async fn handshake(
     let standing = Standing::new(tls, &configs, PeerRole::Server);
 
     let wire = Wire::new(stream);
+    let look = wire.observer(|tls, local| TlsSession::of(tls.get_ref().1, local));
+    let info = TlsInfo::new(active.certificate.clone(), look);
     // Preface, SETTINGS and the first CONNECT leave together, at the end of the connection task's first turn.
     wire.defer();
     let (send, mut connection) = options
@@ -301,6 +309,7 @@ async fn handshake(
         peer,
         local_addr,
         generation: configs.generation,
+        tls: Arc::new(info),
         response_timeout: options.response_timeout,
         send: Mutex::new(send),
         active: AtomicUsize::new(0),

@@ -8,6 +8,7 @@
 pub mod account;
 pub mod authority;
 pub mod certificate;
+pub mod certificate_fields;
 pub mod certificate_request;
 pub mod client;
 pub mod control_plane;
@@ -27,6 +28,7 @@ mod standing;
 pub mod stream;
 pub mod tls;
 pub mod tls_failure;
+pub mod tls_info;
 mod trust;
 mod wire;
 pub mod x509;

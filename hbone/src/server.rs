@@ -10,6 +10,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use crate::standing::{Standing, Step};
 use crate::stream::{TunnelStream, io_error};
 use crate::tls::{ALPN_H2, Tls};
 use crate::tls_failure::TlsFailure;
+use crate::tls_info::{TlsInfo, TlsSession};
 use crate::trust::{PeerRole, peer_identity};
 use crate::wire::{ReadAhead, Wire};
 
@@ -113,6 +115,7 @@ pub struct ServerConnection {
     pub local_addr: SocketAddr,
     /// [`Tls::generation`] at the time of the handshake.
     pub certificate_generation: u64,
+    pub tls: Arc<TlsInfo>,
     connection: h2::server::Connection<FrameWatch<ServerIo>, Bytes>,
     wire: ServerIo,
     flood: FloodMark,
@@ -157,6 +160,8 @@ async fn handshake(
     let standing = Standing::new(tls, &configs, PeerRole::Client);
 
     let wire = Wire::new(stream);
+    let look = wire.observer(|tls, local| TlsSession::of(tls.get_ref().1, local));
+    let info = TlsInfo::new(active.certificate.clone(), look);
     let (watched, flood) = FrameWatch::new(wire.clone());
     let mut connection = options
         .http2
@@ -172,6 +177,7 @@ async fn handshake(
         peer_addr,
         local_addr,
         certificate_generation: configs.generation,
+        tls: Arc::new(info),
         connection,
         wire,
         flood,

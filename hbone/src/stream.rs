@@ -29,6 +29,7 @@ use crate::account::Account;
 use crate::client::Lease;
 use crate::holder::Holder;
 use crate::identity::Identity;
+use crate::tls_info::TlsInfo;
 
 /// Consumed bytes are given back to the peer's window in steps of this many. Far below the smallest window that we
 /// advertise, so that what is held back never stalls the peer.
@@ -234,6 +235,11 @@ impl TunnelStream {
     /// The identity of the server, on the client's side.
     pub fn server_identity(&self) -> Option<&Identity> {
         self.lease.as_ref().map(Lease::peer)
+    }
+
+    /// The TLS under it, on the client's side.
+    pub fn tls(&self) -> Option<&Arc<TlsInfo>> {
+        self.lease.as_ref().map(Lease::tls)
     }
 
     /// How many bytes may be sent now, at most `wanted`.

@@ -77,6 +77,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Wire<T> {
         look(&self.shared.lock().io)
     }
 
+    /// The same for others, as long as the transport is there.
+    pub(crate) fn observer<A: ?Sized, R, F: Fn(&T, &A) -> R>(
+        &self,
+        look: F,
+    ) -> impl Fn(&A) -> Option<R> + use<T, A, R, F> {
+        let shared = Arc::downgrade(&self.shared);
+        move |with| Some(look(&shared.upgrade()?.lock().io, with))
+    }
+
     /// Whether bytes have arrived since the last call.
     pub(crate) fn take_received(&self) -> bool {
         std::mem::take(&mut self.shared.lock().received)

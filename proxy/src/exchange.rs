@@ -159,6 +159,7 @@ pub(crate) fn protocol(version: Version) -> Protocol {
 
 /// Keeps what recorders want to know of the head, which leaves with the request.
 pub(crate) fn capture_request(stream: &StreamInfo, request: &Request<Body>, capture: &Capture) {
+    stream.ask(capture);
     if !capture.of_request() {
         return;
     }

@@ -235,6 +235,7 @@ impl HbonePort {
             local_address: canonical(connection.local_addr),
             peer: connection.peer.clone(),
             local: connection.local.clone(),
+            tls: connection.tls.clone(),
             held: self.path.overload.connection(&connection.peer),
         });
         let (used, farewell) = drain.farewell();

@@ -180,6 +180,9 @@ impl http_body::Body for RecordedBody {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
                     guard.stream.count(Direction::Response, data.len());
+                    if let Some(mut times) = guard.stream.upstream_times() {
+                        times.passed_body();
+                    }
                 }
                 guard.complete = this.body.is_end_stream() || frame.is_trailers();
                 if let Some(trailers) = frame.trailers_ref() {

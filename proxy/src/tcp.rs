@@ -74,6 +74,7 @@ struct TcpRecord {
 
 impl TcpRecord {
     fn open(chain: Arc<TcpChain>, stream: Arc<StreamInfo>) -> TcpRecord {
+        stream.ask(&chain.capture);
         for recorder in &chain.recorders {
             recorder.opened(&stream);
         }
@@ -147,6 +148,9 @@ async fn connect(
         };
         tried.push(endpoint.address);
         stream.state().attempts += 1;
+        if let Some(mut times) = stream.upstream_times() {
+            times.attempt(false);
+        }
         let (place, _pending) = match &limits {
             None => (None, None),
             Some(limits) => {
@@ -159,6 +163,7 @@ async fn connect(
         match path.upstreams.connector.connect(&cluster, &endpoint).await {
             Ok(mut dialled) => {
                 dialled.io.place = place;
+                note_connected(stream, &dialled);
                 stream.state().upstream = Some(dialled.info.clone());
                 return Ok((dialled, active));
             }
@@ -166,6 +171,18 @@ async fn connect(
         }
     }
     Err(last)
+}
+
+/// What recorders want to know of the connection.
+fn note_connected(stream: &StreamInfo, dialled: &Dialled) {
+    if let Some(mut times) = stream.upstream_times() {
+        times.connected();
+    }
+    if stream.state().keep_tls
+        && let Some(tls) = &dialled.info.tls
+    {
+        let _ = tls.session();
+    }
 }
 
 /// Carries bytes until both directions have ended, the stream failed, or its chain no longer allows it.

@@ -24,6 +24,7 @@ use waypoint_filters::stream_info::{Protocol, StreamInfo};
 use waypoint_hbone::identity::Identity;
 use waypoint_hbone::server::TunnelRequest;
 use waypoint_hbone::stream::TunnelStream;
+use waypoint_hbone::tls_info::TlsInfo;
 
 use crate::data_path::DataPath;
 use crate::downstream::connection::HttpConnection;
@@ -38,6 +39,7 @@ pub(crate) struct TunnelConnection {
     pub(crate) local_address: SocketAddr,
     pub(crate) peer: Identity,
     pub(crate) local: Identity,
+    pub(crate) tls: Arc<TlsInfo>,
     /// What its tunnels hold.
     pub(crate) held: Arc<overload::holders::Connection>,
 }
@@ -144,6 +146,7 @@ async fn join(
     let mut connection = Connection::new(outer.source, outer.local_address, start);
     connection.peer = Some(outer.peer.clone());
     connection.local = Some(outer.local.clone());
+    connection.tls = Some(outer.tls.clone());
     connection.listener = Some(CONNECT_TERMINATE);
     let stream = StreamInfo::new(
         Arc::new(connection),
@@ -235,6 +238,7 @@ fn inner_connection(outer: &TunnelConnection, stream: &StreamInfo) -> Option<Con
     let mut info = Connection::new(source, destination, stream.start);
     info.peer = Some(outer.peer.clone());
     info.local = Some(outer.local.clone());
+    info.tls = Some(outer.tls.clone());
     info.listener = Some(MAIN_INTERNAL);
     info.downstream_peer = state.filter_state.peer(DOWNSTREAM_PEER).cloned();
     info.filter_state = state.filter_state.shared();

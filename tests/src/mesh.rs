@@ -107,6 +107,14 @@ impl Mesh {
         fs::rename(partial, self.folder.join("manifests").join(name)).unwrap();
     }
 
+    /// The mesh's access log has this format.
+    pub fn access_log_format(&self, format: &str) {
+        let file = "accessLogFile: /dev/stdout";
+        let setting = serde_json::to_string(format).unwrap();
+        let base = BASE.replace(file, &format!("{file}\n    accessLogFormat: {setting}"));
+        self.manifest("base.yaml", &base);
+    }
+
     pub fn remove_manifest(&self, name: &str) {
         fs::remove_file(self.folder.join("manifests").join(name)).unwrap();
     }

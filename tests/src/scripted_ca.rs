@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 use prost::Message;
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SignatureAlgorithm,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+    SignatureAlgorithm,
 };
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
@@ -47,6 +48,61 @@ impl Signer {
     #[must_use]
     pub fn root_pem(&self) -> &str {
         &self.root_pem
+    }
+
+    /// A client's certificate that says all that one can, signed by an intermediate that is sent with it: chain and
+    /// key in PEM.
+    #[must_use]
+    pub fn talkative(&self, identity: &Identity) -> (String, String) {
+        let key = || KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let now = SystemTime::now();
+        let valid = |params: &mut CertificateParams| {
+            params.not_before = (now - Duration::from_secs(60)).into();
+            params.not_after = (now + Duration::from_secs(24 * 3600)).into();
+            params.distinguished_name = DistinguishedName::new();
+        };
+        let mut middle = CertificateParams::default();
+        valid(&mut middle);
+        middle.serial_number = Some(SerialNumber::from_slice(&[0xa0, 0x0b]));
+        let name = &mut middle.distinguished_name;
+        name.push(DnType::CommonName, "Zwischenstück, \"eins\"");
+        middle.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        middle.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let middle_key = key();
+        let middle_pem = middle.signed_by(&middle_key, &self.issuer).unwrap().pem();
+        let issuer = Issuer::new(middle, middle_key);
+
+        let mut leaf = CertificateParams::default();
+        valid(&mut leaf);
+        leaf.serial_number = Some(SerialNumber::from_slice(&[0x0f, 0xff, 0x01]));
+        let name = &mut leaf.distinguished_name;
+        name.push(DnType::CountryName, "DE");
+        name.push(DnType::OrganizationName, " Käse + Söhne; <GmbH> ");
+        name.push(DnType::OrganizationalUnitName, "#1");
+        name.push(DnType::CommonName, "curl=a\\b");
+        name.push(
+            DnType::CustomDnType(vec![1, 2, 840, 113549, 1, 9, 1]),
+            "a@b.example",
+        );
+        name.push(DnType::CustomDnType(vec![1, 2, 3, 4]), "unknown");
+        let ip = |text: &str| SanType::IpAddress(text.parse().unwrap());
+        leaf.subject_alt_names = vec![
+            SanType::DnsName("one.example".try_into().unwrap()),
+            SanType::URI(identity.as_str().try_into().unwrap()),
+            SanType::DnsName("two.example".try_into().unwrap()),
+            ip("192.0.2.7"),
+            ip("2001:db8::7"),
+            SanType::Rfc822Name("a@b.example".try_into().unwrap()),
+            SanType::OtherName((
+                vec![1, 3, 6, 1, 4, 1, 311, 20, 2, 3],
+                "a@upn.example".into(),
+            )),
+        ];
+        leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let leaf_key = key();
+        let leaf_pem = leaf.signed_by(&leaf_key, &issuer).unwrap().pem();
+        (leaf_pem + &middle_pem, leaf_key.serialize_pem())
     }
 
     /// TLS with a certificate for this DNS name.

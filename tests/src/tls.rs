@@ -13,19 +13,36 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use waypoint_hbone::dev_ca::MintedCertificate;
 
+/// What a client shows: a chain and its key, in PEM.
+#[derive(Clone, Copy)]
+pub struct Shown<'a> {
+    pub chain: &'a str,
+    pub key: &'a str,
+}
+
+impl<'a> Shown<'a> {
+    pub(crate) fn of(certificate: &'a MintedCertificate) -> Shown<'a> {
+        Shown {
+            chain: certificate.chain_pem(),
+            key: certificate.key_pem(),
+        }
+    }
+}
+
 /// A TLS connection to the HBONE port; without a certificate for the anonymous.
 pub async fn tls(
     via: SocketAddr,
     certificate: Option<&MintedCertificate>,
     alpn: &[&[u8]],
 ) -> io::Result<TlsStream<TcpStream>> {
-    tls_over(TcpStream::connect(via).await?, certificate, alpn).await
+    let tcp = TcpStream::connect(via).await?;
+    tls_over(tcp, certificate.map(Shown::of), alpn).await
 }
 
 /// As [`tls`], over a connection that is there.
 pub(crate) async fn tls_over(
     tcp: TcpStream,
-    certificate: Option<&MintedCertificate>,
+    certificate: Option<Shown<'_>>,
     alpn: &[&[u8]],
 ) -> io::Result<TlsStream<TcpStream>> {
     let config = config(certificate, alpn)?;
@@ -47,7 +64,7 @@ pub fn client_hello() -> Vec<u8> {
     hello
 }
 
-fn config(certificate: Option<&MintedCertificate>, alpn: &[&[u8]]) -> io::Result<ClientConfig> {
+fn config(certificate: Option<Shown<'_>>, alpn: &[&[u8]]) -> io::Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -57,10 +74,10 @@ fn config(certificate: Option<&MintedCertificate>, alpn: &[&[u8]]) -> io::Result
     let mut config = match certificate {
         None => builder.with_no_client_auth(),
         Some(certificate) => {
-            let chain = CertificateDer::pem_slice_iter(certificate.chain_pem().as_bytes())
+            let chain = CertificateDer::pem_slice_iter(certificate.chain.as_bytes())
                 .collect::<Result<_, _>>()
                 .map_err(io::Error::other)?;
-            let key = PrivateKeyDer::from_pem_slice(certificate.key_pem().as_bytes())
+            let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes())
                 .map_err(io::Error::other)?;
             builder
                 .with_client_auth_cert(chain, key)

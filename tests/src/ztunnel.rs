@@ -17,7 +17,7 @@ use crate::hbone_stream::HboneStream;
 use crate::tls::tls_over;
 use crate::wait::{unless_silent, within};
 
-pub use crate::tls::tls;
+pub use crate::tls::{Shown, tls};
 
 /// So long an answer to bytes may take to begin.
 const FIRST: Duration = Duration::from_secs(10);
@@ -76,7 +76,12 @@ pub struct Http2(http2::SendRequest<Full<Bytes>>);
 impl Ztunnel {
     /// Connects with this certificate.
     pub async fn connect(via: SocketAddr, certificate: &MintedCertificate) -> io::Result<Ztunnel> {
-        Ztunnel::over(TcpStream::connect(via).await?, certificate).await
+        Ztunnel::over(TcpStream::connect(via).await?, Shown::of(certificate)).await
+    }
+
+    /// Connects with a chain and a key of the story's own.
+    pub async fn connect_showing(via: SocketAddr, shown: Shown<'_>) -> io::Result<Ztunnel> {
+        Ztunnel::over(TcpStream::connect(via).await?, shown).await
     }
 
     /// Connects from this address, as a ztunnel does for its pod.
@@ -87,10 +92,10 @@ impl Ztunnel {
     ) -> io::Result<Ztunnel> {
         let socket = TcpSocket::new_v4()?;
         socket.bind(SocketAddr::new(source, 0))?;
-        Ztunnel::over(socket.connect(via).await?, certificate).await
+        Ztunnel::over(socket.connect(via).await?, Shown::of(certificate)).await
     }
 
-    async fn over(tcp: TcpStream, certificate: &MintedCertificate) -> io::Result<Ztunnel> {
+    async fn over(tcp: TcpStream, certificate: Shown<'_>) -> io::Result<Ztunnel> {
         let tls = tls_over(tcp, Some(certificate), &[b"h2"]).await?;
         let (connection, mut driver) = h2::client::Builder::new()
             // As ztunnel: a tunnel that nobody reads leaves room for others on its connection.

@@ -15,6 +15,7 @@ use waypoint_filters::http::FilterContext;
 use waypoint_filters::network::{BuiltNetworkFilter, NetworkFilter};
 use waypoint_filters::recorder::Recorder;
 use waypoint_filters::rejected::Refusal;
+use waypoint_filters::stream_info::Capture;
 
 use crate::model::cluster::ClusterSlot;
 use crate::model::connection_manager::ChainContext;
@@ -32,6 +33,8 @@ const REPORTING_INTERVAL: Duration = Duration::from_secs(5);
 pub struct TcpChain {
     pub filters: Box<[Box<dyn NetworkFilter>]>,
     pub recorders: Box<[Arc<dyn Recorder>]>,
+    /// What recorders want to know besides.
+    pub capture: Capture,
     pub proxy: TcpProxy,
     /// How often open streams report their bytes (`tcp_reporting_duration`).
     pub reporting_interval: Duration,
@@ -111,8 +114,13 @@ impl TcpChain {
                 recorders.push(Arc::new(log));
             }
         }
+        let mut capture = Capture::default();
+        for recorder in &recorders {
+            capture.merge(&recorder.capture());
+        }
         Ok(TcpChain {
             filters: built.into(),
+            capture,
             recorders: recorders.into(),
             proxy: TcpProxy::from_proto(&proto, context).map_err(field)?,
             reporting_interval,

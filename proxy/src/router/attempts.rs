@@ -37,6 +37,7 @@ use crate::upstream::held_body::Hold;
 use crate::upstream::limits::Limits;
 use crate::upstream::original_dst::OriginalDestinations;
 use crate::upstream::pools::{HostPools, Upstreams};
+use crate::upstream::timed_body::time_sending;
 
 /// Pooled connections that turn out closed before anything was sent are replaced this often.
 const MAX_STALE: u32 = 8;
@@ -187,7 +188,7 @@ impl Attempting<'_> {
     ) -> Result<Response, UpstreamError> {
         // An upgrade's request doesn't end, and no clock starts.
         let upgrade = request.extensions().get::<Upgrade>().is_some();
-        let attempt = pin!(self.attempt(request, tried));
+        let attempt = pin!(self.timed_attempt(request, tried));
         let Some(limit) = self.times.attempt.filter(|_| !upgrade) else {
             return attempt.await;
         };
@@ -198,6 +199,29 @@ impl Attempting<'_> {
             .before(started, attempt)
             .await
             .unwrap_or_else(|| Err(UpstreamError::new(UpstreamErrorKind::PerTryTimeout)))
+    }
+
+    /// Notes times where a recorder wants them.
+    async fn timed_attempt(
+        &self,
+        mut request: http::Request<Body>,
+        tried: &mut Vec<SocketAddr>,
+    ) -> Result<Response, UpstreamError> {
+        if !self.stream.wants_upstream_times() {
+            return self.attempt(request, tried).await;
+        }
+        if let Some(mut times) = self.stream.upstream_times() {
+            times.attempt(request.body().is_empty());
+        }
+        time_sending(request.body_mut(), self.stream);
+        let outcome = self.attempt(request, tried).await;
+        if let Some(mut times) = self.stream.upstream_times() {
+            match &outcome {
+                Ok(_) => times.answered(),
+                Err(_) => times.failed(),
+            }
+        }
+        outcome
     }
 
     async fn attempt(
@@ -405,7 +429,15 @@ impl Attempting<'_> {
         {
             state.earlier_upstreams.push(before);
         }
+        if state.keep_tls
+            && let Some(tls) = &upstream.tls
+        {
+            let _ = tls.session();
+        }
         drop(state);
+        if let Some(mut times) = self.stream.upstream_times() {
+            times.connected();
+        }
         if self.times.attempt.is_some() {
             *self.connected.lock() = Some(Instant::now());
         }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::HeaderMap;
 use tokio::net::{TcpSocket, TcpStream};
@@ -10,6 +11,7 @@ use waypoint_config::model::cluster::Cluster;
 use waypoint_config::model::endpoint::{Endpoint, Transport};
 use waypoint_filters::serial_id::SerialId;
 use waypoint_filters::stream_info::UpstreamInfo;
+use waypoint_filters::upstream_times::ConnectionTimes;
 use waypoint_hbone::pool::TunnelPool;
 
 use crate::overload::Overload;
@@ -51,6 +53,7 @@ impl Connector {
         let Some(open) = self.open.take(&cluster.name) else {
             return Err(UpstreamError::new(UpstreamErrorKind::Overflow));
         };
+        let begin = Instant::now();
         let (kind, local) = match endpoint.transport {
             Transport::Plain => {
                 let tcp = self
@@ -80,12 +83,21 @@ impl Connector {
                 (Kind::Tunnel(Box::new(tunnel)), None)
             }
         };
+        let tls = match &kind {
+            Kind::Tcp(_) => None,
+            Kind::Tunnel(tunnel) => tunnel.tls().cloned(),
+        };
         let info = UpstreamInfo {
             id: SerialId::default(),
             cluster: cluster.name.clone(),
             service: cluster.service.clone(),
             host: endpoint.address,
             local,
+            times: ConnectionTimes {
+                begin,
+                end: Instant::now(),
+            },
+            tls,
             principal: endpoint
                 .peer
                 .as_ref()

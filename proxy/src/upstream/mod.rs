@@ -15,4 +15,5 @@ pub(crate) mod open;
 pub(crate) mod original_dst;
 pub(crate) mod place;
 pub(crate) mod pools;
+pub(crate) mod timed_body;
 pub(crate) mod upload;

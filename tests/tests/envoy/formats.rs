@@ -306,6 +306,21 @@ const NUMBERS: &[&str] = &[
     "COMMON_DURATION(DS_RX_BEG:DS_RX_END:us)",
     "COMMON_DURATION(DS_RX_BEG:US_RX_BEG)",
     "COMMON_DURATION(US_RX_BEG:US_RX_END:ns)",
+    "COMMON_DURATION(US_CX_BEG:US_CX_END:ns)",
+    "COMMON_DURATION(US_CX_BEG:US_HS_END:ns)",
+    "COMMON_DURATION(DS_RX_BEG:US_CX_BEG:ns)",
+    "COMMON_DURATION(US_CX_END:US_TX_BEG:ns)",
+    "COMMON_DURATION(DS_RX_BEG:US_TX_BEG:ns)",
+    "COMMON_DURATION(US_TX_BEG:US_TX_END:ns)",
+    "COMMON_DURATION(US_TX_END:US_RX_BEG:ns)",
+    "COMMON_DURATION(US_TX_END:DS_TX_END:ns)",
+    "COMMON_DURATION(US_RX_BEG:US_RX_BODY_BEG:ns)",
+    "REQUEST_TX_DURATION",
+    "ROUNDTRIP_DURATION",
+    "DOWNSTREAM_HANDSHAKE_DURATION",
+    "UPSTREAM_CONNECTION_POOL_READY_DURATION",
+    "UPSTREAM_CONNECTION_IDS_ATTEMPTED",
+    "ROUTE_RESOLUTION_TIME_US",
     "COMMON_DURATION(DS_TX_BEG:DS_TX_END)",
     "COMMON_DURATION(own:DS_TX_END)",
     "CONNECTION_ID",
@@ -405,11 +420,7 @@ async fn the_same_requests_give_the_same_values() {
     );
     let values: Vec<String> = fields().map(|field| format!("%{field}%")).collect();
     let format = format!("%QUERY_PARAM(rid)%%REQ(X-REQUEST-ID)%¦{}", values.join("¦"));
-    let base = std::fs::read_to_string(mesh.manifests().join("base.yaml")).unwrap();
-    let file = "accessLogFile: /dev/stdout";
-    let setting = serde_json::to_string(&format).unwrap();
-    let base = base.replace(file, &format!("{file}\n    accessLogFormat: {setting}"));
-    mesh.manifest("base.yaml", &base);
+    mesh.access_log_format(&format);
     let waypoint: Waypoint = mesh.start().await;
     let problems = waypoint.problems().await;
     assert!(!problems.contains("operator"), "{problems}");

@@ -5,3 +5,4 @@
 mod beside;
 mod formats;
 mod routes;
+mod tls_fields;

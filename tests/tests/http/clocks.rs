@@ -9,7 +9,9 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions
 use envoy_types::pb::google::protobuf::{Any, Duration as DurationProto, UInt32Value};
 use http::{Method, StatusCode};
 use prost::Message;
+use tokio::io::AsyncWriteExt;
 use waypoint_config::resource::{Resource, ResourceType};
+use waypoint_tests::wait::until;
 use waypoint_tests::ztunnel::{Http1, get, request};
 use waypoint_tests::{App, ControlPlane, Mesh, Waypoint, clocks};
 
@@ -138,5 +140,68 @@ async fn an_upstream_connection_carries_so_many_requests() {
             scene.ask().await;
         }
         assert_eq!(scene.app.connections(), 3, "{port}");
+    }
+}
+
+/// Milliseconds, where they are asked for.
+const TIMES: &str = "%REQ(:PATH)% sent=%REQUEST_TX_DURATION% begun=%COMMON_DURATION(DS_RX_BEG:US_TX_BEG)% \
+    answered=%COMMON_DURATION(US_TX_END:US_RX_BEG)% body=%COMMON_DURATION(US_RX_BEG:US_RX_BODY_BEG)% \
+    connecting=%COMMON_DURATION(US_CX_BEG:US_CX_END)% pool=%UPSTREAM_CONNECTION_POOL_READY_DURATION% \
+    route=%ROUTE_RESOLUTION_TIME_US% ids=%UPSTREAM_CONNECTION_IDS_ATTEMPTED%\n";
+
+/// The value behind a name in a line of [`TIMES`].
+fn noted<'a>(line: &'a str, name: &str) -> &'a str {
+    let words = line.split([' ', '\n']);
+    let mut found = words.filter_map(|word| word.split_once('='));
+    found.find(|(found, _)| *found == name).unwrap().1
+}
+
+fn millis(line: &str, name: &str) -> u64 {
+    noted(line, name)
+        .parse()
+        .unwrap_or_else(|_| panic!("{name} in {line}"))
+}
+
+#[tokio::test]
+async fn upstream_times_are_noted_where_a_format_asks() {
+    for http2 in [false, true] {
+        let mesh = Mesh::new();
+        mesh.access_log_format(TIMES);
+        let (to, attempts) = clocks::service(&mesh, http2).await;
+        let waypoint = mesh.start().await;
+        assert_eq!(waypoint.problems().await.trim(), "");
+        let client = mesh.client(&waypoint, "default", "curl").await;
+        // A slow request whose answer is slow to come.
+        let mut stream = client.tunnel(to).await;
+        let head = "POST /long/times HTTP/1.1\r\nhost: web\r\nx-early: 1\r\nx-wait: 1\r\n\
+            transfer-encoding: chunked\r\n\r\n1\r\nx\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        until("the head at the application", async || {
+            (attempts.header("/long/times", "host").len() == 1).then_some(())
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        stream.write_all(b"0\r\n\r\n").await.unwrap();
+        let line = waypoint.until_logged("/long/times").await;
+        let of = |name| millis(&line, name);
+        assert!(of("sent") >= of("begun") + 300, "{line}");
+        assert!(of("answered") + of("sent") >= of("begun") + 1000, "{line}");
+        assert!(
+            of("connecting") <= of("pool") && of("pool") <= of("begun"),
+            "{line}"
+        );
+        assert_eq!(noted(&line, "ids").split(',').count(), 1, "{line}");
+        let (_, _) = (of("body"), of("route"));
+        // The times are the last attempt's.
+        let again = request(
+            Method::GET,
+            "/long/again",
+            &[("x-fail", "1"), ("x-wait", "1")],
+        );
+        client.http1(to).await.send(again).await;
+        let line = waypoint.until_logged("/long/again").await;
+        let of = |name| millis(&line, name);
+        assert!(of("begun") >= 1000 && of("answered") >= 1000, "{line}");
+        assert_eq!(noted(&line, "ids").split(',').count(), 2, "{line}");
     }
 }

@@ -4,6 +4,7 @@
 //! What is known only where it is asked for is [captured](Operator::capture) then.
 
 mod addresses;
+mod certificates;
 mod grpc;
 mod heads;
 mod metadata;
@@ -12,6 +13,7 @@ mod stream;
 mod times;
 
 use self::addresses::Address;
+use self::certificates::TlsField;
 use self::grpc::GrpcStatus;
 use self::heads::{Head, ServerName, Target};
 use self::metadata::{FilterStateField, MetadataField};
@@ -19,7 +21,6 @@ use self::print::{one_word, text};
 use self::stream::StreamField;
 use self::times::{Clock, Span};
 use super::syntax::Command;
-use super::time_format::TimeFormat;
 use crate::format::FormatContext;
 use crate::rejected::Refusal;
 use crate::stream_info::Capture;
@@ -42,6 +43,7 @@ pub(super) enum Operator {
     ResponseCodeDetails {
         blanks: bool,
     },
+    Tls(TlsField),
     Stream(StreamField),
     /// The first that has a value, each with its most bytes.
     Coalesce(Alternatives),
@@ -147,10 +149,11 @@ impl Operator {
             Operator::Head(head) => head.capture(capture),
             Operator::Target(_) => capture.request_line = true,
             Operator::ServerName(name) => name.capture(capture),
+            Operator::Tls(field) => field.capture(capture),
+            Operator::Span(span) => span.capture(capture),
             Operator::Stream(field) => field.capture(capture),
             Operator::Coalesce(list) => list.iter().for_each(|(one, _)| one.capture(capture)),
             Operator::Clock(_)
-            | Operator::Span(_)
             | Operator::Address(_)
             | Operator::Metadata(_)
             | Operator::FilterState(_)
@@ -179,6 +182,7 @@ impl Operator {
                     one_word(out, details)
                 }
             }
+            Operator::Tls(field) => field.write(context, out),
             Operator::Stream(field) => field.write(context, out),
             Operator::Coalesce(list) => list
                 .iter()
@@ -213,13 +217,12 @@ fn known(name: &str, parameters: &str) -> Result<Option<Operator>, Refusal> {
     if let Some(span) = Span::parse(name, parameters)? {
         return Ok(Some(Operator::Span(span)));
     }
+    if let Some(field) = TlsField::parse(name, parameters)? {
+        return Ok(Some(Operator::Tls(field)));
+    }
     Ok(Some(match name {
         "START_TIME" | "START_TIME_LOCAL" | "EMIT_TIME" | "EMIT_TIME_LOCAL" => {
             Operator::Clock(Clock::parse(name, parameters)?)
-        }
-        name if is_certificate_time(name) => {
-            TimeFormat::parse(parameters)?;
-            Operator::Stream(StreamField::Never)
         }
         "REQUESTED_SERVER_NAME" => Operator::ServerName(ServerName::parse(parameters)?),
         "METADATA" | "DYNAMIC_METADATA" | "CLUSTER_METADATA" | "UPSTREAM_METADATA" => {

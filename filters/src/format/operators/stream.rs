@@ -1,7 +1,7 @@
 //! What is known of a stream besides its heads, times and addresses: how it ended, what it carried, who it
 //! was, and what never has a value here.
 
-use super::print::{number, one_word, text};
+use super::print::{millis, number, one_word, text};
 use crate::format::FormatContext;
 use crate::response_flags::ResponseFlags;
 use crate::stream_info::{Capture, Protocol};
@@ -29,10 +29,15 @@ pub(in crate::format) enum StreamField {
     Attempts,
     ConnectionId,
     UpstreamConnectionId,
+    /// Of every attempt, in order.
+    UpstreamConnectionIds,
+    /// Milliseconds until there was a connection.
+    PoolReady,
     StreamId,
     UniqueId,
     RouteName,
     RouteResolutionCount,
+    RouteResolutionTime,
     FilterChainName,
     ListenerName,
     AccessLogType,
@@ -41,7 +46,6 @@ pub(in crate::format) enum StreamField {
     UpstreamCloseType,
     PeerUriSan,
     LocalUriSan,
-    TlsVersion,
     /// Known while configuration is compiled.
     Fixed(Box<str>),
     FixedNumber(u64),
@@ -75,10 +79,13 @@ impl StreamField {
             "UPSTREAM_REQUEST_ATTEMPT_COUNT" => StreamField::Attempts,
             "CONNECTION_ID" => StreamField::ConnectionId,
             "UPSTREAM_CONNECTION_ID" => StreamField::UpstreamConnectionId,
+            "UPSTREAM_CONNECTION_IDS_ATTEMPTED" => StreamField::UpstreamConnectionIds,
+            "UPSTREAM_CONNECTION_POOL_READY_DURATION" => StreamField::PoolReady,
             "STREAM_ID" => StreamField::StreamId,
             "UNIQUE_ID" => StreamField::UniqueId,
             "ROUTE_NAME" => StreamField::RouteName,
             "ROUTE_RESOLUTION_COUNT" => StreamField::RouteResolutionCount,
+            "ROUTE_RESOLUTION_TIME_US" => StreamField::RouteResolutionTime,
             "FILTER_CHAIN_NAME" => StreamField::FilterChainName,
             "LISTENER_NAME" => StreamField::ListenerName,
             "ACCESS_LOG_TYPE" => StreamField::AccessLogType,
@@ -86,7 +93,6 @@ impl StreamField {
             "UPSTREAM_DETECTED_CLOSE_TYPE" => StreamField::UpstreamCloseType,
             "DOWNSTREAM_PEER_URI_SAN" => StreamField::PeerUriSan,
             "DOWNSTREAM_LOCAL_URI_SAN" => StreamField::LocalUriSan,
-            "DOWNSTREAM_TLS_VERSION" => StreamField::TlsVersion,
             "HOSTNAME" => StreamField::Fixed(hostname()),
             // Set by no filter, and only in bodies of local replies.
             "CUSTOM_FLAGS" | "LOCAL_REPLY_BODY" => StreamField::Fixed("".into()),
@@ -115,7 +121,9 @@ impl StreamField {
                 | StreamField::Attempts
                 | StreamField::ConnectionId
                 | StreamField::UpstreamConnectionId
+                | StreamField::PoolReady
                 | StreamField::RouteResolutionCount
+                | StreamField::RouteResolutionTime
                 | StreamField::FixedNumber(_)
         )
     }
@@ -128,6 +136,9 @@ impl StreamField {
             StreamField::RequestHeadersBytes
             | StreamField::ResponseHeadersBytes
             | StreamField::ResponseTrailersBytes => capture.head_sizes = true,
+            StreamField::RouteResolutionTime | StreamField::PoolReady => {
+                capture.upstream_times = true;
+            }
             _ => {}
         }
     }
@@ -170,6 +181,15 @@ impl StreamField {
             StreamField::UpstreamConnectionId => {
                 number(out, state.upstream.as_ref().map_or(0, |u| u.id.get()))
             }
+            StreamField::UpstreamConnectionIds => {
+                let all = state.earlier_upstreams.iter().chain(&state.upstream);
+                let ids: Vec<_> = all.map(|upstream| upstream.id.get().to_string()).collect();
+                !ids.is_empty() && text(out, Some(ids.join(",")))
+            }
+            StreamField::PoolReady => {
+                let times = stream.upstream_times();
+                millis(out, times.and_then(|times| times.pool_ready_after()))
+            }
             StreamField::StreamId => text(
                 out,
                 context.request_header(&REQUEST_ID).map(|v| v.as_bytes()),
@@ -180,6 +200,10 @@ impl StreamField {
                 text(out, name.filter(|name| !name.is_empty()).as_deref())
             }
             StreamField::RouteResolutionCount => number(out, state.route.is_some().into()),
+            StreamField::RouteResolutionTime => {
+                let time = stream.upstream_times().map(|times| times.route_resolution);
+                time.is_some_and(|time| number(out, time.as_micros() as u64))
+            }
             StreamField::FilterChainName => text(out, connection.filter_chain.as_deref()),
             StreamField::ListenerName => text(out, connection.listener),
             StreamField::AccessLogType => text(
@@ -196,8 +220,6 @@ impl StreamField {
             StreamField::UpstreamCloseType => text(out, state.upstream.as_ref().map(|_| "Normal")),
             StreamField::PeerUriSan => text(out, connection.peer.as_ref().map(|p| p.as_str())),
             StreamField::LocalUriSan => text(out, connection.local.as_ref().map(|p| p.as_str())),
-            // HBONE speaks no other.
-            StreamField::TlsVersion => text(out, connection.peer.as_ref().map(|_| "TLSv1.3")),
             StreamField::Fixed(value) => text(out, Some(&**value)),
             StreamField::FixedNumber(value) => number(out, *value),
             StreamField::Never => false,
@@ -207,7 +229,7 @@ impl StreamField {
 
 const REQUEST_ID: http::HeaderName = http::HeaderName::from_static("x-request-id");
 
-/// What Envoy knows of connections that it terminates, of spans, and of bytes on the wire.
+/// What Envoy knows of spans and of bytes on the wire, and what HBONE has none of.
 const NEVER: &[&str] = &[
     "DOWNSTREAM_CX_RTT",
     "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
@@ -215,55 +237,19 @@ const NEVER: &[&str] = &[
     "DOWNSTREAM_HEADER_BYTES_RECEIVED",
     "DOWNSTREAM_HEADER_BYTES_SENT",
     "DOWNSTREAM_LOCAL_CLOSE_REASON",
-    "DOWNSTREAM_LOCAL_DNS_SAN",
-    "DOWNSTREAM_LOCAL_EMAIL_SAN",
-    "DOWNSTREAM_LOCAL_IP_SAN",
-    "DOWNSTREAM_LOCAL_OTHERNAME_SAN",
-    "DOWNSTREAM_LOCAL_SUBJECT",
-    "DOWNSTREAM_PEER_CERT",
-    "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1",
-    "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256",
-    "DOWNSTREAM_PEER_CHAIN_SERIALS",
-    "DOWNSTREAM_PEER_DNS_SAN",
-    "DOWNSTREAM_PEER_EMAIL_SAN",
-    "DOWNSTREAM_PEER_FINGERPRINT_1",
-    "DOWNSTREAM_PEER_FINGERPRINT_256",
-    "DOWNSTREAM_PEER_IP_SAN",
-    "DOWNSTREAM_PEER_ISSUER",
-    "DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256",
-    "DOWNSTREAM_PEER_ISSUER_SERIAL",
-    "DOWNSTREAM_PEER_OTHERNAME_SAN",
-    "DOWNSTREAM_PEER_SERIAL",
-    "DOWNSTREAM_PEER_SUBJECT",
-    "DOWNSTREAM_TLS_CIPHER",
-    "DOWNSTREAM_TLS_GROUP",
     "DOWNSTREAM_TLS_SESSION_ID",
     "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
-    "ROUTE_RESOLUTION_TIME_US",
     "SPAN_ID",
     "TLS_JA3_FINGERPRINT",
     "TLS_JA4_FINGERPRINT",
     "TRACE_ID",
-    "UPSTREAM_CONNECTION_IDS_ATTEMPTED",
     "UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
     "UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT",
     "UPSTREAM_HEADER_BYTES_RECEIVED",
     "UPSTREAM_HEADER_BYTES_SENT",
     "UPSTREAM_LOCAL_CLOSE_REASON",
-    "UPSTREAM_LOCAL_DNS_SAN",
-    "UPSTREAM_LOCAL_IP_SAN",
-    "UPSTREAM_LOCAL_URI_SAN",
-    "UPSTREAM_PEER_CERT",
-    "UPSTREAM_PEER_DNS_SAN",
-    "UPSTREAM_PEER_IP_SAN",
-    "UPSTREAM_PEER_ISSUER",
-    "UPSTREAM_PEER_SUBJECT",
-    "UPSTREAM_PEER_URI_SAN",
     "UPSTREAM_SERVER_NAME",
-    "UPSTREAM_TLS_CIPHER",
-    "UPSTREAM_TLS_GROUP",
     "UPSTREAM_TLS_SESSION_ID",
-    "UPSTREAM_TLS_VERSION",
     "VIRTUAL_CLUSTER_NAME",
 ];
 

@@ -1,7 +1,6 @@
 //! When a stream began and how long its parts took.
 //!
-//! Time points that the data path doesn't know (when a connection was made, when the request's last byte went
-//! up) give no value. Local time is UTC: nothing here knows the zone.
+//! Some time points are noted only where a format asks for them. Local time is UTC: nothing here knows the zone.
 
 use std::io::Write as _;
 use std::time::{Instant, SystemTime};
@@ -10,6 +9,7 @@ use super::print::millis;
 use crate::format::FormatContext;
 use crate::format::time_format::TimeFormat;
 use crate::rejected::Refusal;
+use crate::stream_info::Capture;
 
 /// `%START_TIME(format)%` and `%EMIT_TIME(format)%`.
 #[derive(Clone, Debug)]
@@ -66,6 +66,11 @@ enum Point {
     AnswerBegins,
     ResponseEnds,
     AnswerEnds,
+    ConnectBegins,
+    ConnectEnds,
+    SendingBegins,
+    SendingEnds,
+    BodyBegins,
     Unknown,
 }
 
@@ -89,10 +94,8 @@ impl Span {
             "REQUEST_DURATION" => millis(Point::RequestBegins, Point::RequestEnds),
             "RESPONSE_DURATION" => millis(Point::RequestBegins, Point::ResponseBegins),
             "RESPONSE_TX_DURATION" => millis(Point::ResponseBegins, Point::AnswerEnds),
-            "REQUEST_TX_DURATION"
-            | "ROUNDTRIP_DURATION"
-            | "DOWNSTREAM_HANDSHAKE_DURATION"
-            | "UPSTREAM_CONNECTION_POOL_READY_DURATION" => {
+            "REQUEST_TX_DURATION" => millis(Point::RequestBegins, Point::SendingEnds),
+            "ROUNDTRIP_DURATION" | "DOWNSTREAM_HANDSHAKE_DURATION" => {
                 millis(Point::RequestBegins, Point::Unknown)
             }
             "COMMON_DURATION" => {
@@ -119,6 +122,10 @@ impl Span {
         }))
     }
 
+    pub(super) fn capture(self, capture: &mut Capture) {
+        capture.upstream_times |= self.from.is_measured() || self.to.is_measured();
+    }
+
     pub(super) fn write(self, context: &FormatContext<'_>, out: &mut Vec<u8>) -> bool {
         let (Some(from), Some(to)) = (self.from.of(context), self.to.of(context)) else {
             return false;
@@ -140,6 +147,11 @@ impl Point {
         match name {
             "DS_RX_BEG" => Point::RequestBegins,
             "DS_RX_END" => Point::RequestEnds,
+            "US_CX_BEG" => Point::ConnectBegins,
+            "US_CX_END" => Point::ConnectEnds,
+            "US_TX_BEG" => Point::SendingBegins,
+            "US_TX_END" => Point::SendingEnds,
+            "US_RX_BODY_BEG" => Point::BodyBegins,
             "US_RX_BEG" => Point::ResponseBegins,
             "US_RX_END" => Point::ResponseEnds,
             "DS_TX_BEG" => Point::AnswerBegins,
@@ -148,18 +160,35 @@ impl Point {
         }
     }
 
+    /// Whether it is noted only where somebody asks for it.
+    fn is_measured(self) -> bool {
+        matches!(
+            self,
+            Point::SendingBegins | Point::SendingEnds | Point::BodyBegins
+        )
+    }
+
     fn of(self, context: &FormatContext<'_>) -> Option<Instant> {
         let state = context.state;
         let upstream = state.upstream.as_ref();
+        let measured = || context.stream.upstream_times();
         match self {
             Point::RequestBegins => Some(context.stream.start),
             Point::RequestEnds => context.stream.request_end(),
-            Point::ResponseBegins => upstream.and(state.response.first_byte),
+            Point::ResponseBegins => {
+                let measured = measured().and_then(|times| times.received_begin());
+                measured.or_else(|| upstream.and(state.response.first_byte))
+            }
             Point::AnswerBegins => state.response.first_byte,
             Point::ResponseEnds => upstream
                 .and(state.response.first_byte)
                 .and(Some(context.end)),
             Point::AnswerEnds => Some(context.end),
+            Point::ConnectBegins => upstream.map(|upstream| upstream.times.begin),
+            Point::ConnectEnds => upstream.map(|upstream| upstream.times.end),
+            Point::SendingBegins => measured()?.sent_begin(),
+            Point::SendingEnds => measured()?.sent_end(),
+            Point::BodyBegins => measured()?.received_body_begin(),
             Point::Unknown => None,
         }
     }
