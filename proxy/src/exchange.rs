@@ -42,6 +42,10 @@ pub(crate) async fn serve(
         SystemTime::now(),
     );
     let mut guard = RecordGuard::new(stream.clone(), manager.clone());
+    if connection.heads.is_late(number) {
+        let reply = late_head().respond(&stream, request.headers());
+        return respond(&connection, reply, &manager, guard);
+    }
     let (closed, exchange) = place(&connection, closed);
     guard.exchange = exchange;
     let mut request =
@@ -129,6 +133,16 @@ fn place(
         );
     }
     (closed, Some(holder.exchange()))
+}
+
+/// The answer to a request whose head took too long. What there is of it was never read.
+fn late_head() -> LocalReply {
+    LocalReply::new(
+        StatusCode::REQUEST_TIMEOUT,
+        "request header timeout",
+        "request_header_timeout",
+    )
+    .closing()
 }
 
 fn closed(reason: &str) -> LocalReply {

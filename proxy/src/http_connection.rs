@@ -20,6 +20,7 @@ use waypoint_hbone::frame_watch::{Flood, FrameWatch};
 use waypoint_hbone::stream::TunnelStream;
 
 use crate::downstream::connection::HttpConnection;
+use crate::downstream::head_clock::Answering;
 use crate::downstream::request_head_bytes::HeadLimits;
 use crate::downstream::request_reader::RequestReader;
 use crate::drain::LAST_CALL;
@@ -94,9 +95,6 @@ async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream) {
         .writev(true);
     if codec.max_request_headers_count != 100 {
         builder.max_headers(codec.max_request_headers_count as usize);
-    }
-    if let Some(limit) = connection.first.request_headers_timeout {
-        builder.timer(TokioTimer::new()).header_read_timeout(limit);
     }
     let turn = AtomicU32::new(0);
     let service = service_fn(|request| {
@@ -294,6 +292,7 @@ async fn answer_http1(
         tokio::task::yield_now().await;
     }
     let tunnel = request.method() == Method::CONNECT;
+    let answering = Answering::begin(&connection);
     let mut response = exchange::serve(connection.clone(), request).await;
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS
         || (tunnel && response.status().is_success());
@@ -308,6 +307,7 @@ async fn answer_http1(
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
     }
+    response.body_mut().hold(answering);
     Ok(response)
 }
 

@@ -18,6 +18,7 @@ use waypoint_filters::stream_info::{Capture, StreamInfo};
 use waypoint_hbone::holder::Exchange;
 
 use crate::downstream::farewell::{Farewell, Farewells};
+use crate::downstream::head_clock::Answering;
 use crate::overload;
 use crate::router::deadline::OutOfTime;
 use crate::upstream::error::{BrokenOff, UpstreamErrorKind};
@@ -113,6 +114,8 @@ pub(crate) struct RecordedBody {
     /// Of the client's connection.
     farewells: Option<Arc<Farewells>>,
     failed: Option<Box<Farewell>>,
+    /// Told of its end, where that matters.
+    answering: Option<Answering>,
 }
 
 impl RecordedBody {
@@ -127,6 +130,7 @@ impl RecordedBody {
             guard: Some(guard),
             farewells: Some(farewells),
             failed: None,
+            answering: None,
         }
     }
 
@@ -137,7 +141,13 @@ impl RecordedBody {
             guard: None,
             farewells: None,
             failed: None,
+            answering: None,
         }
+    }
+
+    /// Keeps this to its end.
+    pub(crate) fn hold(&mut self, answering: Option<Answering>) {
+        self.answering = answering;
     }
 
     /// What came is passed on before `error` is; nothing more comes from the upstream.

@@ -10,6 +10,7 @@ use waypoint_filters::connection::Connection;
 
 use crate::downstream::expectation::Expectation;
 use crate::downstream::farewell::Farewells;
+use crate::downstream::head_clock::Heads;
 use crate::downstream::request_head_bytes::Rejection;
 use crate::drain::Watch;
 use crate::overload::Overload;
@@ -34,6 +35,8 @@ pub(crate) struct HttpConnection {
     pub(crate) expectation: Arc<Expectation>,
     /// Why hyper was given a head that it can't take, instead of the client's.
     pub(crate) rejection: Mutex<Option<Rejection>>,
+    /// Which requests' heads were late.
+    pub(crate) heads: Heads,
     /// Until all of it has ended, upgraded streams as well.
     pub(crate) drain: Watch,
     /// Answers that broke off.
@@ -59,6 +62,7 @@ impl HttpConnection {
             switched: AtomicBool::new(false),
             expectation: Arc::default(),
             rejection: Mutex::new(None),
+            heads: Heads::default(),
             drain,
             farewells: Arc::default(),
         }

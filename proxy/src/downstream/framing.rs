@@ -12,6 +12,7 @@ pub(crate) struct Framing {
     state: State,
     limits: HeadLimits,
     marked: bool,
+    heads: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,12 +64,18 @@ impl Framing {
             state: State::Head,
             limits,
             marked: false,
+            heads: 0,
         }
     }
 
     /// Whether an expectation was hidden from hyper since this was last asked.
     pub(crate) fn take_marked(&mut self) -> bool {
         std::mem::take(&mut self.marked)
+    }
+
+    /// How many heads have been read.
+    pub(crate) fn heads(&self) -> u64 {
+        self.heads
     }
 
     /// Bytes of another protocol follow.
@@ -127,6 +134,7 @@ impl Framing {
             Judgement::Body(length) => State::Length(length),
             Judgement::Chunked => State::Chunked(Step::Start, 0),
         };
+        self.heads += 1;
         let has_body = self.in_body() && self.state != State::Length(0);
         if self.limits.mark_expectations && has_body && head.expects() {
             head.mark_expectation(bytes);

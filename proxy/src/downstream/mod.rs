@@ -5,6 +5,7 @@ pub(crate) mod connection;
 pub(crate) mod expectation;
 pub(crate) mod farewell;
 pub(crate) mod framing;
+pub(crate) mod head_clock;
 pub(crate) mod newcomers;
 pub(crate) mod request_head_bytes;
 pub(crate) mod request_reader;

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::downstream::connection::HttpConnection;
 use crate::downstream::expectation::CONTINUE;
 use crate::downstream::framing::{Framing, Stop};
+use crate::downstream::head_clock::{HeadClock, LATE};
 use crate::downstream::request_head_bytes::{HeadLimits, Rejection, may_become_head};
 
 /// The stream under hyper's server.
@@ -29,8 +30,9 @@ pub(crate) struct RequestReader<S> {
     ready: usize,
     /// So many bytes of `kept` were looked at.
     seen: usize,
-    /// A head was refused: nothing that follows is read.
+    /// A head was refused, or is late: nothing that follows is read.
     refused: bool,
+    clock: Option<HeadClock>,
     /// Bytes of [`CONTINUE`] that are still to be written.
     unsaid: usize,
 }
@@ -41,6 +43,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestReader<S> {
         connection: Arc<HttpConnection>,
         limits: HeadLimits,
     ) -> RequestReader<S> {
+        let clock = connection.first.request_headers_timeout;
         RequestReader {
             stream,
             connection,
@@ -50,6 +53,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestReader<S> {
             ready: 0,
             seen: 0,
             refused: false,
+            clock: clock.map(HeadClock::new),
             unsaid: 0,
         }
     }
@@ -153,6 +157,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestReader<S> {
         }
     }
 
+    /// Nothing more has come, and nothing is ready: whether the head that has begun is late. It is replaced then.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(clock) = &mut self.clock else {
+            return Poll::Pending;
+        };
+        if self.kept.is_empty() {
+            clock.stop();
+            return Poll::Pending;
+        }
+        let (before, heads) = (self.framing.heads(), &self.connection.heads);
+        ready!(clock.poll_late(before, heads, cx));
+        heads.set_late(before);
+        self.kept = LATE.to_vec();
+        self.ready = self.kept.len();
+        self.refused = true;
+        Poll::Ready(())
+    }
+
     /// Writes what is left of [`CONTINUE`].
     fn poll_say(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.unsaid > 0 {
@@ -200,7 +222,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for RequestReader<S> {
             }
             let before = buffer.filled().len();
             let in_body = this.framing.in_body();
-            ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+            match Pin::new(&mut this.stream).poll_read(cx, buffer) {
+                Poll::Ready(read) => read?,
+                Poll::Pending => {
+                    ready!(this.poll_late(cx));
+                    continue;
+                }
+            }
             if buffer.filled().len() == before {
                 if this.kept.is_empty() {
                     return Poll::Ready(Ok(()));

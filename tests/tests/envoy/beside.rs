@@ -10,7 +10,7 @@ use waypoint_tests::circuit_breakers::{Limits, NONE, limited};
 use waypoint_tests::envoy::Envoy;
 use waypoint_tests::ztunnel::{Ztunnel, get, request};
 use waypoint_tests::{App, ControlPlane, Mesh, Seen};
-use waypoint_tests::{broken_answers, clocks};
+use waypoint_tests::{broken_answers, clocks, late_heads};
 
 fn program() -> String {
     std::env::var("WAYPOINT_ENVOY").expect("WAYPOINT_ENVOY names Envoy's binary")
@@ -656,6 +656,17 @@ async fn time_limits_count_as_envoy_counts_them() {
         clocks::play_all(&client, to, || envoy.log()).await;
         clocks::assert_told(&attempts);
     }
+}
+
+#[tokio::test]
+#[ignore = "needs WAYPOINT_ENVOY"]
+async fn late_heads_are_answered_as_envoy_answers_them() {
+    let mesh = Mesh::new();
+    let (to, _app) = mesh.http_service(1, "web").await;
+    let (envoy, address) = envoy_with(&mesh, &late_heads::resources(&mesh)).await;
+    let certificate = mesh.certificate("default", "curl");
+    let client = Ztunnel::connect(address, &certificate).await.unwrap();
+    late_heads::play_all(&client, to, || envoy.log()).await;
 }
 
 #[tokio::test]

@@ -9,11 +9,11 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions
 use envoy_types::pb::google::protobuf::{Any, Duration as DurationProto, UInt32Value};
 use http::{Method, StatusCode};
 use prost::Message;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use waypoint_config::resource::{Resource, ResourceType};
 use waypoint_tests::wait::until;
 use waypoint_tests::ztunnel::{Http1, get, request};
-use waypoint_tests::{App, ControlPlane, Mesh, Waypoint, clocks};
+use waypoint_tests::{App, ControlPlane, Mesh, Waypoint, clocks, late_heads};
 
 #[tokio::test]
 async fn a_routes_limits_count_from_the_requests_end_to_the_answers() {
@@ -204,4 +204,35 @@ async fn upstream_times_are_noted_where_a_format_asks() {
         assert!(of("begun") >= 1000 && of("answered") >= 1000, "{line}");
         assert_eq!(noted(&line, "ids").split(',').count(), 2, "{line}");
     }
+}
+
+#[tokio::test]
+async fn a_head_has_its_time_from_its_first_byte() {
+    let mesh = Mesh::new();
+    let (to, _app) = mesh.http_service(1, "web").await;
+    let istiod = ControlPlane::start(&mesh).await;
+    istiod.discovery.set(late_heads::resources(&mesh));
+    let waypoint = mesh.start_under(&istiod).await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    late_heads::play_all(&client, to, || waypoint.log()).await;
+}
+
+#[tokio::test]
+async fn a_request_line_that_is_not_whole_has_no_more_time() {
+    let mesh = Mesh::new();
+    let (to, _app) = mesh.http_service(1, "web").await;
+    let istiod = ControlPlane::start(&mesh).await;
+    istiod.discovery.set(late_heads::resources(&mesh));
+    let waypoint = mesh.start_under(&istiod).await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let mut stream = client.tunnel(to).await;
+    stream.write_all(b"G").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(
+        answer.ends_with("\r\n\r\nrequest header timeout"),
+        "{answer}"
+    );
+    assert!(answer.contains("connection: close"), "{answer}");
 }
