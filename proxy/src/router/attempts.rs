@@ -37,6 +37,7 @@ use crate::upstream::held_body::Hold;
 use crate::upstream::limits::Limits;
 use crate::upstream::original_dst::OriginalDestinations;
 use crate::upstream::pools::{HostPools, Upstreams};
+use crate::upstream::read_ahead::reading_ahead;
 use crate::upstream::timed_body::time_sending;
 
 /// Pooled connections that turn out closed before anything was sent are replaced this often.
@@ -204,7 +205,7 @@ impl Attempting<'_> {
     /// Notes times where a recorder wants them.
     async fn timed_attempt(
         &self,
-        mut request: http::Request<Body>,
+        request: http::Request<Body>,
         tried: &mut Vec<SocketAddr>,
     ) -> Result<Response, UpstreamError> {
         if !self.stream.wants_upstream_times() {
@@ -213,7 +214,6 @@ impl Attempting<'_> {
         if let Some(mut times) = self.stream.upstream_times() {
             times.attempt(request.body().is_empty());
         }
-        time_sending(request.body_mut(), self.stream);
         let outcome = self.attempt(request, tried).await;
         if let Some(mut times) = self.stream.upstream_times() {
             match &outcome {
@@ -285,10 +285,14 @@ impl Attempting<'_> {
         say_how_it_is_framed(&mut request);
         let mut stale = 0;
         loop {
-            let mut connection = match self.connected_h1(endpoint, &pools, &mut active).await {
+            let connecting = self.connected_h1(endpoint, &pools, &mut active);
+            let mut connection = match self.waiting(request.body_mut(), connecting).await {
                 Ok(connection) => connection,
                 Err(error) => return Err(error.with_unsent(Some(request))),
             };
+            if stale == 0 {
+                time_sending(request.body_mut(), self.stream);
+            }
             let pooled = connection.requests > 0;
             match connection.send(request).await {
                 // Its connection is dropped with it.
@@ -319,6 +323,15 @@ impl Attempting<'_> {
         }
     }
 
+    /// Waits for a connection. Where time is limited, the request's end must not be missed meanwhile.
+    async fn waiting<F: Future>(&self, body: &mut Body, connecting: F) -> F::Output {
+        if self.times.route.is_some() {
+            reading_ahead(body, connecting).await
+        } else {
+            connecting.await
+        }
+    }
+
     /// A connection for one more request, if the cluster may have one more.
     async fn connected_h1(
         &self,
@@ -346,16 +359,14 @@ impl Attempting<'_> {
     ) -> Result<Response, UpstreamError> {
         let limits = self.limits.as_ref();
         to_http2(&mut request);
-        let (mut connection, stream) = match self
-            .router
-            .upstreams
-            .h2(pools, &self.cluster, endpoint, limits)
-            .await
-        {
+        let upstreams = &self.router.upstreams;
+        let connecting = upstreams.h2(pools, &self.cluster, endpoint, limits);
+        let (mut connection, stream) = match self.waiting(request.body_mut(), connecting).await {
             Ok(found) => found,
             Err(error) => return Err(error.with_unsent(Some(to_http1(request)))),
         };
         active.admit(limits)?;
+        time_sending(request.body_mut(), self.stream);
         self.note(&connection.info, Protocol::Http2);
         let waiting = request.extensions().get::<Waiting>().cloned();
         let hold = waiting.as_ref().map(|_| Hold::over(request.body_mut()));

@@ -15,5 +15,6 @@ pub(crate) mod open;
 pub(crate) mod original_dst;
 pub(crate) mod place;
 pub(crate) mod pools;
+pub(crate) mod read_ahead;
 pub(crate) mod timed_body;
 pub(crate) mod upload;

@@ -14,9 +14,9 @@ struct TimedBody {
     stream: Arc<StreamInfo>,
 }
 
-/// Has `stream` told when all of `body` has been taken.
+/// Has `stream` told when all of `body` has been taken, if it wants to know.
 pub(crate) fn time_sending(body: &mut Body, stream: &Arc<StreamInfo>) {
-    if !body.is_empty() {
+    if stream.wants_upstream_times() && !body.is_empty() {
         *body = Body::boxed(TimedBody {
             body: std::mem::take(body),
             stream: stream.clone(),

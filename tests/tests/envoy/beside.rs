@@ -660,6 +660,18 @@ async fn time_limits_count_as_envoy_counts_them() {
 
 #[tokio::test]
 #[ignore = "needs WAYPOINT_ENVOY"]
+async fn time_limits_of_requests_that_wait_count_as_envoy_counts_them() {
+    let mesh = Mesh::new();
+    let (to, attempts) = clocks::service(&mesh, false).await;
+    let resources = limited(&mesh, [1, NONE, NONE, NONE]);
+    let (envoy, address) = envoy_with(&mesh, &resources).await;
+    let certificate = mesh.certificate("default", "curl");
+    let client = Ztunnel::connect(address, &certificate).await.unwrap();
+    clocks::play_pending(&client, to, &attempts, || envoy.log()).await;
+}
+
+#[tokio::test]
+#[ignore = "needs WAYPOINT_ENVOY"]
 async fn late_heads_are_answered_as_envoy_answers_them() {
     let mesh = Mesh::new();
     let (to, _app) = mesh.http_service(1, "web").await;

@@ -11,6 +11,7 @@ use http::{Method, StatusCode};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use waypoint_config::resource::{Resource, ResourceType};
+use waypoint_tests::circuit_breakers::{NONE, limited};
 use waypoint_tests::wait::until;
 use waypoint_tests::ztunnel::{Http1, get, request};
 use waypoint_tests::{App, ControlPlane, Mesh, Waypoint, clocks, late_heads};
@@ -235,4 +236,15 @@ async fn a_request_line_that_is_not_whole_has_no_more_time() {
         "{answer}"
     );
     assert!(answer.contains("connection: close"), "{answer}");
+}
+
+#[tokio::test]
+async fn requests_that_wait_for_a_connection_have_their_time() {
+    let mesh = Mesh::new();
+    let (to, attempts) = clocks::service(&mesh, false).await;
+    let istiod = ControlPlane::start(&mesh).await;
+    istiod.discovery.set(limited(&mesh, [1, NONE, NONE, NONE]));
+    let waypoint = mesh.start_under(&istiod).await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    clocks::play_pending(&client, to, &attempts, || waypoint.log()).await;
 }
