@@ -17,6 +17,7 @@ pub mod envoy;
 pub mod envoy_ads;
 pub mod hbone_stream;
 pub mod istiod;
+pub mod keepalives;
 pub mod late_heads;
 pub mod literal_h2;
 pub mod load;

@@ -10,7 +10,7 @@ use waypoint_tests::circuit_breakers::{Limits, NONE, limited};
 use waypoint_tests::envoy::Envoy;
 use waypoint_tests::ztunnel::{Ztunnel, get, request};
 use waypoint_tests::{App, ControlPlane, Mesh, Seen};
-use waypoint_tests::{broken_answers, clocks, late_heads};
+use waypoint_tests::{broken_answers, clocks, keepalives, late_heads};
 
 fn program() -> String {
     std::env::var("WAYPOINT_ENVOY").expect("WAYPOINT_ENVOY names Envoy's binary")
@@ -668,6 +668,15 @@ async fn time_limits_of_requests_that_wait_count_as_envoy_counts_them() {
     let certificate = mesh.certificate("default", "curl");
     let client = Ztunnel::connect(address, &certificate).await.unwrap();
     clocks::play_pending(&client, to, &attempts, || envoy.log()).await;
+}
+
+#[tokio::test]
+#[ignore = "needs WAYPOINT_ENVOY"]
+async fn silent_peers_are_ended_as_envoy_ends_them() {
+    let mesh = Mesh::new();
+    let (to, _app) = mesh.http_service(1, "web").await;
+    let (_envoy, address) = envoy_with(&mesh, &keepalives::resources(&mesh)).await;
+    keepalives::play_all(address, to, &mesh.certificate("default", "curl")).await;
 }
 
 #[tokio::test]

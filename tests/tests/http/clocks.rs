@@ -14,7 +14,7 @@ use waypoint_config::resource::{Resource, ResourceType};
 use waypoint_tests::circuit_breakers::{NONE, limited};
 use waypoint_tests::wait::until;
 use waypoint_tests::ztunnel::{Http1, get, request};
-use waypoint_tests::{App, ControlPlane, Mesh, Waypoint, clocks, late_heads};
+use waypoint_tests::{App, ControlPlane, Mesh, Waypoint, clocks, keepalives, late_heads};
 
 #[tokio::test]
 async fn a_routes_limits_count_from_the_requests_end_to_the_answers() {
@@ -247,4 +247,15 @@ async fn requests_that_wait_for_a_connection_have_their_time() {
     let waypoint = mesh.start_under(&istiod).await;
     let client = mesh.client(&waypoint, "default", "curl").await;
     clocks::play_pending(&client, to, &attempts, || waypoint.log()).await;
+}
+
+#[tokio::test]
+async fn a_silent_http2_peer_that_answers_a_ping_stays() {
+    let mesh = Mesh::new();
+    let (to, _app) = mesh.http_service(1, "web").await;
+    let istiod = ControlPlane::start(&mesh).await;
+    istiod.discovery.set(keepalives::resources(&mesh));
+    let waypoint = mesh.start_under(&istiod).await;
+    let certificate = mesh.certificate("default", "curl");
+    keepalives::play_all(waypoint.address(), to, &certificate).await;
 }
