@@ -34,3 +34,4 @@ pub mod stream_info;
 pub mod typed_struct;
 pub mod upstream_times;
 pub mod uuid;
+pub mod wire_bytes;

@@ -24,6 +24,7 @@ use crate::response_flags::ResponseFlags;
 use crate::route::SelectedRoute;
 use crate::serial_id::SerialId;
 use crate::upstream_times::{ConnectionTimes, UpstreamTimes};
+use crate::wire_bytes::WireBytes;
 
 /// What is spoken inside the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,6 +58,7 @@ pub struct StreamInfo {
     request_end: OnceLock<Instant>,
     /// Where recorders want to know.
     upstream_times: OnceLock<Box<Mutex<UpstreamTimes>>>,
+    wire: OnceLock<Arc<WireBytes>>,
     state: Mutex<StreamState>,
 }
 
@@ -132,6 +134,8 @@ pub struct Capture {
     pub tls: bool,
     /// Whether times of the exchange with the upstream are wanted.
     pub upstream_times: bool,
+    /// Whether bytes are wanted as connections carry them.
+    pub wire_bytes: bool,
 }
 
 impl Capture {
@@ -140,6 +144,7 @@ impl Capture {
         self.head_sizes |= other.head_sizes;
         self.tls |= other.tls;
         self.upstream_times |= other.upstream_times;
+        self.wire_bytes |= other.wire_bytes;
         for (mine, theirs) in [
             (&mut self.request_headers, &other.request_headers),
             (&mut self.response_headers, &other.response_headers),
@@ -232,6 +237,7 @@ impl StreamInfo {
             bytes_sent: AtomicU64::new(0),
             request_end: OnceLock::new(),
             upstream_times: OnceLock::new(),
+            wire: OnceLock::new(),
             state: Mutex::default(),
         })
     }
@@ -254,6 +260,9 @@ impl StreamInfo {
         if capture.upstream_times {
             self.upstream_times.get_or_init(Box::default);
         }
+        if capture.wire_bytes {
+            self.wire.get_or_init(Arc::default);
+        }
         if capture.tls {
             self.state().keep_tls = true;
             // The connection may be gone when this is written down.
@@ -261,6 +270,11 @@ impl StreamInfo {
                 let _ = tls.session();
             }
         }
+    }
+
+    /// To be counted; `None`: nobody wants to know.
+    pub fn wire(&self) -> Option<&Arc<WireBytes>> {
+        self.wire.get()
     }
 
     pub fn wants_upstream_times(&self) -> bool {

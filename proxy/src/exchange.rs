@@ -42,6 +42,7 @@ pub(crate) async fn serve(
         SystemTime::now(),
     );
     let mut guard = RecordGuard::new(stream.clone(), manager.clone());
+    guard.count_wire(&connection, &request, number);
     if connection.heads.is_late(number) {
         let reply = late_head().respond(&stream, request.headers());
         return respond(&connection, reply, &manager, guard);

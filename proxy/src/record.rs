@@ -19,6 +19,8 @@ use waypoint_hbone::holder::Exchange;
 
 use crate::downstream::farewell::{Farewell, Farewells};
 use crate::downstream::head_clock::Answering;
+use crate::downstream::wire_count::Unrecorded;
+use crate::exchange::HttpConnection;
 use crate::overload;
 use crate::router::deadline::OutOfTime;
 use crate::upstream::error::{BrokenOff, UpstreamErrorKind};
@@ -30,6 +32,8 @@ pub(crate) struct RecordGuard {
     complete: bool,
     /// The request's place among those at work.
     pub(crate) exchange: Option<Exchange>,
+    /// Its connection and its number there, where bytes are counted.
+    counted: Option<(Arc<HttpConnection>, u64)>,
 }
 
 impl RecordGuard {
@@ -39,6 +43,31 @@ impl RecordGuard {
             manager,
             complete: false,
             exchange: None,
+            counted: None,
+        }
+    }
+
+    /// The request of this number begins on its connection: its bytes are counted if a recorder wants to know.
+    pub(crate) fn count_wire<B>(
+        &mut self,
+        connection: &Arc<HttpConnection>,
+        request: &http::Request<B>,
+        before: u64,
+    ) {
+        let Some(count) = &connection.wire else {
+            return;
+        };
+        if request.version() == http::Version::HTTP_2 {
+            return;
+        }
+        count.begin(before + 1);
+        if self.manager.capture.wire_bytes {
+            self.stream.ask(&self.manager.capture);
+        }
+        if let Some(wire) = self.stream.wire() {
+            wire.downstream.begin();
+            wire.downstream.receive_headers(request.headers());
+            self.counted = Some((connection.clone(), before + 1));
         }
     }
 
@@ -100,6 +129,16 @@ impl Drop for RecordGuard {
             }
         }
         let end = Instant::now();
+        if let Some((connection, number)) = self.counted.take()
+            && let Some(count) = &connection.wire
+        {
+            let unrecorded = Unrecorded {
+                stream: self.stream.clone(),
+                manager: self.manager.clone(),
+                end,
+            };
+            return count.end(number, unrecorded);
+        }
         for recorder in &self.manager.recorders {
             recorder.record(&self.stream, end);
         }

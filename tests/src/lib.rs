@@ -35,6 +35,7 @@ pub mod versions;
 pub mod wait;
 pub mod wire;
 pub mod wire_app;
+pub mod wire_bytes;
 pub mod ztunnel;
 
 pub use app::{App, Seen};

@@ -12,6 +12,7 @@ use crate::downstream::expectation::Expectation;
 use crate::downstream::farewell::Farewells;
 use crate::downstream::head_clock::Heads;
 use crate::downstream::request_head_bytes::Rejection;
+use crate::downstream::wire_count::WireCount;
 use crate::drain::Watch;
 use crate::overload::Overload;
 
@@ -37,6 +38,8 @@ pub(crate) struct HttpConnection {
     pub(crate) rejection: Mutex<Option<Rejection>>,
     /// Which requests' heads were late.
     pub(crate) heads: Heads,
+    /// Of HTTP/1, where recorders want to know.
+    pub(crate) wire: Option<WireCount>,
     /// Until all of it has ended, upgraded streams as well.
     pub(crate) drain: Watch,
     /// Answers that broke off.
@@ -55,7 +58,6 @@ impl HttpConnection {
             info,
             slot,
             overload,
-            first,
             requests: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             draining: AtomicBool::new(false),
@@ -63,6 +65,8 @@ impl HttpConnection {
             expectation: Arc::default(),
             rejection: Mutex::new(None),
             heads: Heads::default(),
+            wire: first.capture.wire_bytes.then(WireCount::default),
+            first,
             drain,
             farewells: Arc::default(),
         }

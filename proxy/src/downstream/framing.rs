@@ -13,6 +13,8 @@ pub(crate) struct Framing {
     limits: HeadLimits,
     marked: bool,
     heads: u64,
+    /// What was read since this was last asked, by the number of the head that it belongs to; where that is wanted.
+    counted: Option<Vec<(u64, u64)>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +67,7 @@ impl Framing {
             limits,
             marked: false,
             heads: 0,
+            counted: None,
         }
     }
 
@@ -76,6 +79,27 @@ impl Framing {
     /// How many heads have been read.
     pub(crate) fn heads(&self) -> u64 {
         self.heads
+    }
+
+    /// Counts bytes from here on.
+    pub(crate) fn count(&mut self) {
+        self.counted = Some(Vec::new());
+    }
+
+    /// The bytes that were read since this was last asked, and the number of the head that they are of, or follow.
+    pub(crate) fn take_counted(&mut self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.counted
+            .iter_mut()
+            .flat_map(|counted| counted.drain(..))
+    }
+
+    fn note(&mut self, bytes: usize) {
+        if let Some(counted) = &mut self.counted {
+            match counted.last_mut() {
+                Some((head, count)) if *head == self.heads => *count += bytes as u64,
+                _ => counted.push((self.heads, bytes as u64)),
+            }
+        }
     }
 
     /// Bytes of another protocol follow.
@@ -92,23 +116,27 @@ impl Framing {
     pub(crate) fn advance(&mut self, bytes: &mut [u8]) -> (usize, Stop) {
         let mut at = 0;
         while let Some(rest) = bytes.get_mut(at..).filter(|rest| !rest.is_empty()) {
-            match &mut self.state {
-                State::Raw => return (bytes.len(), Stop::Done),
-                State::Length(left) => at += skip(left, rest.len()),
-                State::Chunked(..) => {
-                    at += self.read_chunked(rest);
-                    continue;
-                }
+            let passed = match &mut self.state {
+                State::Raw => rest.len(),
+                State::Length(left) => skip(left, rest.len()),
+                State::Chunked(..) => self.read_chunked(rest),
                 State::Head => match rest {
                     // hyper takes empty lines before a request line.
-                    [b'\n', ..] => at += 1,
-                    [b'\r', b'\n', ..] => at += 2,
+                    [b'\n', ..] => 1,
+                    [b'\r', b'\n', ..] => 2,
                     _ => match self.read_head(rest) {
-                        Ok(length) => at += length,
-                        Err(stop) => return (at, stop),
+                        Ok(length) => length,
+                        Err(stop) => {
+                            if let Stop::Rewritten(length, _) = &stop {
+                                self.note(*length);
+                            }
+                            return (at, stop);
+                        }
                     },
                 },
-            }
+            };
+            at += passed;
+            self.note(passed);
             if self.state == State::Length(0) {
                 self.state = State::Head;
             }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::time::Sleep;
 
-use crate::exchange::HttpConnection;
+use crate::downstream::connection::HttpConnection;
 
 /// What stands in the place of a head that is late.
 pub(crate) const LATE: &[u8] = b"GET / HTTP/1.1\r\n\r\n";

@@ -10,3 +10,4 @@ pub(crate) mod newcomers;
 pub(crate) mod request_head_bytes;
 pub(crate) mod request_reader;
 mod turns;
+pub(crate) mod wire_count;

@@ -44,10 +44,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestReader<S> {
         limits: HeadLimits,
     ) -> RequestReader<S> {
         let clock = connection.first.request_headers_timeout;
+        let mut framing = Framing::new(limits);
+        if connection.wire.is_some() {
+            framing.count();
+        }
         RequestReader {
             stream,
             connection,
-            framing: Framing::new(limits),
+            framing,
             limits,
             kept: Vec::new(),
             ready: 0,
@@ -121,6 +125,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestReader<S> {
 
     fn advance_over(&mut self, bytes: &mut [u8]) -> (usize, Stop) {
         let advanced = self.framing.advance(bytes);
+        if let Some(wire) = &self.connection.wire {
+            for (head, bytes) in self.framing.take_counted() {
+                wire.receive(head, bytes);
+            }
+        }
         if self.framing.take_marked() {
             self.connection.expectation.mark();
         }
@@ -175,6 +184,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestReader<S> {
         Poll::Ready(())
     }
 
+    fn count_sent(&self, slices: &[IoSlice<'_>], written: &Poll<io::Result<usize>>) {
+        if let (Poll::Ready(Ok(written)), Some(wire)) = (written, &self.connection.wire) {
+            wire.send(slices, *written);
+        }
+    }
+
     /// Writes what is left of [`CONTINUE`].
     fn poll_say(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.unsaid > 0 {
@@ -197,6 +212,14 @@ fn unacceptable(rejection: Rejection, limits: HeadLimits) -> Vec<u8> {
             format!("GET / HTTP/1.1\r\n{too_many}\r\n").into_bytes()
         }
         Rejection::TwoLengths | Rejection::Coding => b"\0\r\n\r\n".to_vec(),
+    }
+}
+
+impl<S> Drop for RequestReader<S> {
+    fn drop(&mut self) {
+        if let Some(wire) = &self.connection.wire {
+            wire.close();
+        }
     }
 }
 
@@ -257,7 +280,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for RequestReader<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_say(cx))?;
-        Pin::new(&mut this.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.count_sent(&[IoSlice::new(bytes)], &written);
+        written
     }
 
     fn poll_write_vectored(
@@ -267,7 +292,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for RequestReader<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_say(cx))?;
-        Pin::new(&mut this.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        this.count_sent(slices, &written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -281,7 +308,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for RequestReader<S> {
             this.unsaid = CONTINUE.len();
         }
         ready!(this.poll_say(cx))?;
-        Pin::new(&mut this.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        if let (Poll::Ready(Ok(())), Some(wire)) = (&flushed, &this.connection.wire) {
+            wire.flushed();
+        }
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

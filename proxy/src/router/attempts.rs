@@ -300,6 +300,9 @@ impl Attempting<'_> {
                     return Err(UpstreamError::new(UpstreamErrorKind::Protocol));
                 }
                 Ok(response) => {
+                    if let Some(wire) = self.stream.wire() {
+                        wire.upstream.receive_headers(response.headers());
+                    }
                     let (parts, incoming) = response.into_parts();
                     let lease = Lease {
                         active: Some(active),
@@ -346,6 +349,7 @@ impl Attempting<'_> {
             pools.h1.put(connection, Instant::now());
             return Err(overflow);
         }
+        connection.count_bytes(self.stream);
         self.note(&connection.info, Protocol::Http11);
         Ok(connection)
     }

@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use waypoint_filters::body::Body;
-use waypoint_filters::stream_info::UpstreamInfo;
+use waypoint_filters::stream_info::{StreamInfo, UpstreamInfo};
 
 use crate::downstream::expectation::Waiting;
 use crate::upstream::dial::Dialled;
@@ -110,6 +110,11 @@ impl H1Connection {
             }
             error.with_unsent(unsent)
         })
+    }
+
+    /// Has the bytes of the next exchange counted, if a recorder wants to know.
+    pub(crate) fn count_bytes(&self, stream: &StreamInfo) {
+        self.upload.count(stream.wire());
     }
 
     /// Polls the connection; afterwards its body has what there is to have.

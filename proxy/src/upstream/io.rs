@@ -48,19 +48,23 @@ impl UpstreamIo {
         self.upload = Some(upload);
     }
 
-    /// Writes `length` bytes with `write`.
+    /// Writes these with `write`.
     fn write(
         &mut self,
-        length: usize,
+        slices: &[io::IoSlice<'_>],
         write: impl FnOnce(&mut Kind) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         let Some(upload) = &self.upload else {
             return write(&mut self.kind);
         };
+        let length = slices.iter().map(|slice| slice.len()).sum();
         if upload.is_broken() {
             return Poll::Ready(Ok(length));
         }
         let mut written = write(&mut self.kind);
+        if let Poll::Ready(Ok(written)) = written {
+            upload.count_sent(slices, written);
+        }
         if matches!(written, Poll::Ready(Err(_))) {
             upload.broke();
             written = Poll::Ready(Ok(length));
@@ -92,6 +96,7 @@ impl AsyncRead for UpstreamIo {
             && buffer.filled().len() > before
         {
             upload.hear();
+            upload.count_received(buffer.filled().len() - before);
         }
         read
     }
@@ -103,7 +108,8 @@ impl AsyncWrite for UpstreamIo {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().write(bytes.len(), |kind| match kind {
+        let slices = [io::IoSlice::new(bytes)];
+        self.get_mut().write(&slices, |kind| match kind {
             Kind::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             Kind::Tunnel(tunnel) => Pin::new(tunnel.as_mut()).poll_write(cx, bytes),
         })
@@ -114,8 +120,7 @@ impl AsyncWrite for UpstreamIo {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let length = slices.iter().map(|slice| slice.len()).sum();
-        self.get_mut().write(length, |kind| match kind {
+        self.get_mut().write(slices, |kind| match kind {
             Kind::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
             Kind::Tunnel(tunnel) => Pin::new(tunnel.as_mut()).poll_write_vectored(cx, slices),
         })

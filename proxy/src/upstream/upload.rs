@@ -5,6 +5,7 @@
 //! being sent, and it calls a connection idle though the end of the request waits in its buffer. Both decide who
 //! has to drive the connection ([`crate::upstream::h1`]).
 
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,9 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
+use parking_lot::Mutex;
 use waypoint_filters::body::{Body, BodyError};
+use waypoint_filters::wire_bytes::{HeadScan, WireBytes};
 
 /// Shared by a connection, its socket, and the body of the request that it sends. All three are polled by one task
 /// at a time, so nothing is ordered by these.
@@ -26,6 +29,15 @@ pub(crate) struct Upload {
     broken: AtomicBool,
     /// Something came since the request was begun.
     heard: AtomicBool,
+    /// Whether there is one in `counter`.
+    counted: AtomicBool,
+    counter: Mutex<Option<Counter>>,
+}
+
+/// Counts the bytes of the exchange, where a recorder wants to know.
+struct Counter {
+    wire: Arc<WireBytes>,
+    head: HeadScan,
 }
 
 impl Upload {
@@ -42,6 +54,41 @@ impl Upload {
     /// A write failed.
     pub(crate) fn broke(&self) {
         self.broken.store(true, Ordering::Relaxed);
+    }
+
+    /// Counts the bytes of the exchange that begins, if somebody wants to know, and no longer those of the one before.
+    pub(crate) fn count(&self, wire: Option<&Arc<WireBytes>>) {
+        if wire.is_none() && !self.counted.load(Ordering::Relaxed) {
+            return;
+        }
+        self.counted.store(wire.is_some(), Ordering::Relaxed);
+        *self.counter.lock() = wire.map(|wire| {
+            wire.upstream.begin();
+            Counter {
+                wire: wire.clone(),
+                head: HeadScan::default(),
+            }
+        });
+    }
+
+    /// Of these, so many bytes were written.
+    pub(crate) fn count_sent(&self, slices: &[IoSlice<'_>], written: usize) {
+        if self.counted.load(Ordering::Relaxed)
+            && let Some(counter) = &mut *self.counter.lock()
+        {
+            let side = &counter.wire.upstream;
+            side.sent.add(written as u64);
+            side.sent_headers.add(counter.head.pass(slices, written));
+        }
+    }
+
+    /// So many bytes were read.
+    pub(crate) fn count_received(&self, read: usize) {
+        if self.counted.load(Ordering::Relaxed)
+            && let Some(counter) = &*self.counter.lock()
+        {
+            counter.wire.upstream.received.add(read as u64);
+        }
     }
 
     /// The upstream said something.

@@ -6,3 +6,4 @@ mod beside;
 mod formats;
 mod routes;
 mod tls_fields;
+mod wire_bytes;

@@ -11,6 +11,7 @@ mod metadata;
 mod print;
 mod stream;
 mod times;
+mod wire;
 
 use self::addresses::Address;
 use self::certificates::TlsField;

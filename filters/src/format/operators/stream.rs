@@ -2,6 +2,7 @@
 //! was, and what never has a value here.
 
 use super::print::{millis, number, one_word, text};
+use super::wire::WireField;
 use crate::format::FormatContext;
 use crate::response_flags::ResponseFlags;
 use crate::stream_info::{Capture, Protocol};
@@ -19,9 +20,8 @@ pub(in crate::format) enum StreamField {
     UpstreamTransportFailureReason,
     BytesReceived,
     BytesSent,
-    /// All bytes of a TCP stream. Of HTTP, heads and framing are not counted, so this has no value.
-    WireBytesReceived,
-    WireBytesSent,
+    /// All bytes, or those of header lines.
+    Wire(WireField),
     RequestHeadersBytes,
     ResponseHeadersBytes,
     ResponseTrailersBytes,
@@ -66,12 +66,6 @@ impl StreamField {
             "UPSTREAM_TRANSPORT_FAILURE_REASON" => StreamField::UpstreamTransportFailureReason,
             "BYTES_RECEIVED" => StreamField::BytesReceived,
             "BYTES_SENT" => StreamField::BytesSent,
-            "DOWNSTREAM_WIRE_BYTES_RECEIVED" | "UPSTREAM_WIRE_BYTES_SENT" => {
-                StreamField::WireBytesReceived
-            }
-            "DOWNSTREAM_WIRE_BYTES_SENT" | "UPSTREAM_WIRE_BYTES_RECEIVED" => {
-                StreamField::WireBytesSent
-            }
             "REQUEST_HEADERS_BYTES" => StreamField::RequestHeadersBytes,
             "RESPONSE_HEADERS_BYTES" => StreamField::ResponseHeadersBytes,
             "RESPONSE_TRAILERS_BYTES" => StreamField::ResponseTrailersBytes,
@@ -103,7 +97,7 @@ impl StreamField {
             // QUIC's.
             "BYTES_RETRANSMITTED" | "PACKETS_RETRANSMITTED" => StreamField::FixedNumber(0),
             name if NEVER.contains(&name) => StreamField::Never,
-            _ => return None,
+            name => StreamField::Wire(WireField::parse(name)?),
         })
     }
 
@@ -113,8 +107,7 @@ impl StreamField {
             StreamField::ResponseCode
                 | StreamField::BytesReceived
                 | StreamField::BytesSent
-                | StreamField::WireBytesReceived
-                | StreamField::WireBytesSent
+                | StreamField::Wire(_)
                 | StreamField::RequestHeadersBytes
                 | StreamField::ResponseHeadersBytes
                 | StreamField::ResponseTrailersBytes
@@ -136,6 +129,7 @@ impl StreamField {
             StreamField::RequestHeadersBytes
             | StreamField::ResponseHeadersBytes
             | StreamField::ResponseTrailersBytes => capture.head_sizes = true,
+            StreamField::Wire(_) => capture.wire_bytes = true,
             StreamField::RouteResolutionTime | StreamField::PoolReady => {
                 capture.upstream_times = true;
             }
@@ -166,12 +160,7 @@ impl StreamField {
             }
             StreamField::BytesReceived => number(out, stream.bytes_received()),
             StreamField::BytesSent => number(out, stream.bytes_sent()),
-            StreamField::WireBytesReceived => {
-                stream.protocol == Protocol::Tcp && number(out, stream.bytes_received())
-            }
-            StreamField::WireBytesSent => {
-                stream.protocol == Protocol::Tcp && number(out, stream.bytes_sent())
-            }
+            StreamField::Wire(field) => field.write(context, out),
             StreamField::RequestHeadersBytes => number(out, state.request.bytes),
             StreamField::ResponseHeadersBytes => number(out, state.response.bytes),
             StreamField::ResponseTrailersBytes => number(out, state.response.trailer_bytes),
@@ -234,8 +223,6 @@ const NEVER: &[&str] = &[
     "DOWNSTREAM_CX_RTT",
     "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
     "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT",
-    "DOWNSTREAM_HEADER_BYTES_RECEIVED",
-    "DOWNSTREAM_HEADER_BYTES_SENT",
     "DOWNSTREAM_LOCAL_CLOSE_REASON",
     "DOWNSTREAM_TLS_SESSION_ID",
     "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
@@ -245,8 +232,6 @@ const NEVER: &[&str] = &[
     "TRACE_ID",
     "UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
     "UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT",
-    "UPSTREAM_HEADER_BYTES_RECEIVED",
-    "UPSTREAM_HEADER_BYTES_SENT",
     "UPSTREAM_LOCAL_CLOSE_REASON",
     "UPSTREAM_SERVER_NAME",
     "UPSTREAM_TLS_SESSION_ID",
