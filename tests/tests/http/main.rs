@@ -14,3 +14,5 @@ mod recorded;
 mod routing;
 mod smuggling;
 mod telemetry;
+mod tls_fields;
+mod wire_bytes;

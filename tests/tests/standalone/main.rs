@@ -6,3 +6,4 @@ mod bookinfo;
 mod effects;
 mod in_force;
 mod live_changes;
+mod told;

@@ -1,7 +1,5 @@
 //! Bytes on the wire and of header lines, in access logs that ask for them: they are what both far ends see.
 
-#![allow(clippy::unwrap_used)]
-
 use std::net::SocketAddr;
 
 use http::StatusCode;

@@ -1,8 +1,6 @@
 //! Access logs that print certificates: whoever asks gets them, of the tunnel and of HBONE upstream, also when the connection is
 //! gone by the time the line is written. How they are spelt is compared with Envoy (`make test-envoy`).
 
-#![allow(clippy::unwrap_used)]
-
 use std::net::SocketAddr;
 
 use http::{Method, StatusCode};

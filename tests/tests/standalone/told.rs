@@ -1,7 +1,5 @@
 //! What of sound manifests doesn't do what it seems to, as a user of the running waypoint meets it and is told of it.
 
-#![allow(clippy::unwrap_used)]
-
 use std::net::SocketAddr;
 use std::time::Duration;
 
