@@ -24,6 +24,8 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::allowance::DEFAULT_BUDGET;
+use crate::frame_watch::{Flood, FloodMark, FrameWatch};
 use crate::http2::{Http2Options, KeepAlive};
 use crate::identity::Identity;
 use crate::reset::{Reset, reset_of};
@@ -47,6 +49,34 @@ pub struct ClientOptions {
     pub source: Option<IpAddr>,
     pub http2: Http2Options,
     pub socket: SocketOptions,
+    /// What a server may send for nothing.
+    pub floods: ServerFloods,
+}
+
+/// The budget of each server for frames that do no work, and who is told when one has spent it.
+#[derive(Clone)]
+pub struct ServerFloods {
+    pub budget: u32,
+    pub told: Arc<dyn Fn(SocketAddr, Flood) + Send + Sync>,
+}
+
+impl Default for ServerFloods {
+    fn default() -> ServerFloods {
+        ServerFloods {
+            budget: DEFAULT_BUDGET,
+            told: Arc::new(
+                |hop, flood| tracing::warn!(%hop, "an HBONE connection was ended: {flood}"),
+            ),
+        }
+    }
+}
+
+impl std::fmt::Debug for ServerFloods {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerFloods")
+            .field("budget", &self.budget)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for ClientOptions {
@@ -57,6 +87,7 @@ impl Default for ClientOptions {
             source: None,
             http2: Http2Options::default(),
             socket: SocketOptions::default(),
+            floods: ServerFloods::default(),
         }
     }
 }
@@ -82,6 +113,9 @@ pub enum ConnectError {
         hop: SocketAddr,
         error: Arc<io::Error>,
     },
+    /// The server sent so much that does no work that the connection was ended, before its answer to the CONNECT.
+    #[error("{hop} was cut off: {flood}")]
+    Flooded { hop: SocketAddr, flood: Flood },
     #[error("{hop} answered {status} to CONNECT")]
     Rejected { hop: SocketAddr, status: StatusCode },
     #[error("{hop}: no {phase} within {timeout:?}")]
@@ -130,6 +164,7 @@ impl ConnectError {
             ConnectError::Tcp { .. } => "tcp",
             ConnectError::Tls { error, .. } => error.label(),
             ConnectError::Handshake { .. } => "http2",
+            ConnectError::Flooded { .. } => "flooded",
             ConnectError::Rejected { .. } => "rejected",
             ConnectError::Timeout { .. } => "timeout",
             ConnectError::Full { .. } | ConnectError::Overflow { .. } => "overflow",
@@ -139,6 +174,7 @@ impl ConnectError {
 }
 
 type ClientIo = Wire<TlsStream<ReadAhead<TcpStream>>>;
+type WatchedIo = FrameWatch<ClientIo>;
 
 /// Told when a connection has room for one more stream, or has nothing left to do.
 pub(crate) trait ConnectionOwner: Send + Sync {
@@ -169,6 +205,21 @@ struct Shared {
     /// The latest time that a stream ended.
     last_used: Mutex<Instant>,
     owner: Option<Weak<dyn ConnectionOwner>>,
+    flood: FloodMark,
+}
+
+impl Shared {
+    /// Why there is no answer to a CONNECT.
+    fn failed(&self, error: h2::Error) -> ConnectError {
+        let hop = self.hop;
+        match self.flood.get() {
+            Some(flood) => ConnectError::Flooded { hop, flood },
+            None => ConnectError::Handshake {
+                hop,
+                error: Arc::new(io_error(error)),
+            },
+        }
+    }
 }
 
 /// A place for one stream on a connection.
@@ -290,10 +341,11 @@ async fn handshake(
     let info = TlsInfo::new(active.certificate.clone(), look);
     // Preface, SETTINGS and the first CONNECT leave together, at the end of the connection task's first turn.
     wire.defer();
+    let (watched, flood) = FrameWatch::client(wire.clone(), options.floods.budget);
     let (send, mut connection) = options
         .http2
         .client()
-        .handshake::<_, Bytes>(wire.clone())
+        .handshake::<_, Bytes>(watched)
         .await
         .map_err(|error| ConnectError::Handshake {
             hop,
@@ -316,6 +368,7 @@ async fn handshake(
         retired: AtomicBool::new(false),
         last_used: Mutex::new(Instant::now()),
         owner,
+        flood: flood.clone(),
     });
     let idle = idle_timeout.map(|timeout| Idle {
         timeout,
@@ -327,6 +380,9 @@ async fn handshake(
         keepalive,
         idle,
         standing,
+        hop,
+        flood,
+        told: options.floods.told.clone(),
         shared: Arc::downgrade(&shared),
     };
     tokio::spawn(driver.run());
@@ -412,12 +468,10 @@ impl ClientConnection {
     ) -> Result<TunnelStream, ConnectError> {
         let hop = self.shared.hop;
         let request = request(authority, headers)?;
-        let failed = |error| ConnectError::Handshake {
-            hop,
-            error: Arc::new(io_error(error)),
-        };
         let mut send = self.shared.send.lock().clone();
-        let (response, mut stream) = send.send_request(request, false).map_err(failed)?;
+        let (response, mut stream) = send
+            .send_request(request, false)
+            .map_err(|error| self.shared.failed(error))?;
         drop(send);
         let response = self.answer(response, &mut stream).await?;
         let (head, recv) = response.into_parts();
@@ -447,10 +501,7 @@ impl ClientConnection {
             let until = deadline.min(Instant::now() + pause);
             match tokio::time::timeout_at(until, &mut response).await {
                 Ok(answer) => {
-                    return answer.map_err(|error| ConnectError::Handshake {
-                        hop,
-                        error: Arc::new(io_error(error)),
-                    });
+                    return answer.map_err(|error| self.shared.failed(error));
                 }
                 Err(_) if self.active_streams() > self.max_streams() && !is_open(stream) => {
                     return Err(ConnectError::Full { hop });
@@ -499,11 +550,14 @@ struct Idle {
 
 /// The connection's task: TLS and framing.
 struct Driver {
-    connection: h2::client::Connection<ClientIo, Bytes>,
+    connection: h2::client::Connection<WatchedIo, Bytes>,
     wire: ClientIo,
     keepalive: Option<KeepAlive>,
     idle: Option<Idle>,
     standing: Standing,
+    hop: SocketAddr,
+    flood: FloodMark,
+    told: Arc<dyn Fn(SocketAddr, Flood) + Send + Sync>,
     /// Weak: when pool and streams have let go of the connection, h2 ends it.
     shared: Weak<Shared>,
 }
@@ -561,6 +615,11 @@ impl Driver {
         }
         self.poll_idle(cx);
         if let Poll::Ready(result) = Pin::new(&mut self.connection).poll(cx) {
+            if let Some(flood) = self.flood.get() {
+                (self.told)(self.hop, flood);
+                // The GOAWAY, if the server takes it at once.
+                let _ = self.wire.poll_drain(cx);
+            }
             return Poll::Ready(result.map_err(io_error));
         }
         match self.wire.poll_drain(cx) {

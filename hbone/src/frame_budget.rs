@@ -1,23 +1,31 @@
-//! What a peer's HTTP/2 frames may cost: a share of each turn, and a budget for frames that do no work.
+//! What a peer's HTTP/2 frames may cost: a share of each turn, and a budget for frames and streams that do no work.
 //!
 //! h2 reads as long as there is something to read, and takes whatever is cheap for the peer and not for us: SETTINGS that
 //! change the initial window walk all streams, a PING is answered, a WINDOW_UPDATE of one byte lets one byte go. So the
-//! bytes below h2 are looked at, frame heads only, and two things are counted:
+//! bytes below h2 are looked at, frame heads only, and three things are counted:
 //!
 //! - *The turn.* After [`TURN`] units, about 50 µs, the connection's task has to let others run. This bounds nothing in
 //!   the long run; it makes a connection that is busy, for whatever reason, one of many.
-//! - *The budget.* A frame that does no work costs at least one of [`BUDGET`] units. Work gives them back (DATA in either
-//!   direction, streams that are opened and those that are answered to their end), and so does time, [`REFILL`] a second.
-//!   What is spent more than that ends the connection with ENHANCE_YOUR_CALM.
+//! - *Frames.* A frame that does no work costs at least one of the budget's units. Work gives them back (DATA in either
+//!   direction, streams that are opened and those that are answered to their end), and so does time: all of them in
+//!   [`FILL`].
+//! - *Streams*. As many units again are for streams that do no work ([`StreamBudget`]). Where those of an identity have to
+//!   wait, a stream's beginning or reset ends the turn, and the next one begins later.
+//!
+//! Whoever spends more ends the connection with ENHANCE_YOUR_CALM.
 //!
 //! The numbers leave room for what clients do: two WINDOW_UPDATEs for each small message of a gRPC stream and a PING
 //! beside it to measure the bandwidth, a thousand streams that are cancelled at once, PRIORITY of browsers. Envoy counts
-//! each kind apart (`max_inbound_*`), with bounds of the same order.
-//!
-//! The number of streams is an estimate: a stream that we ended and the peer then resets is taken off twice. Each such
-//! stream costs its reset.
+//! each kind apart (`max_inbound_*`), with bounds of the same order, and ends a connection when more than half of 500
+//! streams were reset within a second.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::allowance::Allowance;
+use crate::frame_head::{ACK, END_STREAM, FrameHead, FrameHeads, FrameKind, HEAD, PADDED};
+use crate::open_streams::By;
+use crate::stream_budget::{Event, Side, StreamBudget};
 
 /// Units of one turn: about 50 µs, of which TLS is half.
 const TURN: u32 = 128;
@@ -32,12 +40,11 @@ const TURN_BYTES: usize = 1024;
 /// A read that brings fewer bytes, though there was room for more: they may have come as many TLS records.
 const TURN_SMALL_READ: u32 = 32;
 
-/// Units that a connection begins with, and the most that it may have.
-const BUDGET: i32 = 10_000;
-/// Units a second.
-const REFILL: f64 = 1000.0;
+/// What is spent comes back within this time.
+const FILL: Duration = Duration::from_secs(10);
 
-const RESET: i32 = 8;
+/// RST_STREAM of a stream that isn't open.
+const LATE_RESET: i32 = 8;
 const SETTINGS: i32 = 8;
 const PING: i32 = 2;
 /// HEADERS of a stream that was there before: trailers, or a stream that is closed.
@@ -56,200 +63,143 @@ const LEAST_DATA_SENT: u32 = 5;
 const PADDING: u32 = 256;
 
 const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
-const HEAD: usize = 9;
-const END_STREAM: u8 = 0x1;
-const ACK: u8 = 0x1;
-const PADDED: u8 = 0x8;
 const ENHANCE_YOUR_CALM: u32 = 0xb;
-const GOAWAY_TEXT: &[u8] = b"too many frames that do no work";
 
-/// A peer spent its budget. The kind of frame is that which spent the last of it.
+/// A peer spent its budget: for frames, of which the kind is that which spent the last of it, or for streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("too many HTTP/2 frames that do no work, the last of them {}", self.label())]
-pub struct Flood(FrameKind);
+#[error("{0}")]
+pub struct Flood(Spent);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Spent {
+    #[error("too many HTTP/2 frames that do no work, the last of them {}", frame_label(*.0))]
+    Frames(FrameKind),
+    #[error("too many HTTP/2 streams that do no work")]
+    Streams,
+}
 
 impl Flood {
     /// A short name for metric labels; the set is fixed.
     pub fn label(self) -> &'static str {
         match self.0 {
-            FrameKind::Data => "empty_data",
-            FrameKind::Headers => "headers",
-            FrameKind::Priority => "priority",
-            FrameKind::Reset => "rst_stream",
-            FrameKind::Settings => "settings",
-            FrameKind::Ping => "ping",
-            FrameKind::GoAway => "goaway",
-            FrameKind::WindowUpdate => "window_update",
-            FrameKind::Continuation => "continuation",
-            FrameKind::Unknown => "unknown",
+            Spent::Frames(kind) => frame_label(kind),
+            Spent::Streams => "streams",
         }
     }
 }
 
+fn frame_label(kind: FrameKind) -> &'static str {
+    match kind {
+        FrameKind::Data => "empty_data",
+        FrameKind::Headers => "headers",
+        FrameKind::Priority => "priority",
+        FrameKind::Reset => "rst_stream",
+        FrameKind::Settings => "settings",
+        FrameKind::Ping => "ping",
+        FrameKind::GoAway => "goaway",
+        FrameKind::WindowUpdate => "window_update",
+        FrameKind::Continuation => "continuation",
+        FrameKind::Unknown => "unknown",
+    }
+}
+
+/// Whether a connection may go on reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum FrameKind {
-    Data,
-    Headers,
-    Priority,
-    Reset,
-    Settings,
-    Ping,
-    GoAway,
-    WindowUpdate,
-    Continuation,
-    Unknown,
+pub(crate) enum Turn {
+    Goes,
+    /// Others run first.
+    Over,
+    /// Its identity's streams have to wait.
+    Waits(Duration),
 }
 
-/// A frame's head (RFC 9113 §4.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FrameHead {
-    length: u32,
-    kind: FrameKind,
-    flags: u8,
-    stream: u32,
-}
-
-impl FrameHead {
-    fn new(bytes: [u8; HEAD]) -> FrameHead {
-        let [l2, l1, l0, kind, flags, s3, s2, s1, s0] = bytes;
-        let kind = match kind {
-            0 => FrameKind::Data,
-            1 => FrameKind::Headers,
-            2 => FrameKind::Priority,
-            3 => FrameKind::Reset,
-            4 => FrameKind::Settings,
-            6 => FrameKind::Ping,
-            7 => FrameKind::GoAway,
-            8 => FrameKind::WindowUpdate,
-            9 => FrameKind::Continuation,
-            _ => FrameKind::Unknown,
-        };
-        FrameHead {
-            length: u32::from_be_bytes([0, l2, l1, l0]),
-            kind,
-            flags,
-            stream: u32::from_be_bytes([s3 & 0x7f, s2, s1, s0]),
-        }
-    }
-
-    fn has(self, flag: u8) -> bool {
-        self.flags & flag != 0
-    }
-
-    /// Whether it ends a stream in the direction that it goes.
-    fn ends_stream(self) -> bool {
-        match self.kind {
-            FrameKind::Data | FrameKind::Headers => self.has(END_STREAM),
-            kind => kind == FrameKind::Reset,
-        }
-    }
-}
-
-/// Finds the heads of frames in a stream of bytes that comes in any portions.
-#[derive(Debug)]
-struct FrameHeads {
-    /// Bytes to the next head.
-    skip: usize,
-    /// What has come of it: `partial[..have]`.
-    partial: [u8; HEAD],
-    have: usize,
-}
-
-impl FrameHeads {
-    /// `skip` bytes come before the first head.
-    fn new(skip: usize) -> FrameHeads {
-        FrameHeads {
-            skip,
-            partial: [0; HEAD],
-            have: 0,
-        }
-    }
-
-    /// Takes from `bytes` up to the end of the next head; all of them if it has not come.
-    fn next(&mut self, bytes: &mut &[u8]) -> Option<FrameHead> {
-        let rest = bytes.get(self.skip..).unwrap_or_default();
-        self.skip = self.skip.saturating_sub(bytes.len());
-        let head = match rest.first_chunk::<HEAD>() {
-            Some(whole) if self.have == 0 => {
-                *bytes = rest.get(HEAD..).unwrap_or_default();
-                FrameHead::new(*whole)
-            }
-            _ => {
-                let wanted = self.partial.get_mut(self.have..).unwrap_or_default();
-                let n = wanted.len().min(rest.len());
-                for (to, from) in wanted.iter_mut().zip(rest) {
-                    *to = *from;
-                }
-                self.have += n;
-                *bytes = rest.get(n..).unwrap_or_default();
-                if self.have < HEAD {
-                    return None;
-                }
-                self.have = 0;
-                FrameHead::new(self.partial)
-            }
-        };
-        self.skip = head.length as usize;
-        Some(head)
-    }
-
-    /// Whether a whole number of frames has come.
-    fn is_between_frames(&self) -> bool {
-        self.skip == 0 && self.have == 0
-    }
-}
-
-/// The share of one HTTP/2 connection, on the server's side.
+/// The share of one HTTP/2 connection.
 #[derive(Debug)]
 pub(crate) struct FrameBudget {
     received: FrameHeads,
     sent: FrameHeads,
-    /// Units left.
+    /// The most that there may be, and what is left.
+    budget: i32,
     left: i32,
-    refilled: Instant,
+    streams: StreamBudget,
+    began: Instant,
+    now: Instant,
+    /// Time in which nothing was read because its identity's streams had to wait. It isn't the connection's: nothing comes
+    /// back in it, and no stream gets old.
+    paused: Duration,
+    refilled: Duration,
     /// Units of this turn.
     turn: u32,
-    /// The newest stream that the peer has opened.
-    newest: u32,
-    /// Streams that are open, more or less.
-    open: u32,
+    /// A stream of an identity whose account is low was opened or reset in this turn.
+    paced: bool,
     /// Bytes of DATA since somebody asked.
     data: usize,
 }
 
 impl FrameBudget {
-    pub(crate) fn new(now: Instant) -> FrameBudget {
+    pub(crate) fn new(side: Side, allowance: Arc<Allowance>, now: Instant) -> FrameBudget {
+        let (received, sent) = match side {
+            Side::Tunnels | Side::Requests => (PREFACE, 0),
+            Side::Client => (0, PREFACE),
+        };
         FrameBudget {
-            received: FrameHeads::new(PREFACE),
-            sent: FrameHeads::new(0),
-            left: BUDGET,
-            refilled: now,
+            received: FrameHeads::new(received),
+            sent: FrameHeads::new(sent),
+            budget: allowance.budget(),
+            left: allowance.budget(),
+            streams: StreamBudget::new(side, allowance),
+            began: now,
+            now,
+            paused: Duration::ZERO,
+            refilled: Duration::ZERO,
             turn: 0,
-            newest: 0,
-            open: 0,
+            paced: false,
             data: 0,
         }
     }
 
-    /// Whether so much is spent that the time should be looked at: [`FrameBudget::refill`]. One turn never spends the
-    /// rest.
-    pub(crate) fn is_low(&self) -> bool {
-        self.left < BUDGET / 2
+    /// It is now so late. One turn never spends all that a connection begins with.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        self.now = now;
+        let elapsed = self.age().saturating_sub(self.refilled);
+        let budget = self.budget;
+        let part = elapsed.as_secs_f64() / FILL.as_secs_f64();
+        let units = (part.min(1.0) * f64::from(budget)) as i32;
+        if units > 0 {
+            // What is left of a unit isn't lost.
+            self.refilled = match elapsed < FILL {
+                true => self.refilled + FILL.mul_f64(f64::from(units) / f64::from(budget)),
+                false => self.age(),
+            };
+            self.gain(units);
+            self.streams.gain(units);
+        }
     }
 
-    pub(crate) fn refill(&mut self, now: Instant) {
-        let elapsed = now.saturating_duration_since(self.refilled);
-        self.refilled = now;
-        self.gain((elapsed.as_secs_f64() * REFILL).min(f64::from(BUDGET)) as i32);
+    /// A wait is over that [`FrameBudget::turn`] asked for.
+    pub(crate) fn resume(&mut self, now: Instant) {
+        self.paused += now.saturating_duration_since(self.now);
+        self.now = now;
+    }
+
+    /// How long the connection has been read from.
+    fn age(&self) -> Duration {
+        let elapsed = self.now.saturating_duration_since(self.began);
+        elapsed.saturating_sub(self.paused)
     }
 
     /// Whether the turn is over; the next one begins then.
-    pub(crate) fn turn_is_over(&mut self) -> bool {
-        let over = self.turn >= TURN;
-        if over {
-            self.turn = 0;
+    pub(crate) fn turn(&mut self) -> Turn {
+        if self.turn < TURN {
+            return Turn::Goes;
         }
-        over
+        self.turn = 0;
+        if std::mem::take(&mut self.paced)
+            && let Some(wait) = self.streams.pace(self.now)
+        {
+            return Turn::Waits(wait);
+        }
+        Turn::Over
     }
 
     /// Nothing more has come: the next bytes begin a turn.
@@ -289,8 +239,22 @@ impl FrameBudget {
         if head.kind == FrameKind::Data {
             self.data += head.length as usize;
         }
+        let cost = self.cost(head);
+        self.left = self.left.saturating_sub(cost);
+        if self.left < 0 {
+            return Err(Flood(Spent::Frames(head.kind)));
+        }
+        self.follow(By::Peer, head);
+        match self.streams.is_spent() {
+            true => Err(Flood(Spent::Streams)),
+            false => Ok(()),
+        }
+    }
+
+    /// What a frame of the peer costs. What it gives back is given.
+    fn cost(&mut self, head: FrameHead) -> i32 {
         let idle = 1 + (head.length / IDLE_BYTES) as i32;
-        let cost = match head.kind {
+        match head.kind {
             FrameKind::Data if head.has(END_STREAM) => 0,
             FrameKind::Data if head.has(PADDED) => i32::from(head.length <= PADDING),
             FrameKind::Data if head.length == 0 => 1,
@@ -298,18 +262,16 @@ impl FrameBudget {
                 self.gain(DATA_RECEIVED);
                 0
             }
-            FrameKind::Headers if head.stream > self.newest => {
-                self.newest = head.stream;
-                self.open += 1;
-                self.turn += TURN_NEW_STREAM;
+            FrameKind::Headers if self.streams.opens(By::Peer, head) => {
                 self.gain(OPENED);
                 0
             }
             FrameKind::Headers => LATE_HEADERS,
+            // The stream pays.
+            FrameKind::Reset if self.streams.is_open(head.stream) => 0,
             FrameKind::Reset => {
-                self.open = self.open.saturating_sub(1);
                 self.turn += TURN_RESET;
-                RESET
+                LATE_RESET
             }
             FrameKind::Settings if head.has(ACK) || head.length == 0 => SETTINGS,
             // It may change the initial window, which is then changed on each stream.
@@ -319,18 +281,28 @@ impl FrameBudget {
             FrameKind::Ping => PING,
             FrameKind::WindowUpdate => 1,
             FrameKind::Priority | FrameKind::Continuation | FrameKind::Unknown => idle,
-        };
-        self.left = self.left.saturating_sub(cost);
-        if self.left < 0 {
-            return Err(Flood(head.kind));
         }
-        Ok(())
+    }
+
+    /// Keeps count of the streams. Where the identity's have to wait, the turn ends.
+    fn follow(&mut self, by: By, head: FrameHead) {
+        let age = self.age().as_millis() as u32;
+        self.turn += match self.streams.follow(by, head, age, self.now) {
+            Event::Opened => TURN_NEW_STREAM,
+            Event::Reset => TURN_RESET,
+            Event::None => return,
+        };
+        if self.streams.must_wait() {
+            self.turn = self.turn.max(TURN);
+            self.paced = true;
+        }
     }
 
     /// The cost of a frame for which h2 walks all streams.
     fn walk(&mut self) -> i32 {
-        self.turn += self.open / TURN_STREAMS;
-        i32::try_from(self.open).unwrap_or(BUDGET)
+        let open = u32::try_from(self.streams.open()).unwrap_or(u32::MAX);
+        self.turn += open / TURN_STREAMS;
+        i32::try_from(open).unwrap_or(i32::MAX / 2)
     }
 
     /// Counts what goes to the peer.
@@ -343,29 +315,36 @@ impl FrameBudget {
             if head.kind == FrameKind::Data && head.length >= LEAST_DATA_SENT {
                 self.gain(DATA_SENT);
             }
-            if head.ends_stream() {
-                self.open = self.open.saturating_sub(1);
-                if head.kind != FrameKind::Reset {
-                    self.gain(ANSWERED);
-                }
+            if head.ends_stream() && head.kind != FrameKind::Reset {
+                self.gain(ANSWERED);
             }
+            // Its answer is no flood.
+            if self.streams.opens(By::Us, head) {
+                self.gain(LATE_HEADERS);
+            }
+            self.follow(By::Us, head);
         }
     }
 
     fn gain(&mut self, units: i32) {
-        self.left = self.left.saturating_add(units).min(BUDGET);
+        self.left = self.left.saturating_add(units).min(self.budget);
     }
 
     /// The GOAWAY for a peer that has spent its budget, if the last frame to it is whole.
-    pub(crate) fn goaway(&self) -> Option<Vec<u8>> {
+    pub(crate) fn goaway(&self, flood: Flood) -> Option<Vec<u8>> {
         if !self.sent.is_between_frames() {
             return None;
         }
-        let length = 8 + GOAWAY_TEXT.len() as u8;
-        let mut frame = vec![0, 0, length, 7, 0, 0, 0, 0, 0];
-        frame.extend_from_slice(&self.newest.to_be_bytes());
+        let text: &[u8] = match flood.0 {
+            Spent::Frames(_) => b"too many frames that do no work",
+            Spent::Streams => b"too many streams that do no work",
+        };
+        let newest = self.streams.newest_of_peer();
+        let mut frame = vec![0, 0, 8 + text.len() as u8, 7, 0, 0, 0, 0, 0];
+        debug_assert_eq!(frame.len(), HEAD);
+        frame.extend_from_slice(&newest.to_be_bytes());
         frame.extend_from_slice(&ENHANCE_YOUR_CALM.to_be_bytes());
-        frame.extend_from_slice(GOAWAY_TEXT);
+        frame.extend_from_slice(text);
         Some(frame)
     }
 }
@@ -373,8 +352,6 @@ impl FrameBudget {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn frame(kind: u8, flags: u8, stream: u32, length: usize) -> Vec<u8> {
@@ -386,8 +363,14 @@ mod tests {
     }
 
     fn started() -> FrameBudget {
-        let mut budget = FrameBudget::new(Instant::now());
-        assert_eq!(budget.receive(&[0; PREFACE]), Ok(PREFACE));
+        started_as(Side::Tunnels, &Allowance::new(10_000))
+    }
+
+    fn started_as(side: Side, allowance: &Arc<Allowance>) -> FrameBudget {
+        let mut budget = FrameBudget::new(side, allowance.clone(), Instant::now());
+        if side != Side::Client {
+            assert_eq!(budget.receive(&[0; PREFACE]), Ok(PREFACE));
+        }
         budget
     }
 
@@ -395,7 +378,7 @@ mod tests {
     fn receive_all(budget: &mut FrameBudget, mut bytes: &[u8]) -> Result<usize, Flood> {
         let mut turns = 1;
         while !bytes.is_empty() {
-            if budget.turn_is_over() {
+            if budget.turn() != Turn::Goes {
                 turns += 1;
             }
             let taken = budget.receive(bytes)?;
@@ -416,40 +399,13 @@ mod tests {
     }
 
     #[test]
-    fn heads_are_found_however_the_bytes_come() {
-        let frames = [frame(0, 1, 1, 300), frame(8, 0, 0, 4), frame(4, 0, 0, 0)].concat();
-        let heads = |portion: usize| {
-            let mut heads = FrameHeads::new(PREFACE);
-            let mut found = Vec::new();
-            for mut bytes in [&[0; PREFACE][..], &frames].concat().chunks(portion) {
-                while !bytes.is_empty() {
-                    found.extend(heads.next(&mut bytes));
-                }
-            }
-            assert!(heads.is_between_frames(), "{portion}");
-            found
-        };
-        let whole = heads(10_000);
-        let lengths: Vec<_> = whole.iter().map(|head| (head.kind, head.length)).collect();
-        let expected = [
-            (FrameKind::Data, 300),
-            (FrameKind::WindowUpdate, 4),
-            (FrameKind::Settings, 0),
-        ];
-        assert_eq!(lengths, expected);
-        for portion in 1..400 {
-            assert_eq!(heads(portion), whole, "{portion}");
-        }
-    }
-
-    #[test]
     fn each_kind_without_work_is_bounded_and_named() {
         for (kind, flags, length, most, label) in [
             (0, 0, 0, 10_000, "empty_data"),
             (0, PADDED, 100, 10_000, "empty_data"),
             (1, 4, 10, 5_000, "headers"),
             (2, 0, 5, 10_000, "priority"),
-            (3, 0, 4, 1_250, "rst_stream"),
+            (3, 0, 4, 1_251, "rst_stream"),
             (4, 0, 0, 1_250, "settings"),
             (4, ACK, 0, 1_250, "settings"),
             (6, 0, 8, 5_000, "ping"),
@@ -486,18 +442,29 @@ mod tests {
 
     #[test]
     fn time_gives_back_and_no_more_than_there_was() {
-        let start = Instant::now();
-        let mut budget = FrameBudget::new(start);
-        receive_all(&mut budget, &[0; PREFACE]).unwrap();
-        assert!(!budget.is_low());
+        let mut budget = started();
+        let start = budget.began;
         receive_all(&mut budget, &frame(8, 0, 0, 4).repeat(10_000)).unwrap();
-        assert!(budget.is_low());
-        budget.refill(start + Duration::from_secs(2));
+        // However often one looks.
+        for us in (0..=2_000_000).step_by(700) {
+            budget.tick(start + Duration::from_micros(us));
+        }
+        budget.tick(start + Duration::from_secs(2));
         let (n, _) = allowed(&mut budget, |_| frame(8, 0, 0, 4));
         assert_eq!(n, 2000);
-        budget.refill(start + Duration::from_secs(3600));
+        budget.tick(start + Duration::from_secs(3600));
         let (n, _) = allowed(&mut budget, |_| frame(8, 0, 0, 4));
         assert_eq!(n, 10_000 - 1, "what was overdrawn is still owed");
+    }
+
+    #[test]
+    fn the_budget_is_a_setting() {
+        let mut budget = started_as(Side::Tunnels, &Allowance::new(100));
+        let (n, _) = allowed(&mut budget, |_| frame(8, 0, 0, 4));
+        assert_eq!(n, 100);
+        budget.tick(budget.began + Duration::from_secs(1));
+        let (n, _) = allowed(&mut budget, |_| frame(8, 0, 0, 4));
+        assert_eq!(n, 10 - 1);
     }
 
     #[test]
@@ -510,7 +477,7 @@ mod tests {
             receive_all(&mut budget, &frame(6, 0, 0, 8)).unwrap();
             budget.send(&frame(0, 0, 1, 12));
         }
-        assert!(!budget.is_low());
+        assert!(budget.left > 9_000);
         // Windows of one byte don't.
         for n in 0.. {
             budget.send(&frame(0, 0, 1, 1));
@@ -521,22 +488,143 @@ mod tests {
         }
     }
 
+    /// Opens streams, and then plays the frames of each: `true` is ours.
+    fn streams(
+        budget: &mut FrameBudget,
+        numbers: std::ops::Range<u32>,
+        flags: u8,
+        frames: &[(bool, u8, u8, usize)],
+    ) -> Result<(), Flood> {
+        let ids = numbers.map(|n| 2 * n + 1);
+        for id in ids.clone() {
+            receive_all(budget, &frame(1, 4 | flags, id, 30))?;
+        }
+        for id in ids {
+            for (ours, kind, flags, length) in frames {
+                let frame = frame(*kind, *flags, id, *length);
+                match ours {
+                    true => budget.send(&frame),
+                    false => drop(receive_all(budget, &frame)?),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    const ANSWER: (bool, u8, u8, usize) = (true, 1, 4, 20);
+    const RESET: (bool, u8, u8, usize) = (false, 3, 0, 4);
+
+    /// Gives all of `bytes`; how often it had to wait.
+    fn pauses(budget: &mut FrameBudget, mut bytes: &[u8]) -> u32 {
+        let mut pauses = 0;
+        while !bytes.is_empty() {
+            let taken = budget.receive(bytes).unwrap();
+            bytes = &bytes[taken..];
+            pauses += u32::from(matches!(budget.turn(), Turn::Waits(_)));
+        }
+        pauses
+    }
+
     #[test]
-    fn a_thousand_streams_may_be_cancelled_at_once_but_not_forever() {
-        let mut budget = started();
-        let mut next = 0..;
-        let mut thousand = |budget: &mut FrameBudget| {
-            let streams: Vec<u32> = next.by_ref().take(1000).map(|n: u32| 2 * n + 1).collect();
-            for stream in &streams {
-                receive_all(budget, &frame(1, 5, *stream, 30))?;
+    fn a_hundred_connections_of_one_identity_are_slowed_down_and_then_ended() {
+        let allowance = Allowance::new(10_000);
+        let mut all: Vec<_> = (0..100)
+            .map(|_| started_as(Side::Tunnels, &allowance))
+            .collect();
+        // Before the first of them is reset.
+        let mut waited = 0;
+        for budget in &mut all {
+            for n in 0..90 {
+                waited += pauses(budget, &frame(1, 4, 2 * n + 1, 30));
             }
-            for stream in &streams {
-                receive_all(budget, &frame(3, 0, *stream, 4))?;
+        }
+        assert!((8_000..8_100).contains(&waited), "{waited}");
+        for budget in &mut all {
+            let rounds = (1..10).take_while(|round| {
+                let numbers = 100 * round..100 * round + 90;
+                streams(budget, numbers, 0, &[RESET]).is_ok()
+            });
+            assert_eq!(rounds.count(), 3);
+        }
+        // One that does work isn't.
+        let mut honest = started_as(Side::Tunnels, &allowance);
+        let frames = [ANSWER, (false, 0, 1, 80), (true, 0, 1, 80)];
+        streams(&mut honest, 0..100, 0, &frames).unwrap();
+        streams(&mut honest, 100..300, 0, &[RESET]).unwrap();
+    }
+
+    #[test]
+    fn a_wait_makes_no_stream_old_and_gives_nothing_back() {
+        let allowance = Allowance::new(10_000);
+        let mut budget = started_as(Side::Tunnels, &allowance);
+        let mut now = budget.began;
+        let mut rounds = 0..10;
+        let ended = rounds.find(|round| {
+            allowance.add(-10_000);
+            let ids = 100 * round..100 * round + 90;
+            streams(&mut budget, ids.clone(), 0, &[]).unwrap();
+            now += Duration::from_secs(5);
+            budget.resume(now);
+            budget.tick(now);
+            allowance.add(-20_000);
+            ids.into_iter()
+                .any(|n| receive_all(&mut budget, &frame(3, 0, 2 * n + 1, 4)).is_err())
+        });
+        assert_eq!(ended, Some(3));
+    }
+
+    #[test]
+    fn only_the_beginnings_and_resets_of_streams_are_paced() {
+        let allowance = Allowance::new(10_000);
+        let mut budget = started_as(Side::Tunnels, &allowance);
+        streams(&mut budget, 0..4, 0, &[ANSWER]).unwrap();
+        budget.rest();
+        allowance.add(-20_000);
+        assert_eq!(pauses(&mut budget, &frame(0, 0, 1, 80).repeat(1000)), 0);
+        for event in [frame(1, 4, 9, 30), frame(3, 0, 7, 4)] {
+            assert_eq!(pauses(&mut budget, &event), 1);
+        }
+    }
+
+    #[test]
+    fn a_server_is_bounded_too_and_not_for_what_we_do() {
+        // Tunnels that it refuses, resets, or leaves unanswered: that many were opened by us.
+        let mut budget = started_as(Side::Client, &Allowance::new(10_000));
+        budget.send(&[0; PREFACE]);
+        for n in 0..30_000 {
+            let id = 2 * n + 1;
+            budget.send(&frame(1, 4, id, 30));
+            let ends = [frame(1, 5, id, 30), frame(3, 0, id, 4)];
+            receive_all(&mut budget, &ends[n as usize % 2]).unwrap();
+            if n % 2 == 0 {
+                budget.send(&frame(3, 0, id, 4));
             }
-            Ok::<(), Flood>(())
-        };
-        thousand(&mut budget).unwrap();
-        assert_eq!(thousand(&mut budget), Err(Flood(FrameKind::Reset)));
+            // The next of an honest tunnel: DATA both ways, and windows.
+            let id = 60_001 + 2 * n;
+            budget.send(&frame(1, 4, id, 30));
+            receive_all(&mut budget, &frame(1, 4, id, 30)).unwrap();
+            budget.send(&frame(0, 0, id, 12));
+            let windows = [frame(8, 0, 0, 4), frame(8, 0, id, 4), frame(0, 1, id, 12)];
+            receive_all(&mut budget, &windows.concat()).unwrap();
+            budget.send(&frame(0, 1, id, 0));
+        }
+        for (kind, length, expected, label) in [
+            (8, 4, 10_000, "window_update"),
+            (6, 8, 5_000, "ping"),
+            (4, 0, 1_250, "settings"),
+            // Interim answers without end.
+            (1, 20, 5_000, "headers"),
+            (3, 4, 1_250, "rst_stream"),
+        ] {
+            let mut budget = started_as(Side::Client, &Allowance::new(10_000));
+            let (n, flood) = allowed(&mut budget, |_| frame(kind, 4, 1, length));
+            assert_eq!((n, flood.label()), (expected, label));
+            let goaway = budget.goaway(flood);
+            assert_eq!(goaway, None, "the preface isn't out");
+            budget.send(&[0; PREFACE]);
+            let goaway = budget.goaway(flood).unwrap();
+            assert_eq!(goaway[9..13], [0; 4], "a server opens no streams");
+        }
     }
 
     #[test]
@@ -556,16 +644,16 @@ mod tests {
         assert_eq!(budget.receive(&data), Ok(data.len()), "DATA is not cut");
         assert_eq!(budget.take_data(), data.len() - HEAD);
         assert_eq!(budget.take_data(), 0);
-        assert!(!budget.turn_is_over());
+        assert_eq!(budget.turn(), Turn::Goes);
         budget.receive(&data).unwrap();
-        assert!(budget.turn_is_over());
-        assert!(!budget.turn_is_over(), "another one has begun");
+        assert_eq!(budget.turn(), Turn::Over);
+        assert_eq!(budget.turn(), Turn::Goes, "another one has begun");
         for _ in 0..4 {
-            assert!(!budget.turn_is_over());
+            assert_eq!(budget.turn(), Turn::Goes);
             budget.receive(&[0]).unwrap();
             budget.read(1);
         }
-        assert!(budget.turn_is_over(), "many reads of a byte");
+        assert_eq!(budget.turn(), Turn::Over, "many reads of a byte");
     }
 
     #[test]
@@ -574,9 +662,10 @@ mod tests {
         receive_all(&mut budget, &frame(1, 5, 7, 30)).unwrap();
         let whole = frame(1, 4, 7, 30);
         budget.send(&whole[..20]);
-        assert_eq!(budget.goaway(), None);
+        let flood = Flood(Spent::Streams);
+        assert_eq!(budget.goaway(flood), None);
         budget.send(&whole[20..]);
-        let goaway = budget.goaway().unwrap();
+        let goaway = budget.goaway(flood).unwrap();
         assert_eq!(goaway[3], 7);
         assert_eq!(goaway[9..17], [0, 0, 0, 7, 0, 0, 0, 11]);
         assert_eq!(goaway.len(), HEAD + usize::from(goaway[2]));

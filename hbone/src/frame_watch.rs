@@ -1,8 +1,8 @@
 //! A transport below HTTP/2 that keeps its peer to a [`FrameBudget`].
 //!
 //! When a turn is over, reading is `Pending`, and the task is woken after all others that are ready and after the
-//! runtime has looked at its sockets. What was read beyond the turn waits here: not more than one read of the transport,
-//! and only while many small frames come. When the budget is spent, the peer gets GOAWAY and reading fails; h2 makes
+//! runtime has looked at its sockets, or later, where streams have to wait. What was read beyond the turn waits here: not
+//! more than one read of the transport, and only while many small frames come. When the budget is spent, the peer gets GOAWAY and reading fails; h2 makes
 //! that the end of the connection.
 
 use std::future::Future;
@@ -14,10 +14,13 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
+use crate::allowance::Allowance;
 pub use crate::frame_budget::Flood;
-use crate::frame_budget::FrameBudget;
+use crate::frame_budget::{FrameBudget, Turn};
 use crate::holder::Holder;
+use crate::stream_budget::Side;
 
 /// Says whether a connection ended because its peer had spent its budget: h2 passes on no more than the text of an error.
 #[derive(Clone, Debug, Default)]
@@ -29,24 +32,42 @@ impl FloodMark {
     }
 }
 
-/// The server's side of an HTTP/2 connection, from its preface on.
+/// One side of an HTTP/2 connection, from its preface on.
 pub struct FrameWatch<T> {
     io: T,
     budget: FrameBudget,
     /// Read, and not counted: the turn was over.
     held: BytesMut,
+    /// Until when nothing more is read.
+    pause: Option<Pin<Box<Sleep>>>,
     flood: FloodMark,
     /// Told of the bytes of bodies that come.
     holder: Option<Arc<Holder>>,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> FrameWatch<T> {
-    pub fn new(io: T) -> (FrameWatch<T>, FloodMark) {
+    /// A server whose streams are tunnels: those of an identity share its allowance.
+    pub(crate) fn tunnels(io: T, allowance: Arc<Allowance>) -> (FrameWatch<T>, FloodMark) {
+        FrameWatch::new(io, Side::Tunnels, allowance)
+    }
+
+    /// A server whose streams are requests, in a tunnel of the identity that has this allowance.
+    pub fn requests(io: T, allowance: Arc<Allowance>) -> (FrameWatch<T>, FloodMark) {
+        FrameWatch::new(io, Side::Requests, allowance)
+    }
+
+    /// A client, with a budget for its server.
+    pub(crate) fn client(io: T, budget: u32) -> (FrameWatch<T>, FloodMark) {
+        FrameWatch::new(io, Side::Client, Allowance::new(budget))
+    }
+
+    fn new(io: T, side: Side, allowance: Arc<Allowance>) -> (FrameWatch<T>, FloodMark) {
         let flood = FloodMark::default();
         let watch = FrameWatch {
             io,
-            budget: FrameBudget::new(Instant::now()),
+            budget: FrameBudget::new(side, allowance, Instant::now()),
             held: BytesMut::new(),
+            pause: None,
             flood: flood.clone(),
             holder: None,
         };
@@ -62,9 +83,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> FrameWatch<T> {
 
     /// How many of the bytes may be handed on.
     fn count(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<usize> {
-        if self.budget.is_low() {
-            self.budget.refill(Instant::now());
-        }
+        self.budget.tick(Instant::now());
         let received = self.budget.receive(bytes);
         if let Some(holder) = &self.holder {
             holder.arrived(self.budget.take_data());
@@ -72,14 +91,32 @@ impl<T: AsyncRead + AsyncWrite + Unpin> FrameWatch<T> {
         received.map_err(|flood| {
             // There is only one first time.
             let _ = self.flood.0.set(flood);
-            self.say_goodbye(cx);
+            self.say_goodbye(cx, flood);
             ended(flood)
         })
     }
 
+    /// Ready when it is this connection's turn to read.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.pause.is_none() {
+            match self.budget.turn() {
+                Turn::Goes => return Poll::Ready(()),
+                // Polled once, it has the runtime wake this task when it is its turn again.
+                Turn::Over => return pin!(tokio::task::yield_now()).poll(cx),
+                Turn::Waits(time) => self.pause = Some(Box::pin(tokio::time::sleep(time))),
+            }
+        }
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+            self.budget.resume(Instant::now());
+        }
+        Poll::Ready(())
+    }
+
     /// A peer that doesn't read what it is sent isn't waited for.
-    fn say_goodbye(&mut self, cx: &mut Context<'_>) {
-        if let Some(goaway) = self.budget.goaway() {
+    fn say_goodbye(&mut self, cx: &mut Context<'_>, flood: Flood) {
+        if let Some(goaway) = self.budget.goaway(flood) {
             let _ = Pin::new(&mut self.io).poll_write(cx, &goaway);
             let _ = Pin::new(&mut self.io).poll_flush(cx);
         }
@@ -100,10 +137,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for FrameWatch<T> {
         if let Some(flood) = this.flood.get() {
             return Poll::Ready(Err(ended(flood)));
         }
-        if this.budget.turn_is_over() {
-            // Polled once, it has the runtime wake this task when it is its turn again.
-            return pin!(tokio::task::yield_now()).poll(cx).map(Ok);
-        }
+        ready!(this.poll_turn(cx));
         if !this.held.is_empty() {
             let held = std::mem::take(&mut this.held);
             let portion = held.get(..buf.remaining()).unwrap_or(&held);
@@ -183,6 +217,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for FrameWatch<T> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
@@ -191,10 +227,14 @@ mod tests {
     /// WINDOW_UPDATE of one byte.
     const UPDATE: &[u8] = &[0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
+    fn watched(io: tokio::io::DuplexStream) -> (FrameWatch<tokio::io::DuplexStream>, FloodMark) {
+        FrameWatch::tunnels(io, Allowance::new(10_000))
+    }
+
     #[tokio::test]
     async fn bytes_come_whole_and_in_order_over_many_turns() {
         let (near, mut far) = duplex(1 << 20);
-        let (mut watch, flood) = FrameWatch::new(near);
+        let (mut watch, flood) = watched(near);
         let mut sent = PREFACE.to_vec();
         for n in 0..9_000_u32 {
             sent.extend(UPDATE);
@@ -221,7 +261,7 @@ mod tests {
     #[tokio::test]
     async fn bytes_that_come_one_by_one_are_no_end() {
         let (near, mut far) = duplex(1);
-        let (mut watch, _) = FrameWatch::new(near);
+        let (mut watch, _) = watched(near);
         let sent = [PREFACE, &UPDATE.repeat(50)].concat();
         let expected = sent.clone();
         tokio::spawn(async move { far.write_all(&sent).await });
@@ -233,7 +273,7 @@ mod tests {
     #[tokio::test]
     async fn others_run_between_turns() {
         let (near, mut far) = duplex(1 << 20);
-        let (mut watch, _) = FrameWatch::new(near);
+        let (mut watch, _) = watched(near);
         far.write_all(&[PREFACE, &UPDATE.repeat(9_000)].concat())
             .await
             .unwrap();
@@ -258,7 +298,7 @@ mod tests {
     #[tokio::test]
     async fn a_flood_gets_goaway_and_an_end() {
         let (near, mut far) = duplex(1 << 20);
-        let (mut watch, flood) = FrameWatch::new(near);
+        let (mut watch, flood) = watched(near);
         far.write_all(&[PREFACE, &UPDATE.repeat(30_000)].concat())
             .await
             .unwrap();
@@ -270,5 +310,37 @@ mod tests {
         let mut goaway = [0; 17];
         far.read_exact(&mut goaway).await.unwrap();
         assert_eq!((goaway[3], goaway[16]), (7, 11));
+    }
+
+    #[tokio::test]
+    async fn streams_of_an_identity_that_wasted_many_come_one_by_one() {
+        let (near, mut far) = duplex(1 << 20);
+        let allowance = Allowance::new(10_000);
+        let (mut watch, _) = FrameWatch::tunnels(near, allowance.clone());
+        let heads = (0..100_u32).flat_map(|n| {
+            let mut head = vec![0, 0, 1, 1, 4];
+            head.extend((2 * n + 1).to_be_bytes());
+            head.push(0);
+            head
+        });
+        let sent: Vec<u8> = PREFACE.iter().copied().chain(heads).collect();
+        far.write_all(&sent).await.unwrap();
+        let mut all = vec![0; sent.len()];
+        watch
+            .read_exact(&mut all[..PREFACE.len() + 200])
+            .await
+            .unwrap();
+        let start = Instant::now();
+        allowance.add(-20_000);
+        watch
+            .read_exact(&mut all[PREFACE.len() + 200..])
+            .await
+            .unwrap();
+        assert!(
+            start.elapsed() >= Duration::from_millis(35),
+            "{:?}",
+            start.elapsed()
+        );
+        assert!(all == sent, "whole and in order");
     }
 }

@@ -6,6 +6,7 @@
 //! a [`TunnelStream`](stream::TunnelStream), which passes `Bytes` on without copying them.
 
 pub mod account;
+pub mod allowance;
 pub mod authority;
 pub mod certificate;
 pub mod certificate_fields;
@@ -15,10 +16,12 @@ pub mod control_plane;
 pub mod copy;
 pub mod dev_ca;
 mod frame_budget;
+mod frame_head;
 pub mod frame_watch;
 pub mod holder;
 pub mod http2;
 pub mod identity;
+mod open_streams;
 pub mod pool;
 pub mod reset;
 pub mod revocation;
@@ -26,6 +29,7 @@ pub mod server;
 pub mod socket;
 mod standing;
 pub mod stream;
+mod stream_budget;
 pub mod tls;
 pub mod tls_failure;
 pub mod tls_info;

@@ -22,7 +22,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::client::{
-    ClientConnection, ClientOptions, ConnectError, ConnectionOwner, Lease, Owned, connect_owned,
+    ClientConnection, ClientOptions, ConnectError, ConnectionOwner, Lease, Owned, ServerFloods,
+    connect_owned,
 };
 use crate::http2::Http2Options;
 use crate::socket::SocketOptions;
@@ -48,6 +49,8 @@ pub struct PoolOptions {
     pub source: Option<IpAddr>,
     pub http2: Http2Options,
     pub socket: SocketOptions,
+    /// What a server may send for nothing.
+    pub floods: ServerFloods,
 }
 
 impl Default for PoolOptions {
@@ -63,6 +66,7 @@ impl Default for PoolOptions {
             source: None,
             http2: client.http2,
             socket: client.socket,
+            floods: client.floods,
         }
     }
 }
@@ -103,6 +107,7 @@ impl TunnelPool {
             source: options.source,
             http2: options.http2.clone(),
             socket: options.socket.clone(),
+            floods: options.floods.clone(),
         };
         let inner = Inner {
             tls,

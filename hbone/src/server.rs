@@ -22,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::allowance::{Allowance, Allowances};
 use crate::frame_watch::{Flood, FloodMark, FrameWatch};
 use crate::http2::{Http2Options, KeepAlive, Squeeze, Windows};
 use crate::identity::Identity;
@@ -45,6 +46,8 @@ pub struct ServerOptions {
     pub socket: SocketOptions,
     /// Whether peers may send little ahead for now.
     pub squeeze: Squeeze,
+    /// What peers may do for nothing.
+    pub allowances: Allowances,
 }
 
 impl Default for ServerOptions {
@@ -55,6 +58,7 @@ impl Default for ServerOptions {
             http2: Http2Options::default(),
             socket: SocketOptions::default(),
             squeeze: Squeeze::default(),
+            allowances: Allowances::default(),
         }
     }
 }
@@ -116,6 +120,8 @@ pub struct ServerConnection {
     /// [`Tls::generation`] at the time of the handshake.
     pub certificate_generation: u64,
     pub tls: Arc<TlsInfo>,
+    /// What the peer may do for nothing.
+    pub allowance: Arc<Allowance>,
     connection: h2::server::Connection<FrameWatch<ServerIo>, Bytes>,
     wire: ServerIo,
     flood: FloodMark,
@@ -162,7 +168,8 @@ async fn handshake(
     let wire = Wire::new(stream);
     let look = wire.observer(|tls, local| TlsSession::of(tls.get_ref().1, local));
     let info = TlsInfo::new(active.certificate.clone(), look);
-    let (watched, flood) = FrameWatch::new(wire.clone());
+    let allowance = options.allowances.of(&peer);
+    let (watched, flood) = FrameWatch::tunnels(wire.clone(), allowance.clone());
     let mut connection = options
         .http2
         .server(options.max_concurrent_streams)
@@ -178,6 +185,7 @@ async fn handshake(
         local_addr,
         certificate_generation: configs.generation,
         tls: Arc::new(info),
+        allowance,
         connection,
         wire,
         flood,

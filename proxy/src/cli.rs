@@ -106,6 +106,9 @@ struct RunArgs {
     /// As many of those from one source: an IPv4 address, or an IPv6 network of 64 bits.
     #[arg(long, value_name = "N", default_value_t = Limits::default().handshakes_per_source, value_parser = at_least_one)]
     max_handshakes_per_source: usize,
+    /// Units that a client may spend on HTTP/2 frames that do no work, and on such streams; they come back within ten seconds.
+    #[arg(long, value_name = "UNITS", default_value_t = Limits::default().frames, value_parser = clap::value_parser!(u32).range(1..))]
+    frame_budget: u32,
     /// What the process may use, as 1Gi [default: what its cgroup may].
     #[arg(long, value_name = "BYTES", env = "WAYPOINT_MEMORY_LIMIT", value_parser = parse_bytes)]
     memory_limit: Option<u64>,
@@ -351,6 +354,7 @@ fn run_options(args: RunArgs) -> RunOptions {
             handshakes: args.max_handshakes,
             handshakes_per_source: args.max_handshakes_per_source,
             memory: args.memory_limit,
+            frames: args.frame_budget,
             ..Limits::default()
         },
         dns_servers: args.dns_servers,

@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use waypoint_config::store::SnapshotHandle;
-use waypoint_filters::metrics::{Counter, CounterFamily, MetricRegistry};
+use waypoint_filters::metrics::{Counter, MetricRegistry};
 use waypoint_filters::peer::Peer;
-use waypoint_hbone::frame_watch::Flood;
 
+use crate::downstream::floods::Floods;
 use crate::overload::Overload;
 use crate::router::attempts::PeerLookup;
 use crate::terminals::Terminals;
@@ -21,9 +21,9 @@ pub(crate) struct DataPath {
     pub(crate) original: Arc<OriginalDestinations>,
     pub(crate) overload: Arc<Overload>,
     pub(crate) panics: Counter,
+    pub(crate) floods: Floods,
     peer: PeerLookup,
     own_ports: Vec<u16>,
-    flooded: Arc<CounterFamily>,
 }
 
 impl DataPath {
@@ -41,23 +41,12 @@ impl DataPath {
             overload: terminals.overload,
             peer: terminals.peer,
             own_ports,
-            flooded: metrics.counters(
-                "waypoint_connections_flooded_total",
-                "HTTP/2 connections that were ended because of too many frames that do no work, by where they were and by the last frame's kind.",
-                &["connection", "reason"],
-            ),
+            floods: Floods::new(metrics),
             panics: metrics.counter(
                 "waypoint_panics_total",
                 "Panics; each ended its own tunnel.",
             ),
         })
-    }
-
-    /// `connection` says where: `hbone`, or `tunnel` for HTTP/2 in one.
-    pub(crate) fn count_flood(&self, connection: &'static str, source: SocketAddr, flood: Flood) {
-        let labels = [connection.into(), flood.label().into()];
-        self.flooded.with(&labels).add(1);
-        tracing::warn!(%source, connection, reason = flood.label(), "a connection was ended: {flood}");
     }
 
     /// The workload at an address.

@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use waypoint_filters::metrics::{Counter, CounterFamily, Gauge, MetricRegistry};
+use waypoint_hbone::allowance::{Allowances, DEFAULT_BUDGET};
 use waypoint_hbone::server::{ConnectionEnd, ServerConnection, ServerOptions};
 use waypoint_hbone::tls::Tls;
 
@@ -48,6 +49,8 @@ pub struct Limits {
     pub streams: Option<u32>,
     /// Bytes of memory. The kernel's limit counts as well.
     pub memory: Option<u64>,
+    /// Units that an HTTP/2 connection may spend on frames that do no work, and on such streams.
+    pub frames: u32,
 }
 
 impl Default for Limits {
@@ -58,6 +61,7 @@ impl Default for Limits {
             handshakes_per_source: 1024,
             streams: None,
             memory: None,
+            frames: DEFAULT_BUDGET,
         }
     }
 }
@@ -108,7 +112,10 @@ impl HbonePort {
         Arc::new(HbonePort {
             path,
             tls,
-            server,
+            server: ServerOptions {
+                allowances: Allowances::new(limits.frames),
+                ..server
+            },
             connections,
             places: Arc::new(Semaphore::new(connections)),
             active: active.with(&[]),
@@ -237,6 +244,7 @@ impl HbonePort {
             local: connection.local.clone(),
             tls: connection.tls.clone(),
             held: self.path.overload.connection(&connection.peer),
+            allowance: connection.allowance.clone(),
         });
         let (used, farewell) = drain.farewell();
         let (busy, untrusted) = (self.connection_task.clone(), self.untrusted.clone());
@@ -252,7 +260,7 @@ impl HbonePort {
                 untrusted.with(&[reason.label().into()]).add(1);
                 tracing::warn!(%source, %peer, %reason, "HBONE connection of a peer that isn't trusted any more ended");
             }
-            ConnectionEnd::Flooded(flood) => path.count_flood("hbone", source, flood),
+            ConnectionEnd::Flooded(flood) => path.floods.count("hbone", source, flood),
             _ => {}
         }
     }

@@ -16,6 +16,7 @@ use pin_project_lite::pin_project;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Sleep;
 use waypoint_config::model::codec::Codec;
+use waypoint_hbone::allowance::Allowance;
 use waypoint_hbone::frame_watch::{Flood, FrameWatch};
 use waypoint_hbone::stream::TunnelStream;
 
@@ -45,13 +46,14 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// client that doesn't wait for answers.
 const TURN_REQUESTS: u32 = 1;
 
-/// Serves the connection to its end. The peer may have flooded it.
+/// Serves the connection to its end. The peer, which has this allowance, may have flooded it.
 ///
 /// While the waypoint drains, HTTP/1.1's answers say `connection: close`, but an idle connection stays: closing it could lose
 /// the request that is on its way. HTTP/2 has GOAWAY, which loses none.
 pub(crate) async fn serve(
     connection: Arc<HttpConnection>,
     mut stream: TunnelStream,
+    allowance: Arc<Allowance>,
 ) -> Option<Flood> {
     let codec = &connection.first.codec;
     let http2 = match codec.codec {
@@ -65,7 +67,7 @@ pub(crate) async fn serve(
         Codec::Http2 => true,
     };
     if http2 {
-        serve_http2(&connection, stream).await
+        serve_http2(&connection, stream, allowance).await
     } else {
         serve_http1(&connection, stream).await;
         None
@@ -130,7 +132,11 @@ async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream) {
     }
 }
 
-async fn serve_http2(connection: &Arc<HttpConnection>, stream: TunnelStream) -> Option<Flood> {
+async fn serve_http2(
+    connection: &Arc<HttpConnection>,
+    stream: TunnelStream,
+    allowance: Arc<Allowance>,
+) -> Option<Flood> {
     let (codec, drain) = (&connection.first.codec, &connection.drain);
     let mut builder = http2::Builder::new(TokioExecutor::new());
     let (stream_window, connection_window) = if connection.overload.is_short() {
@@ -164,7 +170,8 @@ async fn serve_http2(connection: &Arc<HttpConnection>, stream: TunnelStream) -> 
         used.mark();
         answer_http2(owned.clone(), request)
     });
-    let (watched, flood) = FrameWatch::new(Lingering::new(stream, Some(connection.clone())));
+    let lingering = Lingering::new(stream, Some(connection.clone()));
+    let (watched, flood) = FrameWatch::requests(lingering, allowance);
     let watched = watched.held_by(connection.info.holder.clone());
     let mut serving = pin!(builder.serve_connection(TokioIo::new(watched), service));
     let told = last_call(connection, farewell);

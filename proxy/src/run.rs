@@ -18,6 +18,7 @@ use waypoint_config::workloads::WorkloadIndex;
 use waypoint_config::xds::ads::AdsClient;
 use waypoint_filters::host::Host;
 use waypoint_filters::metrics::MetricRegistry;
+use waypoint_hbone::client::ServerFloods;
 use waypoint_hbone::pool::{PoolOptions, TunnelPool};
 use waypoint_hbone::server::ServerOptions;
 use waypoint_hbone::tls::{Tls, TrustDomains};
@@ -33,6 +34,7 @@ use crate::crl::CrlKeeper;
 pub use crate::crl::{CrlError, CrlFile};
 use crate::data_path::DataPath;
 use crate::dns::Dns;
+use crate::downstream::floods::Floods;
 use crate::drain::Drain;
 pub use crate::drain::DrainTimes;
 pub use crate::hbone_port::Limits;
@@ -347,7 +349,7 @@ impl Core {
             &[("resource_name", "default")],
             move || Some(own.certificate()?.not_after()),
         );
-        let tunnels = TunnelPool::new(tls.clone(), PoolOptions::default());
+        let tunnels = TunnelPool::new(tls.clone(), pool_options(options.limits, &metrics));
         let workloads = WorkloadIndex::default();
         let index = workloads.clone();
         let peer = Arc::new(move |address| index.lookup(address));
@@ -379,6 +381,17 @@ impl Core {
             store,
             shares,
         })
+    }
+}
+
+fn pool_options(limits: Limits, metrics: &MetricRegistry) -> PoolOptions {
+    let floods = Floods::new(metrics);
+    PoolOptions {
+        floods: ServerFloods {
+            budget: limits.frames,
+            told: Arc::new(move |hop, flood| floods.count("upstream", hop, flood)),
+        },
+        ..PoolOptions::default()
     }
 }
 

@@ -21,6 +21,7 @@ use waypoint_filters::metrics::Counter;
 use waypoint_filters::response_flags::ResponseFlags;
 use waypoint_filters::service::HttpRequest;
 use waypoint_filters::stream_info::{Protocol, StreamInfo};
+use waypoint_hbone::allowance::Allowance;
 use waypoint_hbone::identity::Identity;
 use waypoint_hbone::server::TunnelRequest;
 use waypoint_hbone::stream::TunnelStream;
@@ -42,6 +43,8 @@ pub(crate) struct TunnelConnection {
     pub(crate) tls: Arc<TlsInfo>,
     /// What its tunnels hold.
     pub(crate) held: Arc<overload::holders::Connection>,
+    /// What its peer may do for nothing.
+    pub(crate) allowance: Arc<Allowance>,
 }
 
 /// Serves one tunnel to its end.
@@ -77,7 +80,8 @@ pub(crate) async fn serve(
         slot
     };
     info.filter_chain = Some(slot.name.clone());
-    run(&path, slot, Arc::new(info), stream, drain).await;
+    let allowance = outer.allowance.clone();
+    run(&path, slot, Arc::new(info), stream, drain, allowance).await;
 }
 
 /// A panic ends its tunnel and nothing else; it is counted.
@@ -251,6 +255,7 @@ async fn run(
     info: Arc<Connection>,
     stream: TunnelStream,
     drain: Watch,
+    allowance: Arc<Allowance>,
 ) {
     let chain = slot.load();
     match &*chain {
@@ -258,8 +263,9 @@ async fn run(
             let overload = path.overload.clone();
             let connection = HttpConnection::new(info, slot, manager.clone(), drain, overload);
             let source = connection.info.source;
-            if let Some(flood) = http_connection::serve(Arc::new(connection), stream).await {
-                path.count_flood("tunnel", source, flood);
+            let serving = http_connection::serve(Arc::new(connection), stream, allowance);
+            if let Some(flood) = serving.await {
+                path.floods.count("tunnel", source, flood);
             }
         }
         FilterChain::Tcp(_) => tcp::serve(path, slot, info, stream, &drain).await,

@@ -1,5 +1,6 @@
 //! A scripted ztunnel before a pod: takes tunnels on port 15008 and hands them to the pod, or misbehaves.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,11 +13,14 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use waypoint_hbone::certificate::WorkloadCertificate;
 use waypoint_hbone::dev_ca::MintedCertificate;
 
+use crate::attack::frames::{DATA, END_HEADERS, HEADERS, PREFACE, SETTINGS, frame, window_update};
 use crate::hbone_stream::HboneStream;
 
 /// How it treats tunnels.
@@ -30,6 +34,12 @@ pub enum Behaviour {
     Stall,
     /// Accepts, and resets the stream after the first bytes.
     Reset,
+    /// Sends frames that do no work, as many as are taken, before it looks at a CONNECT.
+    Flood,
+    /// As [`Behaviour::Flood`], on the next connection alone.
+    FloodOnce,
+    /// Accepts a tunnel, and sends such frames when the first bytes have come through it.
+    FloodLater,
 }
 
 /// A tunnel that it was asked for.
@@ -98,6 +108,18 @@ impl PodZtunnel {
         };
         let peer = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let peer = peer.map(|leaf| spiffe_id(leaf)).unwrap_or_default();
+        let behaviour = *self.behaviour.lock();
+        match behaviour {
+            Behaviour::FloodOnce => self.behave(Behaviour::Deliver),
+            Behaviour::Flood | Behaviour::FloodLater => {}
+            _ => return self.serve_http2(peer, tls).await,
+        }
+        *self.connections.lock() += 1;
+        // The other side has ended: there is nobody to tell.
+        let _ = flood(tls, behaviour == Behaviour::FloodLater).await;
+    }
+
+    async fn serve_http2(self, peer: String, tls: TlsStream<TcpStream>) {
         let Ok(mut connection) = h2::server::handshake(tls).await else {
             return;
         };
@@ -158,6 +180,30 @@ impl PodZtunnel {
             }
             stream.reset(Reason::INTERNAL_ERROR);
         }
+    }
+}
+
+/// WINDOW_UPDATEs of a byte without end; `later`: in answer to the first DATA of a tunnel.
+async fn flood(mut tls: TlsStream<TcpStream>, later: bool) -> io::Result<()> {
+    tls.write_all(&frame(SETTINGS, 0, 0, &[])).await?;
+    if later {
+        tls.read_exact(&mut [0; PREFACE.len()]).await?;
+        let mut head = [0; 9];
+        while head[3] != DATA || head[..3] == [0; 3] {
+            tls.read_exact(&mut head).await?;
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            tls.read_exact(&mut vec![0; length as usize]).await?;
+            if head[3] == HEADERS {
+                let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+                // `:status: 200` of the static table.
+                let answer = frame(HEADERS, END_HEADERS, stream, &[0x88]);
+                tls.write_all(&answer).await?;
+            }
+        }
+    }
+    let updates = window_update(0).repeat(100);
+    loop {
+        tls.write_all(&updates).await?;
     }
 }
 

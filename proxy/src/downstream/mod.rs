@@ -1,9 +1,10 @@
 //! The client's side: connections before they have tunnels, the bytes of inner HTTP connections before hyper reads
-//! them, and answers that break off.
+//! them, answers that break off, and peers that flood.
 
 pub(crate) mod connection;
 pub(crate) mod expectation;
 pub(crate) mod farewell;
+pub(crate) mod floods;
 pub(crate) mod framing;
 pub(crate) mod head_clock;
 pub(crate) mod newcomers;

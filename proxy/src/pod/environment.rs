@@ -214,6 +214,9 @@ fn limits(variables: &Variables) -> Result<Limits, EnvironmentError> {
             .parsed::<std::num::NonZeroU32>("WAYPOINT_MAX_CONCURRENT_STREAMS")?
             .map(Into::into),
         memory,
+        frames: variables
+            .parsed::<std::num::NonZeroU32>("WAYPOINT_FRAME_BUDGET")?
+            .map_or(default.frames, Into::into),
     })
 }
 
@@ -335,6 +338,7 @@ mod tests {
             ("WAYPOINT_MAX_CONCURRENT_STREAMS", "1000"),
             ("WAYPOINT_MAX_HANDSHAKES", "300"),
             ("WAYPOINT_MAX_HANDSHAKES_PER_SOURCE", "200"),
+            ("WAYPOINT_FRAME_BUDGET", "5000"),
             ("WAYPOINT_MEMORY_LIMIT", "256Mi"),
             ("WAYPOINT_DNS_SERVERS", "10.0.0.9:53, [fd00::9]:5353"),
             ("WAYPOINT_ON_REFUSED", "close"),
@@ -357,6 +361,7 @@ mod tests {
             handshakes_per_source: 200,
             streams: Some(1000),
             memory: Some(256 << 20),
+            frames: 5000,
         };
         assert_eq!(environment.limits, limits);
         let servers: Vec<String> = environment

@@ -25,6 +25,8 @@ pub enum Place {
 pub enum Fate {
     /// The budget for frames is spent; the reason as the metric has it.
     Flooded(&'static str),
+    /// The budget for streams is spent, sooner or later.
+    Wasteful,
     /// Another bound ends the connection, or may do so first.
     Ended,
     /// It may go on: it does real work, in turns with others.
@@ -58,7 +60,8 @@ pub fn shapes() -> Vec<Shape> {
         all.extend(frame_shapes(place));
     }
     let shared = |name, place, portion| Shape::new(name, place, Fate::Shared, portion);
-    // As fast as it goes without more at a time than may be.
+    let streams = |name, place, portion| Shape::new(name, place, Fate::Wasteful, portion);
+    // As fast as it goes without more at a time than may be, as long as they are answered at once.
     let pause = Duration::from_millis(2);
     all.extend([
         shared("DATA, one byte each", Place::Hbone, |_, _, _| {
@@ -68,8 +71,8 @@ pub fn shapes() -> Vec<Shape> {
             let head = b"GET /p/1 HTTP/1.1\r\nhost: web\r\ncontent-length: 999999999\r\n\r\n";
             [shape.open(to, 1), frame(DATA, 0, 1, head)].concat()
         }),
-        shared("tunnels opened and ended", Place::Hbone, churn).pausing(pause),
-        shared("requests opened and ended", Place::Tunnel, churn).pausing(pause),
+        streams("tunnels opened and ended", Place::Hbone, churn).pausing(pause),
+        streams("requests opened and ended", Place::Tunnel, churn).pausing(pause),
         shared("pipelined requests, denied", Place::Http1, denied),
     ]);
     all
@@ -156,7 +159,7 @@ fn held(shape: &Shape, to: SocketAddr) -> Vec<u8> {
     initial_window(0).into_iter().chain(opened).collect()
 }
 
-/// Streams that are whole, and cost as much as any.
+/// Streams that are whole, cost as much as any, and carry nothing, or more than their sender lets through.
 fn churn(shape: &Shape, to: SocketAddr, n: usize) -> Vec<u8> {
     let first = 10 * n as u32;
     let streams = (first..first + 10).map(|n| 2 * n + 1);

@@ -11,12 +11,14 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use waypoint_proxy::run::RunOptions;
 use waypoint_tests::attack::frames::{
     DATA, END_HEADERS, ENHANCE_YOUR_CALM, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS,
     WINDOW_UPDATE, block, frame,
 };
 use waypoint_tests::attack::{Fate, Outcome, Place, Shape, Witness, attack, shapes};
 use waypoint_tests::wait::within;
+use waypoint_tests::ztunnel::request;
 use waypoint_tests::{App, Mesh, Waypoint};
 
 const CONNECTIONS: usize = 4;
@@ -44,10 +46,19 @@ struct Scene {
 }
 
 async fn scene() -> Scene {
+    scene_with(|_| {}).await
+}
+
+/// With a tenth of the budget: even where all is slow, it isn't spent slower than it comes back.
+async fn strict_scene() -> Scene {
+    scene_with(|options| options.limits.frames = 1_000).await
+}
+
+async fn scene_with(change: impl FnOnce(&mut RunOptions)) -> Scene {
     let mesh = Mesh::alone().await;
     let (to, app) = mesh.http_service(1, "web").await;
     mesh.manifest("policy.yaml", POLICY);
-    let waypoint = mesh.start().await;
+    let waypoint = mesh.start_with(change).await;
     Scene {
         mesh,
         to,
@@ -118,13 +129,66 @@ async fn frames_that_do_no_work_end_their_tunnel() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn empty_frames_and_resets_end_their_connection() {
-    let scene = scene().await;
+    let scene = strict_scene().await;
     for shape in shapes().iter().filter(|shape| shape.fate == Fate::Ended) {
         for outcome in scene.play(shape, LENGTH).await {
             let told = outcome.closed && outcome.goaway == Some(ENHANCE_YOUR_CALM);
             assert!(told, "{:?}, {}: {outcome:?}", shape.place, shape.name);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_do_no_work_end_their_connection() {
+    let scene = strict_scene().await;
+    for shape in shapes().iter().filter(|shape| shape.fate == Fate::Wasteful) {
+        let label = match shape.place {
+            Place::Hbone => "hbone",
+            _ => "tunnel",
+        };
+        let labels = [("connection", label), ("reason", "streams")];
+        let metric = "waypoint_connections_flooded_total";
+        for outcome in scene.play(shape, 3 * LENGTH).await {
+            let told = outcome.closed && outcome.goaway == Some(ENHANCE_YOUR_CALM);
+            assert!(told, "{:?}, {}: {outcome:?}", shape.place, shape.name);
+        }
+        let all = CONNECTIONS as f64;
+        scene.waypoint.until_metric(metric, &labels, all).await;
+    }
+}
+
+/// With a budget for 125 streams that do nothing: many tunnels for a request each, and requests that are answered with
+/// nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn short_tunnels_and_requests_are_no_flood() {
+    let scene = strict_scene().await;
+    let client = scene.mesh.client(&scene.waypoint, "default", "curl").await;
+    for _ in 0..30 {
+        let answers = (0..20).map(|_| client.get(scene.to, "/p/1"));
+        for answer in futures_util::future::join_all(answers).await {
+            assert_eq!(answer.status, http::StatusCode::OK);
+        }
+    }
+    let connection = client.http2(scene.to).await;
+    for _ in 0..30 {
+        let answers = (0..20).map(|n| {
+            let connection = connection.clone();
+            let (method, path) = [
+                (http::Method::HEAD, "/p/1"),
+                (http::Method::GET, "/p/1"),
+                (http::Method::GET, "/denied"),
+            ][n % 3]
+                .clone();
+            async move { connection.send(request(method, path, &[])).await }
+        });
+        for answer in futures_util::future::join_all(answers).await {
+            assert!([200, 403].contains(&answer.status.as_u16()));
+        }
+    }
+    let flooded = scene
+        .waypoint
+        .metric("waypoint_connections_flooded_total", &[]);
+    assert_eq!(flooded.await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,6 +12,7 @@ use tokio_rustls::client::TlsStream;
 use waypoint_tests::attack::frames::{
     CONTINUATION, END_HEADERS, HEADERS, PREFACE, SETTINGS, block, frame, literal, reset,
 };
+use waypoint_tests::pod_ztunnel::{Behaviour, PodZtunnel};
 use waypoint_tests::wait::within;
 use waypoint_tests::ztunnel::{get, request, tls};
 use waypoint_tests::{App, Mesh, Waypoint};
@@ -107,14 +108,15 @@ async fn streams_that_are_opened_and_reset_end_the_connection() {
     let scene = scene().await;
     let tls = scene.attacker().await;
     let block = connect(scene.to);
-    let sent = flood(tls, 60_000, |n| {
+    // More than sockets take for one that reads slowly.
+    let sent = flood(tls, 600_000, |n| {
         let stream = (2 * n + 1) as u32;
         let mut bytes = frame(HEADERS, END_HEADERS, stream, &block);
         bytes.extend(reset(stream));
         bytes
     })
     .await;
-    assert!(sent < 30_000, "{sent} streams were opened and reset");
+    assert!(sent < 300_000, "{sent} streams were opened and reset");
     scene.assert_fine().await;
     assert!(scene.app.seen().len() < 5);
 }
@@ -218,6 +220,63 @@ async fn a_pod_that_never_finishes_its_handshake_fails_alone() {
     drop(waiting);
     scene.waypoint.until_logged("/mute").await;
     accepting.abort();
+}
+
+/// The other side: the ztunnel of a pod floods the connection that the waypoint has to it.
+#[tokio::test]
+async fn a_server_that_floods_is_cut_off_and_what_it_had_no_part_of_goes_on() {
+    let mesh = Mesh::new();
+    let (to, app, ztunnel) = mesh.captured_service(1, "web").await;
+    let (other, _app) = mesh.http_service(2, "other").await;
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let labels = [("connection", "upstream"), ("reason", "window_update")];
+    let metric = "waypoint_connections_flooded_total";
+
+    // Nothing was sent through a tunnel yet: it is tried on another connection.
+    ztunnel.behave(Behaviour::FloodOnce);
+    let posted = || request(Method::POST, "/once", &[]);
+    let answer = client.http1(to).await.send(posted()).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    waypoint.until_metric(metric, &labels, 1.0).await;
+    assert_eq!(ztunnel.connections(), 2);
+    assert_eq!(app.seen().len(), 1, "it was asked once");
+
+    // A server that does nothing else.
+    mesh.describe_pod(3, "hostile-1", "hostile", true);
+    let hostile = PodZtunnel::start(mesh.pod_ip(3), &mesh.certificate("default", "hostile")).await;
+    hostile.behave(Behaviour::Flood);
+    let bad = mesh.service(3, "hostile");
+    waypoint_tests::wait::until("the service", async || {
+        let sent = client.connect_to(&bad.to_string(), &[]).await;
+        (sent.unwrap().0 == StatusCode::OK).then_some(())
+    })
+    .await;
+    let answer = client.get(bad, "/hostile").await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    let line = waypoint.until_logged("/hostile").await;
+    assert!(
+        line.contains(" 503 ") && line.contains("was_cut_off"),
+        "{line}"
+    );
+    assert!(hostile.connections() > 1, "it was tried again");
+
+    // What went through a tunnel isn't sent twice.
+    hostile.behave(Behaviour::FloodLater);
+    let before = hostile.connections();
+    let lost = request(Method::POST, "/lost", &[]);
+    let answer = client.http1(bad).await.send(lost).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(hostile.connections(), before + 1);
+    let line = waypoint.until_logged("/lost").await;
+    assert!(line.contains(" 503 UC "), "{line}");
+
+    for to in [to, other] {
+        let answer = client.get(to, "/after").await;
+        assert_eq!(answer.status, StatusCode::OK);
+    }
+    let panics = waypoint.metric("waypoint_panics_total", &[]).await;
+    assert_eq!(panics, 0.0);
 }
 
 #[tokio::test]
