@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::kinds::authorization_policy::{Action, AuthorizationPolicy};
-use super::kinds::config_map::{MESH_CONFIG, MeshConfig};
+use super::kinds::config_map::{self, MESH_CONFIG, MeshConfig};
 use super::kinds::endpoint_slice::EndpointSlice;
 use super::kinds::endpoints::Endpoints;
 use super::kinds::gateway::{Gateway, NAMESPACE_NAME};
@@ -44,7 +44,7 @@ pub struct ClusterState {
     /// Absent without the ConfigMap.
     pub mesh_config: Option<MeshConfig>,
     pub closures: Vec<Closure>,
-    /// Objects of kinds that say nothing to a waypoint.
+    /// What says nothing to a waypoint.
     pub for_others: Vec<ForOthers>,
     pub problems: Vec<Problem>,
 }
@@ -59,12 +59,13 @@ pub struct Closure {
     pub problem: Problem,
 }
 
-/// An object of a kind that says nothing to a waypoint.
+/// An object, or a part of one, that says nothing to a waypoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ForOthers {
     pub kind: &'static str,
     pub reason: &'static str,
-    pub name: ObjectName,
+    /// Its name, and which part of it.
+    pub what: String,
 }
 
 impl ClusterState {
@@ -146,7 +147,8 @@ impl ClusterState {
             }
             Treatment::ForOthers(reason) => {
                 let kind = kinds::known_kind(&manifest.group, &manifest.kind);
-                let object = kind.map(|kind| ForOthers { kind, reason, name });
+                let what = name.to_string();
+                let object = kind.map(|kind| ForOthers { kind, reason, what });
                 self.for_others.extend(object);
             }
             Treatment::Unrelated => {}
@@ -180,6 +182,12 @@ impl ClusterState {
         if (meta.namespace.as_str(), meta.name.as_str()) == MESH_CONFIG {
             let (config, problems) = MeshConfig::read(manifest)?;
             self.mesh_config = Some(config);
+            let others = config_map::of_others(manifest).into_iter();
+            self.for_others.extend(others.map(|setting| ForOthers {
+                kind: "ConfigMap",
+                reason: "settings of other parts of the mesh",
+                what: format!("{}/{} {setting}", meta.namespace, meta.name),
+            }));
             self.problems.extend(problems);
         } else if data.is_some_and(|data| data.get("mesh").is_some()) {
             let (namespace, name) = MESH_CONFIG;

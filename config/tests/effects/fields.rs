@@ -154,6 +154,27 @@ fn fields_of_services() {
             ),
             &["Service default/s (not honoured): metadata.labels[istio.io/persistent-session]"],
         ),
+        (
+            service(
+                "s",
+                ", annotations: {networking.istio.io/exportTo: '.'}",
+                &clear,
+            ),
+            &[
+                "Service default/s (not honoured): metadata.annotations[networking.istio.io/exportTo]: ",
+            ],
+        ),
+        (
+            service(
+                "s",
+                "",
+                "clusterIP: 10.0.0.9, publishNotReadyAddresses: true, ports: [{name: http, port: 80}]",
+            ) + "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: x, labels: {kubernetes.io/service-name: s}}, addressType: IPv4, ports: [{name: http, port: 1}], endpoints: [{addresses: [10.1.0.8]}, {addresses: [10.1.0.9], conditions: {ready: false, terminating: false}}]}\n---\n",
+            &[
+                "Service default/s (no effect): spec.publishNotReadyAddresses: ",
+                "EndpointSlices",
+            ],
+        ),
     ]);
 }
 
@@ -277,6 +298,67 @@ fn conditions_that_say_nothing_beside_ready() {
     ] {
         assert_eq!(told(&more), Vec::<String>::new(), "{more}");
     }
+}
+
+#[test]
+fn settings_of_the_mesh() {
+    let mesh = |text: &str| {
+        format!(
+            "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: istio, namespace: istio-system}}, data: {{mesh: '{{defaultProviders: {{metrics: [prometheus]}}, {text}}}'}}}}\n---\n"
+        )
+    };
+    let of = |what: &str| format!("ConfigMap istio-system/istio ({what}): data.mesh.");
+    let (not_honoured, no_effect) = (of("not honoured"), of("no effect"));
+    let quiet = "ConfigMap (not for this waypoint): settings of other parts of the mesh: ";
+    check(&[
+        (
+            mesh("localityLbSetting: {enabled: true}"),
+            &[&not_honoured, "localityLbSetting: "],
+        ),
+        (
+            mesh("discoverySelectors: [{matchLabels: {a: b}}]"),
+            &[&not_honoured, "discoverySelectors: "],
+        ),
+        (
+            mesh("defaultConfig: {tracing: {sampling: 5, customTags: {a: {literal: {value: b}}}}}"),
+            &[&not_honoured, "defaultConfig.tracing.customTags: "],
+        ),
+        (
+            mesh("defaultConfig: {drainDuraton: 5s}"),
+            &[
+                &no_effect,
+                "defaultConfig.drainDuraton: ",
+                "is \"drainDuration\" meant?",
+            ],
+        ),
+        (
+            mesh(
+                "ingressClass: istio, enablePrometheusMerge: true, defaultConfig: {drainDuration: 5s}",
+            ),
+            &[
+                quiet,
+                "istio-system/istio defaultConfig.drainDuration, istio-system/istio enablePrometheusMerge, istio-system/istio ingressClass",
+            ],
+        ),
+    ]);
+    let plain = mesh(
+        "enableAutoMtls: false, trustDomain: cluster.local, defaultConfig: {tracing: {sampling: 5}}",
+    );
+    assert_eq!(told(&plain), Vec::<String>::new());
+}
+
+#[test]
+fn classes_that_say_nothing() {
+    let class = |name: &str| {
+        format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {{name: {name}}}, spec: {{controllerName: istio.io/mesh-controller}}}}\n---\n"
+        )
+    };
+    assert_eq!(told(&class("istio-waypoint")), Vec::<String>::new());
+    check(&[(
+        class("istio"),
+        &["GatewayClass (not for this waypoint): not the class of this waypoint: istio"],
+    )]);
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn http_in_rules_for_tcp_ports() {
     ]);
     for quiet in [
         // No TCP port, and nothing of HTTP.
-        policy(API, "ALLOW", paths),
+        policy(API, "ALLOW", "{to: [{operation: {paths: [/x]}}]}"),
         policy(
             WEB,
             "ALLOW",
@@ -85,6 +85,71 @@ fn http_in_rules_for_tcp_ports() {
             "default/any port 80",
         ],
     )]);
+}
+
+#[test]
+fn rules_that_never_match() {
+    let begins = "AuthorizationPolicy default/p (no effect): spec.rules";
+    check(&[
+        (
+            policy(API, "DENY", ""),
+            &[begins, ": is empty: the policy never matches"],
+        ),
+        (
+            policy(
+                API,
+                "ALLOW",
+                "{to: [{operation: {ports: ['8080', '9090']}}]}",
+            ),
+            &[
+                begins,
+                "[0].to[0].operation.ports: ",
+                "no port of what it applies to",
+                "80",
+            ],
+        ),
+        (
+            policy(
+                WEB,
+                "DENY",
+                "{when: [{key: destination.port, values: ['8080']}]}",
+            ),
+            &[
+                begins,
+                "[0].when[0].values: ",
+                "no port of what it applies to",
+                "80, 81",
+            ],
+        ),
+        (
+            policy(
+                API,
+                "ALLOW",
+                "{from: [{source: {principals: ['spiffe://cluster.local/ns/a/sa/b']}}]}",
+            ),
+            &[
+                begins,
+                "[0].from[0].source.principals[0]: ",
+                "without spiffe://",
+            ],
+        ),
+        (
+            policy(
+                API,
+                "ALLOW",
+                "{when: [{key: source.principal, notValues: [a, 'spiffe://*']}]}",
+            ),
+            &[begins, "[0].when[0].notValues[1]: ", "without spiffe://"],
+        ),
+    ]);
+    for quiet in [
+        policy(WEB, "ALLOW", "{to: [{operation: {ports: ['8080', '81']}}]}"),
+        policy(API, "ALLOW", "{to: [{operation: {notPorts: ['8080']}}]}"),
+        policy(WAYPOINT, "ALLOW", "{to: [{operation: {ports: ['81']}}]}"),
+        policy(API, "ALLOW", ""),
+    ] {
+        assert_eq!(told(&quiet), Vec::<String>::new(), "{quiet}");
+    }
 }
 
 #[test]

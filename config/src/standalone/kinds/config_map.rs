@@ -140,56 +140,59 @@ pub struct Tracing {
 /// Top-level fields that reach a waypoint's configuration and aren't honoured.
 const NOT_HONOURED: &[&str] = &[
     "caCertificates",
+    "defaultServiceExportTo",
+    "defaultTrafficPolicy",
+    "disableEnvoyListenerLog",
+    "discoverySelectors",
     "enableEnvoyAccessLogService",
     "extensionProviders",
     "h2UpgradePolicy",
+    "localityLbSetting",
     "meshMTLS",
     "tlsDefaults",
 ];
-/// All other top-level fields of MeshConfig: they are honoured, or speak to other parts of the mesh.
-const KNOWN: &[&str] = &[
+/// Top-level fields that are honoured.
+const HONOURED: &[&str] = &[
     "accessLogEncoding",
     "accessLogFile",
     "accessLogFormat",
+    "connectTimeout",
+    "defaultConfig",
+    "defaultHttpRetryPolicy",
+    "defaultProviders",
+    "enableTracing",
+    "hboneIdleTimeout",
+    "pathNormalization",
+    "rootNamespace",
+    "tcpKeepalive",
+    "trustDomain",
+    "trustDomainAliases",
+];
+/// All other top-level fields of MeshConfig: they speak to other parts of the mesh.
+const OF_OTHERS: &[&str] = &[
     "ca",
     "certificates",
     "configSources",
-    "connectTimeout",
-    "defaultConfig",
     "defaultDestinationRuleExportTo",
-    "defaultHttpRetryPolicy",
-    "defaultProviders",
-    "defaultServiceExportTo",
-    "defaultTrafficPolicy",
     "defaultVirtualServiceExportTo",
-    "disableEnvoyListenerLog",
-    "discoverySelectors",
     "dnsRefreshRate",
     "enableAutoMtls",
     "enablePrometheusMerge",
-    "enableTracing",
-    "hboneIdleTimeout",
     "inboundClusterStatName",
     "inboundTrafficPolicy",
     "ingressClass",
     "ingressControllerMode",
     "ingressSelector",
     "ingressService",
-    "localityLbSetting",
     "outboundClusterStatName",
     "outboundTrafficPolicy",
-    "pathNormalization",
     "protocolDetectionTimeout",
     "proxyHttpPort",
     "proxyInboundListenPort",
     "proxyListenPort",
-    "rootNamespace",
     "serviceEntryVisibility",
     "serviceScopeConfigs",
     "serviceSettings",
-    "tcpKeepalive",
-    "trustDomain",
-    "trustDomainAliases",
     "verifyCertificateAtClient",
     "zoneAwareLbSetting",
 ];
@@ -200,6 +203,46 @@ const KNOWN_BELOW: &[(&str, &[&str])] = &[
 ];
 /// The same inside `defaultConfig`.
 const PROXY_NOT_HONOURED: &[&str] = &["connectionSettings", "proxyHeaders"];
+/// The other fields of `defaultConfig`: they are for a proxy's process and for other proxies.
+const PROXY_OF_OTHERS: &[&str] = &[
+    "availabilityZone",
+    "binaryPath",
+    "caCertificatesPem",
+    "clusterName",
+    "concurrency",
+    "configPath",
+    "controlPlaneAuthPolicy",
+    "customConfigFile",
+    "discoveryAddress",
+    "discoveryRefreshDelay",
+    "drainDuration",
+    "envoyAccessLogService",
+    "envoyMetricsService",
+    "envoyMetricsServiceAddress",
+    "extraStatTags",
+    "fileFlushInterval",
+    "fileFlushMinSizeKb",
+    "gatewayTopology",
+    "holdApplicationUntilProxyStarts",
+    "image",
+    "interceptionMode",
+    "meshId",
+    "privateKeyProvider",
+    "proxyAdminPort",
+    "proxyBootstrapTemplatePath",
+    "proxyMetadata",
+    "proxyStatsMatcher",
+    "readinessProbe",
+    "runtimeValues",
+    "sds",
+    "serviceCluster",
+    "statNameLength",
+    "statsCompression",
+    "statsdUdpAddress",
+    "statusPort",
+    "terminationDrainDuration",
+    "zipkinAddress",
+];
 
 impl MeshConfig {
     /// What holds without a ConfigMap: the chart's defaults.
@@ -261,15 +304,6 @@ impl MeshConfig {
     fn not_honoured(&self, manifest: &Manifest, value: &Value) -> Vec<Problem> {
         let ignored =
             |field: String, reason: &str| manifest.problem(Severity::Ignored, field, reason);
-        let set = |value: Option<&Value>| {
-            value.is_some_and(|value| match value {
-                Value::Null | Value::Bool(false) => false,
-                Value::String(text) => !text.is_empty(),
-                Value::Array(items) => !items.is_empty(),
-                Value::Object(fields) => !fields.is_empty(),
-                _ => true,
-            })
-        };
         let mut problems = unknown_fields(manifest, value);
         for name in NOT_HONOURED.iter().filter(|name| set(value.get(**name))) {
             problems.push(ignored(format!("data.mesh.{name}"), "is not honoured"));
@@ -283,6 +317,12 @@ impl MeshConfig {
                 format!("data.mesh.defaultConfig.{name}"),
                 "is not honoured",
             ));
+        }
+        let tracing = proxy.and_then(|proxy| proxy.get("tracing"));
+        let fields = tracing.and_then(Value::as_object).into_iter().flatten();
+        for (name, _) in fields.filter(|(name, value)| *name != "sampling" && set(Some(value))) {
+            let field = format!("data.mesh.defaultConfig.tracing.{name}");
+            problems.push(ignored(field, "is not honoured"));
         }
         let providers = &self.default_providers;
         let unknown = providers
@@ -329,18 +369,54 @@ impl MeshConfig {
     }
 }
 
+/// Whether a field says something.
+fn set(value: Option<&Value>) -> bool {
+    value.is_some_and(|value| match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        _ => true,
+    })
+}
+
+/// Settings that are given and speak to other parts of the mesh.
+pub fn of_others(manifest: &Manifest) -> Vec<String> {
+    let text = manifest.body.get("data").and_then(|data| data.get("mesh"));
+    let value = yaml::embedded(text.and_then(Value::as_str).unwrap_or_default());
+    let value = value.unwrap_or_default();
+    let given = |of: Option<&Value>, names: &[&str], before: &str| -> Vec<String> {
+        let names = names.iter();
+        let given = names.filter(|name| set(of.and_then(|of| of.get(**name))));
+        given.map(|name| format!("{before}{name}")).collect()
+    };
+    let mut found = given(Some(&value), OF_OTHERS, "");
+    let proxy = value.get("defaultConfig");
+    found.extend(given(proxy, PROXY_OF_OTHERS, "defaultConfig."));
+    found
+}
+
 /// What is misspelt, or newer than this reader.
 fn unknown_fields(manifest: &Manifest, value: &Value) -> Vec<Problem> {
     let mut problems = Vec::new();
     let fields = value.as_object().into_iter().flat_map(Map::keys);
-    let all = || KNOWN.iter().chain(NOT_HONOURED).copied();
+    let all = || {
+        [HONOURED, OF_OTHERS, NOT_HONOURED]
+            .into_iter()
+            .flatten()
+            .copied()
+    };
     for name in fields.filter(|name| !all().any(|known| known == name.as_str())) {
         let field = format!("data.mesh.{name}");
         let reason = format!("unknown field{}", meant(name, all()));
         problems.push(manifest.problem(Severity::NoEffect, field, reason));
     }
-    for (outer, known) in KNOWN_BELOW {
-        let fields = value.get(*outer).and_then(Value::as_object);
+    let proxy = [PROXY_NOT_HONOURED, PROXY_OF_OTHERS, &["tracing"]].concat();
+    let below = KNOWN_BELOW
+        .iter()
+        .map(|(outer, known)| (*outer, known.to_vec()));
+    for (outer, known) in below.chain([("defaultConfig", proxy)]) {
+        let fields = value.get(outer).and_then(Value::as_object);
         let fields = fields.into_iter().flat_map(Map::keys);
         for name in fields.filter(|name| !known.contains(&name.as_str())) {
             let field = format!("data.mesh.{outer}.{name}");

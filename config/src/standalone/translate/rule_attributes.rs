@@ -94,7 +94,7 @@ pub(super) fn of_source<'r>(
 }
 
 /// A field of a rule that has values.
-pub(super) struct Given {
+pub(super) struct Given<'r> {
     /// Its path in the rule.
     pub field: String,
     pub negated: bool,
@@ -102,60 +102,116 @@ pub(super) struct Given {
     pub of_http: bool,
     /// It is of an identity that a RequestAuthentication checks.
     pub of_token: bool,
-    /// It stands in one of several sources, so that the others can match without it.
+    /// It stands in one of several sources or operations, so that the others can match without it.
     pub one_of_several: bool,
+    pub values: &'r [String],
+    pub what: What,
+}
+
+/// What of an attribute matters to what is told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    Port,
+    Principal,
+    Other,
 }
 
 /// All fields of a rule that have values, in order.
-pub(super) fn given(rule: &Rule, namespace: &str) -> Vec<Given> {
+pub(super) fn given<'r>(rule: &'r Rule, namespace: &'r str) -> Vec<Given<'r>> {
     let mut found = Vec::new();
-    let mut add = |place: &str, fields, values: (bool, bool), of_http, of_token, several| {
-        let (plain, not): (&str, &str) = fields;
-        for (name, given, negated) in [(plain, values.0, false), (not, values.1, true)] {
-            if given {
-                found.push(Given {
-                    field: format!("{place}.{name}"),
-                    negated,
-                    of_http,
-                    of_token,
-                    one_of_several: several,
-                });
-            }
-        }
-    };
-    let some = |values: &[String], not: &[String]| (!values.is_empty(), !not.is_empty());
     let several = rule.sources().count() > 1;
     for (index, source) in rule.sources().enumerate() {
         let place = format!("from[{index}].source");
         for listed in of_source(source, namespace) {
-            let values = some(listed.values, listed.not_values);
-            let (http, token) = (listed.name.is_http(), listed.name.is_of_token());
-            add(&place, listed.fields, values, http, token, several);
+            let fields = [
+                (listed.fields.0, listed.values, false),
+                (listed.fields.1, listed.not_values, true),
+            ];
+            add(
+                &mut found,
+                &place,
+                fields,
+                &of_principal(&listed.name),
+                several,
+            );
         }
     }
+    let several = rule.operations().count() > 1;
     for (index, operation) in rule.operations().enumerate() {
         let place = format!("to[{index}].operation");
         for listed in of_operation(operation) {
-            let values = some(listed.values, listed.not_values);
+            let fields = [
+                (listed.fields.0, listed.values, false),
+                (listed.fields.1, listed.not_values, true),
+            ];
             add(
+                &mut found,
                 &place,
-                listed.fields,
-                values,
-                listed.name.is_http(),
-                false,
-                false,
+                fields,
+                &of_permission(&listed.name),
+                several,
             );
         }
     }
     for (index, condition) in rule.when.iter().enumerate() {
-        let place = format!("when[{index}]");
-        let values = some(&condition.values, &condition.not_values);
         let permission = PermissionName::of_key(&condition.key);
         let principal = PrincipalName::of_key(&condition.key, namespace);
-        let http = permission.is_some_and(|name| name.is_http())
-            || principal.as_ref().is_some_and(PrincipalName::is_http);
-        let token = principal.as_ref().is_some_and(PrincipalName::is_of_token);
-        add(&place, ("values", "notValues"), values, http, token, false);
+        let traits = match (permission, principal) {
+            (Some(name), _) => of_permission(&name),
+            (None, Some(name)) => of_principal(&name),
+            (None, None) => continue,
+        };
+        let fields = [
+            ("values", condition.values.as_slice(), false),
+            ("notValues", condition.not_values.as_slice(), true),
+        ];
+        add(
+            &mut found,
+            &format!("when[{index}]"),
+            fields,
+            &traits,
+            false,
+        );
     }
     found
+}
+
+/// Of HTTP, of a token, and what it is.
+type Traits = (bool, bool, What);
+
+fn of_permission(name: &PermissionName<'_>) -> Traits {
+    let what = match name {
+        PermissionName::Port => What::Port,
+        _ => What::Other,
+    };
+    (name.is_http(), false, what)
+}
+
+fn of_principal(name: &PrincipalName<'_>) -> Traits {
+    let what = match name {
+        PrincipalName::Principal => What::Principal,
+        _ => What::Other,
+    };
+    (name.is_http(), name.is_of_token(), what)
+}
+
+fn add<'r>(
+    found: &mut Vec<Given<'r>>,
+    place: &str,
+    fields: [(&str, &'r [String], bool); 2],
+    (of_http, of_token, what): &Traits,
+    one_of_several: bool,
+) {
+    let fields = fields
+        .into_iter()
+        .filter(|(_, values, _)| !values.is_empty());
+    found.extend(fields.map(|(field, values, negated)| Given {
+        field: format!("{place}.{field}"),
+        negated,
+        of_http: *of_http,
+        of_token: *of_token,
+        one_of_several,
+        values,
+        what: *what,
+    }));
 }

@@ -15,6 +15,8 @@ const SESSIONS: [&str; 2] = [
     "istio.io/persistent-session",
     "istio.io/persistent-session-header",
 ];
+/// Who may see a Service.
+const EXPORT_TO: &str = "networking.istio.io/exportTo";
 pub(super) const DRAINS: &str = "with the label istio.io/draining it takes no requests";
 
 impl Telling<'_, '_> {
@@ -33,6 +35,21 @@ impl Telling<'_, '_> {
             if !asks && !self.distribution(kind, meta, origin) {
                 inherits.insert(service.namespace);
             }
+            if kind == "Service"
+                && meta
+                    .annotation(EXPORT_TO)
+                    .is_some_and(|to| to.trim() != "*")
+            {
+                let field = format!("metadata.annotations[{EXPORT_TO}]");
+                let reason = "is not honoured".to_owned();
+                self.tell(
+                    Severity::Ignored,
+                    resource(kind, meta),
+                    origin,
+                    &field,
+                    reason,
+                );
+            }
             for label in SESSIONS.iter().filter(|label| meta.label(label).is_some()) {
                 let field = format!("metadata.labels[{label}]");
                 let reason = "is not honoured".to_owned();
@@ -48,6 +65,15 @@ impl Telling<'_, '_> {
         for (meta, origin) in mesh.state.namespaces_and_origins() {
             if inherits.contains(meta.name.as_str()) {
                 self.distribution("Namespace", meta, origin);
+            }
+        }
+        for class in mesh.state.gateway_classes.keys() {
+            if *class != mesh.waypoint.gateway.spec.class {
+                self.aside(
+                    "GatewayClass",
+                    "not the class of this waypoint",
+                    class.clone(),
+                );
             }
         }
         for pod in mesh.state.pods.values() {

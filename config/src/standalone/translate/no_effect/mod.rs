@@ -59,7 +59,7 @@ impl Mesh<'_> {
         telling.policies();
         telling.closures();
         for object in &self.state.for_others {
-            telling.aside(object.kind, object.reason, object.name.to_string());
+            telling.aside(object.kind, object.reason, object.what.clone());
         }
         let asides = telling.asides.into_iter();
         let aside = |((kind, reason), objects): ((_, _), BTreeSet<String>)| Aside {

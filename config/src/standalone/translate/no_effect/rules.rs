@@ -1,7 +1,9 @@
 //! Rules of policies that match nothing, or more than they say, where they apply.
 
+use std::collections::BTreeSet;
+
 use super::super::rbac_policy::matches_all;
-use super::super::rule_attributes::given;
+use super::super::rule_attributes::{What, given};
 use super::{Telling, Why};
 use crate::standalone::kinds::authorization_policy::{Action, AuthorizationPolicy};
 use crate::standalone::kinds::service::Protocol;
@@ -10,16 +12,23 @@ use crate::standalone::manifest::Object;
 const POLICY: &str = "AuthorizationPolicy";
 /// Ports that a line names; of more it gives the number.
 const NAMED: usize = 3;
+const NAMED_PORTS: usize = 16;
 
 impl Telling<'_, '_> {
     /// What of the rules of a policy that applies to something doesn't say what it seems to.
     pub(super) fn rules(&mut self, policy: &Object<AuthorizationPolicy>) {
+        if policy.spec.rules.is_empty() && policy.spec.action != Action::Allow {
+            let reason = "is empty: the policy never matches".to_owned();
+            self.part(POLICY, policy, "spec.rules", Why::Mistake(reason));
+        }
         let ports = self.ports_without_http(policy);
         for index in 0..policy.spec.rules.len() {
             if !ports.is_empty() {
                 self.http_in_rule(policy, index, &ports);
             }
             self.tokens_in_rule(policy, index);
+            self.ports_in_rule(policy, index);
+            self.principals_in_rule(policy, index);
         }
     }
 
@@ -82,6 +91,56 @@ impl Telling<'_, '_> {
         );
         let field = format!("spec.rules[{index}].{}", given.field);
         self.part(POLICY, policy, &field, Why::Mistake(reason));
+    }
+
+    /// Ports that nothing has which the policy applies to. A waypoint sees a service's own ports, not its pods'.
+    fn ports_in_rule(&mut self, policy: &Object<AuthorizationPolicy>, index: usize) {
+        let mesh = self.mesh;
+        let Some(rule) = policy.spec.rules.get(index) else {
+            return;
+        };
+        let (targets, namespace) = (&policy.spec.targets, &policy.meta.namespace);
+        let of_pods = !mesh.waypoint.pods.is_empty();
+        if of_pods && mesh.targets_chain(targets, namespace, None) {
+            return;
+        }
+        let services = mesh.waypoint.services.iter();
+        let hit = services.filter(|service| mesh.targets_chain(targets, namespace, Some(service)));
+        let ports = hit.flat_map(|service| &service.ports);
+        let ports: BTreeSet<u16> = ports.map(|port| port.number).collect();
+        let unknown = |value: &String| value.parse().is_ok_and(|port| !ports.contains(&port));
+        for given in given(rule, namespace) {
+            let asks = given.what == What::Port && !given.negated;
+            if !asks || !given.values.iter().all(unknown) {
+                continue;
+            }
+            let known: Vec<String> = ports.iter().take(NAMED_PORTS).map(u16::to_string).collect();
+            let reason = format!(
+                "no port of what it applies to: a waypoint sees the ports of services, here {}",
+                known.join(", ")
+            );
+            let field = format!("spec.rules[{index}].{}", given.field);
+            self.part(POLICY, policy, &field, Why::Mistake(reason));
+        }
+    }
+
+    /// Principals that begin with what stands before every one.
+    fn principals_in_rule(&mut self, policy: &Object<AuthorizationPolicy>, index: usize) {
+        let Some(rule) = policy.spec.rules.get(index) else {
+            return;
+        };
+        for given in given(rule, &policy.meta.namespace) {
+            let odd = given
+                .values
+                .iter()
+                .position(|value| value.starts_with("spiffe://"));
+            let Some(odd) = odd.filter(|_| given.what == What::Principal) else {
+                continue;
+            };
+            let field = format!("spec.rules[{index}].{}[{odd}]", given.field);
+            let reason = "nobody is called so: principals are written without spiffe://".to_owned();
+            self.part(POLICY, policy, &field, Why::Mistake(reason));
+        }
     }
 
     /// Ports that a policy applies to and that carry more than HTTP. Those that are told by their first bytes count

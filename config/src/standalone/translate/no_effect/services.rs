@@ -90,7 +90,16 @@ impl Telling<'_, '_> {
                 format!("spec.{field} is for clients outside the mesh, which pass the waypoint by");
             self.part("Service", object, "", Why::Elsewhere(reason));
         }
-        if slices_of(self.mesh.state, object).is_none() {
+        let slices = slices_of(self.mesh.state, object);
+        let endpoints = slices.iter().flatten().flat_map(|slice| &slice.endpoints);
+        let mut unready = endpoints.filter(|endpoint| endpoint.conditions.ready == Some(false));
+        if object.spec.publish_not_ready && unready.next().is_some() {
+            let reason =
+                "its EndpointSlices or Endpoints say which endpoints are ready, and that counts";
+            let why = Why::Mistake(reason.to_owned());
+            self.part("Service", object, "spec.publishNotReadyAddresses", why);
+        }
+        if slices.is_none() {
             for pod in selected_pods(self.mesh.state, object) {
                 let name = pod.name().to_string();
                 if drains(&pod.meta.labels) {
