@@ -108,9 +108,27 @@ impl TargetRef {
     }
 }
 
+/// Endpoints of a slice, and addresses of one, at most.
+const MOST: (usize, usize) = (1000, 100);
+
+/// Why an address can be no endpoint's. One on the loopback, which the API server refuses, is taken here.
+pub(super) fn special(address: IpAddr) -> Option<String> {
+    let kind = match address {
+        address if address.is_unspecified() => "unspecified",
+        address if address.is_multicast() => "multicast",
+        IpAddr::V4(v4) if v4.is_link_local() => "link-local",
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => "link-local",
+        _ => return None,
+    };
+    Some(format!("{address} is {kind} and can be no endpoint"))
+}
+
 impl EndpointSlice {
     pub fn read(manifest: &Manifest) -> Result<Object<EndpointSlice>, LoadError> {
         let wire: Wire = manifest.whole()?;
+        if wire.endpoints.len() > MOST.0 {
+            return Err(manifest.refused("endpoints", format!("more than {}", MOST.0)));
+        }
         let mut endpoints = Vec::with_capacity(wire.endpoints.len());
         // Slices of host names serve no Kubernetes service that istiod would read.
         let host_names = wire.address_type == AddressType::Fqdn;
@@ -157,10 +175,16 @@ impl WireEndpoint {
         if self.addresses.is_empty() {
             return Err("is required".to_owned());
         }
+        if self.addresses.len() > MOST.1 {
+            return Err(format!("more than {}", MOST.1));
+        }
         let read = |text: &String| {
             let address: IpAddr = text
                 .parse()
                 .map_err(|_| format!("{text:?} is no IP address"))?;
+            if let Some(reason) = special(address) {
+                return Err(reason);
+            }
             if address.is_ipv4() == (wanted == AddressType::IPv4) {
                 Ok(address)
             } else {
@@ -210,6 +234,17 @@ mod tests {
     fn addresses_are_checked() {
         let error = slice("endpoints: [{addresses: [nonsense]}]").unwrap_err();
         assert_eq!(error.field.as_deref(), Some("endpoints[0].addresses"));
+        assert!(slice("endpoints: [{addresses: [127.0.0.1]}]").is_ok());
+        for special in ["0.0.0.0", "169.254.0.1", "224.0.0.1"] {
+            let error = slice(&format!("endpoints: [{{addresses: [{special}]}}]")).unwrap_err();
+            assert!(error.reason.contains("can be no endpoint"), "{error}");
+        }
+        let many = |what: &str, n: usize| vec![what; n].join(", ");
+        let endpoint = "{addresses: [10.0.0.1]}";
+        assert!(slice(&format!("endpoints: [{}]", many(endpoint, 1000))).is_ok());
+        assert!(slice(&format!("endpoints: [{}]", many(endpoint, 1001))).is_err());
+        let addresses = many("10.0.0.1", 101);
+        assert!(slice(&format!("endpoints: [{{addresses: [{addresses}]}}]")).is_err());
         assert!(slice("endpoints: [{addresses: []}]").is_err());
         assert!(slice("endpoints: [{}]").is_err());
         let error = slice("endpoints: [{addresses: ['fd00::1']}]").unwrap_err();

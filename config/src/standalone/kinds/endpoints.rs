@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use super::endpoint_slice::{Conditions, Endpoint, EndpointSlice, TargetRef};
+use super::endpoint_slice::{Conditions, Endpoint, EndpointSlice, TargetRef, special};
 use super::port::{NamedPort, Transport};
 use crate::standalone::manifest::{Manifest, Object};
 use crate::standalone::problem::LoadError;
@@ -84,6 +84,16 @@ impl Subset {
         if self.addresses.is_empty() && self.not_ready_addresses.is_empty() {
             let reason = "addresses or notReadyAddresses is required".to_owned();
             return Err(("addresses".to_owned(), reason));
+        }
+        for (list, addresses) in [
+            ("addresses", &self.addresses),
+            ("notReadyAddresses", &self.not_ready_addresses),
+        ] {
+            for (index, address) in addresses.iter().enumerate() {
+                if let Some(reason) = special(address.ip) {
+                    return Err((format!("{list}[{index}].ip"), reason));
+                }
+            }
         }
         let several = self.ports.len() > 1;
         for (index, port) in self.ports.iter().enumerate() {
@@ -190,6 +200,10 @@ mod tests {
         for (subset, field) in [
             ("{ports: [{port: 1}]}", "subsets[0].addresses"),
             ("{addresses: [{ip: x}]}", "subsets[0].addresses[0].ip"),
+            (
+                "{addresses: [{ip: 10.0.0.1}], notReadyAddresses: [{ip: '::'}]}",
+                "subsets[0].notReadyAddresses[0].ip",
+            ),
             (
                 "{addresses: [{ip: 10.0.0.1}], ports: [{port: 0}]}",
                 "subsets[0].ports[0].port",

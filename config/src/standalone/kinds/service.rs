@@ -176,6 +176,20 @@ struct Spec {
     traffic_distribution: Option<String>,
     internal_traffic_policy: Option<String>,
     session_affinity: Option<String>,
+    session_affinity_config: Option<SessionAffinityConfig>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct SessionAffinityConfig {
+    #[serde(rename = "clientIP")]
+    client_ip: ClientIp,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ClientIp {
+    timeout_seconds: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -330,6 +344,17 @@ impl Spec {
             {
                 let reason = format!("{value:?} is none of {}", known.join(", "));
                 return Err(refusal(field, reason));
+            }
+        }
+        if let Some(config) = &self.session_affinity_config {
+            if self.session_affinity.as_deref() != Some("ClientIP") {
+                let reason = "is for sessionAffinity ClientIP only";
+                return Err(refusal("sessionAffinityConfig", reason));
+            }
+            let seconds = config.client_ip.timeout_seconds.unwrap_or(10_800);
+            if !(1..=86_400).contains(&seconds) {
+                let field = "sessionAffinityConfig.clientIP.timeoutSeconds";
+                return Err(refusal(field, "must be between 1 and 86400"));
             }
         }
         for (name, value) in &self.selector {
@@ -592,6 +617,14 @@ mod tests {
             (
                 "{ports: [{port: 1}], sessionAffinity: clientip}",
                 "spec.sessionAffinity",
+            ),
+            (
+                "{ports: [{port: 1}], sessionAffinityConfig: {}}",
+                "spec.sessionAffinityConfig",
+            ),
+            (
+                "{ports: [{port: 1}], sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}}",
+                "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
             ),
             (
                 "{ports: [{port: 1}], trafficDistribution: Nearest}",

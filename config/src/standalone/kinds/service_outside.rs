@@ -20,6 +20,16 @@ pub(super) struct Outside {
     load_balancer_ip: String,
     load_balancer_source_ranges: Vec<String>,
     external_traffic_policy: String,
+    allocate_load_balancer_node_ports: Option<bool>,
+    load_balancer_class: Option<String>,
+    ports: Vec<Port>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Port {
+    #[serde(default)]
+    node_port: u16,
 }
 
 impl Outside {
@@ -57,7 +67,24 @@ impl Outside {
                 return Err(refusal(format!("externalIPs[{index}]"), reason));
             }
         }
+        let own = matches!(self.r#type.as_str(), "" | "ClusterIP");
+        let node_port = self.ports.iter().position(|port| port.node_port != 0);
+        if let Some(index) = node_port.filter(|_| own) {
+            let reason = "may not be given for type ClusterIP";
+            return Err(refusal(format!("ports[{index}].nodePort"), reason));
+        }
         let balanced = self.r#type == "LoadBalancer";
+        for (field, given) in [
+            (
+                "allocateLoadBalancerNodePorts",
+                self.allocate_load_balancer_node_ports.is_some(),
+            ),
+            ("loadBalancerClass", self.load_balancer_class.is_some()),
+        ] {
+            if given && !balanced {
+                return Err(refusal(field, "may be given for type LoadBalancer only"));
+            }
+        }
         if !balanced && !self.load_balancer_source_ranges.is_empty() {
             let reason = "may be given for type LoadBalancer only";
             return Err(refusal("loadBalancerSourceRanges", reason));
@@ -101,6 +128,18 @@ mod tests {
             (
                 "{ports: [{port: 1}], externalIPs: [192.0.2.1, 127.0.0.1]}",
                 "spec.externalIPs[1]",
+            ),
+            (
+                "{ports: [{port: 1, nodePort: 30000}]}",
+                "spec.ports[0].nodePort",
+            ),
+            (
+                "{type: NodePort, ports: [{port: 1, nodePort: 30000}], loadBalancerClass: a/b}",
+                "spec.loadBalancerClass",
+            ),
+            (
+                "{ports: [{port: 1}], allocateLoadBalancerNodePorts: true}",
+                "spec.allocateLoadBalancerNodePorts",
             ),
             (
                 "{ports: [{port: 1}], loadBalancerSourceRanges: [192.0.2.0/24]}",
