@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 
 use super::kinds::authorization_policy::{Action, AuthorizationPolicy};
-use super::kinds::config_map::{self, MESH_CONFIG, MeshConfig};
+use super::kinds::config_map::{MESH_CONFIG, MeshConfig};
+use super::kinds::config_map_fields;
 use super::kinds::endpoint_slice::EndpointSlice;
 use super::kinds::endpoints::Endpoints;
 use super::kinds::gateway::{Gateway, NAMESPACE_NAME};
@@ -182,7 +183,7 @@ impl ClusterState {
         if (meta.namespace.as_str(), meta.name.as_str()) == MESH_CONFIG {
             let (config, problems) = MeshConfig::read(manifest)?;
             self.mesh_config = Some(config);
-            let others = config_map::of_others(manifest).into_iter();
+            let others = config_map_fields::of_others(manifest).into_iter();
             self.for_others.extend(others.map(|setting| ForOthers {
                 kind: "ConfigMap",
                 reason: "settings of other parts of the mesh",

@@ -5,6 +5,7 @@
 
 pub mod authorization_policy;
 pub mod config_map;
+pub mod config_map_fields;
 pub mod endpoint_slice;
 pub mod endpoints;
 pub mod gateway;
@@ -19,6 +20,7 @@ pub mod pod;
 pub mod port;
 pub mod service;
 pub mod service_entry;
+mod service_entry_schema;
 mod service_outside;
 pub mod target_ref;
 

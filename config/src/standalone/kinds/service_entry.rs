@@ -10,67 +10,13 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::http_route::{Refusal, refusal};
-use super::port::is_dns_label;
 use super::service::Protocol;
+use super::service_entry_schema;
 use crate::standalone::manifest::{Manifest, Object};
 use crate::standalone::problem::{LoadError, Problem, Severity};
-use crate::standalone::schema::{self, Row, Rule};
 
 /// Label with which an entry asks istiod for addresses, or for none.
 const ALLOCATE: &str = "networking.istio.io/enable-autoallocate-ip";
-
-/// What the CRD says of single fields.
-const SCHEMA: &[Row] = &[
-    ("hosts", Rule::Items(1, 256)),
-    ("addresses", Rule::Items(0, 256)),
-    ("addresses[]", Rule::Length(0, 64)),
-    ("location", Rule::OneOf(&["MESH_EXTERNAL", "MESH_INTERNAL"])),
-    (
-        "resolution",
-        Rule::OneOf(&["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"]),
-    ),
-    ("ports", Rule::Items(0, 256)),
-    ("ports[].number", Rule::Between(1, 65535)),
-    ("ports[].name", Rule::Form(is_label, "name of a port")),
-    ("ports[].targetPort", Rule::Between(1, 65535)),
-    ("endpoints", Rule::Items(0, 4096)),
-    ("hosts[]", Rule::Form(is_host, "host")),
-    ("workloadSelector.labels", Rule::Fields(256)),
-    (
-        "workloadSelector.labels{}",
-        Rule::Form(
-            |value| value.len() <= 63 && !value.contains('*'),
-            "value of a label",
-        ),
-    ),
-    ("endpoints[].address", Rule::Length(0, 256)),
-    ("endpoints[].labels", Rule::Fields(256)),
-    ("endpoints[].ports", Rule::Fields(128)),
-    ("endpoints[].locality", Rule::Length(0, 2048)),
-    ("endpoints[].network", Rule::Length(0, 2048)),
-    ("endpoints[].serviceAccount", Rule::Length(0, 253)),
-    ("endpoints[].weight", Rule::Between(0, u32::MAX as i64)),
-];
-
-/// A DNS label as Istio reads it: in any case of letters.
-fn is_label(text: &str) -> bool {
-    is_dns_label(&text.to_ascii_lowercase())
-}
-
-/// A host, which may begin with `*` and end with a dot; `*` itself is told apart.
-fn is_host(text: &str) -> bool {
-    let (first, rest) = text.split_once('.').unwrap_or((text, ""));
-    let bare = first.strip_prefix("*-").or_else(|| first.strip_prefix('*'));
-    let rest: Vec<&str> = rest.strip_suffix('.').unwrap_or(rest).split('.').collect();
-    let is_rest = match rest.as_slice() {
-        [""] => true,
-        labels => labels.iter().all(|label| is_label(label)),
-    };
-    let last = rest.last().copied().unwrap_or_default();
-    let is_number = !last.is_empty() && last.bytes().all(|c| c.is_ascii_digit());
-    let is_first = first == "*" || is_label(bare.unwrap_or(first));
-    text.len() <= 255 && is_first && is_rest && !is_number
-}
 
 /// Fields that could change where requests go and aren't honoured.
 const NOT_HONOURED: &[&str] = &["exportTo", "subjectAltNames"];
@@ -176,7 +122,7 @@ impl ServiceEntry {
     /// `Ok(Err(problem))` is an entry that is sound but not honoured.
     pub fn read(manifest: &Manifest) -> Result<Result<Object<ServiceEntry>, Problem>, LoadError> {
         let spec: Spec = manifest.part("spec")?;
-        schema::check(manifest, "spec", SCHEMA)?;
+        service_entry_schema::check(manifest)?;
         if spec.hosts.is_empty() {
             return Err(manifest.refused("spec.hosts", "is required"));
         }
@@ -336,6 +282,26 @@ impl Spec {
         if self.hosts.iter().any(|host| host == "*") {
             return Err(refusal("hosts", "\"*\" is no host"));
         }
+        self.check_ports()?;
+        for (index, endpoint) in self.endpoints.iter().flatten().enumerate() {
+            let at = |(field, reason): Refusal| (format!("endpoints[{index}].{field}"), reason);
+            endpoint.check().map_err(at)?;
+            for (name, number) in &endpoint.ports {
+                let known = self.ports.iter().any(|port| port.name == *name);
+                if !known || *number == 0 {
+                    let reason = match known {
+                        true => "must be between 1 and 65535",
+                        false => "is no port of the entry",
+                    };
+                    return Err(refusal(format!("endpoints[{index}].ports.{name}"), reason));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_ports(&self) -> Result<(), Refusal> {
+        let resolution = self.resolution.as_str();
         for (index, port) in self.ports.iter().enumerate() {
             let at = |field: &str| format!("ports[{index}].{field}");
             let before = || self.ports.iter().take(index);
@@ -360,20 +326,6 @@ impl Spec {
             if self.hosts.len() > 1 && !told_apart && !matches!(resolution, "" | "NONE") {
                 let reason = "with several hosts every port must speak HTTP or TLS";
                 return Err(refusal(at("protocol"), reason));
-            }
-        }
-        for (index, endpoint) in self.endpoints.iter().flatten().enumerate() {
-            let at = |(field, reason): Refusal| (format!("endpoints[{index}].{field}"), reason);
-            endpoint.check().map_err(at)?;
-            for (name, number) in &endpoint.ports {
-                let known = self.ports.iter().any(|port| port.name == *name);
-                if !known || *number == 0 {
-                    let reason = match known {
-                        true => "must be between 1 and 65535",
-                        false => "is no port of the entry",
-                    };
-                    return Err(refusal(format!("endpoints[{index}].ports.{name}"), reason));
-                }
             }
         }
         Ok(())
@@ -525,27 +477,6 @@ mod tests {
         ] {
             let error = entry(&spec).unwrap_err();
             assert_eq!(error.field.as_deref(), Some(field), "{spec}: {error}");
-        }
-    }
-
-    #[test]
-    fn hosts() {
-        for (host, expected) in [
-            ("a.test", true),
-            ("A-b.test", true),
-            ("*.test", true),
-            ("*a.test", true),
-            ("*-a.test", true),
-            ("*", true),
-            ("a", true),
-            ("a.test.", true),
-            ("", false),
-            ("a.*", false),
-            ("a..b", false),
-            ("*-.test", false),
-            ("192.0.2.1", false),
-        ] {
-            assert_eq!(is_host(host), expected, "{host}");
         }
     }
 

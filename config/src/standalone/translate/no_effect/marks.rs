@@ -67,6 +67,11 @@ impl Telling<'_, '_> {
                 self.distribution("Namespace", meta, origin);
             }
         }
+        self.classes_and_pods();
+    }
+
+    fn classes_and_pods(&mut self) {
+        let mesh = self.mesh;
         for class in mesh.state.gateway_classes.keys() {
             if *class != mesh.waypoint.gateway.spec.class {
                 self.aside(
