@@ -261,7 +261,7 @@ impl StreamInfo {
             self.upstream_times.get_or_init(Box::default);
         }
         if capture.wire_bytes {
-            self.wire.get_or_init(Arc::default);
+            self.count_wire();
         }
         if capture.tls {
             self.state().keep_tls = true;
@@ -270,6 +270,11 @@ impl StreamInfo {
                 let _ = tls.session();
             }
         }
+    }
+
+    /// Somebody wants to know.
+    pub fn count_wire(&self) -> &Arc<WireBytes> {
+        self.wire.get_or_init(Arc::default)
     }
 
     /// To be counted; `None`: nobody wants to know.

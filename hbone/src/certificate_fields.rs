@@ -150,7 +150,11 @@ fn alternative_names(certificate: &X509Certificate<'_>) -> Vec<(NameKind, String
         ParsedExtension::SubjectAlternativeName(names) => Some(&names.general_names),
         _ => None,
     });
-    names.flatten().filter_map(alternative_name).collect()
+    let names = names.flatten().filter_map(alternative_name);
+    // They may have any character, and a log's line has one end.
+    names
+        .map(|(kind, name)| (kind, name.replace(char::is_control, "_")))
+        .collect()
 }
 
 fn alternative_name(name: &GeneralName<'_>) -> Option<(NameKind, String)> {
@@ -330,7 +334,7 @@ mod tests {
                 SanType::DnsName("a.example".try_into().unwrap()),
                 ip("192.0.2.1"),
                 SanType::Rfc822Name("a@b.example".try_into().unwrap()),
-                SanType::OtherName((vec![1, 2, 3], "other".into())),
+                SanType::OtherName((vec![1, 2, 3], "oth\ner".into())),
                 ip("2001:db8::1"),
                 SanType::URI("spiffe://td/ns/a/sa/b".try_into().unwrap()),
             ];
@@ -339,7 +343,7 @@ mod tests {
         assert_eq!(of(NameKind::Dns), "a.example");
         assert_eq!(of(NameKind::Ip), "192.0.2.1,2001:db8::1");
         assert_eq!(of(NameKind::Email), "a@b.example");
-        assert_eq!(of(NameKind::Other), "other");
+        assert_eq!(of(NameKind::Other), "oth_er");
         assert_eq!(of(NameKind::Uri), "spiffe://td/ns/a/sa/b");
     }
 

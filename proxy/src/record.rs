@@ -47,7 +47,7 @@ impl RecordGuard {
         }
     }
 
-    /// The request of this number begins on its connection: its bytes are counted if a recorder wants to know.
+    /// The request after so many begins on its connection: its bytes are counted if that counts any.
     pub(crate) fn count_wire<B>(
         &mut self,
         connection: &Arc<HttpConnection>,
@@ -61,14 +61,11 @@ impl RecordGuard {
             return;
         }
         count.begin(before + 1);
-        if self.manager.capture.wire_bytes {
-            self.stream.ask(&self.manager.capture);
-        }
-        if let Some(wire) = self.stream.wire() {
-            wire.downstream.begin();
-            wire.downstream.receive_headers(request.headers());
-            self.counted = Some((connection.clone(), before + 1));
-        }
+        // Whether or not a later version of the chain wants to know: what one sends must not count as the next one's.
+        let wire = self.stream.count_wire();
+        wire.downstream.begin();
+        wire.downstream.receive_headers(request.headers());
+        self.counted = Some((connection.clone(), before + 1));
     }
 
     /// Keeps what recorders want to know of the response's trailers.

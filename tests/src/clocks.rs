@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::server::conn::{http1, http2};
@@ -23,7 +23,7 @@ use crate::app::App;
 use crate::hbone_stream::HboneStream;
 use crate::mesh::Mesh;
 use crate::wait::until;
-use crate::ztunnel::{Ztunnel, request};
+use crate::ztunnel::Ztunnel;
 
 /// What the stories count in. Whatever happens is due after a whole number of these; it may be late by most of one.
 pub const UNIT: Duration = Duration::from_millis(1000);
@@ -66,7 +66,7 @@ spec:
     backendRefs: [{name: web, port: 80}]
 "#;
 
-const fn exchange(
+pub(crate) const fn exchange(
     path: &'static str,
     headers: &'static [(&'static str, &'static str)],
     upload: Upload,
@@ -240,41 +240,6 @@ pub static EXCHANGES: &[Exchange] = &[
     ),
 ];
 
-/// The stories of requests that wait for the one connection that there may be, until somewhat after the second unit. An
-/// attempt's clock starts when it has the connection; a route's doesn't care, and the body is read meanwhile.
-static PENDING: &[Exchange] = &[
-    exchange(
-        "/request/pending",
-        &[],
-        Upload::None,
-        "504 whole at 1, UT response_timeout",
-    ),
-    exchange(
-        "/request/pending-body",
-        &[],
-        Upload::For(0),
-        "504 whole at 1, UT response_timeout",
-    ),
-    exchange(
-        "/request/pending-upload",
-        &[],
-        Upload::For(1),
-        "504 whole at 2, UT response_timeout",
-    ),
-    exchange(
-        "/try/pending",
-        &[],
-        Upload::None,
-        "200 whole at 2, - via_upstream",
-    ),
-    exchange(
-        "/try/pending-body",
-        &[],
-        Upload::For(0),
-        "200 whole at 2, - via_upstream",
-    ),
-];
-
 /// How long the request's body takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Upload {
@@ -406,30 +371,16 @@ pub async fn play_all(ztunnel: &Ztunnel, to: SocketAddr, log: impl Fn() -> Strin
     play(EXCHANGES, ztunnel, to, log).await;
 }
 
-/// The same for requests that wait for a connection: the service may have one, and somebody else has it.
+/// The same for some of them.
 ///
 /// # Panics
 /// One is not as told.
-pub async fn play_pending(
+pub(crate) async fn play(
+    exchanges: &[Exchange],
     ztunnel: &Ztunnel,
     to: SocketAddr,
-    attempts: &Attempts,
     log: impl Fn() -> String,
 ) {
-    let mut holder = ztunnel.http1(to).await;
-    let holding = request(Method::GET, "/long/holder", &[("x-wait", "3")]);
-    let holding = tokio::spawn(async move { holder.send(holding).await });
-    until("the holder at the backend", async || {
-        (!attempts.header("/long/holder", "x-wait").is_empty()).then_some(())
-    })
-    .await;
-    // So that what ends with it is due in the middle of a unit.
-    tokio::time::sleep(UNIT * 7 / 10).await;
-    play(PENDING, ztunnel, to, log).await;
-    assert_eq!(holding.await.unwrap().status, StatusCode::OK);
-}
-
-async fn play(exchanges: &[Exchange], ztunnel: &Ztunnel, to: SocketAddr, log: impl Fn() -> String) {
     let plays = exchanges.iter().flat_map(|exchange| {
         [Client::Http1, Client::Http2].map(|client| async move {
             let path = match client {

@@ -25,6 +25,7 @@ pub mod logs;
 pub mod mesh;
 pub mod name_server;
 pub mod pace;
+pub mod pending;
 pub mod pod_ztunnel;
 pub mod program;
 pub mod scenario;

@@ -5,7 +5,7 @@
 //! a request that comes back unsent is sent again as it is.
 
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -285,8 +285,11 @@ impl Attempting<'_> {
         say_how_it_is_framed(&mut request);
         let mut stale = 0;
         loop {
-            let connecting = self.connected_h1(endpoint, &pools, &mut active);
-            let mut connection = match self.waiting(request.body_mut(), connecting).await {
+            let connected = {
+                let connecting = pin!(self.connected_h1(endpoint, &pools, &mut active));
+                self.waiting(request.body_mut(), connecting).await
+            };
+            let mut connection = match connected {
                 Ok(connection) => connection,
                 Err(error) => return Err(error.with_unsent(Some(request))),
             };
@@ -327,7 +330,8 @@ impl Attempting<'_> {
     }
 
     /// Waits for a connection. Where time is limited, the request's end must not be missed meanwhile.
-    async fn waiting<F: Future>(&self, body: &mut Body, connecting: F) -> F::Output {
+    /// The future is large, and stays where it is.
+    async fn waiting<F: Future>(&self, body: &mut Body, connecting: Pin<&mut F>) -> F::Output {
         if self.times.route.is_some() {
             reading_ahead(body, connecting).await
         } else {
@@ -364,8 +368,11 @@ impl Attempting<'_> {
         let limits = self.limits.as_ref();
         to_http2(&mut request);
         let upstreams = &self.router.upstreams;
-        let connecting = upstreams.h2(pools, &self.cluster, endpoint, limits);
-        let (mut connection, stream) = match self.waiting(request.body_mut(), connecting).await {
+        let connected = {
+            let connecting = pin!(upstreams.h2(pools, &self.cluster, endpoint, limits));
+            self.waiting(request.body_mut(), connecting).await
+        };
+        let (mut connection, stream) = match connected {
             Ok(found) => found,
             Err(error) => return Err(error.with_unsent(Some(to_http1(request)))),
         };

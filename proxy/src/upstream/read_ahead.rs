@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -18,8 +18,10 @@ const LIMIT: usize = 64 * 1024;
 const MAX_FRAMES: usize = 256;
 
 /// Waits for `connection`, and reads `body` meanwhile.
-pub(crate) async fn reading_ahead<F: Future>(body: &mut Body, connection: F) -> F::Output {
-    let mut connection = pin!(connection);
+pub(crate) async fn reading_ahead<F: Future>(
+    body: &mut Body,
+    mut connection: Pin<&mut F>,
+) -> F::Output {
     let mut read: Option<Box<ReadAhead>> = None;
     let output = poll_fn(|cx| {
         if let Poll::Ready(output) = connection.as_mut().poll(cx) {
@@ -117,6 +119,8 @@ impl http_body::Body for ReadAhead {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::pin::pin;
+
     use http_body_util::BodyExt;
     use tokio::sync::{mpsc, oneshot};
 
@@ -150,7 +154,7 @@ mod tests {
             tokio::task::yield_now().await;
             go.send(queued).unwrap();
         });
-        let queued = reading_ahead(&mut body, waiting).await.unwrap();
+        let queued = reading_ahead(&mut body, pin!(waiting)).await.unwrap();
         going.await.unwrap();
         drop((queued, send));
         let all = body.collect().await.unwrap().to_bytes();
@@ -164,7 +168,7 @@ mod tests {
         send.send(Ok(Bytes::from_static(b"ab"))).unwrap();
         send.send(Err("gone".into())).unwrap();
         let mut body = Body::boxed(Chunks(chunks));
-        reading_ahead(&mut body, tokio::task::yield_now()).await;
+        reading_ahead(&mut body, pin!(tokio::task::yield_now())).await;
         let first = body.frame().await.unwrap().unwrap();
         assert_eq!(first.into_data().unwrap(), "ab");
         assert!(body.frame().await.unwrap().is_err());
@@ -174,9 +178,9 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_is_there_leaves_the_body_alone() {
         let mut body = Body::full("abc");
-        reading_ahead(&mut body, std::future::ready(())).await;
+        reading_ahead(&mut body, pin!(std::future::ready(()))).await;
         assert_eq!(http_body::Body::size_hint(&body).exact(), Some(3));
-        reading_ahead(&mut body, tokio::task::yield_now()).await;
+        reading_ahead(&mut body, pin!(tokio::task::yield_now())).await;
         assert_eq!(http_body::Body::size_hint(&body).exact(), Some(3));
         assert_eq!(body.collect().await.unwrap().to_bytes(), "abc");
     }

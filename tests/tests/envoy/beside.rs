@@ -10,7 +10,7 @@ use waypoint_tests::circuit_breakers::{Limits, NONE, limited};
 use waypoint_tests::envoy::Envoy;
 use waypoint_tests::ztunnel::{Ztunnel, get, request};
 use waypoint_tests::{App, ControlPlane, Mesh, Seen};
-use waypoint_tests::{broken_answers, clocks, keepalives, late_heads};
+use waypoint_tests::{broken_answers, clocks, keepalives, late_heads, pending};
 
 fn program() -> String {
     std::env::var("WAYPOINT_ENVOY").expect("WAYPOINT_ENVOY names Envoy's binary")
@@ -667,7 +667,7 @@ async fn time_limits_of_requests_that_wait_count_as_envoy_counts_them() {
     let (envoy, address) = envoy_with(&mesh, &resources).await;
     let certificate = mesh.certificate("default", "curl");
     let client = Ztunnel::connect(address, &certificate).await.unwrap();
-    clocks::play_pending(&client, to, &attempts, || envoy.log()).await;
+    pending::play_all(&client, to, &attempts, || envoy.log()).await;
 }
 
 #[tokio::test]

@@ -153,3 +153,28 @@ async fn certificates_are_printed_as_envoy_prints_them() {
     }
     assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
+
+/// What Envoy hands to its internal listener has no TLS of its own; what is printed here is compared in `tls_fields`.
+#[tokio::test]
+#[ignore = "needs Envoy"]
+async fn envoy_has_nothing_of_what_carries_a_stream_in_a_tunnel() {
+    const UPSTREAM: &str = "up %UPSTREAM_TLS_VERSION% %UPSTREAM_TLS_CIPHER% %UPSTREAM_PEER_SUBJECT% \
+        %UPSTREAM_PEER_URI_SAN% %UPSTREAM_LOCAL_URI_SAN% %DOWNSTREAM_PEER_URI_SAN% %DOWNSTREAM_TLS_VERSION% \
+        %COMMON_DURATION(US_CX_BEG:US_HS_END:ns)%\n";
+    let mesh = Mesh::new();
+    let (to, _app, _ztunnel) = mesh.captured_service(1, "web").await;
+    mesh.access_log_format(UPSTREAM);
+    let (envoy, address) = Envoy::beside(&mesh, &mesh.resources()).await;
+    let certificate = mesh.certificate("default", "curl");
+    let client = Ztunnel::connect(address, &certificate).await.unwrap();
+    let answer = client.get(to, "/").await;
+    assert_eq!(answer.status, http::StatusCode::OK);
+    let line = until("Envoy's line", async || {
+        let log = envoy.log();
+        log.lines()
+            .find_map(|line| line.strip_prefix("up "))
+            .map(str::to_owned)
+    })
+    .await;
+    assert_eq!(line, "- - - - - - - -");
+}

@@ -14,7 +14,7 @@ use waypoint_config::resource::{Resource, ResourceType};
 use waypoint_tests::circuit_breakers::{NONE, limited};
 use waypoint_tests::wait::until;
 use waypoint_tests::ztunnel::{Http1, get, request};
-use waypoint_tests::{App, ControlPlane, Mesh, Waypoint, clocks, keepalives, late_heads};
+use waypoint_tests::{App, ControlPlane, Mesh, Waypoint, clocks, keepalives, late_heads, pending};
 
 #[tokio::test]
 async fn a_routes_limits_count_from_the_requests_end_to_the_answers() {
@@ -246,7 +246,7 @@ async fn requests_that_wait_for_a_connection_have_their_time() {
     istiod.discovery.set(limited(&mesh, [1, NONE, NONE, NONE]));
     let waypoint = mesh.start_under(&istiod).await;
     let client = mesh.client(&waypoint, "default", "curl").await;
-    clocks::play_pending(&client, to, &attempts, || waypoint.log()).await;
+    pending::play_all(&client, to, &attempts, || waypoint.log()).await;
 }
 
 #[tokio::test]
