@@ -15,6 +15,7 @@ mod filter_state_value;
 pub mod format;
 pub mod host;
 pub mod http;
+mod istio_labels;
 mod istio_stats;
 pub mod local_reply;
 pub mod matcher;

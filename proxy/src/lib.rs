@@ -39,6 +39,7 @@ mod retry;
 mod router;
 pub mod run;
 mod seconds_until;
+mod settings;
 mod sniff;
 mod tcp;
 mod terminals;

@@ -9,7 +9,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderValue, Method, StatusCode, Uri, header, uri};
+use http::StatusCode;
 use parking_lot::Mutex;
 use waypoint_config::model::balance::{Draw, choose};
 use waypoint_config::model::circuit_breakers::Resource;
@@ -35,6 +35,9 @@ use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::h1::H1Connection;
 use crate::upstream::held_body::Hold;
 use crate::upstream::limits::Limits;
+use crate::upstream::message_form::{
+    has_two_lengths, is_unasked, say_how_it_is_framed, to_http1, to_http2,
+};
 use crate::upstream::original_dst::OriginalDestinations;
 use crate::upstream::pools::{HostPools, Upstreams};
 use crate::upstream::read_ahead::reading_ahead;
@@ -464,69 +467,4 @@ impl Attempting<'_> {
             *self.connected.lock() = Some(Instant::now());
         }
     }
-}
-
-/// An answer that nobody asked for: a switch of protocols.
-fn is_unasked<B>(response: &http::Response<B>) -> bool {
-    response.status() == StatusCode::SWITCHING_PROTOCOLS
-}
-
-/// An answer that two readers may take for different ones (RFC 9112 §6.3).
-fn has_two_lengths<B>(response: &http::Response<B>) -> bool {
-    let headers = response.headers();
-    headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH)
-}
-
-/// A request whose method may have a body says that there is none (RFC 9110 §8.6), and one whose body's
-/// length nobody knows is chunked, whatever its method: hyper wouldn't send the body of a GET otherwise.
-fn say_how_it_is_framed(request: &mut http::Request<Body>) {
-    let bodiless = [
-        Method::GET,
-        Method::HEAD,
-        Method::DELETE,
-        Method::CONNECT,
-        Method::TRACE,
-    ];
-    if request.headers().contains_key(header::CONTENT_LENGTH) {
-        return;
-    }
-    let (name, value) = if !request.body().is_empty() {
-        (header::TRANSFER_ENCODING, "chunked")
-    } else if !bodiless.contains(request.method()) {
-        (header::CONTENT_LENGTH, "0")
-    } else {
-        return;
-    };
-    let value = HeaderValue::from_static(value);
-    request.headers_mut().insert(name, value);
-}
-
-/// The target in absolute form: HTTP/2 has its authority there.
-fn to_http2(request: &mut http::Request<Body>) {
-    *request.version_mut() = http::Version::HTTP_2;
-    let Some(host) = request.headers_mut().remove(header::HOST) else {
-        return;
-    };
-    let mut parts = uri::Parts::default();
-    parts.scheme = Some(uri::Scheme::HTTP);
-    parts.authority = uri::Authority::try_from(host.as_bytes()).ok();
-    parts.path_and_query = request.uri().path_and_query().cloned();
-    if let Ok(uri) = Uri::from_parts(parts) {
-        *request.uri_mut() = uri;
-    }
-}
-
-/// Back again, for an attempt that may speak HTTP/1.
-fn to_http1(mut request: http::Request<Body>) -> http::Request<Body> {
-    let authority = request
-        .uri()
-        .authority()
-        .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
-    if let Some(authority) = authority {
-        request.headers_mut().insert(header::HOST, authority);
-        if let Some(target) = request.uri().path_and_query().cloned() {
-            *request.uri_mut() = Uri::from(target);
-        }
-    }
-    request
 }

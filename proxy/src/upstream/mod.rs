@@ -11,6 +11,7 @@ pub(crate) mod held_body;
 pub(crate) mod io;
 pub(crate) mod lifetimes;
 pub(crate) mod limits;
+pub(crate) mod message_form;
 pub(crate) mod open;
 pub(crate) mod original_dst;
 pub(crate) mod place;
