@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod admin;
+mod config_dump;
 mod control_plane;
 mod many_services;

@@ -4,6 +4,7 @@
 
 mod beside;
 mod formats;
+mod neighbours;
 mod routes;
 mod tls_fields;
 mod wire_bytes;

@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod drain;
+mod rolling_replacement;
 mod silence;
 mod threads;

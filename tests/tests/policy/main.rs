@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod authorization;
+mod authorization_targets;
 mod bad_input;
 mod identity;
