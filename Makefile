@@ -18,7 +18,6 @@ test-envoy:
 
 # A real istiod configures the waypoint's pod. Needs Go; the first build takes some minutes.
 test-istiod: istiod
-	cargo build --locked -p waypoint-proxy
 	WAYPOINT_ISTIOD="$(CURDIR)/target/istiod" cargo test --locked -p waypoint-tests --test istiod -- --ignored
 
 # Istio's discovery server for the tests, and what the API server knows of its kinds.
