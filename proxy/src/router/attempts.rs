@@ -192,32 +192,23 @@ impl Attempting<'_> {
     ) -> Result<Response, UpstreamError> {
         // An upgrade's request doesn't end, and no clock starts.
         let upgrade = request.extensions().get::<Upgrade>().is_some();
-        let attempt = pin!(self.timed_attempt(request, tried));
+        if let Some(mut times) = self.stream.upstream_times() {
+            times.attempt(request.body().is_empty());
+        }
+        let attempt = pin!(self.attempt(request, tried));
         let Some(limit) = self.times.attempt.filter(|_| !upgrade) else {
-            return attempt.await;
+            return self.noted(attempt.await);
         };
         *self.connected.lock() = None;
         // The later of the two: the request is there, and so is a connection.
         let started = || Some((*self.connected.lock())?.max(self.stream.request_end()?));
-        Deadline::new(limit)
-            .before(started, attempt)
-            .await
-            .unwrap_or_else(|| Err(UpstreamError::new(UpstreamErrorKind::PerTryTimeout)))
+        let outcome = Deadline::new(limit).before(started, attempt).await;
+        let late = || Err(UpstreamError::new(UpstreamErrorKind::PerTryTimeout));
+        self.noted(outcome.unwrap_or_else(late))
     }
 
-    /// Notes times where a recorder wants them.
-    async fn timed_attempt(
-        &self,
-        request: http::Request<Body>,
-        tried: &mut Vec<SocketAddr>,
-    ) -> Result<Response, UpstreamError> {
-        if !self.stream.wants_upstream_times() {
-            return self.attempt(request, tried).await;
-        }
-        if let Some(mut times) = self.stream.upstream_times() {
-            times.attempt(request.body().is_empty());
-        }
-        let outcome = self.attempt(request, tried).await;
+    /// An attempt's outcome, of which recorders may want the time.
+    fn noted(&self, outcome: Result<Response, UpstreamError>) -> Result<Response, UpstreamError> {
         if let Some(mut times) = self.stream.upstream_times() {
             match &outcome {
                 Ok(_) => times.answered(),
