@@ -116,3 +116,75 @@ async fn what_drains_and_what_is_for_others_is_told_quietly() {
     assert!(problems.contains("slice.yaml document 1: EndpointSlice default/web-1 (no effect)"));
     assert_eq!(client.get(vip, "/").await.status, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn what_the_api_server_would_refuse_changes_nothing_or_closes() {
+    let mesh = Mesh::new();
+    let (vip, _app) = mesh.http_service(1, "web").await;
+    mesh.manifest(
+        "policy.yaml",
+        &policy("DENY", "{to: [{operation: {paths: [/secret]}}]}"),
+    );
+    let route = |path: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, namespace: default}}\n\
+             spec: {{parentRefs: [{{group: '', kind: Service, name: web}}], rules: [\n\
+             {{matches: [{{path: {{value: '{path}'}}}}], filters: [{{type: RequestRedirect, requestRedirect: {{statusCode: 301, hostname: moved.test}}}}]}},\n\
+             {{backendRefs: [{{name: web, port: 80}}]}}]}}\n"
+        )
+    };
+    mesh.manifest("route.yaml", &route("/moved"));
+    let waypoint = mesh.start().await;
+    let client = mesh.client(&waypoint, "default", "curl").await;
+    let as_before = async || {
+        assert_eq!(client.get(vip, "/").await.status, StatusCode::OK);
+        assert_eq!(
+            client.get(vip, "/secret").await.status,
+            StatusCode::FORBIDDEN
+        );
+        let moved = client.get(vip, "/moved").await.status;
+        assert_eq!(moved, StatusCode::MOVED_PERMANENTLY);
+    };
+    assert_eq!(waypoint.problems().await, "");
+    as_before().await;
+
+    // Routes and policies stand as they did.
+    mesh.manifest("route.yaml", &route("/moved|away"));
+    waypoint
+        .until_problem("spec.rules[0].matches[0].path.value: \"/moved|away\" has characters")
+        .await;
+    as_before().await;
+    let two_ways = policy("DENY", "{}").replace(
+        "targetRefs: [{group: '', kind: Service, name: web}]",
+        "selector: {}, targetRefs: []",
+    );
+    mesh.manifest("policy.yaml", &two_ways);
+    waypoint
+        .until_problem("spec.targetRefs: only one of targetRefs and selector may be given")
+        .await;
+    as_before().await;
+
+    // Whose target can be told is closed.
+    mesh.manifest("route.yaml", &route("/moved"));
+    mesh.manifest(
+        "policy.yaml",
+        &policy("DENY", "{to: [{operation: {paths: [/secret]}}]}"),
+    );
+    mesh.manifest(
+        "tokens.yaml",
+        "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: jwt, namespace: default}\n\
+         spec: {selector: {}, targetRefs: [{group: '', kind: Service, name: web}]}\n",
+    );
+    waypoint
+        .until_problem("RequestAuthentication default/jwt (broken, closed what it targets): spec.targetRefs: only one of")
+        .await;
+    let answer = client.get(vip, "/").await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(
+        answer
+            .text()
+            .contains("closed by RequestAuthentication default/jwt"),
+        "{}",
+        answer.text()
+    );
+}
