@@ -1,19 +1,33 @@
 //! EndpointSlices and Endpoints that no service takes.
 
+use std::collections::BTreeMap;
+
 use super::{Telling, Why};
 use crate::standalone::kinds::endpoint_slice::EndpointSlice;
 use crate::standalone::kinds::endpoints::Endpoints;
+use crate::standalone::kinds::service::Service;
 use crate::standalone::manifest::{Object, ObjectName};
 use crate::standalone::mesh_service::Source;
 
 impl Telling<'_, '_> {
     pub(super) fn endpoints(&mut self) {
         let mesh = self.mesh;
+        let services = mesh.waypoint.services.iter();
+        let own: BTreeMap<ObjectName, &Object<Service>> = services
+            .filter_map(|service| match service.source {
+                Source::Service(object) => Some((object.name(), object)),
+                Source::Entry(_) => None,
+            })
+            .collect();
         for slice in mesh.state.endpoint_slices.values() {
             if let Some((field, why)) = self.idle_slice(slice) {
                 self.part("EndpointSlice", slice, field, why);
             }
-            self.conditions(slice);
+            let service = slice.spec.service.as_ref();
+            let service = service.map(|name| ObjectName::new(&slice.meta.namespace, name));
+            if let Some(service) = service.and_then(|name| own.get(&name)) {
+                self.conditions(slice, service);
+            }
         }
         for endpoints in mesh.state.endpoints.values() {
             if let Some(why) = self.idle_endpoints(endpoints) {
@@ -23,19 +37,7 @@ impl Telling<'_, '_> {
     }
 
     /// Conditions beside `ready`, of the slices of an own service: they say less than they seem to.
-    fn conditions(&mut self, slice: &Object<EndpointSlice>) {
-        let service = slice.spec.service.as_ref();
-        let service = service.map(|service| ObjectName::new(&slice.meta.namespace, service));
-        let own = self
-            .mesh
-            .waypoint
-            .services
-            .iter()
-            .find_map(|own| match own.source {
-                Source::Service(object) if Some(object.name()) == service => Some(object),
-                _ => None,
-            });
-        let Some(service) = own else { return };
+    fn conditions(&mut self, slice: &Object<EndpointSlice>, service: &Object<Service>) {
         for (index, endpoint) in slice.spec.endpoints.iter().enumerate() {
             let conditions = endpoint.conditions;
             let idle = match (conditions.ready, conditions.serving, conditions.terminating) {

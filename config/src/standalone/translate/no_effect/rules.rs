@@ -100,8 +100,10 @@ impl Telling<'_, '_> {
             return;
         };
         let (targets, namespace) = (&policy.spec.targets, &policy.meta.namespace);
+        let mut asks = given(rule, namespace);
+        asks.retain(|given| given.what == What::Port && !given.negated);
         let of_pods = !mesh.waypoint.pods.is_empty();
-        if of_pods && mesh.targets_chain(targets, namespace, None) {
+        if asks.is_empty() || (of_pods && mesh.targets_chain(targets, namespace, None)) {
             return;
         }
         let services = mesh.waypoint.services.iter();
@@ -109,11 +111,7 @@ impl Telling<'_, '_> {
         let ports = hit.flat_map(|service| &service.ports);
         let ports: BTreeSet<u16> = ports.map(|port| port.number).collect();
         let unknown = |value: &String| value.parse().is_ok_and(|port| !ports.contains(&port));
-        for given in given(rule, namespace) {
-            let asks = given.what == What::Port && !given.negated;
-            if !asks || !given.values.iter().all(unknown) {
-                continue;
-            }
+        for given in asks.iter().filter(|given| given.values.iter().all(unknown)) {
             let known: Vec<String> = ports.iter().take(NAMED_PORTS).map(u16::to_string).collect();
             let reason = format!(
                 "no port of what it applies to: a waypoint sees the ports of services, here {}",
