@@ -39,6 +39,17 @@ fn is_word(text: &str, outer: impl Fn(u8) -> bool, inner: &[u8]) -> bool {
         && bytes.iter().all(|c| outer(*c) || inner.contains(c))
 }
 
+/// A DNS label: the name of a service's port, of a namespace.
+pub fn is_dns_label(name: &str) -> bool {
+    name.len() <= 63
+        && name
+            .bytes()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
+        && !name.is_empty()
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

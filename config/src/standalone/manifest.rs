@@ -10,9 +10,8 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::kinds::known_fields::unknown_metadata;
-use super::kinds::port::is_dns_label;
-use super::labels::check_label;
+use super::labels::{check_label, is_dns_label};
+use super::metadata_fields::unknown_metadata;
 use super::problem::{LoadError, Origin, Problem, Severity};
 use super::strict_value::StrictValue;
 use super::yaml::Document;

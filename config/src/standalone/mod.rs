@@ -12,6 +12,7 @@ pub mod kinds;
 mod labels;
 pub mod manifest;
 pub mod mesh_service;
+mod metadata_fields;
 mod near;
 pub mod ownership;
 pub mod problem;

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Instant;
 
 use super::cluster_state::ClusterState;
 use super::files::{self, Place, Scan, Seen, first};
@@ -11,7 +10,6 @@ use super::manifest::ObjectName;
 use super::ownership;
 use super::problem::{LoadError, Problem};
 use super::translate::{IpFamilies, Translation, translate};
-use super::watch::{Pace, Watch};
 use super::yaml::{self, Document};
 use crate::resource::{Resource, Update};
 
@@ -43,18 +41,7 @@ impl StandaloneSource {
         Ok(self.load_texts()?.0)
     }
 
-    /// As [`load`](StandaloneSource::load), and the watch that goes on from there.
-    pub fn start(self, pace: Pace, now: Instant) -> Result<(Translation, Watch), LoadError> {
-        let (translation, texts) = self.load_texts()?;
-        Ok((translation, Watch::resume(self, pace, texts, now)))
-    }
-
-    /// A watch that has seen nothing yet: once the files are settled it gives the first translation.
-    pub fn watch(self, pace: Pace) -> Watch {
-        Watch::new(self, pace)
-    }
-
-    fn load_texts(&self) -> Result<(Translation, Texts), LoadError> {
+    pub(super) fn load_texts(&self) -> Result<(Translation, Texts), LoadError> {
         let mut before = files::scan(&self.paths)?;
         for _ in 0..ATTEMPTS {
             let read = texts(&before).and_then(|texts| {
@@ -88,7 +75,7 @@ impl StandaloneSource {
 }
 
 /// What was read of each file, and what it was seen as.
-type Texts = BTreeMap<Place, (Seen, String)>;
+pub(super) type Texts = BTreeMap<Place, (Seen, String)>;
 
 fn texts(scan: &Scan) -> Result<Texts, LoadError> {
     let read = |(place, seen): (&Place, &Result<Seen, LoadError>)| {

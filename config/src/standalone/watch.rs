@@ -55,6 +55,20 @@ pub struct Watch {
     told: Vec<LoadError>,
 }
 
+/// Watches begin with a source.
+impl StandaloneSource {
+    /// As [`load`](StandaloneSource::load), and the watch that goes on from there.
+    pub fn start(self, pace: Pace, now: Instant) -> Result<(Translation, Watch), LoadError> {
+        let (translation, texts) = self.load_texts()?;
+        Ok((translation, Watch::resume(self, pace, texts, now)))
+    }
+
+    /// A watch that has seen nothing yet: once the files are settled it gives the first translation.
+    pub fn watch(self, pace: Pace) -> Watch {
+        Watch::new(self, pace)
+    }
+}
+
 /// What a poll found new.
 #[derive(Debug)]
 pub struct Polled {
@@ -168,7 +182,7 @@ fn parsed(place: &Place, text: &Option<Arc<str>>) -> Result<Vec<Document>, LoadE
 impl Watch {
     /// Goes on from what a process started with. All of it is read once more: some of it may have been half
     /// written.
-    pub(super) fn resume(
+    fn resume(
         source: StandaloneSource,
         pace: Pace,
         read: BTreeMap<Place, (Seen, String)>,
@@ -189,7 +203,7 @@ impl Watch {
         }
     }
 
-    pub(super) fn new(source: StandaloneSource, pace: Pace) -> Watch {
+    fn new(source: StandaloneSource, pace: Pace) -> Watch {
         Watch {
             source,
             pace,

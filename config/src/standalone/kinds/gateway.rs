@@ -12,7 +12,7 @@ use crate::standalone::problem::LoadError;
 /// The class of the gateways that are waypoints.
 pub const WAYPOINT_CLASS: &str = "istio-waypoint";
 const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
-const HBONE_PORT: u16 = 15008;
+const HBONE_PORT: u16 = waypoint_hbone::PORT;
 /// The label that the API server gives to every namespace.
 pub const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 

@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use crate::standalone::manifest::Manifest;
+use crate::standalone::metadata_fields::METADATA;
 use crate::standalone::near::nearest;
 use crate::standalone::problem::{Problem, Severity};
 
@@ -19,24 +20,6 @@ enum Told {
 
 /// Kind, path of a mapping, its fields.
 type Row = (&'static str, &'static str, Told, &'static [&'static str]);
-
-const METADATA: &[&str] = &[
-    "annotations",
-    "creationTimestamp",
-    "deletionGracePeriodSeconds",
-    "deletionTimestamp",
-    "finalizers",
-    "generateName",
-    "generation",
-    "labels",
-    "managedFields",
-    "name",
-    "namespace",
-    "ownerReferences",
-    "resourceVersion",
-    "selfLink",
-    "uid",
-];
 
 const TABLE: &[Row] = &[
     ("Service", "", Told::Always, &["spec", "status"]),
@@ -272,13 +255,6 @@ pub fn unknown(manifest: &Manifest) -> Vec<Problem> {
         });
     }
     problems
-}
-
-/// Names of `metadata` that the API doesn't know.
-pub fn unknown_metadata(metadata: &Value) -> Vec<String> {
-    let fields = metadata.as_object().into_iter().flat_map(Map::keys);
-    let unknown = fields.filter(|name| !METADATA.contains(&name.as_str()));
-    unknown.cloned().collect()
 }
 
 fn problem(manifest: &Manifest, field: &str, name: &str, known: &[&str]) -> Problem {

@@ -6,6 +6,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+pub use crate::standalone::labels::is_dns_label;
+
 /// What carries a port. Waypoints carry TCP only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -85,17 +87,6 @@ pub fn check_port_name(name: &str) -> Result<(), String> {
         return Ok(());
     };
     Err(format!("{name:?} is no name of a port: {reason}"))
-}
-
-/// A DNS label: the name of a service's port, of a namespace.
-pub fn is_dns_label(name: &str) -> bool {
-    name.len() <= 63
-        && name
-            .bytes()
-            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
-        && !name.is_empty()
-        && !name.starts_with('-')
-        && !name.ends_with('-')
 }
 
 #[cfg(test)]

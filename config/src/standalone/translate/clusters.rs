@@ -13,6 +13,7 @@ use envoy_types::pb::envoy::r#type::metadata::v3 as metadata_type;
 use envoy_types::pb::envoy::r#type::v3 as percent;
 use envoy_types::pb::google::protobuf::Any;
 
+use super::endpoints::{ORIGINAL_DST, internal_address};
 use super::packed::{
     ads, any, duration, fields, list, metadata, nested, raw_buffer, seconds, text,
     transport_socket, uint32,
@@ -22,8 +23,6 @@ use crate::standalone::kinds::service::Protocol;
 use crate::standalone::mesh_service::{MeshPort, MeshService, Resolution};
 
 const HTTP_PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-pub(super) const ORIGINAL_DST: &str = "envoy.filters.listener.original_dst";
-const HBONE_PORT: u32 = 15008;
 /// Idle time of a pool that leads to an internal listener.
 const INTERNAL_IDLE: Duration = Duration::from_secs(300);
 const HBONE_IDLE: Duration = Duration::from_secs(3600);
@@ -106,7 +105,7 @@ impl Mesh<'_> {
         options: HashMap<String, Any>,
     ) -> cluster::Cluster {
         let lb_config = cluster::cluster::OriginalDstLbConfig {
-            upstream_port_override: uint32(HBONE_PORT),
+            upstream_port_override: uint32(waypoint_hbone::PORT.into()),
             metadata_key,
             ..Default::default()
         };
@@ -284,22 +283,6 @@ fn internal_cluster(
             cluster::cluster::DiscoveryType::Static.into(),
         )),
         ..base(name)
-    }
-}
-
-/// The address of an internal listener.
-pub(super) fn internal_address(listener: &str, endpoint_id: &str) -> core::Address {
-    core::Address {
-        address: Some(core::address::Address::EnvoyInternalAddress(
-            core::EnvoyInternalAddress {
-                endpoint_id: endpoint_id.to_owned(),
-                address_name_specifier: Some(
-                    core::envoy_internal_address::AddressNameSpecifier::ServerListenerName(
-                        listener.to_owned(),
-                    ),
-                ),
-            },
-        )),
     }
 }
 

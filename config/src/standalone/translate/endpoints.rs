@@ -7,9 +7,11 @@ use std::net::SocketAddr;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
 
-use super::clusters::{ORIGINAL_DST, internal_address};
 use super::packed::{fields, metadata, text, uint32};
 use crate::standalone::mesh_service::{Locality, MeshEndpoint};
+
+/// Whose metadata says where a tunnel leads.
+pub(super) const ORIGINAL_DST: &str = "envoy.filters.listener.original_dst";
 
 /// The endpoints of one cluster, by locality.
 pub(super) fn load_assignment(
@@ -88,5 +90,21 @@ pub(super) fn socket_address(address: &str, port: u16) -> core::Address {
             port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port.into())),
             ..core::SocketAddress::default()
         })),
+    }
+}
+
+/// The address of an internal listener.
+pub(super) fn internal_address(listener: &str, endpoint_id: &str) -> core::Address {
+    core::Address {
+        address: Some(core::address::Address::EnvoyInternalAddress(
+            core::EnvoyInternalAddress {
+                endpoint_id: endpoint_id.to_owned(),
+                address_name_specifier: Some(
+                    core::envoy_internal_address::AddressNameSpecifier::ServerListenerName(
+                        listener.to_owned(),
+                    ),
+                ),
+            },
+        )),
     }
 }

@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_p
 use filter_state::filter_state_value::SharedWithUpstream;
 
 use super::access_log::Logged;
-use super::clusters::ORIGINAL_DST;
+use super::endpoints::ORIGINAL_DST;
 use super::endpoints::socket_address;
 use super::packed::{
     any, boolean, fields, format_string, http_filter, list, nested, network_filter, seconds, truth,
@@ -22,7 +22,6 @@ use super::packed::{
 };
 use super::{Mesh, tls_context};
 
-const HBONE_PORT: u16 = 15008;
 const HASHABLE: &str = "istio.hashable_string";
 pub(super) const LOCAL_IP: &str = "envoy.filters.listener.original_dst.local_ip";
 pub(super) const SERVER_NAME: &str = "istio-envoy";
@@ -43,10 +42,10 @@ impl Mesh<'_> {
         };
         let mut addresses = Vec::new();
         if self.families.v4 {
-            addresses.push(socket_address("0.0.0.0", HBONE_PORT));
+            addresses.push(socket_address("0.0.0.0", waypoint_hbone::PORT));
         }
         if self.families.v6 {
-            addresses.push(socket_address("::", HBONE_PORT));
+            addresses.push(socket_address("::", waypoint_hbone::PORT));
         }
         let mut addresses = addresses.into_iter();
         let balance = listener::listener::connection_balance_config::ExactBalance {};

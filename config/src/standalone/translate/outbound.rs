@@ -11,7 +11,8 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::google::protobuf::Struct;
 
 use super::Mesh;
-use super::clusters::{ORIGINAL_DST, Scope, internal_upstream, istio_metadata};
+use super::clusters::{Scope, internal_upstream, istio_metadata};
+use super::endpoints::ORIGINAL_DST;
 use super::endpoints::load_assignment;
 use super::packed::{any, fields, metadata, resource, text, transport_socket, truth, typed_struct};
 use super::tls_context;
