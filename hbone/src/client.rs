@@ -9,11 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::{ResponseFuture, SendRequest};
+use h2::client::ResponseFuture;
 use h2::{RecvStream, SendStream};
 use http::uri::{Authority, Uri};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -25,13 +25,15 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::allowance::DEFAULT_BUDGET;
+pub use crate::connect_error::ConnectError;
+pub use crate::connection::ClientConnection;
+use crate::connection::{Lease, Owned, Shared};
 use crate::frame_watch::{Flood, FloodMark, FrameWatch};
 use crate::http2::{Http2Options, KeepAlive};
-use crate::identity::Identity;
-use crate::reset::{Reset, reset_of};
+use crate::reset::io_error;
 use crate::socket::SocketOptions;
 use crate::standing::{Standing, Step};
-use crate::stream::{TunnelStream, io_error};
+use crate::stream::TunnelStream;
 use crate::tls::{ALPN_H2, Tls};
 use crate::tls_failure::TlsFailure;
 use crate::tls_info::{TlsInfo, TlsSession};
@@ -92,171 +94,8 @@ impl Default for ClientOptions {
     }
 }
 
-/// Why there is no tunnel. Shared, since several may have waited for the same connection.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum ConnectError {
-    #[error("no certificate of our own yet")]
-    NoCertificate,
-    #[error("connecting to {hop}: {error}")]
-    Tcp {
-        hop: SocketAddr,
-        error: Arc<io::Error>,
-    },
-    #[error("TLS with {hop}: {error}")]
-    Tls {
-        hop: SocketAddr,
-        error: Arc<TlsFailure>,
-    },
-    /// HTTP/2 failed, or the server reset the CONNECT.
-    #[error("HTTP/2 with {hop}: {error}")]
-    Handshake {
-        hop: SocketAddr,
-        error: Arc<io::Error>,
-    },
-    /// The server sent so much that does no work that the connection was ended, before its answer to the CONNECT.
-    #[error("{hop} was cut off: {flood}")]
-    Flooded { hop: SocketAddr, flood: Flood },
-    #[error("{hop} answered {status} to CONNECT")]
-    Rejected { hop: SocketAddr, status: StatusCode },
-    #[error("{hop}: no {phase} within {timeout:?}")]
-    Timeout {
-        hop: SocketAddr,
-        phase: &'static str,
-        timeout: Duration,
-    },
-    /// The server turned out to allow fewer streams than were asked for; none of this one was sent.
-    #[error("{hop} allows no more streams on this connection")]
-    Full { hop: SocketAddr },
-    /// Too many callers wait already.
-    #[error("too many wait for a connection to {hop}")]
-    Overflow { hop: SocketAddr },
-    /// The caller's fault.
-    #[error("{0:?} can't be the authority of a CONNECT")]
-    Authority(Box<str>),
-}
-
-impl ConnectError {
-    /// Whether another attempt, here or at another host, may help. It's always safe: nothing of the tunnelled stream has
-    /// left yet. It's useless where the server has answered no, or the fault is ours.
-    pub fn retry_safe(&self) -> bool {
-        match self {
-            ConnectError::NoCertificate | ConnectError::Authority(_) => false,
-            ConnectError::Rejected { status, .. } => status.is_server_error(),
-            _ => true,
-        }
-    }
-
-    /// Whether the server refused the stream without looking at it (REFUSED_STREAM), or would have.
-    pub(crate) fn refused(&self) -> bool {
-        match self {
-            ConnectError::Handshake { error, .. } => {
-                reset_of(error.as_ref()) == Some(Reset::Refused)
-            }
-            ConnectError::Full { .. } => true,
-            _ => false,
-        }
-    }
-
-    /// A short name for metric labels and access logs; the set is fixed.
-    pub fn label(&self) -> &'static str {
-        match self {
-            ConnectError::NoCertificate => "no_certificate",
-            ConnectError::Tcp { .. } => "tcp",
-            ConnectError::Tls { error, .. } => error.label(),
-            ConnectError::Handshake { .. } => "http2",
-            ConnectError::Flooded { .. } => "flooded",
-            ConnectError::Rejected { .. } => "rejected",
-            ConnectError::Timeout { .. } => "timeout",
-            ConnectError::Full { .. } | ConnectError::Overflow { .. } => "overflow",
-            ConnectError::Authority(_) => "authority",
-        }
-    }
-}
-
 type ClientIo = Wire<TlsStream<ReadAhead<TcpStream>>>;
 type WatchedIo = FrameWatch<ClientIo>;
-
-/// Told when a connection has room for one more stream, or has nothing left to do.
-pub(crate) trait ConnectionOwner: Send + Sync {
-    /// A stream has ended, and others are waiting.
-    fn freed(&self);
-    /// The connection has ended, or has been idle for `idle_timeout`. Whether it may be closed.
-    fn retire(&self, connection: &ClientConnection) -> bool;
-}
-
-/// A connection to a server, on which tunnels can be opened. Clones share it; it closes when the last clone and the
-/// last tunnel are gone.
-#[derive(Clone)]
-pub struct ClientConnection {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    hop: SocketAddr,
-    peer: Identity,
-    local_addr: SocketAddr,
-    generation: u64,
-    tls: Arc<TlsInfo>,
-    response_timeout: Duration,
-    /// Cloned for each stream, under a lock held for that alone.
-    send: Mutex<SendRequest<Bytes>>,
-    active: AtomicUsize,
-    retired: AtomicBool,
-    /// The latest time that a stream ended.
-    last_used: Mutex<Instant>,
-    owner: Option<Weak<dyn ConnectionOwner>>,
-    flood: FloodMark,
-}
-
-impl Shared {
-    /// Why there is no answer to a CONNECT.
-    fn failed(&self, error: h2::Error) -> ConnectError {
-        let hop = self.hop;
-        match self.flood.get() {
-            Some(flood) => ConnectError::Flooded { hop, flood },
-            None => ConnectError::Handshake {
-                hop,
-                error: Arc::new(io_error(error)),
-            },
-        }
-    }
-}
-
-/// A place for one stream on a connection.
-pub(crate) struct Lease {
-    connection: ClientConnection,
-}
-
-impl Lease {
-    pub(crate) fn peer(&self) -> &Identity {
-        &self.connection.shared.peer
-    }
-
-    pub(crate) fn tls(&self) -> &Arc<TlsInfo> {
-        &self.connection.shared.tls
-    }
-
-    pub(crate) fn connection(&self) -> &ClientConnection {
-        &self.connection
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let shared = &self.connection.shared;
-        *shared.last_used.lock() = Instant::now();
-        shared.active.fetch_sub(1, Ordering::AcqRel);
-        if let Some(owner) = shared.owner.as_ref().and_then(Weak::upgrade) {
-            owner.freed();
-        }
-    }
-}
-
-/// What the pool adds to a connection.
-pub(crate) struct Owned {
-    pub(crate) owner: Weak<dyn ConnectionOwner>,
-    pub(crate) idle_timeout: Duration,
-}
 
 /// Opens a connection of its own, outside of any pool: for tools, tests and load generators.
 pub async fn connect(
@@ -397,67 +236,6 @@ impl ClientConnection {
         headers: HeaderMap,
     ) -> Result<TunnelStream, ConnectError> {
         self.open_leased(self.lease(), authority, &headers).await
-    }
-
-    /// The server's identity, from its certificate.
-    pub fn peer(&self) -> &Identity {
-        &self.shared.peer
-    }
-
-    /// Our end of the TCP connection.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.shared.local_addr
-    }
-
-    /// [`Tls::generation`] at the time of the handshake.
-    pub fn certificate_generation(&self) -> u64 {
-        self.shared.generation
-    }
-
-    /// Tunnels that are open or being opened.
-    pub fn active_streams(&self) -> usize {
-        self.shared.active.load(Ordering::Acquire)
-    }
-
-    /// The server's SETTINGS_MAX_CONCURRENT_STREAMS, as far as it's known.
-    pub fn max_streams(&self) -> usize {
-        self.shared.send.lock().current_max_send_streams()
-    }
-
-    /// Whether streams can still be opened: no GOAWAY, no failure.
-    pub fn is_usable(&self) -> bool {
-        if self.shared.retired.load(Ordering::Acquire) {
-            return false;
-        }
-        let mut cx = Context::from_waker(Waker::noop());
-        let usable = !matches!(
-            self.shared.send.lock().poll_ready(&mut cx),
-            Poll::Ready(Err(_))
-        );
-        if !usable {
-            self.retire();
-        }
-        usable
-    }
-
-    pub(crate) fn is_retired(&self) -> bool {
-        self.shared.retired.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn retire(&self) {
-        self.shared.retired.store(true, Ordering::Release);
-    }
-
-    pub(crate) fn is_same(&self, other: &ClientConnection) -> bool {
-        Arc::ptr_eq(&self.shared, &other.shared)
-    }
-
-    /// Takes a place, whatever the limits: they are the pool's matter.
-    pub(crate) fn lease(&self) -> Lease {
-        self.shared.active.fetch_add(1, Ordering::AcqRel);
-        Lease {
-            connection: self.clone(),
-        }
     }
 
     pub(crate) async fn open_leased(

@@ -55,6 +55,10 @@ impl Default for Http2Options {
     }
 }
 
+/// Consumed bytes are given back to the peer's window in steps of this many. Far below the smallest window that we
+/// advertise, so that what is held back never stalls the peer.
+pub(crate) const RELEASE_STEP: usize = 32 * 1024;
+
 /// Streams that were reset and are remembered for late frames; also how many a peer may reset before they are
 /// taken up (the "rapid reset" attack).
 const MAX_RESET_STREAMS: usize = 128;
@@ -63,11 +67,7 @@ macro_rules! apply {
     ($options:expr, $builder:expr) => {{
         let options: &Http2Options = $options;
         $builder
-            .initial_window_size(
-                options
-                    .stream_window
-                    .max(2 * crate::stream::RELEASE_STEP as u32),
-            )
+            .initial_window_size(options.stream_window.max(2 * RELEASE_STEP as u32))
             .initial_connection_window_size(options.connection_window.max(options.stream_window))
             .max_frame_size(options.max_frame_size.clamp(16 * 1024, (1 << 24) - 1))
             .max_send_buffer_size(options.max_send_buffer)
@@ -128,9 +128,7 @@ impl Windows {
         Windows {
             squeeze,
             squeezed: false,
-            stream: options
-                .stream_window
-                .max(2 * crate::stream::RELEASE_STEP as u32),
+            stream: options.stream_window.max(2 * RELEASE_STEP as u32),
             connection: options.connection_window.max(options.stream_window),
         }
     }

@@ -12,6 +12,8 @@ pub mod certificate;
 pub mod certificate_fields;
 pub mod certificate_request;
 pub mod client;
+pub mod connect_error;
+pub mod connection;
 pub mod control_plane;
 pub mod copy;
 pub mod dev_ca;

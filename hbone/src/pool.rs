@@ -21,10 +21,9 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::client::{
-    ClientConnection, ClientOptions, ConnectError, ConnectionOwner, Lease, Owned, ServerFloods,
-    connect_owned,
-};
+use crate::client::{ClientOptions, ServerFloods, connect_owned};
+use crate::connect_error::ConnectError;
+use crate::connection::{ClientConnection, ConnectionOwner, Lease, Owned};
 use crate::http2::Http2Options;
 use crate::socket::SocketOptions;
 use crate::stream::TunnelStream;

@@ -1,6 +1,7 @@
 //! What an HTTP/2 error in a chain of causes says: hyper's errors hide h2's.
 
 use std::error::Error;
+use std::io;
 
 /// Why a stream or connection was reset, as far as it decides what to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,17 @@ pub fn reset_of(error: &(dyn Error + 'static)) -> Option<Reset> {
     None
 }
 
+/// What happened to a stream, as an I/O error: a reset, a GOAWAY or a protocol error is `ConnectionReset` with the HTTP/2 error as its
+/// source; a failed connection keeps the kind of its failure.
+pub(crate) fn io_error(error: h2::Error) -> io::Error {
+    if error.is_io() {
+        return error
+            .into_io()
+            .unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
+    }
+    io::Error::new(io::ErrorKind::ConnectionReset, error)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,5 +58,11 @@ mod tests {
         let wrapped = std::io::Error::other(h2);
         assert_eq!(reset_of(&wrapped), Some(Reset::Refused));
         assert_eq!(reset_of(&std::io::Error::other("x")), None);
+    }
+
+    #[test]
+    fn resets_are_connection_resets() {
+        let error = io_error(h2::Error::from(Reason::CANCEL));
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 }

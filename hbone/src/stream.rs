@@ -26,15 +26,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop;
 
 use crate::account::Account;
-use crate::client::Lease;
+use crate::connection::Lease;
 use crate::holder::Holder;
+use crate::http2::RELEASE_STEP;
 use crate::identity::Identity;
+use crate::reset::io_error;
 use crate::tls_info::TlsInfo;
 
-/// Consumed bytes are given back to the peer's window in steps of this many. Far below the smallest window that we
-/// advertise, so that what is held back never stalls the peer.
-pub(crate) const RELEASE_STEP: usize = 32 * 1024;
-/// The same once nothing more is there to be read: many quiet tunnels must not keep their connection's window.
+/// [`RELEASE_STEP`] once nothing more is there to be read: many quiet tunnels must not keep their connection's window.
 const QUIET_STEP: usize = 4 * 1024;
 
 /// So many bytes may be handed to h2 between two questions for capacity. This bounds what a stalled peer
@@ -321,17 +320,6 @@ impl TunnelStream {
     }
 }
 
-/// What happened to a stream, as an I/O error: a reset, a GOAWAY or a protocol error is `ConnectionReset` with the HTTP/2 error as its
-/// source; a failed connection keeps the kind of its failure.
-pub(crate) fn io_error(error: h2::Error) -> io::Error {
-    if error.is_io() {
-        return error
-            .into_io()
-            .unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
-    }
-    io::Error::new(io::ErrorKind::ConnectionReset, error)
-}
-
 impl AsyncRead for TunnelStream {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -421,11 +409,5 @@ mod tests {
             "{}",
             size_of::<TunnelStream>()
         );
-    }
-
-    #[test]
-    fn resets_are_connection_resets() {
-        let error = io_error(h2::Error::from(Reason::CANCEL));
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 }
