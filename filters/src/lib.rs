@@ -32,6 +32,7 @@ pub mod route;
 pub mod serial_id;
 pub mod service;
 pub mod stream_info;
+pub mod struct_json;
 pub mod typed_struct;
 pub mod upstream_times;
 pub mod uuid;

@@ -5,9 +5,9 @@ use prost::Message;
 
 use crate::coverage::well_known::STRUCT;
 use crate::coverage::{Table, honoured, required};
-use crate::dynamic_metadata::struct_to_json;
 use crate::proto::{TYPED_STRUCT, TypedStruct};
 use crate::rejected::Refusal;
+use crate::struct_json::struct_to_json;
 
 const XDS_TYPED_STRUCT: &str = "type.googleapis.com/xds.type.v3.TypedStruct";
 

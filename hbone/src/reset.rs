@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn resets_are_connection_resets() {
-        let error = io_error(h2::Error::from(Reason::CANCEL));
+        let error = io_error(h2::Error::from(h2::Reason::CANCEL));
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 }

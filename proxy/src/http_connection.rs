@@ -20,8 +20,8 @@ use waypoint_hbone::allowance::Allowance;
 use waypoint_hbone::frame_watch::{Flood, FrameWatch};
 use waypoint_hbone::stream::TunnelStream;
 
+use crate::downstream::answering::Answering;
 use crate::downstream::connection::HttpConnection;
-use crate::downstream::head_clock::Answering;
 use crate::downstream::request_head_bytes::HeadLimits;
 use crate::downstream::request_reader::RequestReader;
 use crate::drain::LAST_CALL;

@@ -17,9 +17,9 @@ use waypoint_filters::response_flags::ResponseFlags;
 use waypoint_filters::stream_info::{Capture, StreamInfo};
 use waypoint_hbone::holder::Exchange;
 
+use crate::downstream::answering::Answering;
 use crate::downstream::connection::HttpConnection;
 use crate::downstream::farewell::{Farewell, Farewells};
-use crate::downstream::head_clock::Answering;
 use crate::downstream::wire_count::Unrecorded;
 use crate::overload;
 use crate::router::deadline::OutOfTime;

@@ -13,18 +13,13 @@ use waypoint_filters::local_reply::{Closing, LocalReply};
 use waypoint_filters::uuid;
 
 use crate::path_normalization::{Normalized, normalize};
+use crate::upstream::agreed_upgrade::Upgrade;
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-pub(crate) const X_ENVOY_ORIGINAL_PATH: HeaderName =
-    HeaderName::from_static("x-envoy-original-path");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-
-/// A request that is to be upgraded (`websocket`); in the request's extensions for the router.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Upgrade;
 
 /// Why a request is not let in.
 #[derive(Debug)]

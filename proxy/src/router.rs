@@ -18,9 +18,9 @@ use waypoint_filters::stream_info::StreamInfo;
 pub(crate) mod attempts;
 pub(crate) mod deadline;
 
-use crate::request_head::{Upgrade, X_ENVOY_ORIGINAL_PATH};
 use crate::router::attempts::{Attempting, PeerLookup, Reach};
 use crate::router::deadline::{Deadline, TimeLimits, limited};
+use crate::upstream::agreed_upgrade::Upgrade;
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::limits::Limits;
 use crate::upstream::original_dst::OriginalDestinations;
@@ -30,6 +30,8 @@ const UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstr
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_ENVOY_ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+
+const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 
 /// The router; one for the process.
 #[derive(Clone)]

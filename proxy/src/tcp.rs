@@ -320,5 +320,5 @@ fn choose_endpoint(
         tried,
         attempts: 5,
     };
-    choose(cluster, &endpoints, draw)
+    choose(cluster.balancing, &endpoints, draw)
 }

@@ -20,7 +20,7 @@ use waypoint_filters::stream_info::DestinationService;
 use waypoint_filters::typed_struct;
 
 use crate::model::balance::policy::{
-    self, COMMON_LB_CONFIG, LEAST_REQUEST_LB_CONFIG, LbPolicy, ROUND_ROBIN_LB_CONFIG,
+    Balancing, COMMON_LB_CONFIG, LEAST_REQUEST_LB_CONFIG, ROUND_ROBIN_LB_CONFIG,
 };
 use crate::model::circuit_breakers::{CIRCUIT_BREAKERS, InUse, Thresholds};
 use crate::model::config_source::CONFIG_SOURCE;
@@ -81,7 +81,7 @@ impl fmt::Debug for ClusterSlot {
 pub struct Cluster {
     pub name: Arc<str>,
     pub discovery: Discovery,
-    pub lb_policy: LbPolicy,
+    pub balancing: Balancing,
     pub connect_timeout: Duration,
     pub protocol: UpstreamProtocol,
     /// How long an idle connection lives; `None`: without end.
@@ -91,10 +91,6 @@ pub struct Cluster {
     pub metadata: Metadata,
     /// `istio.services[0]` of the metadata.
     pub service: Option<Arc<DestinationService>>,
-    /// Percent of healthy endpoints below which all are used; istiod sends 0: never.
-    pub healthy_panic_threshold: f64,
-    /// Whether a locality is chosen by its weight first; otherwise those of a priority are one set.
-    pub locality_weighted: bool,
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// `None`: no limits.
     pub thresholds: Option<Thresholds>,
@@ -270,7 +266,7 @@ impl Cluster {
         Ok(Cluster {
             name: proto.name.as_str().into(),
             discovery: discovery(proto)?,
-            lb_policy: LbPolicy::from_proto(proto)?,
+            balancing: Balancing::from_proto(proto)?,
             connect_timeout: duration::limit(&proto.connect_timeout, "connect_timeout")?
                 .unwrap_or(CONNECT_TIMEOUT),
             protocol: options.protocol,
@@ -279,8 +275,6 @@ impl Cluster {
             max_requests_per_connection: options.max_requests_per_connection,
             service: service(&metadata),
             metadata,
-            healthy_panic_threshold: policy::panic_threshold(proto),
-            locality_weighted: policy::locality_weighted(proto),
             tcp_keepalive: tcp_keepalive(proto),
             thresholds: Thresholds::from_proto(proto.circuit_breakers.as_ref()),
         })

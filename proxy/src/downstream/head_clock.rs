@@ -7,14 +7,11 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::Sleep;
-
-use crate::downstream::connection::HttpConnection;
 
 /// What stands in the place of a head that is late.
 pub(crate) const LATE: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
@@ -34,25 +31,13 @@ impl Heads {
         self.late.load(Ordering::Relaxed) == before + 1
     }
 
+    /// One more answer has ended.
+    pub(crate) fn answered(&self) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn set_late(&self, before: u64) {
         self.late.store(before + 1, Ordering::Relaxed);
-    }
-}
-
-/// An answer that hasn't ended.
-pub(crate) struct Answering(Arc<HttpConnection>);
-
-impl Answering {
-    /// `None`: nobody wants to know.
-    pub(crate) fn begin(connection: &Arc<HttpConnection>) -> Option<Answering> {
-        let limit = connection.first.request_headers_timeout;
-        limit.map(|_| Answering(connection.clone()))
-    }
-}
-
-impl Drop for Answering {
-    fn drop(&mut self) {
-        self.0.heads.answered.fetch_add(1, Ordering::Relaxed);
     }
 }
 

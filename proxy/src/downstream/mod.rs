@@ -1,6 +1,7 @@
 //! The client's side: connections before they have tunnels, the bytes of inner HTTP connections before hyper reads
 //! them, answers that break off, and peers that flood.
 
+pub(crate) mod answering;
 pub(crate) mod connection;
 pub(crate) mod expectation;
 pub(crate) mod farewell;

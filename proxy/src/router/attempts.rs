@@ -26,9 +26,9 @@ use waypoint_filters::stream_info::{Protocol, StreamInfo, UpstreamInfo};
 
 use crate::downstream::expectation::Waiting;
 use crate::replay::Replay;
-use crate::request_head::Upgrade;
 use crate::retry::{self, Backoff};
 use crate::router::deadline::{Deadline, TimeLimits};
+use crate::upstream::agreed_upgrade::Upgrade;
 use crate::upstream::agreed_upgrade::agreed;
 use crate::upstream::body::{ActiveRequest, Lease, LeasedConnection, upstream_body};
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
@@ -264,7 +264,7 @@ impl Attempting<'_> {
             tried,
             attempts,
         };
-        choose(&self.cluster, &endpoints, draw)
+        choose(self.cluster.balancing, &endpoints, draw)
     }
 
     async fn send_h1(

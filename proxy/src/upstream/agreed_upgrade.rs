@@ -1,4 +1,4 @@
-//! An upgrade that the upstream agreed to, on its way through the filters to whoever joins both ends.
+//! Requests that are to be upgraded, and an upgrade that the upstream agreed to, on its way through the filters to whoever joins both ends.
 
 use std::sync::Arc;
 
@@ -9,6 +9,10 @@ use parking_lot::Mutex;
 use waypoint_filters::body::Body;
 
 use crate::upstream::body::ActiveRequest;
+
+/// A request that is to be upgraded (`websocket`); in the request's extensions for the router.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Upgrade;
 
 /// Both ends, once. Shared because extensions have to be `Clone`.
 #[derive(Clone)]

@@ -13,8 +13,7 @@ mod round_robin;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::model::balance::policy::LbPolicy;
-use crate::model::cluster::Cluster;
+use crate::model::balance::policy::{Balancing, LbPolicy};
 use crate::model::endpoint::Endpoint;
 use crate::model::endpoint_set::EndpointSet;
 
@@ -39,36 +38,36 @@ impl<R: FnMut() -> u64> Draw<'static, R> {
 
 /// Chooses an endpoint; `None`: there is no healthy one (`UH`).
 pub fn choose<R: FnMut() -> u64>(
-    cluster: &Cluster,
+    balancing: Balancing,
     endpoints: &EndpointSet,
     mut draw: Draw<'_, R>,
 ) -> Option<Arc<Endpoint>> {
-    let mut chosen = pick(cluster, endpoints, &mut draw.random)?;
+    let mut chosen = pick(balancing, endpoints, &mut draw.random)?;
     for _ in 0..draw.attempts {
         if !draw.tried.contains(&chosen.address) {
             break;
         }
-        chosen = pick(cluster, endpoints, &mut draw.random)?;
+        chosen = pick(balancing, endpoints, &mut draw.random)?;
     }
     Some(chosen.clone())
 }
 
 fn pick<'a>(
-    cluster: &Cluster,
+    balancing: Balancing,
     endpoints: &'a EndpointSet,
     random: &mut impl FnMut() -> u64,
 ) -> Option<&'a Arc<Endpoint>> {
     let hosts = endpoints.hosts();
-    let (priority, panics) = hosts.priority(cluster.healthy_panic_threshold, random())?;
+    let (priority, panics) = hosts.priority(balancing.panic_threshold, random())?;
     let candidates = if panics {
         priority.all()
-    } else if cluster.locality_weighted {
+    } else if balancing.by_locality {
         priority.healthy_of_locality(random())
     } else {
         priority.healthy()
     };
     let equal = candidates.equal_weights;
-    match (cluster.lb_policy, candidates.endpoints) {
+    match (balancing.policy, candidates.endpoints) {
         (_, []) => None,
         (_, [only]) => Some(only),
         (LbPolicy::LeastRequest { choice_count }, many) => {
@@ -82,32 +81,17 @@ fn pick<'a>(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::atomic::Ordering;
-    use std::time::Duration;
-
-    use crate::model::cluster::Discovery;
     use crate::model::endpoint::{EndpointState, Locality, Transport};
-    use crate::model::upstream_protocol::UpstreamProtocol;
+    use std::sync::atomic::Ordering;
     use waypoint_filters::dynamic_metadata::Metadata;
 
     use super::*;
 
-    fn cluster(lb_policy: LbPolicy) -> Cluster {
-        Cluster {
-            name: "c".into(),
-            discovery: Discovery::Static,
-            lb_policy,
-            connect_timeout: Duration::from_secs(1),
-            protocol: UpstreamProtocol::Http1,
-            idle_timeout: None,
-            max_connection_duration: None,
-            max_requests_per_connection: None,
-            metadata: Metadata::default(),
-            service: None,
-            healthy_panic_threshold: 0.0,
-            locality_weighted: false,
-            tcp_keepalive: None,
-            thresholds: None,
+    fn by(policy: LbPolicy) -> Balancing {
+        Balancing {
+            policy,
+            panic_threshold: 0.0,
+            by_locality: false,
         }
     }
 
@@ -161,10 +145,10 @@ mod tests {
         a.state.active.store(10, Ordering::Relaxed);
         let set = set(vec![vec![a, b]]);
         let mut random = counter();
-        let cluster = cluster(LbPolicy::LeastRequest { choice_count: 2 });
+        let balancing = by(LbPolicy::LeastRequest { choice_count: 2 });
         let loaded = (0..1000)
             .filter(|_| {
-                choose(&cluster, &set, Draw::new(&mut random))
+                choose(balancing, &set, Draw::new(&mut random))
                     .unwrap()
                     .address
                     .port()
@@ -182,9 +166,9 @@ mod tests {
         let (light, heavy) = (endpoint(1, true, 1), endpoint(2, true, 3));
         let set = set(vec![vec![light, heavy.clone()]]);
         let mut random = counter();
-        let cluster = cluster(LbPolicy::LeastRequest { choice_count: 2 });
+        let balancing = by(LbPolicy::LeastRequest { choice_count: 2 });
         let mut of_light = || {
-            let chosen = (0..4000).filter_map(|_| choose(&cluster, &set, Draw::new(&mut random)));
+            let chosen = (0..4000).filter_map(|_| choose(balancing, &set, Draw::new(&mut random)));
             chosen.filter(|e| e.address.port() == 1).count()
         };
         let at_rest = of_light();
@@ -198,10 +182,10 @@ mod tests {
     fn unhealthy_endpoints_get_nothing_and_none_left_is_none() {
         let set1 = set(vec![vec![endpoint(1, false, 1), endpoint(2, true, 1)]]);
         let mut random = counter();
-        let cluster = cluster(LbPolicy::Random);
+        let balancing = by(LbPolicy::Random);
         for _ in 0..50 {
             assert_eq!(
-                choose(&cluster, &set1, Draw::new(&mut random))
+                choose(balancing, &set1, Draw::new(&mut random))
                     .unwrap()
                     .address
                     .port(),
@@ -209,8 +193,8 @@ mod tests {
             );
         }
         let none = set(vec![vec![endpoint(1, false, 1)]]);
-        assert!(choose(&cluster, &none, Draw::new(&mut random)).is_none());
-        assert!(choose(&cluster, &EndpointSet::default(), Draw::new(&mut random)).is_none());
+        assert!(choose(balancing, &none, Draw::new(&mut random)).is_none());
+        assert!(choose(balancing, &EndpointSet::default(), Draw::new(&mut random)).is_none());
     }
 
     #[test]
@@ -218,10 +202,10 @@ mod tests {
         let first: Vec<_> = (0..10).map(|i| endpoint(i, i < 5, 1)).collect();
         let set = set(vec![first, vec![endpoint(100, true, 1)]]);
         let mut random = counter();
-        let cluster = cluster(LbPolicy::Random);
+        let balancing = by(LbPolicy::Random);
         let spilled = (0..1000)
             .filter(|_| {
-                choose(&cluster, &set, Draw::new(&mut random))
+                choose(balancing, &set, Draw::new(&mut random))
                     .unwrap()
                     .address
                     .port()
@@ -235,11 +219,11 @@ mod tests {
     fn tried_hosts_are_avoided() {
         let set = set(vec![vec![endpoint(1, true, 1), endpoint(2, true, 1)]]);
         let mut random = counter();
-        let cluster = cluster(LbPolicy::Random);
+        let balancing = by(LbPolicy::Random);
         let tried = [([10, 0, 0, 1], 1).into()];
         let again = (0..200)
             .filter(|_| {
-                choose(&cluster, &set, avoiding(&mut random, &tried, 5))
+                choose(balancing, &set, avoiding(&mut random, &tried, 5))
                     .unwrap()
                     .address
                     .port()
@@ -258,9 +242,9 @@ mod tests {
             endpoint(4, true, 1),
         ]]);
         let mut random = counter();
-        let cluster = cluster(LbPolicy::RoundRobin);
+        let balancing = by(LbPolicy::RoundRobin);
         let mut ports = |tried: &[SocketAddr]| -> Vec<u16> {
-            let next = || choose(&cluster, &set, avoiding(&mut random, tried, 5));
+            let next = || choose(balancing, &set, avoiding(&mut random, tried, 5));
             let chosen = std::iter::repeat_with(next).take(6);
             chosen.map(|e| e.unwrap().address.port()).collect()
         };
@@ -284,29 +268,29 @@ mod tests {
         };
         let set = EndpointSet::new(vec![vec![locality(1, near), locality(3, far)]]);
         let mut random = counter();
-        let mut cluster = cluster(LbPolicy::Random);
-        let mut share = |cluster: &Cluster, ports: &[u16], tried: &[SocketAddr], attempts| {
+        let mut balancing = by(LbPolicy::Random);
+        let mut share = |balancing: Balancing, ports: &[u16], tried: &[SocketAddr], attempts| {
             let chosen = (0..4000)
-                .filter_map(|_| choose(cluster, &set, avoiding(&mut random, tried, attempts)));
+                .filter_map(|_| choose(balancing, &set, avoiding(&mut random, tried, attempts)));
             chosen.filter(|e| ports.contains(&e.address.port())).count()
         };
         let far = [100, 101];
         // One set: weights 4 of 8.
-        let one = share(&cluster, &far, &[], 0);
+        let one = share(balancing, &far, &[], 0);
         assert!((1850..2150).contains(&one), "a half: {one}");
-        cluster.locality_weighted = true;
-        let weighted = share(&cluster, &far, &[], 0);
+        balancing.by_locality = true;
+        let weighted = share(balancing, &far, &[], 0);
         assert!(
             (2880..3120).contains(&weighted),
             "three quarters: {weighted}"
         );
-        let heavy = share(&cluster, &[101], &[], 0);
+        let heavy = share(balancing, &[101], &[], 0);
         assert!(
             (2130..2370).contains(&heavy),
             "three quarters of that: {heavy}"
         );
         let tried = [([10, 0, 0, 1], 101).into()];
-        let again = share(&cluster, &[101], &tried, 5);
+        let again = share(balancing, &[101], &tried, 5);
         assert!(again < 200, "9/16 to the sixth power: {again}");
     }
 
@@ -319,11 +303,11 @@ mod tests {
         ];
         let set = set(vec![endpoints]);
         let mut random = counter();
-        let mut cluster = cluster(LbPolicy::LeastRequest { choice_count: 2 });
-        cluster.locality_weighted = true;
+        let mut balancing = by(LbPolicy::LeastRequest { choice_count: 2 });
+        balancing.by_locality = true;
         let mut healthy = |threshold| {
-            cluster.healthy_panic_threshold = threshold;
-            let chosen = (0..300).filter_map(|_| choose(&cluster, &set, Draw::new(&mut random)));
+            balancing.panic_threshold = threshold;
+            let chosen = (0..300).filter_map(|_| choose(balancing, &set, Draw::new(&mut random)));
             chosen.filter(|e| e.healthy).count()
         };
         assert_eq!(healthy(0.0), 300);

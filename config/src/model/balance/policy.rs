@@ -6,6 +6,26 @@ use waypoint_filters::coverage::well_known::UINT32_VALUE;
 use waypoint_filters::coverage::{Table, honoured};
 use waypoint_filters::rejected::Refusal;
 
+/// How one cluster balances.
+#[derive(Clone, Copy, Debug)]
+pub struct Balancing {
+    pub policy: LbPolicy,
+    /// Percent of healthy endpoints below which all are used; istiod sends 0: never.
+    pub panic_threshold: f64,
+    /// Whether a locality is chosen by its weight first; otherwise those of a priority are one set.
+    pub by_locality: bool,
+}
+
+impl Balancing {
+    pub(crate) fn from_proto(proto: &ClusterProto) -> Result<Balancing, Refusal> {
+        Ok(Balancing {
+            policy: LbPolicy::from_proto(proto)?,
+            panic_threshold: panic_threshold(proto),
+            by_locality: locality_weighted(proto),
+        })
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LbPolicy {
     RoundRobin,
@@ -58,7 +78,7 @@ pub(crate) static ROUND_ROBIN_LB_CONFIG: Table = Table {
 };
 
 impl LbPolicy {
-    pub(crate) fn from_proto(proto: &ClusterProto) -> Result<LbPolicy, Refusal> {
+    fn from_proto(proto: &ClusterProto) -> Result<LbPolicy, Refusal> {
         let policy = cluster::LbPolicy::try_from(proto.lb_policy)
             .map_err(|_| Refusal::new("lb_policy", format!("unknown value {}", proto.lb_policy)))?;
         match &proto.lb_config {
@@ -95,7 +115,7 @@ impl LbPolicy {
 }
 
 /// Percent of healthy endpoints below which all are used; Envoy's default where nothing is said.
-pub(crate) fn panic_threshold(proto: &ClusterProto) -> f64 {
+fn panic_threshold(proto: &ClusterProto) -> f64 {
     let config = proto.common_lb_config.as_ref();
     config
         .and_then(|config| config.healthy_panic_threshold.as_ref())
@@ -103,7 +123,7 @@ pub(crate) fn panic_threshold(proto: &ClusterProto) -> f64 {
 }
 
 /// Whether a locality is chosen by its weight before an endpoint in it.
-pub(crate) fn locality_weighted(proto: &ClusterProto) -> bool {
+fn locality_weighted(proto: &ClusterProto) -> bool {
     let config = proto.common_lb_config.as_ref();
     config.is_some_and(|config| {
         matches!(
