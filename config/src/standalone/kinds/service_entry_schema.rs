@@ -33,6 +33,10 @@ const SCHEMA: &[Row] = &[
     ("endpoints[].address", Rule::Length(0, 256)),
     ("endpoints[].labels", Rule::Fields(256)),
     ("endpoints[].ports", Rule::Fields(128)),
+    (
+        "endpoints[].ports",
+        Rule::Names(|name| name.len() < 63 && is_label(name), "name of a port"),
+    ),
     ("endpoints[].locality", Rule::Length(0, 2048)),
     ("endpoints[].network", Rule::Length(0, 2048)),
     ("endpoints[].serviceAccount", Rule::Length(0, 253)),
