@@ -11,13 +11,8 @@ use crate::stream_info::StreamInfo;
 #[derive(Debug)]
 pub(crate) struct Rules<E> {
     pub(crate) enforced: Option<E>,
-    shadow: Option<Shadow<E>>,
-}
-
-#[derive(Debug)]
-struct Shadow<E> {
-    engine: E,
-    /// The filter's name.
+    shadow: Option<E>,
+    /// Where the shadow says it: under the filter's name, with these keys.
     namespace: &'static str,
     policy_key: String,
     result_key: String,
@@ -36,15 +31,12 @@ impl<E> Rules<E> {
             let engine = rules.map(&compile).transpose();
             engine.map_err(|e| e.within(field))
         };
-        let shadow = |engine| Shadow {
-            engine,
+        Ok(Rules {
+            enforced: engine(rules, "rules")?,
+            shadow: engine(shadow_rules, "shadow_rules")?,
             namespace,
             policy_key: format!("{prefix}shadow_effective_policy_id"),
             result_key: format!("{prefix}shadow_engine_result"),
-        };
-        Ok(Rules {
-            enforced: engine(rules, "rules")?,
-            shadow: engine(shadow_rules, "shadow_rules")?.map(shadow),
         })
     }
 
@@ -53,15 +45,15 @@ impl<E> Rules<E> {
         let Some(shadow) = &self.shadow else {
             return;
         };
-        let decision = decide(&shadow.engine);
+        let decision = decide(shadow);
         let metadata = &mut stream.state().metadata;
         if let Some(policy) = &decision.policy {
-            metadata.set(shadow.namespace, &shadow.policy_key, policy.as_ref().into());
+            metadata.set(self.namespace, &self.policy_key, policy.as_ref().into());
         }
         let verdict = match decision.allowed {
             true => "allowed",
             false => "denied",
         };
-        metadata.set(shadow.namespace, &shadow.result_key, verdict.into());
+        metadata.set(self.namespace, &self.result_key, verdict.into());
     }
 }

@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use super::backend_object::BackendObject;
+pub(super) use super::refusal::{Refusal, refusal};
+
+use super::backend_object::service_kind;
 use super::config_map::parse_duration;
 use super::http_route_filter::{Filter, NewPath, Redirect, Rewrite, WireFilter};
 use super::http_route_match::{Match, PathMatchType};
@@ -12,12 +16,6 @@ use super::http_route_others::SessionPersistence;
 use super::http_route_schema;
 use crate::standalone::manifest::{Manifest, Object};
 use crate::standalone::problem::LoadError;
-
-pub(super) type Refusal = (String, String);
-
-pub(super) fn refusal(field: impl Into<String>, reason: impl Into<String>) -> Refusal {
-    (field.into(), reason.into())
-}
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpRoute {
@@ -63,36 +61,6 @@ pub struct Rule {
     pub retry: Option<Retry>,
     /// Fields that the API knows and that aren't honoured.
     pub not_honoured: Vec<&'static str>,
-}
-
-/// A reference to what takes the requests.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BackendObject {
-    #[serde(default)]
-    pub group: String,
-    #[serde(default = "service_kind")]
-    pub kind: String,
-    pub name: String,
-    pub namespace: Option<String>,
-    pub port: Option<u16>,
-}
-
-fn service_kind() -> String {
-    "Service".to_owned()
-}
-
-impl BackendObject {
-    pub fn is_service(&self) -> bool {
-        self.group.is_empty() && self.kind == "Service"
-    }
-
-    pub(super) fn check(&self) -> Result<(), Refusal> {
-        if self.is_service() && self.port.is_none_or(|port| port == 0) {
-            return Err(refusal("port", "is required for a Service"));
-        }
-        Ok(())
-    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -2,9 +2,10 @@
 
 use serde::Deserialize;
 
-use super::http_route::{BackendObject, Refusal, refusal};
+use super::backend_object::BackendObject;
 use super::http_route_match::{check_unique, is_header_name};
 use super::http_route_others::{ExtensionRef, ExternalAuth};
+use super::refusal::{Refusal, refusal};
 
 /// A filter as it is written: `type` and the one field that belongs to it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]

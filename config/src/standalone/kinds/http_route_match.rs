@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::http_route::{Refusal, refusal};
+use super::refusal::{Refusal, refusal};
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]

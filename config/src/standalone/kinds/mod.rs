@@ -4,6 +4,7 @@
 //! would. Security objects and routes deny unknown fields: what isn't known can't be honoured.
 
 pub mod authorization_policy;
+pub mod backend_object;
 pub mod config_map;
 pub mod config_map_fields;
 pub mod endpoint_slice;
@@ -18,6 +19,7 @@ mod http_route_schema;
 pub mod known_fields;
 pub mod pod;
 pub mod port;
+mod refusal;
 pub mod service;
 pub mod service_entry;
 mod service_entry_schema;

@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn mirrored_shares() {
-        use crate::standalone::kinds::http_route::BackendObject;
+        use crate::standalone::kinds::backend_object::BackendObject;
         use crate::standalone::kinds::http_route_filter::Fraction;
         let share = |percent, fraction| {
             let backend_ref = BackendObject {

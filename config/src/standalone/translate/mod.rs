@@ -20,6 +20,7 @@ mod packed;
 mod path_modifier;
 mod rbac_attribute;
 mod rbac_policy;
+mod rbac_rule;
 mod routes;
 mod rule_attributes;
 mod stable_encoding;

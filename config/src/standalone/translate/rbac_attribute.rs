@@ -15,7 +15,7 @@ use rbac::principal::{Identifier, Set as PrincipalSet};
 use rbac::{Permission, Principal};
 
 use super::packed::{any, uint32};
-use super::rbac_policy::{CannotTell, permission, principal};
+use super::rbac_rule::{CannotTell, permission, principal};
 
 const PEER_PRINCIPAL: &str = "io.istio.peer_principal";
 const JWT: &str = "envoy.filters.http.jwt_authn";

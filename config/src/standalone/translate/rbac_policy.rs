@@ -11,6 +11,7 @@ use rbac::principal::{Identifier, Set as PrincipalSet};
 use rbac::{Permission, Principal};
 
 use super::rbac_attribute as attribute;
+use super::rbac_rule::{CannotTell, permission, principal};
 use super::rule_attributes::{of_operation, of_source};
 use crate::standalone::kinds::authorization_policy::{Condition, Operation, Rule, Source};
 
@@ -23,9 +24,6 @@ pub(super) struct RuleTranslator<'a> {
     /// The mesh's trust domain and its aliases.
     pub trust_domains: &'a [String],
 }
-
-/// The attribute can't be told on this chain, or isn't understood.
-pub(super) struct CannotTell;
 
 /// A policy that matches nothing.
 pub(super) fn never() -> rbac::Policy {
@@ -185,16 +183,6 @@ pub(super) fn matches_all(policy: &rbac::Policy) -> bool {
         ids: vec![principal(Identifier::Any(true))],
     }));
     policy.permissions.contains(&any_permission) && policy.principals.contains(&any_principal)
-}
-
-pub(super) fn permission(rule: PermissionRule) -> Permission {
-    Permission { rule: Some(rule) }
-}
-
-pub(super) fn principal(identifier: Identifier) -> Principal {
-    Principal {
-        identifier: Some(identifier),
-    }
 }
 
 fn not_permission(inner: Permission) -> Permission {

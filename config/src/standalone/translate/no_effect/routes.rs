@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::http_routes::{Candidate, is_catch_all, is_parent, path_value, route_match};
 use super::{Telling, Why};
-use crate::standalone::kinds::http_route::{BackendObject, HttpRoute, ParentRef};
+use crate::standalone::kinds::backend_object::BackendObject;
+use crate::standalone::kinds::http_route::{HttpRoute, ParentRef};
 use crate::standalone::kinds::http_route_match::{Match, PathMatchType, ValueMatch};
 use crate::standalone::kinds::service::Protocol;
 use crate::standalone::manifest::{Object, ObjectName, resource};
