@@ -207,7 +207,7 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_eviction_is_heard_early_and_late() {
         let holder = Holder::new(&Share::new(&Account::top()));
         let waiting = holder.clone();

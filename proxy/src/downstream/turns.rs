@@ -141,7 +141,7 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn work_is_done_and_wakes_are_not_lost() {
         let turns = Turns::new(2);
         let mut all = tokio::task::JoinSet::new();

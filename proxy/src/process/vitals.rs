@@ -345,10 +345,12 @@ mod tests {
         busy.abort();
 
         let (release, hang) = mpsc::channel::<()>();
+        let (started, hangs) = mpsc::channel();
         runtime.spawn(async move {
+            let _ = started.send(());
             let _ = hang.recv();
         });
-        thread::sleep(Duration::from_millis(50));
+        hangs.recv().unwrap();
         assert_eq!(looks(FAST.unready + 1), None);
         let trouble = vitals.trouble().unwrap();
         assert!(trouble.starts_with("data thread "), "{trouble}");
