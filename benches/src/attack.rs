@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use waypoint_hbone::dev_ca::DevCa;
+use waypoint_hbone::certificates::dev_ca::DevCa;
 use waypoint_hbone::identity::Identity;
 use waypoint_tests::attack::{Place, attack, shapes};
 

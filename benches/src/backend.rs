@@ -15,7 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use waypoint_hbone::certificate::WorkloadCertificate;
+use waypoint_hbone::certificates::certificate::WorkloadCertificate;
 use waypoint_hbone::server::{self, ServerOptions};
 use waypoint_hbone::tls::{Tls, TrustDomains};
 

@@ -16,10 +16,10 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::{Deserialize, Serialize};
-use waypoint_hbone::certificate::WorkloadCertificate;
+use waypoint_hbone::certificates::certificate::WorkloadCertificate;
 use waypoint_hbone::pool::{PoolOptions, TunnelPool};
-use waypoint_hbone::stream::TunnelStream;
 use waypoint_hbone::tls::{Tls, TrustDomains};
+use waypoint_hbone::tunnel::stream::TunnelStream;
 
 use crate::Failure;
 

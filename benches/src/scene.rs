@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use waypoint_config::standalone::StandaloneSource;
-use waypoint_hbone::dev_ca::DevCa;
+use waypoint_hbone::certificates::dev_ca::DevCa;
 use waypoint_hbone::identity::Identity;
 use waypoint_tests::envoy::{Envoy, Settings, bootstrap};
 

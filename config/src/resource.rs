@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use waypoint_filters::rejected::Refusal;
+use waypoint_filters::xds::rejected::Refusal;
 
 /// The xDS resource types that a waypoint is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

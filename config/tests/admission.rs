@@ -9,8 +9,8 @@
 use std::path::Path;
 
 use waypoint_config::standalone::Severity;
-use waypoint_config::standalone::cluster_state::ClusterState;
-use waypoint_config::standalone::yaml::documents;
+use waypoint_config::standalone::input::yaml::documents;
+use waypoint_config::standalone::state::cluster_state::ClusterState;
 
 const FIXTURE: &str = include_str!("fixtures/admission.txt");
 

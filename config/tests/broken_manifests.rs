@@ -4,10 +4,10 @@
 
 use std::path::Path;
 
-use waypoint_config::standalone::cluster_state::ClusterState;
-use waypoint_config::standalone::ownership;
+use waypoint_config::standalone::input::yaml::documents;
+use waypoint_config::standalone::state::cluster_state::ClusterState;
+use waypoint_config::standalone::state::ownership;
 use waypoint_config::standalone::translate::translate;
-use waypoint_config::standalone::yaml::documents;
 
 /// What people write by hand and no recording has.
 const BY_HAND: &str = "

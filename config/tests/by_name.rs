@@ -22,9 +22,9 @@ use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as Netw
 use envoy_types::pb::google::protobuf::Any;
 use process::{store, store_that};
 use prost::Message;
-use waypoint_config::model::chain::FilterChain;
-use waypoint_config::recorded;
+use waypoint_config::model::listener::chain::FilterChain;
 use waypoint_config::resource::{Resource, ResourceType, Update};
+use waypoint_config::sources::recorded;
 use waypoint_config::store::{ChainState, OnRefused, Outcome, Store};
 
 const CHAIN: &str = "inbound-vip|9080|http|details.default.svc.cluster.local";

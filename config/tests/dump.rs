@@ -16,11 +16,12 @@ use process::store;
 use prost::Message;
 use prost_reflect::DynamicMessage;
 use serde_json::{Value, json};
+use waypoint_config::dump::descriptors;
+use waypoint_config::dump::field_mask::Mask;
 use waypoint_config::dump::{Dump, DumpError, HeldSecret, NamePattern, Process, Query};
-use waypoint_config::field_mask::Mask;
 use waypoint_config::resource::{Resource, ResourceType, Update};
+use waypoint_config::sources::recorded;
 use waypoint_config::store::Store;
-use waypoint_config::{descriptors, recorded};
 
 const CHAIN: &str = "inbound-vip|9080|http|details.default.svc.cluster.local";
 

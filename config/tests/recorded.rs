@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use waypoint_config::model::chain::FilterChain;
-use waypoint_config::model::filter_chain_matcher::{ChainChoice, ChainInput};
-use waypoint_config::recorded;
+use waypoint_config::model::listener::chain::FilterChain;
+use waypoint_config::model::listener::filter_chain_matcher::{ChainChoice, ChainInput};
 use waypoint_config::resource::Update;
+use waypoint_config::sources::recorded;
 use waypoint_config::store::Store;
 
 mod process;

@@ -14,10 +14,10 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as NetworkRbac;
 use prost::Message;
 use waypoint_config::resource::ResourceType;
-use waypoint_config::standalone::cluster_state::ClusterState;
-use waypoint_config::standalone::ownership;
+use waypoint_config::standalone::input::yaml::documents;
+use waypoint_config::standalone::state::cluster_state::ClusterState;
+use waypoint_config::standalone::state::ownership;
 use waypoint_config::standalone::translate::{Translation, translate};
-use waypoint_config::standalone::yaml::documents;
 use waypoint_config::standalone::{Severity, difference};
 
 const BASE: &str = "

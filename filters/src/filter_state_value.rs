@@ -10,13 +10,15 @@ use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::{
     filter_state_value::{Key, SharedWithUpstream, Value},
 };
 
-use crate::coverage::{Table, honoured, required};
-use crate::filter_state::{
-    FilterState, FilterValue, ORIGINAL_DST_LOCAL, ORIGINAL_DST_REMOTE, Sharing,
-};
 use crate::format::FormatContext;
 use crate::format::substitution::{SUBSTITUTION_FORMAT, Substitution};
-use crate::rejected::Refusal;
+use crate::stream::filter_state::{
+    FilterState, FilterValue, ORIGINAL_DST_LOCAL, ORIGINAL_DST_REMOTE, Sharing,
+};
+use crate::xds::coverage::Table;
+use crate::xds::coverage::honoured;
+use crate::xds::coverage::required;
+use crate::xds::rejected::Refusal;
 
 /// Factories of string objects; the hashable ones decide on pooling in Envoy.
 const STRING_FACTORIES: [&str; 3] = [

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::metrics::MetricRegistry;
-use crate::peer::Peer;
 use crate::service::HttpService;
+use crate::stream::peer::Peer;
 
 /// Where access log lines go. Never blocks; lines that don't fit are dropped and counted.
 pub trait LogSink: Send + Sync + 'static {

@@ -24,21 +24,22 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::allowance::DEFAULT_BUDGET;
-pub use crate::connect_error::ConnectError;
-pub use crate::connection::ClientConnection;
-use crate::connection::{Lease, Owned, Shared};
-use crate::frame_watch::{Flood, FloodMark, FrameWatch};
+use crate::certificates::trust::PeerRole;
+use crate::certificates::trust::peer_identity;
+use crate::frames::allowance::DEFAULT_BUDGET;
+use crate::frames::frame_watch::{Flood, FloodMark, FrameWatch};
 use crate::http2::{Http2Options, KeepAlive};
-use crate::reset::io_error;
-use crate::socket::SocketOptions;
-use crate::standing::{Standing, Step};
-use crate::stream::TunnelStream;
+use crate::io::reset::io_error;
+use crate::io::socket::SocketOptions;
+use crate::io::wire::{ReadAhead, Wire};
+use crate::tls::standing::{Standing, Step};
+use crate::tls::tls_failure::TlsFailure;
+use crate::tls::tls_info::{TlsInfo, TlsSession};
 use crate::tls::{ALPN_H2, Tls};
-use crate::tls_failure::TlsFailure;
-use crate::tls_info::{TlsInfo, TlsSession};
-use crate::trust::{PeerRole, peer_identity};
-use crate::wire::{ReadAhead, Wire};
+pub use crate::tunnel::connect_error::ConnectError;
+pub use crate::tunnel::connection::ClientConnection;
+use crate::tunnel::connection::{Lease, Owned, Shared};
+use crate::tunnel::stream::TunnelStream;
 
 /// Settings of the client's side.
 #[derive(Clone, Debug)]

@@ -5,39 +5,18 @@
 //! [`TunnelRequest`](server::TunnelRequest); a [`TunnelPool`](pool::TunnelPool) opens tunnels to others; both end in
 //! a [`TunnelStream`](stream::TunnelStream), which passes `Bytes` on without copying them.
 
-pub mod account;
-pub mod allowance;
 pub mod authority;
-pub mod certificate;
-pub mod certificate_fields;
-pub mod certificate_request;
+pub mod certificates;
 pub mod client;
-pub mod connect_error;
-pub mod connection;
-pub mod control_plane;
-pub mod copy;
-pub mod dev_ca;
-mod frame_budget;
-mod frame_head;
-pub mod frame_watch;
-pub mod holder;
+pub mod frames;
+pub mod held;
 pub mod http2;
 pub mod identity;
-mod open_streams;
+pub mod io;
 pub mod pool;
-pub mod reset;
-pub mod revocation;
 pub mod server;
-pub mod socket;
-mod standing;
-pub mod stream;
-mod stream_budget;
 pub mod tls;
-pub mod tls_failure;
-pub mod tls_info;
-mod trust;
-mod wire;
-pub mod x509;
+pub mod tunnel;
 
 /// Where ztunnels and waypoints take tunnels.
 pub const PORT: u16 = 15008;

@@ -22,12 +22,12 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::client::{ClientOptions, ServerFloods, connect_owned};
-use crate::connect_error::ConnectError;
-use crate::connection::{ClientConnection, ConnectionOwner, Lease, Owned};
 use crate::http2::Http2Options;
-use crate::socket::SocketOptions;
-use crate::stream::TunnelStream;
+use crate::io::socket::SocketOptions;
 use crate::tls::Tls;
+use crate::tunnel::connect_error::ConnectError;
+use crate::tunnel::connection::{ClientConnection, ConnectionOwner, Lease, Owned};
+use crate::tunnel::stream::TunnelStream;
 
 /// Settings of a pool.
 #[derive(Clone, Debug)]

@@ -22,19 +22,20 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::allowance::{Allowance, Allowances};
-use crate::frame_watch::{Flood, FloodMark, FrameWatch};
+use crate::certificates::trust::PeerRole;
+use crate::certificates::trust::peer_identity;
+use crate::frames::allowance::{Allowance, Allowances};
+use crate::frames::frame_watch::{Flood, FloodMark, FrameWatch};
 use crate::http2::{Http2Options, KeepAlive, Squeeze, Windows};
 use crate::identity::Identity;
-use crate::reset::io_error;
-use crate::socket::SocketOptions;
-use crate::standing::{Standing, Step};
-use crate::stream::TunnelStream;
+use crate::io::reset::io_error;
+use crate::io::socket::SocketOptions;
+use crate::io::wire::{ReadAhead, Wire};
+use crate::tls::standing::{Standing, Step};
+use crate::tls::tls_failure::TlsFailure;
+use crate::tls::tls_info::{TlsInfo, TlsSession};
 use crate::tls::{ALPN_H2, Tls};
-use crate::tls_failure::TlsFailure;
-use crate::tls_info::{TlsInfo, TlsSession};
-use crate::trust::{PeerRole, peer_identity};
-use crate::wire::{ReadAhead, Wire};
+use crate::tunnel::stream::TunnelStream;
 
 /// Settings of the server's side.
 #[derive(Clone, Debug)]

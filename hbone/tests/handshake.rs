@@ -14,14 +14,14 @@ use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use waypoint_hbone::certificate::WorkloadCertificate;
+use waypoint_hbone::certificates::certificate::WorkloadCertificate;
+use waypoint_hbone::certificates::dev_ca::DevCa;
+use waypoint_hbone::certificates::x509::LeafError;
 use waypoint_hbone::client::{self, ClientOptions, ConnectError};
-use waypoint_hbone::dev_ca::DevCa;
 use waypoint_hbone::identity::Identity;
 use waypoint_hbone::server::{AcceptError, ServerOptions};
+use waypoint_hbone::tls::tls_failure::TlsFailure;
 use waypoint_hbone::tls::{PeerError, Tls, TrustDomains};
-use waypoint_hbone::tls_failure::TlsFailure;
-use waypoint_hbone::x509::LeafError;
 
 /// Takes any server: what these clients do is the server's matter.
 #[derive(Debug)]

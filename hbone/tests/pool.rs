@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use support::*;
+use waypoint_hbone::certificates::dev_ca::DevCa;
 use waypoint_hbone::client::{self, ClientOptions, ConnectError};
-use waypoint_hbone::dev_ca::DevCa;
 use waypoint_hbone::http2::Http2Options;
 use waypoint_hbone::pool::{PoolOptions, TunnelPool};
 use waypoint_hbone::server::ServerOptions;
-use waypoint_hbone::stream::TunnelStream;
+use waypoint_hbone::tunnel::stream::TunnelStream;
 
 const TO: &str = "10.0.0.1:80";
 

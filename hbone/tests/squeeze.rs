@@ -10,12 +10,12 @@ use bytes::Bytes;
 use http::HeaderMap;
 use support::*;
 use tokio::io::AsyncReadExt;
-use waypoint_hbone::account::Account;
+use waypoint_hbone::certificates::dev_ca::DevCa;
 use waypoint_hbone::client::{self, ClientOptions};
-use waypoint_hbone::dev_ca::DevCa;
-use waypoint_hbone::holder::{Holder, Share};
+use waypoint_hbone::held::account::Account;
+use waypoint_hbone::held::holder::{Holder, Share};
 use waypoint_hbone::server::ServerOptions;
-use waypoint_hbone::stream::TunnelStream;
+use waypoint_hbone::tunnel::stream::TunnelStream;
 
 /// Far less than the window at first, far more than the window then: the peer's is below nothing after that.
 const BEFORE: usize = 300 * 1024;

@@ -8,16 +8,16 @@ use std::time::{Duration, SystemTime};
 use http::HeaderMap;
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use waypoint_hbone::certificate::WorkloadCertificate;
+use waypoint_hbone::certificates::certificate::WorkloadCertificate;
+use waypoint_hbone::certificates::dev_ca::DevCa;
+use waypoint_hbone::certificates::revocation::Revocations;
 use waypoint_hbone::client::{self, ClientConnection, ClientOptions, ConnectError};
-use waypoint_hbone::dev_ca::DevCa;
 use waypoint_hbone::http2::Http2Options;
 use waypoint_hbone::pool::{PoolOptions, TunnelPool};
-use waypoint_hbone::revocation::Revocations;
 use waypoint_hbone::server::{AcceptError, ConnectionEnd, ServerOptions};
-use waypoint_hbone::stream::TunnelStream;
+use waypoint_hbone::tls::tls_failure::TlsFailure;
 use waypoint_hbone::tls::{PeerError, Tls, TrustDomains};
-use waypoint_hbone::tls_failure::TlsFailure;
+use waypoint_hbone::tunnel::stream::TunnelStream;
 
 const AUTHORITY: &str = "10.0.0.1:80";
 

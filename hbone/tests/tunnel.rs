@@ -13,11 +13,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use waypoint_hbone::certificates::dev_ca::DevCa;
 use waypoint_hbone::client::{self, ClientOptions, ConnectError};
-use waypoint_hbone::copy::{Copied, Socket, copy};
-use waypoint_hbone::dev_ca::DevCa;
 use waypoint_hbone::http2::Http2Options;
 use waypoint_hbone::server::{ConnectionEnd, ServerOptions};
+use waypoint_hbone::tunnel::copy::{Copied, Socket, copy};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_come_back_both_ways_of_reading() {

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
-use waypoint_config::xds::channel::{ControlPlane as Address, KeepAlive};
+use waypoint_config::sources::xds::channel::{ControlPlane as Address, KeepAlive};
 use waypoint_hbone::identity::Identity;
 use waypoint_proxy::run::{CertificateSource, ConfigSource};
 

@@ -34,7 +34,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 use waypoint_config::resource::{Resource, ResourceType};
-use waypoint_config::xds::channel::ControlPlane as Address;
+use waypoint_config::sources::xds::channel::ControlPlane as Address;
 
 use crate::envoy::{Settings, UPSTREAM_TLS, cluster, decode, internal_listeners, listener, socket};
 

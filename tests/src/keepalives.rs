@@ -13,7 +13,7 @@ use http::Request;
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use waypoint_config::resource::{Resource, ResourceType};
-use waypoint_hbone::dev_ca::MintedCertificate;
+use waypoint_hbone::certificates::dev_ca::MintedCertificate;
 
 use crate::mesh::Mesh;
 use crate::wait::within;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 use waypoint_config::resource::Resource;
 use waypoint_config::standalone::StandaloneSource;
-use waypoint_hbone::dev_ca::{DevCa, MintedCertificate};
+use waypoint_hbone::certificates::dev_ca::{DevCa, MintedCertificate};
 use waypoint_hbone::identity::Identity;
 use waypoint_proxy::run::{
     AccessLogTarget, CertificateSource, ConfigSource, DrainTimes, RunOptions, Running, StartError,

@@ -17,8 +17,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use waypoint_hbone::certificate::WorkloadCertificate;
-use waypoint_hbone::dev_ca::MintedCertificate;
+use waypoint_hbone::certificates::certificate::WorkloadCertificate;
+use waypoint_hbone::certificates::dev_ca::MintedCertificate;
 
 use crate::attack::frames::{DATA, END_HEADERS, HEADERS, PREFACE, SETTINGS, frame, window_update};
 use crate::hbone_stream::HboneStream;

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use http::StatusCode;
-use waypoint_hbone::dev_ca::MintedCertificate;
+use waypoint_hbone::certificates::dev_ca::MintedCertificate;
 use waypoint_hbone::identity::Identity;
 
 use crate::app::App;

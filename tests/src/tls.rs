@@ -11,7 +11,7 @@ use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureSch
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use waypoint_hbone::dev_ca::MintedCertificate;
+use waypoint_hbone::certificates::dev_ca::MintedCertificate;
 
 /// What a client shows: a chain and its key, in PEM.
 #[derive(Clone, Copy)]

@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, encode_key, encode_varint, skip_field};
 
-use crate::received::InForce;
+use crate::store::received::InForce;
 
 /// `Listener.filter_chains`.
 const FILTER_CHAINS: u32 = 3;

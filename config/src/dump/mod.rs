@@ -4,8 +4,11 @@
 //! is made: resources are decoded one by one, from the bytes they were received in, and an `Any` inside them
 //! when it is its turn. It takes its time, so it doesn't belong on the control thread.
 
+pub mod descriptors;
+pub mod field_mask;
 mod listener;
 mod process;
+pub mod protojson;
 mod section;
 mod sections;
 
@@ -16,10 +19,10 @@ use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 
 pub use process::{HeldSecret, Process, timestamp};
 
+use crate::dump::field_mask::Mask;
+use crate::dump::protojson::Printer;
 use crate::dump::section::{Section, To};
-use crate::field_mask::Mask;
-use crate::protojson::Printer;
-use crate::received::Received;
+use crate::store::received::Received;
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]

@@ -7,8 +7,8 @@ use prost::{Message, Name};
 use prost_reflect::{DynamicMessage, FieldDescriptor, ReflectMessage, Value};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use crate::field_mask::Mask;
-use crate::protojson::Printer;
+use crate::dump::field_mask::Mask;
+use crate::dump::protojson::Printer;
 
 /// One section.
 pub(super) struct Section {

@@ -26,8 +26,8 @@ use prost::Message;
 
 use crate::dump::section::{Item, Section};
 use crate::dump::{HeldSecret, Process, listener, timestamp};
-use crate::received::{Entry, InForce, Received, Refused};
 use crate::resource::ResourceType;
+use crate::store::received::{Entry, InForce, Received, Refused};
 
 /// istioctl's word for a secret that hasn't come.
 const UNINITIALIZED: &str = "uninitialized";

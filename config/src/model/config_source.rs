@@ -1,7 +1,7 @@
 //! Where a resource is to come from that another one refers to: the stream that everything else comes from, and
 //! nowhere else.
 
-use waypoint_filters::coverage::{Table, harmless, honoured, required};
+use waypoint_filters::xds::coverage::{Table, harmless, honoured, required};
 
 pub(crate) static CONFIG_SOURCE: Table = Table {
     name: "envoy.config.core.v3.ConfigSource",

@@ -13,12 +13,12 @@ use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::{ExtensionConfigSource, TypedExtensionConfig};
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration as RouteConfigurationProto;
 use envoy_types::pb::google::protobuf::Any;
-use waypoint_filters::coverage::{self, Table, harmless, honoured, required};
 use waypoint_filters::host::Host;
 use waypoint_filters::http::{self, FilterContext};
 use waypoint_filters::network;
-use waypoint_filters::omitted::Omissions;
-use waypoint_filters::rejected::Refusal;
+use waypoint_filters::xds::coverage::{self, Table, harmless, honoured, required};
+use waypoint_filters::xds::omitted::Omissions;
+use waypoint_filters::xds::rejected::Refusal;
 
 use crate::model::config_source::CONFIG_SOURCE;
 use crate::model::route::ROUTE_CONFIGURATION;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use envoy_types::pb::google::protobuf::Duration as DurationProto;
-use waypoint_filters::rejected::Refusal;
+use waypoint_filters::xds::rejected::Refusal;
 
 /// From proto, `None` where it isn't set.
 pub(crate) fn optional(

@@ -17,11 +17,11 @@ use envoy_types::pb::envoy::config::core::v3::{
 use envoy_types::pb::envoy::config::endpoint::v3::{
     Endpoint as EndpointProto, LbEndpoint, lb_endpoint,
 };
-use waypoint_filters::coverage::well_known::UINT32_VALUE;
-use waypoint_filters::coverage::{Table, harmless, honoured, required};
-use waypoint_filters::dynamic_metadata::{METADATA, Metadata};
-use waypoint_filters::peer::Peer;
-use waypoint_filters::rejected::Refusal;
+use waypoint_filters::stream::dynamic_metadata::{METADATA, Metadata};
+use waypoint_filters::stream::peer::Peer;
+use waypoint_filters::xds::coverage::well_known::UINT32_VALUE;
+use waypoint_filters::xds::coverage::{Table, harmless, honoured, required};
+use waypoint_filters::xds::rejected::Refusal;
 
 /// The listener behind which HBONE tunnels begin.
 pub(crate) const CONNECT_ORIGINATE: &str = "connect_originate";

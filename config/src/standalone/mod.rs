@@ -5,27 +5,16 @@
 //! [`ownership`] says what the waypoint serves; [`translate`] makes raw xDS resources in istiod's shape.
 //! What isn't honoured is named ([`problem`]), and a security object that isn't closes what it targets.
 
-pub mod cluster_state;
-mod files;
-mod json;
+pub mod input;
 pub mod kinds;
-mod labels;
-pub mod manifest;
-pub mod mesh_service;
-mod metadata_fields;
-mod near;
-pub mod ownership;
-pub mod problem;
-mod schema;
 pub mod source;
-mod strict_value;
+pub mod state;
 pub mod told;
 pub mod translate;
 pub mod watch;
-pub mod yaml;
 
-pub use manifest::ObjectName;
-pub use problem::{Aside, LoadError, Problem, Severity};
+pub use crate::standalone::input::manifest::ObjectName;
+pub use crate::standalone::input::problem::{Aside, LoadError, Problem, Severity};
 pub use source::{StandaloneSource, difference};
 pub use translate::{IpFamilies, Translation};
 pub use watch::{Pace, Polled, Watch};

@@ -1,17 +1,18 @@
-//! The standalone source: manifests on disk, read whole for the start of a process. [`super::watch`] reads
+//! The standalone source: manifests on disk, read whole for the start of a process. [`crate::standalone::watch`] reads
 //! them again as they change.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::cluster_state::ClusterState;
-use super::files::{self, Place, Scan, Seen, first};
-use super::manifest::ObjectName;
-use super::ownership;
-use super::problem::{LoadError, Problem};
-use super::translate::{IpFamilies, Translation, translate};
-use super::yaml::{self, Document};
 use crate::resource::{Resource, Update};
+use crate::standalone::input::files::first;
+use crate::standalone::input::files::{self, Place, Scan, Seen};
+use crate::standalone::input::manifest::ObjectName;
+use crate::standalone::input::problem::{LoadError, Problem};
+use crate::standalone::input::yaml::{self, Document};
+use crate::standalone::state::cluster_state::ClusterState;
+use crate::standalone::state::ownership;
+use crate::standalone::translate::{IpFamilies, Translation, translate};
 
 /// How often reading is tried again when files change meanwhile.
 const ATTEMPTS: usize = 5;

@@ -5,8 +5,8 @@
 
 use std::fmt::Display;
 
-use super::problem::Severity;
-use super::translate::Translation;
+use crate::standalone::input::problem::Severity;
+use crate::standalone::translate::Translation;
 
 /// Lines of one list, at most.
 pub const MAX_LINES: usize = 1000;

@@ -11,11 +11,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::files::{self, Place, Seen};
-use super::problem::LoadError;
-use super::source::{StandaloneSource, refuse};
-use super::translate::Translation;
-use super::yaml::{self, Document};
+use crate::standalone::input::files::{self, Place, Seen};
+use crate::standalone::input::problem::LoadError;
+use crate::standalone::input::yaml::{self, Document};
+use crate::standalone::source::{StandaloneSource, refuse};
+use crate::standalone::translate::Translation;
 
 /// How many files of one change may each hold a broken object before the change is refused as a whole: each
 /// means to put the set together once more.

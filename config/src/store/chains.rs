@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use waypoint_filters::host::Host;
-use waypoint_filters::omitted::{Omissions, Omitted};
-use waypoint_filters::rejected::{Refusal, Rejected};
+use waypoint_filters::xds::omitted::{Omissions, Omitted};
+use waypoint_filters::xds::rejected::{Refusal, Rejected};
 
-use crate::model::chain::{ChainSlot, FilterChain};
-use crate::model::connection_manager::ChainContext;
 use crate::model::discovered::{Discovered, Lookup, Reference, waiting};
+use crate::model::http::connection_manager::ChainContext;
 use crate::model::listener;
-use crate::received::Chains;
+use crate::model::listener::chain::{ChainSlot, FilterChain};
 use crate::store::clusters::ClusterTable;
+use crate::store::received::Chains;
 
 /// What becomes of a chain or cluster whose new version is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
-use waypoint_filters::coverage;
-use waypoint_filters::rejected::Refusal;
+use waypoint_filters::xds::coverage;
+use waypoint_filters::xds::rejected::Refusal;
 
+use crate::model::balance::endpoint_set::{CLUSTER_LOAD_ASSIGNMENT, EndpointSet};
+use crate::model::cluster::dns::{Answer, Question};
 use crate::model::cluster::{CLUSTER, Cluster, ClusterSlot, Discovery};
-use crate::model::dns::{Answer, Question};
 use crate::model::endpoint::PeerAt;
-use crate::model::endpoint_set::{CLUSTER_LOAD_ASSIGNMENT, EndpointSet};
 use crate::resource::check_name;
 use crate::store::dns::DnsTable;
 

@@ -9,11 +9,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
-use waypoint_filters::rejected::Refusal;
+use waypoint_filters::xds::rejected::Refusal;
 
-use crate::model::dns::{self, Answer, DnsDiscovery, DnsKind, Question};
+use crate::model::balance::endpoint_set::EndpointSet;
+use crate::model::cluster::dns::{self, Answer, DnsDiscovery, DnsKind, Question};
 use crate::model::endpoint::PeerAt;
-use crate::model::endpoint_set::EndpointSet;
 
 /// By the cluster's name.
 #[derive(Default)]
@@ -160,7 +160,7 @@ mod tests {
     use envoy_types::pb::google::protobuf::UInt32Value;
 
     use super::*;
-    use crate::model::dns::LookupFamily;
+    use crate::model::cluster::dns::LookupFamily;
 
     /// Endpoints on port 80, with weights from 1.
     fn assignment(addresses: &[&str]) -> ClusterLoadAssignment {

@@ -4,17 +4,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use waypoint_filters::omitted::{Omissions, Omitted};
-use waypoint_filters::rejected::{Refusal, Rejected};
+use waypoint_filters::xds::omitted::{Omissions, Omitted};
+use waypoint_filters::xds::rejected::{Refusal, Rejected};
 
 use crate::model::discovered::Reference;
-use crate::model::filter_chain_matcher::FilterChainMatcher;
-use crate::model::inspection::Inspection;
+use crate::model::listener::filter_chain_matcher::FilterChainMatcher;
+use crate::model::listener::inspection::Inspection;
+use crate::model::listener::snapshot::{ConnectTerminate, MainListener, Snapshot};
 use crate::model::listener::{self, CONNECT_TERMINATE, MAIN_INTERNAL, RawListener};
-use crate::model::snapshot::{ConnectTerminate, MainListener, Snapshot};
-use crate::received::Chains;
 use crate::resource::check_name;
 use crate::store::chains::{ChainState, ChainTable, OnRefused, Refused, Surroundings};
+use crate::store::received::Chains;
 
 pub(crate) struct ListenerTable {
     /// As they were accepted.

@@ -8,6 +8,8 @@ mod chains;
 mod clusters;
 mod dns;
 mod listeners;
+pub mod received;
+pub mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,21 +19,21 @@ use std::time::SystemTime;
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 use waypoint_filters::host::Host;
-use waypoint_filters::omitted::Omitted;
-use waypoint_filters::rejected::{Refusal, Rejected};
+use waypoint_filters::xds::omitted::Omitted;
+use waypoint_filters::xds::rejected::{Refusal, Rejected};
 
 pub use crate::store::chains::{ChainState, OnRefused};
 
+use crate::model::cluster::dns::{Answer, Question};
 use crate::model::discovered::{ByName, Discovered, Reference};
-use crate::model::dns::{Answer, Question};
+use crate::model::listener::snapshot::Snapshot;
 use crate::model::listener::{CONNECT_TERMINATE, MAIN_INTERNAL};
-use crate::model::snapshot::Snapshot;
-use crate::received::{Received, Response};
 use crate::resource::{Changes, Resource, ResourceType, Update};
 use crate::store::chains::Surroundings;
 use crate::store::clusters::ClusterTable;
 use crate::store::listeners::ListenerTable;
-use crate::workloads::{WorkloadIndex, WorkloadTable};
+use crate::store::received::{Received, Response};
+use crate::store::workloads::{WorkloadIndex, WorkloadTable};
 
 /// What the data path reads; clones share it.
 #[derive(Clone)]

@@ -14,11 +14,11 @@ use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener};
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse};
 use prost::Message;
 use waypoint_config::resource::ResourceType;
-use waypoint_config::standalone::cluster_state::ClusterState;
-use waypoint_config::standalone::manifest::ObjectName;
-use waypoint_config::standalone::ownership;
+use waypoint_config::standalone::input::manifest::ObjectName;
+use waypoint_config::standalone::input::yaml::documents;
+use waypoint_config::standalone::state::cluster_state::ClusterState;
+use waypoint_config::standalone::state::ownership;
 use waypoint_config::standalone::translate::{IpFamilies, Translation, translate};
-use waypoint_config::standalone::yaml::documents;
 use wire_tree::Tree;
 
 type Resources = BTreeMap<(ResourceType, String), Vec<u8>>;

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use prost::Message as _;
 use waypoint_config::model::listener::LISTENER;
-use waypoint_config::recorded;
 use waypoint_config::resource::{Resource, ResourceType, Update};
-use waypoint_filters::coverage;
+use waypoint_config::sources::recorded;
+use waypoint_filters::xds::coverage;
 
 use crate::process;
 

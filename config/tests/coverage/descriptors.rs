@@ -4,8 +4,13 @@
 use std::collections::BTreeSet;
 
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
-use waypoint_config::model::{cluster, discovered, endpoint_set, listener, originate, route};
-use waypoint_filters::coverage::{Content, Field, Shape, Status, Table};
+use waypoint_config::model::balance::endpoint_set;
+use waypoint_config::model::cluster;
+use waypoint_config::model::discovered;
+use waypoint_config::model::listener;
+use waypoint_config::model::listener::originate;
+use waypoint_config::model::route;
+use waypoint_filters::xds::coverage::{Content, Field, Shape, Status, Table};
 
 /// The tables that resources are held against, and all that they lead to, in the order of the first mention.
 /// With each, the fields that lead to it.
@@ -52,7 +57,7 @@ fn add(
 }
 
 pub(crate) fn pool() -> DescriptorPool {
-    waypoint_config::descriptors::pool().unwrap()
+    waypoint_config::dump::descriptors::pool().unwrap()
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use waypoint_config::resource::Update;
-use waypoint_filters::coverage::{Field, Shape, Status, Table};
+use waypoint_filters::xds::coverage::{Field, Shape, Status, Table};
 
 use crate::descriptors::tables;
 use crate::pieces::{RECORDINGS, pieces, resources};

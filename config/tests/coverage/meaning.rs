@@ -11,9 +11,9 @@ use envoy_types::pb::envoy::config::accesslog::v3::AccessLog as AccessLogProto;
 use envoy_types::pb::envoy::config::rbac::v3::Rbac;
 use prost::Message as _;
 use prost_reflect::{EnumDescriptor, FieldDescriptor, Kind};
-use waypoint_filters::access_log::{ACCESS_LOG, AccessLog};
-use waypoint_filters::coverage::{Shape, Status, check};
 use waypoint_filters::rbac::engine::{Engine, RBAC};
+use waypoint_filters::record::access_log::{ACCESS_LOG, AccessLog};
+use waypoint_filters::xds::coverage::{Shape, Status, check};
 
 use crate::pieces::{Piece, pieces};
 use crate::process;

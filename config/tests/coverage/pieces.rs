@@ -4,11 +4,15 @@ use std::path::Path;
 
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use prost::Message as _;
-use waypoint_config::model::{cluster, discovered, endpoint_set, listener, originate};
-use waypoint_config::recorded;
+use waypoint_config::model::balance::endpoint_set;
+use waypoint_config::model::cluster;
+use waypoint_config::model::discovered;
+use waypoint_config::model::listener;
+use waypoint_config::model::listener::originate;
 use waypoint_config::resource::{Resource, ResourceType, Update};
+use waypoint_config::sources::recorded;
 use waypoint_config::store::Store;
-use waypoint_filters::coverage::Table;
+use waypoint_filters::xds::coverage::Table;
 
 use crate::{process, wire};
 
@@ -288,7 +292,7 @@ impl Applied {
         for slot in snapshot.main.chains.values() {
             let chain = slot.load();
             text += &format!("{chain:#?}\n");
-            if let waypoint_config::model::chain::FilterChain::Tcp(chain) = &*chain {
+            if let waypoint_config::model::listener::chain::FilterChain::Tcp(chain) = &*chain {
                 for slot in chain.proxy.clusters.iter() {
                     text += &format!("{:#?}\n", slot.cluster());
                     text += &format!("{:#?}\n", slot.endpoints());

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use prost_reflect::{FieldDescriptor, Kind};
-use waypoint_filters::coverage::{Content, Field, Shape, Status, Table, check};
+use waypoint_filters::xds::coverage::{Content, Field, Shape, Status, Table, check};
 
 use crate::descriptors::{pool, tables};
 use crate::pieces::{Applied, Piece, pieces};

@@ -1,6 +1,6 @@
 //! Where messages stand inside others, as the tables lead to them.
 
-use waypoint_filters::coverage::{Content, Shape, Status, Table};
+use waypoint_filters::xds::coverage::{Content, Shape, Status, Table};
 
 use crate::wire;
 

@@ -9,10 +9,10 @@ mod policies;
 use std::path::Path;
 
 use waypoint_config::standalone::ObjectName;
-use waypoint_config::standalone::cluster_state::ClusterState;
-use waypoint_config::standalone::ownership;
+use waypoint_config::standalone::input::yaml::documents;
+use waypoint_config::standalone::state::cluster_state::ClusterState;
+use waypoint_config::standalone::state::ownership;
 use waypoint_config::standalone::translate::translate;
-use waypoint_config::standalone::yaml::documents;
 
 /// A mesh of which everything has an effect.
 const BASE: &str = "

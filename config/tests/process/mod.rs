@@ -4,13 +4,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use waypoint_config::store::workloads::WorkloadIndex;
 use waypoint_config::store::{OnRefused, Store};
-use waypoint_config::workloads::WorkloadIndex;
-use waypoint_filters::body::Body;
 use waypoint_filters::host::{Host, LogSink, Terminal};
 use waypoint_filters::metrics::MetricRegistry;
-use waypoint_filters::peer::Peer;
+use waypoint_filters::service::body::Body;
 use waypoint_filters::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
+use waypoint_filters::stream::peer::Peer;
 
 /// A store that keeps last good versions.
 pub fn store() -> Store {

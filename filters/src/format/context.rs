@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::stream_info::{RequestHead, StreamInfo, StreamState};
+use crate::stream::stream_info::{RequestHead, StreamInfo, StreamState};
 
 /// What an evaluation looks at.
 pub struct FormatContext<'a> {

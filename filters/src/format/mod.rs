@@ -14,8 +14,8 @@ pub use syntax::Complain;
 
 use crate::format::operators::Operator;
 use crate::format::syntax::Part;
-use crate::rejected::Refusal;
-use crate::stream_info::Capture;
+use crate::stream::stream_info::Capture;
+use crate::xds::rejected::Refusal;
 
 /// A compiled format string.
 #[derive(Clone, Debug)]
@@ -168,9 +168,9 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::connection::Connection;
-    use crate::filter_state::{FilterValue, Sharing};
-    use crate::stream_info::{Protocol, StreamInfo, StreamState};
+    use crate::stream::connection::Connection;
+    use crate::stream::filter_state::{FilterValue, Sharing};
+    use crate::stream::stream_info::{Protocol, StreamInfo, StreamState};
 
     /// Istio's default log line, without START_TIME.
     const ISTIO: &str = "\"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% \"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%\n";
@@ -275,7 +275,7 @@ mod tests {
     fn names_of_a_grpc_status() {
         let of = |text: &str, status| {
             print_with(text, |state| {
-                state.grpc = Some(Box::new(crate::stream_info::GrpcInfo {
+                state.grpc = Some(Box::new(crate::stream::stream_info::GrpcInfo {
                     status: Some(status),
                     ..Default::default()
                 }));

@@ -5,11 +5,14 @@ use envoy_types::pb::envoy::config::core::v3::{
 };
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 
-use crate::coverage::well_known::STRUCT;
-use crate::coverage::{Table, harmless, honoured, required};
 use crate::format::{Complain, Format, FormatContext, FormatValue};
-use crate::rejected::Refusal;
-use crate::stream_info::Capture;
+use crate::stream::stream_info::Capture;
+use crate::xds::coverage::Table;
+use crate::xds::coverage::harmless;
+use crate::xds::coverage::honoured;
+use crate::xds::coverage::required;
+use crate::xds::coverage::well_known::STRUCT;
+use crate::xds::rejected::Refusal;
 
 /// A compiled substitution format.
 #[derive(Clone, Debug)]
@@ -207,8 +210,8 @@ mod tests {
     use std::time::{Instant, SystemTime};
 
     use super::*;
-    use crate::connection::Connection;
-    use crate::stream_info::{Protocol, StreamInfo};
+    use crate::stream::connection::Connection;
+    use crate::stream::stream_info::{Protocol, StreamInfo};
 
     fn json(omit_empty: bool) -> String {
         let text = |text: &str| Value {

@@ -3,7 +3,7 @@
 //! Parameters end at the first `)` behind which the operator can end, so that they may hold a `%` (a time
 //! format) or a `)`. Length is the most bytes of the value.
 
-use crate::rejected::Refusal;
+use crate::xds::rejected::Refusal;
 
 /// Decides what becomes of a part of a format that can't be honoured.
 pub type Complain<'a> = &'a mut dyn FnMut(Refusal) -> Result<(), Refusal>;

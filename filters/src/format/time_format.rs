@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use time::OffsetDateTime;
 
-use crate::rejected::Refusal;
+use crate::xds::rejected::Refusal;
 
 /// A compiled time format.
 #[derive(Clone, Debug)]

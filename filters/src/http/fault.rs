@@ -3,7 +3,8 @@
 //! The empty filter has nothing to do. Delays and aborts are not built: a route that asks for one is
 //! refused by name.
 
-use crate::coverage::{Table, harmless};
+use crate::xds::coverage::Table;
+use crate::xds::coverage::harmless;
 
 pub(super) const TYPE_URL: &str =
     "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";

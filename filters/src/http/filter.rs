@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::host::Host;
-use crate::omitted::Omissions;
-use crate::recorder::Recorder;
+use crate::record::recorder::Recorder;
 use crate::service::{HttpLayer, HttpService};
+use crate::xds::omitted::Omissions;
 
 /// A filter that was built from its configuration.
 pub struct HttpFilter {

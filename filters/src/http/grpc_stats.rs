@@ -10,13 +10,14 @@ use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
-use crate::body::{Body, BodyError};
-use crate::coverage::{OWN_COUNTERS, Table, harmless};
-use crate::direction::Direction;
 use crate::http::HttpFilter;
-use crate::local_reply::is_grpc;
+use crate::service::body::{Body, BodyError};
+use crate::service::local_reply::is_grpc;
 use crate::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
-use crate::stream_info::{GrpcInfo, StreamInfo};
+use crate::stream::direction::Direction;
+use crate::stream::stream_info::{GrpcInfo, StreamInfo};
+use crate::xds::coverage::harmless;
+use crate::xds::coverage::{OWN_COUNTERS, Table};
 
 pub(super) const TYPE_URL: &str =
     "type.googleapis.com/envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";

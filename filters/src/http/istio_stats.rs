@@ -1,9 +1,9 @@
 //! `istio.stats` on HTTP chains: a recorder, nothing on the way of requests.
 
 use crate::http::{FilterContext, HttpFilter};
-use crate::istio_stats::recorder;
-use crate::proto::StatsPluginConfig;
-use crate::rejected::Refusal;
+use crate::record::istio_stats::recorder;
+use crate::xds::proto::StatsPluginConfig;
+use crate::xds::rejected::Refusal;
 
 pub(super) fn build(
     config: StatsPluginConfig,

@@ -16,12 +16,14 @@ use std::sync::Arc;
 
 use envoy_types::pb::google::protobuf::Any;
 
-use crate::coverage::{OWN_COUNTERS, Table, decode_any as decode, harmless, left_out};
-use crate::istio_stats::STATS_CONFIG;
-use crate::proto::STATS_PLUGIN_CONFIG;
-use crate::rejected::Refusal;
-use crate::route::PerRouteConfig;
-use crate::typed_struct;
+use crate::record::istio_stats::STATS_CONFIG;
+use crate::stream::route::PerRouteConfig;
+use crate::xds::coverage::harmless;
+use crate::xds::coverage::left_out;
+use crate::xds::coverage::{OWN_COUNTERS, Table, decode_any as decode};
+use crate::xds::proto::STATS_PLUGIN_CONFIG;
+use crate::xds::rejected::Refusal;
+use crate::xds::typed_struct;
 
 pub use filter::{FilterContext, HttpFilter};
 

@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use crate::filter_state::{DOWNSTREAM_PEER, FilterValue, Sharing};
 use crate::host::Host;
 use crate::http::{FilterContext, HttpFilter};
-use crate::rejected::Refusal;
 use crate::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
-use crate::typed_struct;
+use crate::stream::filter_state::{DOWNSTREAM_PEER, FilterValue, Sharing};
+use crate::xds::rejected::Refusal;
+use crate::xds::typed_struct;
 
 pub(super) const TYPE_URL: &str = "type.googleapis.com/io.istio.http.peer_metadata.Config";
 

@@ -7,16 +7,18 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
 use http::StatusCode;
 
-use crate::connection::BindKey;
-use crate::coverage::{OWN_COUNTERS, Table, harmless, honoured};
 use crate::http::{FilterContext, HttpFilter};
-use crate::local_reply::LocalReply;
 use crate::rbac::engine::{Action, BoundEngine, Engine, RBAC};
 use crate::rbac::rules::Rules;
-use crate::rejected::Refusal;
-use crate::response_flags::ResponseFlags;
+use crate::service::local_reply::LocalReply;
 use crate::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
-use crate::stream_info::StreamInfo;
+use crate::stream::connection::BindKey;
+use crate::stream::response_flags::ResponseFlags;
+use crate::stream::stream_info::StreamInfo;
+use crate::xds::coverage::harmless;
+use crate::xds::coverage::honoured;
+use crate::xds::coverage::{OWN_COUNTERS, Table};
+use crate::xds::rejected::Refusal;
 
 pub(super) const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
 pub(super) const PER_ROUTE: &str =

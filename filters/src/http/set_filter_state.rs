@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use envoy_types::pb::envoy::extensions::filters::http::set_filter_state::v3::Config;
 
-use crate::coverage::{Table, honoured};
 use crate::filter_state_value::{FILTER_STATE_VALUE, FilterStateValue};
 use crate::format::{FormatContext, RequestView};
 use crate::http::HttpFilter;
-use crate::rejected::Refusal;
 use crate::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
+use crate::xds::coverage::Table;
+use crate::xds::coverage::honoured;
+use crate::xds::rejected::Refusal;
 
 pub(super) const TYPE_URL: &str =
     "type.googleapis.com/envoy.extensions.filters.http.set_filter_state.v3.Config";

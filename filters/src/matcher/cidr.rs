@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use envoy_types::pb::envoy::config::core::v3::CidrRange;
 use ipnet::IpNet;
 
-use crate::coverage::well_known::UINT32_VALUE;
-use crate::coverage::{Table, honoured, required};
-use crate::rejected::Refusal;
+use crate::xds::coverage::Table;
+use crate::xds::coverage::honoured;
+use crate::xds::coverage::required;
+use crate::xds::coverage::well_known::UINT32_VALUE;
+use crate::xds::rejected::Refusal;
 
 pub static CIDR_RANGE: Table = Table {
     name: "envoy.config.core.v3.CidrRange",

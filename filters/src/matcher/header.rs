@@ -10,11 +10,13 @@ use envoy_types::pb::envoy::config::route::v3::{
 };
 use http::{HeaderMap, HeaderName, Request, header};
 
-use crate::coverage::well_known::INT64_RANGE;
-use crate::coverage::{Table, honoured, required};
 use crate::matcher::regex::REGEX_MATCHER;
 use crate::matcher::string::{STRING_MATCHER, StringMatcher};
-use crate::rejected::Refusal;
+use crate::xds::coverage::Table;
+use crate::xds::coverage::honoured;
+use crate::xds::coverage::required;
+use crate::xds::coverage::well_known::INT64_RANGE;
+use crate::xds::rejected::Refusal;
 
 /// Compares one header.
 #[derive(Clone, Debug)]

@@ -4,10 +4,12 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{
     MetadataMatcher as MetadataMatcherProto, metadata_matcher::path_segment::Segment,
 };
 
-use crate::coverage::{Table, honoured, required};
-use crate::dynamic_metadata::Metadata;
 use crate::matcher::value::{VALUE_MATCHER, ValueMatcher};
-use crate::rejected::Refusal;
+use crate::stream::dynamic_metadata::Metadata;
+use crate::xds::coverage::Table;
+use crate::xds::coverage::honoured;
+use crate::xds::coverage::required;
+use crate::xds::rejected::Refusal;
 
 /// Compares one value of metadata.
 #[derive(Clone, Debug)]

@@ -5,9 +5,11 @@ use envoy_types::pb::envoy::config::route::v3::{
     query_parameter_matcher::QueryParameterMatchSpecifier,
 };
 
-use crate::coverage::{Table, honoured, required};
 use crate::matcher::string::{STRING_MATCHER, StringMatcher};
-use crate::rejected::Refusal;
+use crate::xds::coverage::Table;
+use crate::xds::coverage::honoured;
+use crate::xds::coverage::required;
+use crate::xds::rejected::Refusal;
 
 /// Compares one query parameter.
 #[derive(Clone, Debug)]

@@ -2,8 +2,11 @@
 
 use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatcher;
 
-use crate::coverage::{Table, harmless, honoured, required};
-use crate::rejected::Refusal;
+use crate::xds::coverage::Table;
+use crate::xds::coverage::harmless;
+use crate::xds::coverage::honoured;
+use crate::xds::coverage::required;
+use crate::xds::rejected::Refusal;
 
 /// Compiled programs are bounded; a pattern that needs more is refused.
 const MAX_PROGRAM_BYTES: usize = 1 << 20;

@@ -7,9 +7,11 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{
     StringMatcher as StringMatcherProto, string_matcher::MatchPattern,
 };
 
-use crate::coverage::{Table, honoured, required};
 use crate::matcher::regex::{self, REGEX_MATCHER};
-use crate::rejected::Refusal;
+use crate::xds::coverage::Table;
+use crate::xds::coverage::honoured;
+use crate::xds::coverage::required;
+use crate::xds::rejected::Refusal;
 
 /// Compares a string.
 #[derive(Clone, Debug)]

@@ -8,9 +8,13 @@
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
 
-use crate::coverage::{Table, decode_any, harmless, honoured, required};
 use crate::matcher::regex;
-use crate::rejected::Refusal;
+use crate::xds::coverage::Table;
+use crate::xds::coverage::decode_any;
+use crate::xds::coverage::harmless;
+use crate::xds::coverage::honoured;
+use crate::xds::coverage::required;
+use crate::xds::rejected::Refusal;
 
 /// One segment: the characters of RFC 3986's `pchar` (which has `*`).
 const SEGMENT: &str = r"[a-zA-Z0-9\-._~%!$&'()*+,;=:@]+";

@@ -6,10 +6,12 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{
 };
 use serde_json::Value;
 
-use crate::coverage::well_known::DOUBLE_RANGE;
-use crate::coverage::{Table, honoured, required};
 use crate::matcher::string::{STRING_MATCHER, StringMatcher};
-use crate::rejected::Refusal;
+use crate::xds::coverage::Table;
+use crate::xds::coverage::honoured;
+use crate::xds::coverage::required;
+use crate::xds::coverage::well_known::DOUBLE_RANGE;
+use crate::xds::rejected::Refusal;
 
 /// Compares one value.
 #[derive(Clone, Debug)]

@@ -5,8 +5,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::recorder::Recorder;
-use crate::stream_info::StreamInfo;
+use crate::record::recorder::Recorder;
+use crate::stream::stream_info::StreamInfo;
 
 /// What a network filter says of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 //! HBONE connections never speak that protocol, so the filter is accepted and has nothing to do.
 
 use crate::network::BuiltNetworkFilter;
-use crate::rejected::Refusal;
-use crate::typed_struct;
+use crate::xds::rejected::Refusal;
+use crate::xds::typed_struct;
 
 pub const TYPE_URL: &str = "type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange";
 

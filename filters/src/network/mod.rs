@@ -9,12 +9,12 @@ mod set_filter_state;
 
 use envoy_types::pb::google::protobuf::Any;
 
-use crate::coverage::{Table, decode_any as decode};
 use crate::http::FilterContext;
-use crate::istio_stats::{self, STATS_CONFIG};
-use crate::proto::STATS_PLUGIN_CONFIG;
-use crate::rejected::Refusal;
-use crate::typed_struct;
+use crate::record::istio_stats::{self, STATS_CONFIG};
+use crate::xds::coverage::{Table, decode_any as decode};
+use crate::xds::proto::STATS_PLUGIN_CONFIG;
+use crate::xds::rejected::Refusal;
+use crate::xds::typed_struct;
 
 pub use filter::{BuiltNetworkFilter, NetworkFilter, Verdict};
 pub use metadata_exchange::TYPE_URL as METADATA_EXCHANGE;

@@ -3,11 +3,12 @@
 //! It counts commands. That isn't built and is left out; what else it can be told (delays, an access log of
 //! its own) is refused.
 
-use crate::coverage::{OWN_COUNTERS, Table, harmless};
 use crate::http::FilterContext;
 use crate::network::BuiltNetworkFilter;
-use crate::omitted::OmittedKind;
-use crate::rejected::Refusal;
+use crate::xds::coverage::harmless;
+use crate::xds::coverage::{OWN_COUNTERS, Table};
+use crate::xds::omitted::OmittedKind;
+use crate::xds::rejected::Refusal;
 
 pub(super) const TYPE_URL: &str =
     "type.googleapis.com/envoy.extensions.filters.network.mongo_proxy.v3.MongoProxy";

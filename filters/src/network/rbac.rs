@@ -5,12 +5,14 @@
 
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac;
 
-use crate::coverage::{OWN_COUNTERS, Table, harmless, honoured};
 use crate::network::{BuiltNetworkFilter, NetworkFilter, Verdict};
 use crate::rbac::engine::{ConnectionEngine, RBAC};
 use crate::rbac::rules::Rules;
-use crate::rejected::Refusal;
-use crate::stream_info::StreamInfo;
+use crate::stream::stream_info::StreamInfo;
+use crate::xds::coverage::harmless;
+use crate::xds::coverage::honoured;
+use crate::xds::coverage::{OWN_COUNTERS, Table};
+use crate::xds::rejected::Refusal;
 
 pub(super) const TYPE_URL: &str =
     "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC";
@@ -87,9 +89,9 @@ mod tests {
     use rbac::{Permission, Policy, Principal};
 
     use super::*;
-    use crate::connection::Connection;
-    use crate::coverage;
-    use crate::stream_info::Protocol;
+    use crate::stream::connection::Connection;
+    use crate::stream::stream_info::Protocol;
+    use crate::xds::coverage;
 
     fn header() -> HeaderMatcher {
         HeaderMatcher {

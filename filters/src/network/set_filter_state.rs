@@ -11,13 +11,15 @@ use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::{
 use envoy_types::pb::envoy::extensions::filters::network::set_filter_state::v3::Config;
 use envoy_types::pb::google::protobuf::Any;
 
-use crate::coverage::{Table, decode_any, honoured};
-use crate::filter_state::ORIGINAL_DST_LOCAL;
 use crate::filter_state_value::{FILTER_STATE_VALUE, FilterStateValue};
 use crate::format::FormatContext;
 use crate::network::{BuiltNetworkFilter, NetworkFilter, Verdict};
-use crate::rejected::Refusal;
-use crate::stream_info::StreamInfo;
+use crate::stream::filter_state::ORIGINAL_DST_LOCAL;
+use crate::stream::stream_info::StreamInfo;
+use crate::xds::coverage::Table;
+use crate::xds::coverage::decode_any;
+use crate::xds::coverage::honoured;
+use crate::xds::rejected::Refusal;
 
 pub(super) const TYPE_URL: &str =
     "type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config";

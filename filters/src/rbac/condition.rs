@@ -14,14 +14,14 @@ use std::sync::Arc;
 use http::{HeaderName, Request};
 use ipnet::IpNet;
 
-use crate::connection::Connection;
-use crate::dynamic_metadata::Metadata;
 use crate::matcher::cidr;
 use crate::matcher::header::HeaderMatcher;
 use crate::matcher::metadata::MetadataMatcher;
 use crate::matcher::string::StringMatcher;
 use crate::matcher::uri_template::UriTemplateMatcher;
-use crate::rejected::Refusal;
+use crate::stream::connection::Connection;
+use crate::stream::dynamic_metadata::Metadata;
+use crate::xds::rejected::Refusal;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -179,7 +179,7 @@ impl ConnectionTest {
                 .filter_state
                 .get(key)
                 .is_some_and(|object| match object {
-                    crate::filter_state::FilterValue::String(s) => value.matches(s),
+                    crate::stream::filter_state::FilterValue::String(s) => value.matches(s),
                     other => value.matches(&other.to_plain()),
                 }),
             ConnectionTest::Authenticated(name) => match (&connection.peer, name) {

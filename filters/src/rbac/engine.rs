@@ -8,14 +8,16 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::config::rbac::v3::{Policy as PolicyProto, Rbac, rbac};
 use http::Request;
 
-use crate::connection::Connection;
-use crate::coverage::{Table, honoured, required};
-use crate::dynamic_metadata::Metadata;
 use crate::rbac::condition::{Condition, RequestView, Subject};
 use crate::rbac::permission::{self, PERMISSION};
 use crate::rbac::principal::{self, PRINCIPAL};
-use crate::rejected::Refusal;
-use crate::stream_info::StreamInfo;
+use crate::stream::connection::Connection;
+use crate::stream::dynamic_metadata::Metadata;
+use crate::stream::stream_info::StreamInfo;
+use crate::xds::coverage::Table;
+use crate::xds::coverage::honoured;
+use crate::xds::coverage::required;
+use crate::xds::rejected::Refusal;
 
 /// What a match means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,8 +247,8 @@ mod tests {
     use envoy_types::pb::google::protobuf::UInt32Value;
 
     use super::*;
-    use crate::filter_state::{FilterValue, PEER_PRINCIPAL, Sharing};
-    use crate::stream_info::Protocol;
+    use crate::stream::filter_state::{FilterValue, PEER_PRINCIPAL, Sharing};
+    use crate::stream::stream_info::Protocol;
 
     fn text(pattern: MatchPattern) -> StringMatcher {
         StringMatcher {

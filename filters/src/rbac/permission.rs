@@ -3,15 +3,17 @@
 use envoy_types::pb::envoy::config::rbac::v3::{Permission, permission::Rule};
 use envoy_types::pb::envoy::r#type::matcher::v3::{PathMatcher, path_matcher};
 
-use crate::coverage::well_known::INT32_RANGE;
-use crate::coverage::{Table, honoured, required};
 use crate::matcher::cidr::{self, CIDR_RANGE};
 use crate::matcher::header::{HEADER_MATCHER, HeaderMatcher};
 use crate::matcher::metadata::{METADATA_MATCHER, MetadataMatcher};
 use crate::matcher::string::{STRING_MATCHER, StringMatcher};
 use crate::matcher::uri_template::{URI_TEMPLATE, UriTemplateMatcher};
 use crate::rbac::condition::{Condition, ConnectionTest, RequestTest, Subject};
-use crate::rejected::Refusal;
+use crate::xds::coverage::Table;
+use crate::xds::coverage::honoured;
+use crate::xds::coverage::required;
+use crate::xds::coverage::well_known::INT32_RANGE;
+use crate::xds::rejected::Refusal;
 
 /// Conditions nested deeper than this are refused.
 pub(crate) const MAX_DEPTH: usize = 64;

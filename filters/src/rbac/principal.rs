@@ -3,14 +3,16 @@
 use envoy_types::pb::envoy::config::rbac::v3::{Principal, principal::Identifier};
 use envoy_types::pb::envoy::r#type::matcher::v3::filter_state_matcher;
 
-use crate::coverage::{Table, honoured, required};
 use crate::matcher::cidr::{self, CIDR_RANGE};
 use crate::matcher::header::{HEADER_MATCHER, HeaderMatcher};
 use crate::matcher::metadata::{METADATA_MATCHER, MetadataMatcher};
 use crate::matcher::string::{STRING_MATCHER, StringMatcher};
 use crate::rbac::condition::{Condition, ConnectionTest, RequestTest, Subject};
 use crate::rbac::permission::{MAX_DEPTH, PATH_MATCHER, url_path};
-use crate::rejected::Refusal;
+use crate::xds::coverage::Table;
+use crate::xds::coverage::honoured;
+use crate::xds::coverage::required;
+use crate::xds::rejected::Refusal;
 
 pub(crate) static PRINCIPAL: Table = Table {
     name: "envoy.config.rbac.v3.Principal",

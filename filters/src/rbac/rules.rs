@@ -4,8 +4,8 @@
 use envoy_types::pb::envoy::config::rbac::v3::Rbac;
 
 use crate::rbac::engine::Decision;
-use crate::rejected::Refusal;
-use crate::stream_info::StreamInfo;
+use crate::stream::stream_info::StreamInfo;
+use crate::xds::rejected::Refusal;
 
 /// Rules, each compiled to an `E`.
 #[derive(Debug)]

@@ -10,12 +10,12 @@ use http::{HeaderMap, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use waypoint_hbone::certificate::WorkloadCertificate;
-use waypoint_hbone::dev_ca::DevCa;
+use waypoint_hbone::certificates::certificate::WorkloadCertificate;
+use waypoint_hbone::certificates::dev_ca::DevCa;
 use waypoint_hbone::identity::Identity;
 use waypoint_hbone::server::{self, AcceptError, ConnectionEnd, ServerOptions, TunnelRequest};
-use waypoint_hbone::stream::TunnelStream;
 use waypoint_hbone::tls::{Tls, TrustDomains};
+use waypoint_hbone::tunnel::stream::TunnelStream;
 
 pub fn identity(name: &str) -> Identity {
     Identity::istio("cluster.local", "default", name).unwrap()

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
-use waypoint_hbone::x509::CertificateDetails;
+use waypoint_hbone::certificates::x509::CertificateDetails;
 
 use crate::admin::Admin;
 use crate::admin::answer::{self, Answer};

@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use waypoint_config::model::circuit_breakers::Thresholds;
+use waypoint_config::model::balance::endpoint_set::EndpointSet;
+use waypoint_config::model::cluster::circuit_breakers::Thresholds;
 use waypoint_config::model::cluster::{Cluster, ClusterSlot, Discovery};
 use waypoint_config::model::endpoint::{Endpoint, Locality, Transport};
-use waypoint_config::model::endpoint_set::EndpointSet;
 
 use crate::admin::Admin;
 use crate::admin::answer::{self, Answer, text};

@@ -8,9 +8,9 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
 };
 use http::StatusCode;
 use tokio::runtime::Handle;
+use waypoint_config::dump::field_mask::Mask;
 use waypoint_config::dump::{Dump, HeldSecret, NamePattern, Process, Query};
-use waypoint_config::field_mask::Mask;
-use waypoint_hbone::certificate::WorkloadCertificate;
+use waypoint_hbone::certificates::certificate::WorkloadCertificate;
 
 use crate::admin::Admin;
 use crate::admin::answer::{Answer, json_stream, text};

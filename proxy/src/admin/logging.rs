@@ -4,7 +4,7 @@ use http::StatusCode;
 
 use crate::admin::answer::{Answer, text};
 use crate::admin::target::Target;
-use crate::log_levels::{LogLevelError, LogLevels};
+use crate::logs::levels::{LogLevelError, LogLevels};
 
 /// Whether the request asks for a change.
 pub(super) fn changes(target: &Target) -> bool {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
 use serde_json::{Value, json};
-use waypoint_filters::struct_json::struct_to_json;
+use waypoint_filters::xds::struct_json::struct_to_json;
 
 use crate::admin::Admin;
 use crate::admin::answer::{self, Answer};

@@ -7,12 +7,12 @@ use std::time::{Instant, SystemTime};
 use envoy_types::pb::envoy::config::core::v3::Node;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
-use waypoint_config::received::Received;
+use waypoint_config::store::received::Received;
 use waypoint_filters::metrics::MetricRegistry;
 use waypoint_hbone::tls::Tls;
 
-use crate::log_levels::LogLevels;
-use crate::readiness::Readiness;
+use crate::lifecycle::readiness::Readiness;
+use crate::logs::levels::LogLevels;
 
 /// Pages that grow with the mesh and are made at the same time.
 pub(crate) const LARGE_AT_ONCE: usize = 4;

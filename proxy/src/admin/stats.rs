@@ -6,8 +6,8 @@
 use http::StatusCode;
 use regex::Regex;
 use serde_json::json;
-use waypoint_config::received::Updates;
 use waypoint_config::resource::ResourceType;
+use waypoint_config::store::received::Updates;
 
 use crate::admin::Admin;
 use crate::admin::answer::{self, Answer, text};

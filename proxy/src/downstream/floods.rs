@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use waypoint_filters::metrics::{CounterFamily, MetricRegistry};
-use waypoint_hbone::frame_watch::Flood;
+use waypoint_hbone::frames::frame_watch::Flood;
 
 /// The connections that were ended for it. Clones count together.
 #[derive(Clone)]

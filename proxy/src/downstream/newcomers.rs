@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use waypoint_filters::metrics::{CounterFamily, Gauge, MetricRegistry};
 use waypoint_hbone::server::{self, AcceptError, ServerConnection, ServerOptions};
 use waypoint_hbone::tls::Tls;
-use waypoint_hbone::tls_failure::TlsFailure;
+use waypoint_hbone::tls::tls_failure::TlsFailure;
 
 use crate::downstream::turns::Turns;
 use crate::process::places::{Bounds, Crowd, Place, Places, ToldToGo};

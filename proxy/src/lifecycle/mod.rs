@@ -1,3 +1,4 @@
 //! How a waypoint lives and ends.
 
-pub(crate) mod threads;
+pub(crate) mod drain;
+pub(crate) mod readiness;

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use waypoint_hbone::account::Account;
-use waypoint_hbone::holder::{Holder, Share};
+use waypoint_hbone::held::account::Account;
+use waypoint_hbone::held::holder::{Holder, Share};
 use waypoint_hbone::identity::Identity;
 
 /// What a request at work costs beside the bytes that are counted: its head, its tasks, a connection upstream.

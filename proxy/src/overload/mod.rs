@@ -20,9 +20,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
 
 use tokio::time::Instant;
-use waypoint_filters::local_reply::LocalReply;
 use waypoint_filters::metrics::{Counter, CounterFamily, Gauge, MetricRegistry};
-use waypoint_filters::response_flags::ResponseFlags;
+use waypoint_filters::service::local_reply::LocalReply;
+use waypoint_filters::stream::response_flags::ResponseFlags;
 use waypoint_hbone::http2::Squeeze;
 
 use crate::overload::holders::{Bounds, Connection, Held, Holders, by_identity, largest};

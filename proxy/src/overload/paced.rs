@@ -11,8 +11,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use waypoint_hbone::account::Account;
-use waypoint_hbone::holder::Holder;
+use waypoint_hbone::held::account::Account;
+use waypoint_hbone::held::holder::Holder;
 
 /// What a tunnel may hold of answers before its streams wait for each other.
 const TUNNEL: usize = 1024 * 1024;
@@ -113,7 +113,7 @@ mod tests {
     use std::convert::Infallible;
 
     use http_body_util::{BodyExt, Full};
-    use waypoint_hbone::holder::Share;
+    use waypoint_hbone::held::holder::Share;
 
     use super::*;
 

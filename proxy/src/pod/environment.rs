@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-use waypoint_config::xds::channel::ControlPlane;
+use waypoint_config::sources::xds::channel::ControlPlane;
 use waypoint_hbone::identity::Identity;
 
+use crate::identity::workload_ca::RenewalPoint;
 use crate::pod::arguments::{Arguments, LogSettings};
 use crate::pod::istiod::Istiod;
 use crate::pod::ports::Ports;
@@ -19,7 +20,6 @@ use crate::pod::proxy_config::ProxyConfig;
 use crate::pod::variables::{EnvironmentError, Variables, invalid};
 use crate::pod::{addresses, downward, without_effect};
 use crate::run::{DrainTimes, Limits, OnRefused, parse_bytes};
-use crate::workload_ca::RenewalPoint;
 
 /// The newest Istio that this is tested with, reported unless `ISTIO_META_ISTIO_VERSION` says otherwise.
 pub(crate) const ISTIO_VERSION: &str = "1.31.0";

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use waypoint_config::xds::channel::{ControlPlane, KeepAlive};
+use waypoint_config::sources::xds::channel::{ControlPlane, KeepAlive};
 
 use crate::pod::proxy_config::ProxyConfig;
 use crate::pod::variables::{EnvironmentError, Variables, invalid};

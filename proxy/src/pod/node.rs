@@ -146,7 +146,7 @@ mod tests {
             "waypoint~10.0.0.7~waypoint-0.default~default.svc.cluster.local"
         );
         assert_eq!(node.cluster, "waypoint.default");
-        let metadata = waypoint_filters::struct_json::struct_to_json(&node.metadata.unwrap());
+        let metadata = waypoint_filters::xds::struct_json::struct_to_json(&node.metadata.unwrap());
         let expected = json!({
             "NAME": "waypoint-0",
             "NAMESPACE": "default",
@@ -199,7 +199,7 @@ mod tests {
         let Value::Object(map) = json!({"a": [1, null, {"b": true}]}) else {
             panic!("object")
         };
-        let text = waypoint_filters::struct_json::struct_to_json(&to_struct(&map));
+        let text = waypoint_filters::xds::struct_json::struct_to_json(&to_struct(&map));
         assert_eq!(text, json!({"a": [1.0, null, {"b": true}]}));
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use waypoint_config::standalone::yaml;
+use waypoint_config::standalone::input::yaml;
 
 use crate::pod::go_duration;
 use crate::pod::variables::{EnvironmentError, Variables, invalid};

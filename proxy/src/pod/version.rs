@@ -58,7 +58,8 @@ mod tests {
         assert!(print(false, None).starts_with("client version: 1.31.0-"));
         let json: Value = serde_json::from_str(&print(false, Some(Output::Json))).unwrap();
         assert_eq!(json["clientVersion"]["version"], "1.31.0");
-        let yaml = waypoint_config::standalone::yaml::embedded(&print(false, Some(Output::Yaml)));
+        let yaml =
+            waypoint_config::standalone::input::yaml::embedded(&print(false, Some(Output::Yaml)));
         assert_eq!(yaml.unwrap(), json);
     }
 }

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::runtime::{Handle, RuntimeMetrics};
 use tokio::sync::watch;
 
-use crate::logging::panicked_with;
+use crate::logs::program::panicked_with;
 
 /// How often the watchdog looks.
 const LOOK: Duration = Duration::from_secs(1);

@@ -17,9 +17,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Frame, SizeHint};
 use tokio::time::Sleep;
-use waypoint_config::model::forward::Forward;
-use waypoint_filters::body::{Body, BodyError};
-use waypoint_filters::stream_info::StreamInfo;
+use waypoint_config::model::route::forward::Forward;
+use waypoint_filters::service::body::{Body, BodyError};
+use waypoint_filters::stream::stream_info::StreamInfo;
 
 const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");

@@ -6,7 +6,7 @@ use http::Response;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
-use waypoint_filters::body::Body;
+use waypoint_filters::service::body::Body;
 
 use crate::upstream::body::ActiveRequest;
 

@@ -9,9 +9,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
-use waypoint_config::model::circuit_breakers::Resource;
+use waypoint_config::model::cluster::circuit_breakers::Resource;
 use waypoint_config::model::endpoint::EndpointState;
-use waypoint_filters::body::{Body, BodyError};
+use waypoint_filters::service::body::{Body, BodyError};
 
 use crate::upstream::error::{BrokenOff, UpstreamError, UpstreamErrorKind};
 use crate::upstream::h1::H1Connection;

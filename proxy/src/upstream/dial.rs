@@ -9,9 +9,9 @@ use http::HeaderMap;
 use tokio::net::{TcpSocket, TcpStream};
 use waypoint_config::model::cluster::Cluster;
 use waypoint_config::model::endpoint::{Endpoint, Transport};
-use waypoint_filters::serial_id::SerialId;
-use waypoint_filters::stream_info::UpstreamInfo;
-use waypoint_filters::upstream_times::ConnectionTimes;
+use waypoint_filters::stream::serial_id::SerialId;
+use waypoint_filters::stream::stream_info::UpstreamInfo;
+use waypoint_filters::stream::upstream_times::ConnectionTimes;
 use waypoint_hbone::pool::TunnelPool;
 
 use crate::overload::Overload;

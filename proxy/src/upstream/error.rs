@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 
 use http::StatusCode;
-use waypoint_filters::body::Body;
-use waypoint_filters::local_reply::LocalReply;
-use waypoint_filters::response_flags::ResponseFlags;
-use waypoint_hbone::reset::{Reset, reset_of};
+use waypoint_filters::service::body::Body;
+use waypoint_filters::service::local_reply::LocalReply;
+use waypoint_filters::stream::response_flags::ResponseFlags;
+use waypoint_hbone::io::reset::{Reset, reset_of};
 
 /// A failed attempt.
 #[derive(Debug)]

@@ -18,12 +18,12 @@ use std::time::Instant;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use waypoint_filters::body::Body;
-use waypoint_filters::stream_info::{StreamInfo, UpstreamInfo};
+use waypoint_filters::service::body::Body;
+use waypoint_filters::stream::stream_info::{StreamInfo, UpstreamInfo};
 
-use crate::downstream::expectation::Waiting;
 use crate::upstream::dial::Dialled;
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
+use crate::upstream::expectation::Waiting;
 use crate::upstream::io::UpstreamIo;
 use crate::upstream::upload::{Outgoing, Upload};
 

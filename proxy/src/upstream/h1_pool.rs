@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use waypoint_config::model::circuit_breakers::Resource;
+use waypoint_config::model::cluster::circuit_breakers::Resource;
 
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::h1::H1Connection;

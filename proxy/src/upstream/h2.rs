@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use waypoint_filters::body::Body;
-use waypoint_filters::stream_info::UpstreamInfo;
+use waypoint_filters::service::body::Body;
+use waypoint_filters::stream::stream_info::UpstreamInfo;
 
 use crate::upstream::dial::Dialled;
 use crate::upstream::error::UpstreamError;

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http_body::{Frame, SizeHint};
-use waypoint_filters::body::{Body, BodyError};
+use waypoint_filters::service::body::{Body, BodyError};
 
 #[derive(Default)]
 struct Shared {

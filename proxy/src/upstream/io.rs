@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use waypoint_hbone::stream::TunnelStream;
+use waypoint_hbone::tunnel::stream::TunnelStream;
 
 use crate::upstream::open::Open;
 use crate::upstream::place::Place;

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use waypoint_config::model::circuit_breakers::{InUse, Resource, Thresholds};
+use waypoint_config::model::cluster::circuit_breakers::{InUse, Resource, Thresholds};
 use waypoint_config::model::cluster::{Cluster, ClusterSlot};
 
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};

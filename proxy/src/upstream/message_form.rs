@@ -1,7 +1,7 @@
 //! Requests in the form of the version that carries them, and answers that no request may get.
 
 use http::{HeaderValue, Method, StatusCode, Uri, header, uri};
-use waypoint_filters::body::Body;
+use waypoint_filters::service::body::Body;
 
 /// An answer that nobody asked for: a switch of protocols.
 pub(crate) fn is_unasked<B>(response: &http::Response<B>) -> bool {

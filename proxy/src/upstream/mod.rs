@@ -4,6 +4,7 @@ pub(crate) mod agreed_upgrade;
 pub(crate) mod body;
 pub(crate) mod dial;
 pub(crate) mod error;
+pub(crate) mod expectation;
 pub(crate) mod h1;
 pub(crate) mod h1_pool;
 pub(crate) mod h2;

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use waypoint_config::model::cluster::{Cluster, Discovery};
 use waypoint_config::model::endpoint::{Endpoint, EndpointState, Transport};
-use waypoint_filters::dynamic_metadata::Metadata;
-use waypoint_filters::peer::Peer;
+use waypoint_filters::stream::dynamic_metadata::Metadata;
+use waypoint_filters::stream::peer::Peer;
 
 use crate::upstream::dial::hop_of;
 

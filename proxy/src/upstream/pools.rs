@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
-use waypoint_config::model::circuit_breakers::Resource;
 use waypoint_config::model::cluster::Cluster;
+use waypoint_config::model::cluster::circuit_breakers::Resource;
 use waypoint_config::model::endpoint::{Endpoint, EndpointState, Transport};
 use waypoint_hbone::pool::TunnelPool;
 use waypoint_hbone::tls::Tls;

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use waypoint_filters::body::{Body, BodyError};
+use waypoint_filters::service::body::{Body, BodyError};
 
 /// Bytes read of one body.
 const LIMIT: usize = 64 * 1024;

@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use waypoint_filters::body::{Body, BodyError};
-use waypoint_filters::stream_info::StreamInfo;
+use waypoint_filters::service::body::{Body, BodyError};
+use waypoint_filters::stream::stream_info::StreamInfo;
 
 struct TimedBody {
     body: Body,

@@ -14,8 +14,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
-use waypoint_filters::body::{Body, BodyError};
-use waypoint_filters::wire_bytes::{HeadScan, WireBytes};
+use waypoint_filters::service::body::{Body, BodyError};
+use waypoint_filters::stream::wire_bytes::{HeadScan, WireBytes};
 
 /// Shared by a connection, its socket, and the body of the request that it sends. All three are polled by one task
 /// at a time, so nothing is ordered by these.

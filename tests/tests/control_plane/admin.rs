@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use http::StatusCode;
 use prost_reflect::DynamicMessage;
 use serde_json::{Value, json};
-use waypoint_config::descriptors;
+use waypoint_config::dump::descriptors;
 use waypoint_tests::telemetry::{http_get, http_request};
 use waypoint_tests::wait::until;
 use waypoint_tests::{Mesh, Waypoint};

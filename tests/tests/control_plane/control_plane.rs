@@ -452,7 +452,8 @@ async fn istiods_root_and_name_are_checked_and_the_root_is_read_again() {
     let address = istiod.address().address;
     logs::until_line(&["the stream to istiod ended", &address, "not valid for"]).await;
 
-    waypoint_hbone::dev_ca::DevCa::open_or_create(&mesh.folder().join("other-ca")).unwrap();
+    waypoint_hbone::certificates::dev_ca::DevCa::open_or_create(&mesh.folder().join("other-ca"))
+        .unwrap();
     let other = Signer::open(&mesh.folder().join("other-ca"));
     istiod.show(&other, waypoint_tests::control_plane::SERVER_NAME);
     let told = [

@@ -9,7 +9,7 @@ use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use waypoint_hbone::dev_ca::DevCa;
+use waypoint_hbone::certificates::dev_ca::DevCa;
 use waypoint_hbone::identity::Identity;
 use waypoint_tests::pace::Pace;
 use waypoint_tests::telemetry::http_get;

@@ -18,7 +18,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use http::{Method, Request, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::task::JoinHandle;
-use waypoint_hbone::dev_ca::MintedCertificate;
+use waypoint_hbone::certificates::dev_ca::MintedCertificate;
 use waypoint_tests::hbone_stream::HboneStream;
 use waypoint_tests::program::Program;
 use waypoint_tests::telemetry::http_get;

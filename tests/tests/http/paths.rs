@@ -2,13 +2,13 @@
 //! policies, the route, and what the backend sees.
 //!
 //! What Envoy makes of them is asked of Envoy (`make test-envoy`), byte by byte, raw and escaped, and of random
-//! paths. [`expected`] says what may differ. `proxy/src/path_normalization.rs` pins the same table without it.
+//! paths. [`expected`] says what may differ. `proxy/src/downstream/http/path_normalization.rs` pins the same table without it.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use waypoint_hbone::dev_ca::MintedCertificate;
+use waypoint_hbone::certificates::dev_ca::MintedCertificate;
 use waypoint_tests::envoy::Envoy;
 use waypoint_tests::hbone_stream::HboneStream;
 use waypoint_tests::literal_h2::{self, Reply};

@@ -9,7 +9,7 @@ use http::StatusCode;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
-use waypoint_hbone::dev_ca::MintedCertificate;
+use waypoint_hbone::certificates::dev_ca::MintedCertificate;
 use waypoint_tests::hbone_stream::HboneStream;
 use waypoint_tests::telemetry::http_get;
 use waypoint_tests::wait::{until, within};

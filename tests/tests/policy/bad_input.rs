@@ -7,7 +7,7 @@ use h2::Reason;
 use http::{Method, Request, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use waypoint_hbone::dev_ca::DevCa;
+use waypoint_hbone::certificates::dev_ca::DevCa;
 use waypoint_hbone::identity::Identity;
 use waypoint_tests::pod_ztunnel::Behaviour;
 use waypoint_tests::wait::within;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
-use waypoint_hbone::dev_ca::{DevCa, MintedCertificate};
+use waypoint_hbone::certificates::dev_ca::{DevCa, MintedCertificate};
 use waypoint_hbone::identity::Identity;
 use waypoint_proxy::run::{CrlFile, RunOptions};
 use waypoint_tests::load::Load;

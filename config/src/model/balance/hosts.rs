@@ -215,7 +215,7 @@ fn equal_weights(endpoints: &[Arc<Endpoint>]) -> bool {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use waypoint_filters::dynamic_metadata::Metadata;
+    use waypoint_filters::stream::dynamic_metadata::Metadata;
 
     use super::*;
     use crate::model::endpoint::{EndpointState, Transport};

@@ -4,6 +4,7 @@
 //! locality in it, both by the shares that the set of endpoints has computed ([`hosts`]); then the policy has its say.
 //! A policy is a file here, a variant of [`LbPolicy`](policy::LbPolicy) and an arm of [`choose`].
 
+pub mod endpoint_set;
 pub mod hosts;
 mod least_request;
 pub mod policy;
@@ -13,9 +14,9 @@ mod round_robin;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::model::balance::endpoint_set::EndpointSet;
 use crate::model::balance::policy::{Balancing, LbPolicy};
 use crate::model::endpoint::Endpoint;
-use crate::model::endpoint_set::EndpointSet;
 
 /// What a choice depends on beside the endpoints.
 pub struct Draw<'a, R> {
@@ -83,7 +84,7 @@ fn pick<'a>(
 mod tests {
     use crate::model::endpoint::{EndpointState, Locality, Transport};
     use std::sync::atomic::Ordering;
-    use waypoint_filters::dynamic_metadata::Metadata;
+    use waypoint_filters::stream::dynamic_metadata::Metadata;
 
     use super::*;
 

@@ -2,9 +2,9 @@
 
 use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster as ClusterProto, cluster};
-use waypoint_filters::coverage::well_known::UINT32_VALUE;
-use waypoint_filters::coverage::{Table, honoured};
-use waypoint_filters::rejected::Refusal;
+use waypoint_filters::xds::coverage::well_known::UINT32_VALUE;
+use waypoint_filters::xds::coverage::{Table, honoured};
+use waypoint_filters::xds::rejected::Refusal;
 
 /// How one cluster balances.
 #[derive(Clone, Copy, Debug)]

@@ -76,7 +76,7 @@ fn is_due(round: u64, index: u64, takes: u64) -> bool {
 mod tests {
     use std::collections::BTreeMap;
 
-    use waypoint_filters::dynamic_metadata::Metadata;
+    use waypoint_filters::stream::dynamic_metadata::Metadata;
 
     use super::*;
     use crate::model::endpoint::{EndpointState, Transport};

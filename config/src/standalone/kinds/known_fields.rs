@@ -5,10 +5,10 @@
 
 use serde_json::{Map, Value};
 
-use crate::standalone::manifest::Manifest;
-use crate::standalone::metadata_fields::METADATA;
-use crate::standalone::near::nearest;
-use crate::standalone::problem::{Problem, Severity};
+use crate::standalone::input::manifest::Manifest;
+use crate::standalone::input::metadata_fields::METADATA;
+use crate::standalone::input::near::nearest;
+use crate::standalone::input::problem::{Problem, Severity};
 
 /// What is told of an unknown field.
 #[derive(Clone, Copy, PartialEq)]
@@ -258,7 +258,7 @@ pub fn unknown(manifest: &Manifest) -> Vec<Problem> {
 }
 
 fn problem(manifest: &Manifest, field: &str, name: &str, known: &[&str]) -> Problem {
-    let meant = crate::standalone::near::meant(name, known.iter().copied());
+    let meant = crate::standalone::input::near::meant(name, known.iter().copied());
     manifest.problem(Severity::NoEffect, field, format!("unknown field{meant}"))
 }
 

@@ -3,30 +3,14 @@
 //! All served versions of a kind are one kind. A version that isn't served is refused, as the API server
 //! would. Security objects and routes deny unknown fields: what isn't known can't be honoured.
 
-pub mod authorization_policy;
-pub mod backend_object;
-pub mod config_map;
-pub mod config_map_fields;
-pub mod endpoint_slice;
-pub mod endpoints;
-pub mod gateway;
-mod gateway_schema;
-pub mod http_route;
-pub mod http_route_filter;
-pub mod http_route_match;
-mod http_route_others;
-mod http_route_schema;
+pub mod core;
+pub mod gateway_api;
+pub mod istio;
 pub mod known_fields;
-pub mod pod;
-pub mod port;
 mod refusal;
-pub mod service;
-pub mod service_entry;
-mod service_entry_schema;
-mod service_outside;
 pub mod target_ref;
 
-use super::near;
+use crate::standalone::input::near;
 
 /// What is done with an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,10 +8,12 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::standalone::manifest::{Manifest, ObjectName};
-use crate::standalone::problem::LoadError;
-use crate::standalone::schema::{self, Row, Rule, is_group, is_kind};
-use crate::standalone::strict_value::StrictValue;
+use crate::standalone::input::manifest::{Manifest, ObjectName};
+use crate::standalone::input::problem::LoadError;
+use crate::standalone::input::schema::is_group;
+use crate::standalone::input::schema::is_kind;
+use crate::standalone::input::schema::{self, Row, Rule};
+use crate::standalone::input::strict_value::StrictValue;
 
 /// `targetRef` as it is written.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -142,7 +144,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::standalone::yaml::documents;
+    use crate::standalone::input::yaml::documents;
 
     fn targets(spec: &str) -> Result<Vec<Target>, (String, String)> {
         let text = format!(

@@ -9,8 +9,10 @@ use envoy_types::pb::envoy::extensions::formatter::req_without_query::v3::ReqWit
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
 
-use super::packed::{any, format_string, text};
-use crate::standalone::kinds::config_map::{Encoding, MeshConfig};
+use crate::standalone::kinds::core::config_map::{Encoding, MeshConfig};
+use crate::standalone::translate::proto::packed::any;
+use crate::standalone::translate::proto::packed::format_string;
+use crate::standalone::translate::proto::packed::text;
 
 const TEXT_FORMAT: &str = concat!(
     "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" ",

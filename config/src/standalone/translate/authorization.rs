@@ -12,14 +12,16 @@ use envoy_types::pb::envoy::extensions::filters::http::rbac::v3 as http_rbac;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3 as network_rbac;
 
-use super::Mesh;
-use super::packed::{any, http_filter, network_filter};
-use super::rbac_policy::{RuleTranslator, never};
-use crate::standalone::kinds::authorization_policy::{Action, AuthorizationPolicy};
-use crate::standalone::kinds::gateway::WAYPOINT_CLASS;
+use crate::standalone::input::manifest::Object;
+use crate::standalone::kinds::gateway_api::gateway::WAYPOINT_CLASS;
+use crate::standalone::kinds::istio::authorization_policy::{Action, AuthorizationPolicy};
 use crate::standalone::kinds::target_ref::Target;
-use crate::standalone::manifest::Object;
-use crate::standalone::mesh_service::{MeshService, Source};
+use crate::standalone::state::mesh_service::{MeshService, Source};
+use crate::standalone::translate::Mesh;
+use crate::standalone::translate::proto::packed::any;
+use crate::standalone::translate::proto::packed::http_filter;
+use crate::standalone::translate::proto::packed::network_filter;
+use crate::standalone::translate::rbac_policy::{RuleTranslator, never};
 
 const HTTP_RBAC: &str = "envoy.filters.http.rbac";
 pub(super) const NETWORK_RBAC: &str = "envoy.filters.network.rbac";

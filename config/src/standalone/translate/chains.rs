@@ -21,19 +21,27 @@ use envoy_types::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfi
 use envoy_types::pb::google::protobuf::Any;
 use hcm::http_connection_manager::{PathWithEscapedSlashesAction, RouteSpecifier, UpgradeConfig};
 
-use super::Mesh;
-use super::access_log::Logged;
-use super::authorization::NETWORK_RBAC;
-use super::listeners::{
+use crate::standalone::kinds::core::config_map::Normalization;
+use crate::standalone::kinds::core::service::Protocol;
+use crate::standalone::state::mesh_service::{MeshPort, MeshService};
+use crate::standalone::translate::Mesh;
+use crate::standalone::translate::access_log::Logged;
+use crate::standalone::translate::authorization::NETWORK_RBAC;
+use crate::standalone::translate::listeners::{
     HTTP_CONNECTION_MANAGER, LOCAL_IP, PEER_METADATA, SERVER_NAME, TCP_PROXY, state,
 };
-use super::packed::{
-    any, boolean, fields, http_filter, istio_stats, list, nested, network_filter, seconds, text,
-    truth, typed_struct,
-};
-use crate::standalone::kinds::config_map::Normalization;
-use crate::standalone::kinds::service::Protocol;
-use crate::standalone::mesh_service::{MeshPort, MeshService};
+use crate::standalone::translate::proto::packed::any;
+use crate::standalone::translate::proto::packed::boolean;
+use crate::standalone::translate::proto::packed::fields;
+use crate::standalone::translate::proto::packed::http_filter;
+use crate::standalone::translate::proto::packed::istio_stats;
+use crate::standalone::translate::proto::packed::list;
+use crate::standalone::translate::proto::packed::nested;
+use crate::standalone::translate::proto::packed::network_filter;
+use crate::standalone::translate::proto::packed::seconds;
+use crate::standalone::translate::proto::packed::text;
+use crate::standalone::translate::proto::packed::truth;
+use crate::standalone::translate::proto::packed::typed_struct;
 
 /// Cluster of the chains for pod addresses.
 const ENCAP: &str = "encap";
@@ -273,7 +281,7 @@ fn closed_routes(routes: route::RouteConfiguration, reason: &str) -> route::Rout
     };
     let answer = route::Route {
         name: "closed".to_owned(),
-        r#match: Some(super::routes::everything()),
+        r#match: Some(crate::standalone::translate::routes::everything()),
         action: Some(route::route::Action::DirectResponse(
             route::DirectResponseAction {
                 status: 503,
@@ -293,7 +301,9 @@ fn closed_routes(routes: route::RouteConfiguration, reason: &str) -> route::Rout
     route::RouteConfiguration {
         virtual_hosts: hosts.collect(),
         // Reasons may be longer than the 4 KiB that Envoy grants a body.
-        max_direct_response_body_size_bytes: super::packed::uint32(1 << 20),
+        max_direct_response_body_size_bytes: crate::standalone::translate::proto::packed::uint32(
+            1 << 20,
+        ),
         ..routes
     }
 }

@@ -13,14 +13,22 @@ use envoy_types::pb::envoy::r#type::metadata::v3 as metadata_type;
 use envoy_types::pb::envoy::r#type::v3 as percent;
 use envoy_types::pb::google::protobuf::Any;
 
-use super::endpoints::{ORIGINAL_DST, internal_address};
-use super::packed::{
-    ads, any, duration, fields, list, metadata, nested, raw_buffer, seconds, text,
-    transport_socket, uint32,
-};
-use super::{Mesh, tls_context};
-use crate::standalone::kinds::service::Protocol;
-use crate::standalone::mesh_service::{MeshPort, MeshService, Resolution};
+use crate::standalone::kinds::core::service::Protocol;
+use crate::standalone::state::mesh_service::{MeshPort, MeshService, Resolution};
+use crate::standalone::translate::endpoints::{ORIGINAL_DST, internal_address};
+use crate::standalone::translate::proto::packed::ads;
+use crate::standalone::translate::proto::packed::any;
+use crate::standalone::translate::proto::packed::duration;
+use crate::standalone::translate::proto::packed::fields;
+use crate::standalone::translate::proto::packed::list;
+use crate::standalone::translate::proto::packed::metadata;
+use crate::standalone::translate::proto::packed::nested;
+use crate::standalone::translate::proto::packed::raw_buffer;
+use crate::standalone::translate::proto::packed::seconds;
+use crate::standalone::translate::proto::packed::text;
+use crate::standalone::translate::proto::packed::transport_socket;
+use crate::standalone::translate::proto::packed::uint32;
+use crate::standalone::translate::{Mesh, tls_context};
 
 const HTTP_PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 /// Idle time of a pool that leads to an internal listener.

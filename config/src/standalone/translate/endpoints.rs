@@ -7,8 +7,11 @@ use std::net::SocketAddr;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
 
-use super::packed::{fields, metadata, text, uint32};
-use crate::standalone::mesh_service::{Locality, MeshEndpoint};
+use crate::standalone::state::mesh_service::{Locality, MeshEndpoint};
+use crate::standalone::translate::proto::packed::fields;
+use crate::standalone::translate::proto::packed::metadata;
+use crate::standalone::translate::proto::packed::text;
+use crate::standalone::translate::proto::packed::uint32;
 
 /// Whose metadata says where a tunnel leads.
 pub(super) const ORIGINAL_DST: &str = "envoy.filters.listener.original_dst";

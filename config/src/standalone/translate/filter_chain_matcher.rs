@@ -11,8 +11,9 @@ use matcher::matcher::matcher_tree::{MatchMap, TreeType};
 use matcher::matcher::on_match::OnMatch as Outcome;
 use matcher::matcher::{MatcherTree, MatcherType, OnMatch};
 
-use super::packed::{any, uint32};
-use crate::model::ip_matcher::{IpMatcher, IpRangeMatcher};
+use crate::model::listener::ip_matcher::{IpMatcher, IpRangeMatcher};
+use crate::standalone::translate::proto::packed::any;
+use crate::standalone::translate::proto::packed::uint32;
 
 /// A range of destination addresses.
 #[derive(Clone, Debug, PartialEq)]

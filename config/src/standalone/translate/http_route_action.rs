@@ -8,25 +8,31 @@ use std::collections::HashMap;
 
 use envoy_types::pb::envoy::config::route::v3 as route;
 
-use super::Mesh;
-use super::chains::per_route_filters;
-use super::clusters::inbound_vip;
-use super::http_route_filters::{
+use crate::model::route::check;
+use crate::standalone::input::manifest::ObjectName;
+use crate::standalone::input::manifest::resource;
+use crate::standalone::input::problem::{Problem, Severity};
+use crate::standalone::kinds::core::config_map::RetryPolicy;
+use crate::standalone::kinds::gateway_api::backend_object::BackendObject;
+use crate::standalone::kinds::gateway_api::http_route::Rule;
+use crate::standalone::kinds::gateway_api::http_route_filter::{Filter, Mirror};
+use crate::standalone::state::mesh_service::{CLUSTER_DOMAIN, MeshService};
+use crate::standalone::translate::Mesh;
+use crate::standalone::translate::chains::per_route_filters;
+use crate::standalone::translate::clusters::inbound_vip;
+use crate::standalone::translate::http_route_filters::{
     apply_rewrite, cors_policy, headers_to_add, host_header, host_rewrite, mirror_policy,
     redirect_action,
 };
-use super::http_routes::{Candidate, route_match};
-use super::outbound::{is_elsewhere, outbound};
-use super::packed::{any, duration, fields, metadata, text, uint32};
-use super::routes::{decorator, without_timeout};
-use crate::model::route::check;
-use crate::standalone::kinds::backend_object::BackendObject;
-use crate::standalone::kinds::config_map::RetryPolicy;
-use crate::standalone::kinds::http_route::Rule;
-use crate::standalone::kinds::http_route_filter::{Filter, Mirror};
-use crate::standalone::manifest::{ObjectName, resource};
-use crate::standalone::mesh_service::{CLUSTER_DOMAIN, MeshService};
-use crate::standalone::problem::{Problem, Severity};
+use crate::standalone::translate::http_routes::{Candidate, route_match};
+use crate::standalone::translate::outbound::{is_elsewhere, outbound};
+use crate::standalone::translate::proto::packed::any;
+use crate::standalone::translate::proto::packed::duration;
+use crate::standalone::translate::proto::packed::fields;
+use crate::standalone::translate::proto::packed::metadata;
+use crate::standalone::translate::proto::packed::text;
+use crate::standalone::translate::proto::packed::uint32;
+use crate::standalone::translate::routes::{decorator, without_timeout};
 
 /// Cluster of a backend whose kind is unknown: it doesn't exist.
 const UNKNOWN_SERVICE: &str = "UnknownService";
@@ -287,7 +293,7 @@ impl Mesh<'_> {
         }
         let protocol = service.port(port).map(|port| port.protocol);
         let http = protocol.is_none_or(|p| {
-            p.is_http() || p == crate::standalone::kinds::service::Protocol::Unknown
+            p.is_http() || p == crate::standalone::kinds::core::service::Protocol::Unknown
         });
         inbound_vip(port, if http { "http" } else { "tcp" }, &hostname)
     }

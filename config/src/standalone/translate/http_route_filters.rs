@@ -8,14 +8,14 @@ use envoy_types::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 use envoy_types::pb::envoy::r#type::v3 as fraction;
 
-use super::http_routes::regex;
-use super::packed::boolean;
-use super::path_modifier;
-use super::rbac_attribute::quote;
-use crate::standalone::kinds::http_route_filter::{
+use crate::standalone::kinds::gateway_api::http_route_filter::{
     Cors, Header, HeaderModifier, Mirror, Redirect, Rewrite,
 };
-use crate::standalone::kinds::http_route_match::Match;
+use crate::standalone::kinds::gateway_api::http_route_match::Match;
+use crate::standalone::translate::http_routes::regex;
+use crate::standalone::translate::path_modifier;
+use crate::standalone::translate::proto::packed::boolean;
+use crate::standalone::translate::rbac_attribute::quote;
 
 /// Set headers, then added ones, each by name. `Host` is a rewrite, not a header.
 pub(super) fn headers_to_add(modifier: &HeaderModifier) -> Vec<core::HeaderValueOption> {
@@ -211,8 +211,8 @@ mod tests {
 
     #[test]
     fn mirrored_shares() {
-        use crate::standalone::kinds::backend_object::BackendObject;
-        use crate::standalone::kinds::http_route_filter::Fraction;
+        use crate::standalone::kinds::gateway_api::backend_object::BackendObject;
+        use crate::standalone::kinds::gateway_api::http_route_filter::Fraction;
         let share = |percent, fraction| {
             let backend_ref = BackendObject {
                 group: String::new(),

@@ -10,14 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use envoy_types::pb::envoy::config::route::v3 as route;
 use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 
-use super::Mesh;
-use super::packed::boolean;
-use crate::standalone::kinds::http_route::{HttpRoute, ParentRef, Rule};
-use crate::standalone::kinds::http_route_match::{
+use crate::standalone::input::manifest::{Object, ObjectName};
+use crate::standalone::kinds::gateway_api::http_route::{HttpRoute, ParentRef, Rule};
+use crate::standalone::kinds::gateway_api::http_route_match::{
     Match, PathMatchType, ValueMatch, ValueMatchType,
 };
-use crate::standalone::manifest::{Object, ObjectName};
-use crate::standalone::mesh_service::{MeshPort, MeshService, Source};
+use crate::standalone::state::mesh_service::{MeshPort, MeshService, Source};
+use crate::standalone::translate::Mesh;
+use crate::standalone::translate::proto::packed::boolean;
 
 /// One match of one rule: what becomes one route.
 pub(super) struct Candidate<'a> {

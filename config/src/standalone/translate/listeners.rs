@@ -13,14 +13,22 @@ use envoy_types::pb::envoy::extensions::filters::network::set_filter_state::v3 a
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 use filter_state::filter_state_value::SharedWithUpstream;
 
-use super::access_log::Logged;
-use super::endpoints::ORIGINAL_DST;
-use super::endpoints::socket_address;
-use super::packed::{
-    any, boolean, fields, format_string, http_filter, list, nested, network_filter, seconds, truth,
-    typed_struct, uint32,
-};
-use super::{Mesh, tls_context};
+use crate::standalone::translate::access_log::Logged;
+use crate::standalone::translate::endpoints::ORIGINAL_DST;
+use crate::standalone::translate::endpoints::socket_address;
+use crate::standalone::translate::proto::packed::any;
+use crate::standalone::translate::proto::packed::boolean;
+use crate::standalone::translate::proto::packed::fields;
+use crate::standalone::translate::proto::packed::format_string;
+use crate::standalone::translate::proto::packed::http_filter;
+use crate::standalone::translate::proto::packed::list;
+use crate::standalone::translate::proto::packed::nested;
+use crate::standalone::translate::proto::packed::network_filter;
+use crate::standalone::translate::proto::packed::seconds;
+use crate::standalone::translate::proto::packed::truth;
+use crate::standalone::translate::proto::packed::typed_struct;
+use crate::standalone::translate::proto::packed::uint32;
+use crate::standalone::translate::{Mesh, tls_context};
 
 const HASHABLE: &str = "istio.hashable_string";
 pub(super) const LOCAL_IP: &str = "envoy.filters.listener.original_dst.local_ip";

@@ -12,14 +12,15 @@ use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::Tl
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use envoy_types::pb::google::protobuf::Any;
 
-use super::Mesh;
-use super::access_log::Logged;
-use super::clusters::inbound_vip;
-use super::filter_chain_matcher::{self as matcher, AddressRange};
-use super::listeners::{internal, original_dst_filter};
-use super::packed::{any, uint32};
-use crate::standalone::kinds::service::Protocol;
-use crate::standalone::mesh_service::{MeshService, Resolution};
+use crate::standalone::kinds::core::service::Protocol;
+use crate::standalone::state::mesh_service::{MeshService, Resolution};
+use crate::standalone::translate::Mesh;
+use crate::standalone::translate::access_log::Logged;
+use crate::standalone::translate::clusters::inbound_vip;
+use crate::standalone::translate::filter_chain_matcher::{self as matcher, AddressRange};
+use crate::standalone::translate::listeners::{internal, original_dst_filter};
+use crate::standalone::translate::proto::packed::any;
+use crate::standalone::translate::proto::packed::uint32;
 
 /// Bytes that are read at first while looking for a TLS hello.
 const TLS_HELLO: u32 = 512;

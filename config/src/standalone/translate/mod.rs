@@ -16,29 +16,30 @@ mod listeners;
 mod main_internal;
 mod no_effect;
 mod outbound;
-mod packed;
 mod path_modifier;
+pub(crate) mod proto;
 mod rbac_attribute;
 mod rbac_policy;
 mod rbac_rule;
 mod routes;
 mod rule_attributes;
-mod stable_encoding;
 mod tls_context;
 mod tracing;
 mod workloads;
+
+use crate::standalone::translate::proto::packed;
 
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use super::cluster_state::ClusterState;
-use super::kinds::config_map::MeshConfig;
-use super::kinds::gateway::Gateway;
-use super::manifest::{Object, ObjectName};
-use super::ownership::Waypoint;
-use super::problem::{Aside, Problem, Severity};
 use crate::resource::{Resource, ResourceType};
+use crate::standalone::input::manifest::{Object, ObjectName};
+use crate::standalone::input::problem::{Aside, Problem, Severity};
+use crate::standalone::kinds::core::config_map::MeshConfig;
+use crate::standalone::kinds::gateway_api::gateway::Gateway;
+use crate::standalone::state::cluster_state::ClusterState;
+use crate::standalone::state::ownership::Waypoint;
 use access_log::AccessLog;
 use effects::Effects;
 

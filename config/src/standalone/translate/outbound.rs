@@ -10,15 +10,22 @@ use envoy_types::pb::envoy::config::cluster::v3 as cluster;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::google::protobuf::Struct;
 
-use super::Mesh;
-use super::clusters::{Scope, internal_upstream, istio_metadata};
-use super::endpoints::ORIGINAL_DST;
-use super::endpoints::load_assignment;
-use super::packed::{any, fields, metadata, resource, text, transport_socket, truth, typed_struct};
-use super::tls_context;
 use crate::resource::{Resource, ResourceType};
-use crate::standalone::kinds::service::Protocol;
-use crate::standalone::mesh_service::{MeshPort, MeshService, Resolution};
+use crate::standalone::kinds::core::service::Protocol;
+use crate::standalone::state::mesh_service::{MeshPort, MeshService, Resolution};
+use crate::standalone::translate::Mesh;
+use crate::standalone::translate::clusters::{Scope, internal_upstream, istio_metadata};
+use crate::standalone::translate::endpoints::ORIGINAL_DST;
+use crate::standalone::translate::endpoints::load_assignment;
+use crate::standalone::translate::proto::packed::any;
+use crate::standalone::translate::proto::packed::fields;
+use crate::standalone::translate::proto::packed::metadata;
+use crate::standalone::translate::proto::packed::resource;
+use crate::standalone::translate::proto::packed::text;
+use crate::standalone::translate::proto::packed::transport_socket;
+use crate::standalone::translate::proto::packed::truth;
+use crate::standalone::translate::proto::packed::typed_struct;
+use crate::standalone::translate::tls_context;
 
 /// Name of a foreign service's cluster.
 pub(super) fn outbound(port: u16, hostname: &str) -> String {

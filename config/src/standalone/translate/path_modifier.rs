@@ -9,9 +9,9 @@ use envoy_types::pb::envoy::config::route::v3 as route;
 use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 use route::redirect_action::PathRewriteSpecifier;
 
-use super::http_routes::regex;
-use super::rbac_attribute::quote;
-use crate::standalone::kinds::http_route_filter::NewPath;
+use crate::standalone::kinds::gateway_api::http_route_filter::NewPath;
+use crate::standalone::translate::http_routes::regex;
+use crate::standalone::translate::rbac_attribute::quote;
 
 /// How Envoy gets to the new path.
 enum Change {
@@ -96,10 +96,10 @@ pub(super) fn redirect(new: Option<NewPath<'_>>, prefix: &str) -> PathRewriteSpe
 #[allow(clippy::unwrap_used)]
 mod tests {
     use http::Request;
-    use waypoint_filters::body::Body;
+    use waypoint_filters::service::body::Body;
 
     use super::*;
-    use crate::model::path_rewrite::{PathRewrite, Redirect};
+    use crate::model::route::path_rewrite::{PathRewrite, Redirect};
 
     /// Prefix of the match, replacement, path of the request, and the Gateway API's answer.
     const TABLE: &[(&str, &str, &str, &str)] = &[

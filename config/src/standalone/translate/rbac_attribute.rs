@@ -14,8 +14,9 @@ use rbac::permission::{Rule as PermissionRule, Set as PermissionSet};
 use rbac::principal::{Identifier, Set as PrincipalSet};
 use rbac::{Permission, Principal};
 
-use super::packed::{any, uint32};
-use super::rbac_rule::{CannotTell, permission, principal};
+use crate::standalone::translate::proto::packed::any;
+use crate::standalone::translate::proto::packed::uint32;
+use crate::standalone::translate::rbac_rule::{CannotTell, permission, principal};
 
 const PEER_PRINCIPAL: &str = "io.istio.peer_principal";
 const JWT: &str = "envoy.filters.http.jwt_authn";

@@ -10,10 +10,10 @@ use rbac::permission::{Rule as PermissionRule, Set as PermissionSet};
 use rbac::principal::{Identifier, Set as PrincipalSet};
 use rbac::{Permission, Principal};
 
-use super::rbac_attribute as attribute;
-use super::rbac_rule::{CannotTell, permission, principal};
-use super::rule_attributes::{of_operation, of_source};
-use crate::standalone::kinds::authorization_policy::{Condition, Operation, Rule, Source};
+use crate::standalone::kinds::istio::authorization_policy::{Condition, Operation, Rule, Source};
+use crate::standalone::translate::rbac_attribute as attribute;
+use crate::standalone::translate::rbac_rule::{CannotTell, permission, principal};
+use crate::standalone::translate::rule_attributes::{of_operation, of_source};
 
 /// How the rules of one policy are translated for one chain.
 pub(super) struct RuleTranslator<'a> {

@@ -6,10 +6,14 @@
 use envoy_types::pb::envoy::config::route::v3 as route;
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 
-use super::Mesh;
-use super::packed::{any, boolean, duration, seconds, uint32};
-use crate::standalone::kinds::config_map::RetryPolicy;
-use crate::standalone::mesh_service::{MeshPort, MeshService};
+use crate::standalone::kinds::core::config_map::RetryPolicy;
+use crate::standalone::state::mesh_service::{MeshPort, MeshService};
+use crate::standalone::translate::Mesh;
+use crate::standalone::translate::proto::packed::any;
+use crate::standalone::translate::proto::packed::boolean;
+use crate::standalone::translate::proto::packed::duration;
+use crate::standalone::translate::proto::packed::seconds;
+use crate::standalone::translate::proto::packed::uint32;
 
 const DEFAULT_RETRY_ON: &str =
     "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";

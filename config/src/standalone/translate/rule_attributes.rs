@@ -1,8 +1,8 @@
 //! The attributes of a rule, each with the fields that it stands in: one list for the translation and for what is
 //! told of it, so that nothing can be in one and not in the other.
 
-use super::rbac_attribute::{PermissionName, PrincipalName};
-use crate::standalone::kinds::authorization_policy::{Operation, Rule, Source};
+use crate::standalone::kinds::istio::authorization_policy::{Operation, Rule, Source};
+use crate::standalone::translate::rbac_attribute::{PermissionName, PrincipalName};
 
 /// An attribute of a source or an operation.
 pub(super) struct Listed<'r, N> {

@@ -5,7 +5,10 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 
-use super::packed::{any, boolean, seconds, transport_socket};
+use crate::standalone::translate::proto::packed::any;
+use crate::standalone::translate::proto::packed::boolean;
+use crate::standalone::translate::proto::packed::seconds;
+use crate::standalone::translate::proto::packed::transport_socket;
 
 /// The socket of `connect_terminate`.
 pub(super) fn downstream(trust_domains: &[String]) -> core::TransportSocket {

@@ -5,8 +5,8 @@ use envoy_types::pb::envoy::r#type::metadata::v3 as metadata;
 use envoy_types::pb::envoy::r#type::tracing::v3 as tags;
 use envoy_types::pb::envoy::r#type::v3::Percent;
 
-use super::Mesh;
-use crate::standalone::mesh_service::CLUSTER_ID;
+use crate::standalone::state::mesh_service::CLUSTER_ID;
+use crate::standalone::translate::Mesh;
 
 /// Percent of requests that start a trace where nothing else is said.
 const DEFAULT_SAMPLING: f64 = 1.0;

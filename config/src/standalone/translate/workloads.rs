@@ -1,11 +1,11 @@
 //! Workloads: who the pods of the mesh are, for the labels of telemetry.
 
-use waypoint_filters::proto::{Workload, WorkloadNetworkMode};
+use waypoint_filters::xds::proto::{Workload, WorkloadNetworkMode};
 
-use super::Mesh;
-use super::packed::resource;
 use crate::resource::{Resource, ResourceType};
-use crate::standalone::mesh_service::CLUSTER_ID;
+use crate::standalone::state::mesh_service::CLUSTER_ID;
+use crate::standalone::translate::Mesh;
+use crate::standalone::translate::proto::packed::resource;
 
 /// `istio.workload.WorkloadType.POD`, which istiod gives to every pod.
 const POD: i32 = 2;
@@ -18,39 +18,40 @@ impl Mesh<'_> {
             .pods
             .values()
             .filter(|pod| !pod.spec.terminal && !pod.spec.addresses.is_empty());
-        let workload =
-            |pod: &crate::standalone::manifest::Object<crate::standalone::kinds::pod::Pod>| {
-                let (canonical_name, canonical_revision) = pod.canonical();
-                let uid = format!("{CLUSTER_ID}//Pod/{}/{}", pod.meta.namespace, pod.meta.name);
-                let octets = |address: &std::net::IpAddr| match address {
-                    std::net::IpAddr::V4(v4) => v4.octets().to_vec(),
-                    std::net::IpAddr::V6(v6) => v6.octets().to_vec(),
-                };
-                let message = Workload {
-                    name: pod.meta.name.clone(),
-                    namespace: pod.meta.namespace.clone(),
-                    addresses: pod.spec.addresses.iter().map(octets).collect(),
-                    // Left out when it is the default, as istiod does.
-                    trust_domain: match self.config.trust_domain.as_str() {
-                        "cluster.local" => String::new(),
-                        domain => domain.to_owned(),
-                    },
-                    service_account: pod.spec.service_account.clone(),
-                    node: pod.spec.node.clone(),
-                    canonical_name: canonical_name.to_owned(),
-                    canonical_revision: canonical_revision.to_owned(),
-                    workload_type: POD,
-                    workload_name: pod.workload_name().to_owned(),
-                    cluster_id: CLUSTER_ID.to_owned(),
-                    network_mode: match pod.spec.host_network {
-                        true => WorkloadNetworkMode::HostNetwork.into(),
-                        false => WorkloadNetworkMode::default().into(),
-                    },
-                    uid: uid.clone(),
-                    ..Workload::default()
-                };
-                resource(ResourceType::Workload, &uid, &message)
+        let workload = |pod: &crate::standalone::input::manifest::Object<
+            crate::standalone::kinds::core::pod::Pod,
+        >| {
+            let (canonical_name, canonical_revision) = pod.canonical();
+            let uid = format!("{CLUSTER_ID}//Pod/{}/{}", pod.meta.namespace, pod.meta.name);
+            let octets = |address: &std::net::IpAddr| match address {
+                std::net::IpAddr::V4(v4) => v4.octets().to_vec(),
+                std::net::IpAddr::V6(v6) => v6.octets().to_vec(),
             };
+            let message = Workload {
+                name: pod.meta.name.clone(),
+                namespace: pod.meta.namespace.clone(),
+                addresses: pod.spec.addresses.iter().map(octets).collect(),
+                // Left out when it is the default, as istiod does.
+                trust_domain: match self.config.trust_domain.as_str() {
+                    "cluster.local" => String::new(),
+                    domain => domain.to_owned(),
+                },
+                service_account: pod.spec.service_account.clone(),
+                node: pod.spec.node.clone(),
+                canonical_name: canonical_name.to_owned(),
+                canonical_revision: canonical_revision.to_owned(),
+                workload_type: POD,
+                workload_name: pod.workload_name().to_owned(),
+                cluster_id: CLUSTER_ID.to_owned(),
+                network_mode: match pod.spec.host_network {
+                    true => WorkloadNetworkMode::HostNetwork.into(),
+                    false => WorkloadNetworkMode::default().into(),
+                },
+                uid: uid.clone(),
+                ..Workload::default()
+            };
+            resource(ResourceType::Workload, &uid, &message)
+        };
         serving.map(workload).collect()
     }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::print::number;
 use crate::format::FormatContext;
-use crate::stream_info::UpstreamInfo;
+use crate::stream::stream_info::UpstreamInfo;
 
 #[derive(Clone, Debug)]
 pub(in crate::format) struct Address {

@@ -1,14 +1,14 @@
 //! What TLS says of both ends: of the tunnel's connection downstream, and of the one that carries the stream upstream, where
 //! that is HBONE.
 
-use waypoint_hbone::certificate_fields::{CertificateFields, NameKind};
-use waypoint_hbone::tls_info::TlsInfo;
+use waypoint_hbone::certificates::certificate_fields::{CertificateFields, NameKind};
+use waypoint_hbone::tls::tls_info::TlsInfo;
 
 use super::print::text;
 use crate::format::FormatContext;
 use crate::format::time_format::TimeFormat;
-use crate::rejected::Refusal;
-use crate::stream_info::Capture;
+use crate::stream::stream_info::Capture;
+use crate::xds::rejected::Refusal;
 
 /// One field.
 #[derive(Clone, Debug)]

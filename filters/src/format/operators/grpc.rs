@@ -2,7 +2,7 @@
 
 use super::print::{number, text};
 use crate::format::FormatContext;
-use crate::rejected::Refusal;
+use crate::xds::rejected::Refusal;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::format) enum GrpcStatus {

@@ -6,8 +6,8 @@ use http::{HeaderName, HeaderValue};
 
 use super::print::{number, text};
 use crate::format::FormatContext;
-use crate::rejected::Refusal;
-use crate::stream_info::Capture;
+use crate::stream::stream_info::Capture;
+use crate::xds::rejected::Refusal;
 
 /// `%REQ(main?alternative)%` and its like.
 #[derive(Clone, Debug)]

@@ -6,10 +6,10 @@
 use std::io::Write as _;
 
 use super::print::text;
-use crate::dynamic_metadata::Metadata;
-use crate::filter_state::FilterValue;
 use crate::format::FormatContext;
-use crate::rejected::Refusal;
+use crate::stream::dynamic_metadata::Metadata;
+use crate::stream::filter_state::FilterValue;
+use crate::xds::rejected::Refusal;
 
 /// `%METADATA(OWNER:namespace:path)%` and its older forms.
 #[derive(Clone, Debug)]

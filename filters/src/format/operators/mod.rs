@@ -23,8 +23,8 @@ use self::stream::StreamField;
 use self::times::{Clock, Span};
 use super::syntax::Command;
 use crate::format::FormatContext;
-use crate::rejected::Refusal;
-use crate::stream_info::Capture;
+use crate::stream::stream_info::Capture;
+use crate::xds::rejected::Refusal;
 
 /// Operators of which the first that has a value counts, each with the most bytes that it prints.
 type Alternatives = Box<[(Operator, Option<usize>)]>;

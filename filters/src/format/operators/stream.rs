@@ -4,9 +4,9 @@
 use super::print::{millis, number, one_word, text};
 use super::wire::WireField;
 use crate::format::FormatContext;
-use crate::response_flags::ResponseFlags;
-use crate::stream_info::{Capture, Protocol};
-use crate::uuid;
+use crate::stream::response_flags::ResponseFlags;
+use crate::stream::stream_info::{Capture, Protocol};
+use crate::stream::uuid;
 
 /// Operators without parameters, one variant each.
 #[derive(Clone, Debug)]

@@ -8,8 +8,8 @@ use std::time::{Instant, SystemTime};
 use super::print::millis;
 use crate::format::FormatContext;
 use crate::format::time_format::TimeFormat;
-use crate::rejected::Refusal;
-use crate::stream_info::Capture;
+use crate::stream::stream_info::Capture;
+use crate::xds::rejected::Refusal;
 
 /// `%START_TIME(format)%` and `%EMIT_TIME(format)%`.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use super::print::number;
 use crate::format::FormatContext;
-use crate::stream_info::Protocol;
+use crate::stream::stream_info::Protocol;
 
 /// Which bytes.
 #[derive(Clone, Copy, Debug)]

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Telling, Why};
-use crate::standalone::kinds::endpoint_slice::EndpointSlice;
-use crate::standalone::kinds::endpoints::Endpoints;
-use crate::standalone::kinds::service::Service;
-use crate::standalone::manifest::{Object, ObjectName};
-use crate::standalone::mesh_service::Source;
+use crate::standalone::input::manifest::{Object, ObjectName};
+use crate::standalone::kinds::core::endpoint_slice::EndpointSlice;
+use crate::standalone::kinds::core::endpoints::Endpoints;
+use crate::standalone::kinds::core::service::Service;
+use crate::standalone::state::mesh_service::Source;
+use crate::standalone::translate::no_effect::{Telling, Why};
 
 impl Telling<'_, '_> {
     pub(super) fn endpoints(&mut self) {

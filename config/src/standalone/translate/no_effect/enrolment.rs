@@ -1,10 +1,13 @@
 //! Labels that choose a waypoint, and why a service isn't this waypoint's.
 
-use super::{Telling, Why};
-use crate::standalone::manifest::{ObjectMeta, ObjectName, resource};
-use crate::standalone::near::meant;
-use crate::standalone::ownership::{Enrolment, Labelled, USE_WAYPOINT, USE_WAYPOINT_NAMESPACE};
-use crate::standalone::problem::Origin;
+use crate::standalone::input::manifest::resource;
+use crate::standalone::input::manifest::{ObjectMeta, ObjectName};
+use crate::standalone::input::near::meant;
+use crate::standalone::input::problem::Origin;
+use crate::standalone::state::ownership::{
+    Enrolment, Labelled, USE_WAYPOINT, USE_WAYPOINT_NAMESPACE,
+};
+use crate::standalone::translate::no_effect::{Telling, Why};
 
 impl Telling<'_, '_> {
     /// Labels of namespaces that lead nowhere. Those of other objects are told with the objects.

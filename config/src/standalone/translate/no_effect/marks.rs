@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{Telling, Why};
-use crate::standalone::manifest::{ObjectMeta, resource};
-use crate::standalone::mesh_service::{Source, drains};
-use crate::standalone::near::meant;
-use crate::standalone::problem::{Origin, Severity};
+use crate::standalone::input::manifest::ObjectMeta;
+use crate::standalone::input::manifest::resource;
+use crate::standalone::input::near::meant;
+use crate::standalone::input::problem::{Origin, Severity};
+use crate::standalone::state::mesh_service::Source;
+use crate::standalone::state::mesh_service::drains;
+use crate::standalone::translate::no_effect::{Telling, Why};
 
 const DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
 const DISTRIBUTIONS: [&str; 3] = ["PreferClose", "PreferSameZone", "PreferSameNode"];

@@ -1,6 +1,6 @@
 //! What was read and shows nowhere, with the reason: nobody should rely on it.
 //!
-//! Every object is walked, part by part. A part that [`Effects`](super::effects::Effects) has no mark for is told:
+//! Every object is walked, part by part. A part that [`Effects`](crate::standalone::translate::effects::Effects) has no mark for is told:
 //! as a problem where its author must have meant this waypoint, in one line with its likes where it is for others.
 //! What isn't told apart below still gets a reason of its own, so that nothing stays silent.
 
@@ -14,11 +14,12 @@ mod targets;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Mesh;
-use crate::standalone::kinds::gateway::WAYPOINT_CLASS;
-use crate::standalone::manifest::{Object, resource};
-use crate::standalone::mesh_service::MeshService;
-use crate::standalone::problem::{Aside, Origin, Problem, Severity};
+use crate::standalone::input::manifest::Object;
+use crate::standalone::input::manifest::resource;
+use crate::standalone::input::problem::{Aside, Origin, Problem, Severity};
+use crate::standalone::kinds::gateway_api::gateway::WAYPOINT_CLASS;
+use crate::standalone::state::mesh_service::MeshService;
+use crate::standalone::translate::Mesh;
 
 /// What had no effect, as it is found.
 struct Telling<'m, 'a> {

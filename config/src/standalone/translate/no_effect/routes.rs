@@ -2,15 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::http_routes::{Candidate, is_catch_all, is_parent, path_value, route_match};
-use super::{Telling, Why};
-use crate::standalone::kinds::backend_object::BackendObject;
-use crate::standalone::kinds::http_route::{HttpRoute, ParentRef};
-use crate::standalone::kinds::http_route_match::{Match, PathMatchType, ValueMatch};
-use crate::standalone::kinds::service::Protocol;
-use crate::standalone::manifest::{Object, ObjectName, resource};
-use crate::standalone::mesh_service::{MeshPort, MeshService, Resolution};
-use crate::standalone::near::meant;
+use crate::standalone::input::manifest::resource;
+use crate::standalone::input::manifest::{Object, ObjectName};
+use crate::standalone::input::near::meant;
+use crate::standalone::kinds::core::service::Protocol;
+use crate::standalone::kinds::gateway_api::backend_object::BackendObject;
+use crate::standalone::kinds::gateway_api::http_route::{HttpRoute, ParentRef};
+use crate::standalone::kinds::gateway_api::http_route_match::{Match, PathMatchType, ValueMatch};
+use crate::standalone::state::mesh_service::{MeshPort, MeshService, Resolution};
+use crate::standalone::translate::http_routes::{
+    Candidate, is_catch_all, is_parent, path_value, route_match,
+};
+use crate::standalone::translate::no_effect::{Telling, Why};
 
 const ROUTE: &str = "HTTPRoute";
 const GATEWAY_API: &str = "gateway.networking.k8s.io";

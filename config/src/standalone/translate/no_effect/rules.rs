@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::super::rbac_policy::matches_all;
-use super::super::rule_attributes::{What, given};
-use super::{Telling, Why};
-use crate::standalone::kinds::authorization_policy::{Action, AuthorizationPolicy};
-use crate::standalone::kinds::service::Protocol;
-use crate::standalone::manifest::Object;
+use crate::standalone::input::manifest::Object;
+use crate::standalone::kinds::core::service::Protocol;
+use crate::standalone::kinds::istio::authorization_policy::{Action, AuthorizationPolicy};
+use crate::standalone::translate::no_effect::{Telling, Why};
+use crate::standalone::translate::rbac_policy::matches_all;
+use crate::standalone::translate::rule_attributes::{What, given};
 
 const POLICY: &str = "AuthorizationPolicy";
 /// Ports that a line names; of more it gives the number.

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use super::marks::DRAINS;
-use super::{Telling, Why};
-use crate::standalone::kinds::service::{Protocol, Service};
-use crate::standalone::kinds::service_entry::ServiceEntry;
-use crate::standalone::manifest::{Object, ObjectMeta, resource};
-use crate::standalone::mesh_service::{
-    MeshPort, MeshService, Resolution, Source, drains, selected_pods, slices_of,
-};
-use crate::standalone::problem::{Origin, Severity};
+use crate::standalone::input::manifest::resource;
+use crate::standalone::input::manifest::{Object, ObjectMeta};
+use crate::standalone::input::problem::{Origin, Severity};
+use crate::standalone::kinds::core::service::{Protocol, Service};
+use crate::standalone::kinds::istio::service_entry::ServiceEntry;
+use crate::standalone::state::mesh_service::drains;
+use crate::standalone::state::mesh_service::selected_pods;
+use crate::standalone::state::mesh_service::slices_of;
+use crate::standalone::state::mesh_service::{MeshPort, MeshService, Resolution, Source};
+use crate::standalone::translate::no_effect::marks::DRAINS;
+use crate::standalone::translate::no_effect::{Telling, Why};
 
 impl Telling<'_, '_> {
     pub(super) fn services(&mut self) {

@@ -1,11 +1,12 @@
 //! Targets of policies, and of security objects that close them, that hit nothing of this waypoint.
 
-use super::{Telling, Why};
-use crate::standalone::kinds::gateway::WAYPOINT_CLASS;
+use crate::standalone::input::manifest::resource;
+use crate::standalone::input::manifest::{Object, ObjectName};
+use crate::standalone::input::near::meant;
+use crate::standalone::kinds::gateway_api::gateway::WAYPOINT_CLASS;
 use crate::standalone::kinds::target_ref::Target;
-use crate::standalone::manifest::{Object, ObjectName, resource};
-use crate::standalone::near::meant;
-use crate::standalone::ownership::Enrolment;
+use crate::standalone::state::ownership::Enrolment;
+use crate::standalone::translate::no_effect::{Telling, Why};
 
 impl Telling<'_, '_> {
     pub(super) fn policies(&mut self) {

@@ -1,0 +1,204 @@
+//! Which HTTP is spoken to a cluster's endpoints, and how long their connections live.
+
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
+    HttpProtocolOptions, http_protocol_options,
+};
+use waypoint_filters::xds::coverage::well_known::{DURATION, UINT32_VALUE};
+use waypoint_filters::xds::coverage::{Table, decode_any, harmless, honoured};
+use waypoint_filters::xds::rejected::Refusal;
+
+use crate::model::duration;
+
+const NAME: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// HTTP spoken to the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    Http1,
+    Http2,
+    /// What the client spoke.
+    Downstream,
+}
+
+/// How long an idle connection lives where nothing is said (Envoy's default).
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// What of a cluster's options the data path needs.
+pub(crate) struct ProtocolOptions {
+    pub(crate) protocol: UpstreamProtocol,
+    /// `None`: without end.
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) max_connection_duration: Option<Duration>,
+    pub(crate) max_requests_per_connection: Option<u32>,
+}
+
+pub(crate) static HTTP_PROTOCOL_OPTIONS: Table = Table {
+    name: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+    fields: &[
+        honoured(1, "common_http_protocol_options").of(&COMMON_OPTIONS),
+        honoured(3, "explicit_http_config").of(&EXPLICIT),
+        honoured(4, "use_downstream_protocol_config").of(&USE_DOWNSTREAM),
+    ],
+    refused: "2 upstream_http_protocol_options, 5 auto_config, 6 http_filters, \
+              7 header_validation_config, 8 outlier_detection, 9 request_mirror_policies, \
+              10 hash_policy, 11 retry_policy",
+    required: &[],
+};
+
+static COMMON_OPTIONS: Table = Table {
+    name: "envoy.config.core.v3.HttpProtocolOptions",
+    fields: &[
+        honoured(1, "idle_timeout").of(&DURATION),
+        honoured(3, "max_connection_duration").of(&DURATION),
+        honoured(6, "max_requests_per_connection").of(&UINT32_VALUE),
+    ],
+    refused: "2 max_headers_count, 4 max_stream_duration, 5 headers_with_underscores_action, \
+              7 max_response_headers_kb, 8 max_connection_duration_jitter",
+    required: &[],
+};
+
+static EXPLICIT: Table = Table {
+    name: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig",
+    fields: &[
+        honoured(1, "http_protocol_options").of(&HTTP1_OPTIONS),
+        honoured(2, "http2_protocol_options").of(&HTTP2_OPTIONS),
+    ],
+    refused: "3 http3_protocol_options",
+    required: &[],
+};
+
+static USE_DOWNSTREAM: Table = Table {
+    name: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig",
+    fields: &[
+        honoured(1, "http_protocol_options").of(&HTTP1_OPTIONS),
+        honoured(2, "http2_protocol_options").of(&HTTP2_OPTIONS),
+    ],
+    refused: "3 http3_protocol_options",
+    required: &[],
+};
+
+static HTTP1_OPTIONS: Table = Table {
+    name: "envoy.config.core.v3.Http1ProtocolOptions",
+    fields: &[],
+    refused: "1 allow_absolute_url, 2 accept_http_10, 3 default_host_for_http_10, \
+              4 header_key_format, 5 enable_trailers, 6 allow_chunked_length, \
+              7 override_stream_error_on_invalid_http_message, 8 send_fully_qualified_url, \
+              9 use_balsa_parser, 10 allow_custom_methods, 11 ignore_http_11_upgrade",
+    required: &[],
+};
+
+static HTTP2_OPTIONS: Table = Table {
+    name: "envoy.config.core.v3.Http2ProtocolOptions",
+    fields: &[harmless(
+        5,
+        "allow_connect",
+        "of the clusters behind which tunnels begin",
+    )],
+    refused: "1 hpack_table_size, 2 max_concurrent_streams, 3 initial_stream_window_size, \
+              4 initial_connection_window_size, 6 allow_metadata, 7 max_outbound_frames, \
+              8 max_outbound_control_frames, 9 max_consecutive_inbound_frames_with_empty_payload, \
+              10 max_inbound_priority_frames_per_stream, \
+              11 max_inbound_window_update_frames_per_data_frame_sent, \
+              12 stream_error_on_invalid_http_messaging, 13 custom_settings_parameters, \
+              14 override_stream_error_on_invalid_http_message, 15 connection_keepalive, \
+              16 use_oghttp2_codec, 17 max_metadata_size, 18 enable_huffman_encoding, \
+              19 max_header_field_size_kb, 20 disallow_obs_text, 21 stream_reset_burst, \
+              22 stream_reset_rate",
+    required: &[],
+};
+
+impl ProtocolOptions {
+    pub(crate) fn from_proto(cluster: &ClusterProto) -> Result<ProtocolOptions, Refusal> {
+        let mut options = ProtocolOptions {
+            protocol: UpstreamProtocol::Http1,
+            idle_timeout: Some(IDLE_TIMEOUT),
+            max_connection_duration: None,
+            max_requests_per_connection: None,
+        };
+        for (name, any) in &cluster.typed_extension_protocol_options {
+            if name != NAME {
+                return Err(Refusal::unsupported(format!(
+                    "typed_extension_protocol_options[{name:?}]"
+                )));
+            }
+            let proto: HttpProtocolOptions = decode_any(any)?;
+            options
+                .read(&proto)
+                .map_err(|e| e.within("typed_extension_protocol_options"))?;
+        }
+        Ok(options)
+    }
+
+    fn read(&mut self, proto: &HttpProtocolOptions) -> Result<(), Refusal> {
+        use http_protocol_options::{
+            UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+        };
+        self.protocol = match &proto.upstream_protocol_options {
+            None => UpstreamProtocol::Http1,
+            Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(_)) => {
+                UpstreamProtocol::Downstream
+            }
+            Some(UpstreamProtocolOptions::ExplicitHttpConfig(config)) => {
+                match &config.protocol_config {
+                    None | Some(ProtocolConfig::HttpProtocolOptions(_)) => UpstreamProtocol::Http1,
+                    Some(ProtocolConfig::Http2ProtocolOptions(_)) => UpstreamProtocol::Http2,
+                    Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
+                        return Err(Refusal::unsupported("http3_protocol_options"));
+                    }
+                }
+            }
+            Some(UpstreamProtocolOptions::AutoConfig(_)) => {
+                return Err(Refusal::unsupported("auto_config"));
+            }
+        };
+        if let Some(common) = &proto.common_http_protocol_options {
+            self.idle_timeout = match duration::optional(&common.idle_timeout, "idle_timeout")? {
+                None => Some(IDLE_TIMEOUT),
+                limit => limit.filter(|limit| !limit.is_zero()),
+            };
+            self.max_connection_duration =
+                duration::limit(&common.max_connection_duration, "max_connection_duration")?;
+            self.max_requests_per_connection =
+                common.max_requests_per_connection.as_ref().map(|n| n.value);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions as CommonOptions;
+    use envoy_types::pb::google::protobuf::Duration as DurationProto;
+
+    use super::*;
+
+    fn idle(seconds: Option<i64>) -> Option<Duration> {
+        let common = CommonOptions {
+            idle_timeout: seconds.map(|seconds| DurationProto { seconds, nanos: 0 }),
+            ..CommonOptions::default()
+        };
+        let proto = HttpProtocolOptions {
+            common_http_protocol_options: Some(common),
+            upstream_protocol_options: Some(
+                http_protocol_options::UpstreamProtocolOptions::ExplicitHttpConfig(
+                    http_protocol_options::ExplicitHttpConfig::default(),
+                ),
+            ),
+            ..HttpProtocolOptions::default()
+        };
+        let mut options = ProtocolOptions::from_proto(&ClusterProto::default()).unwrap();
+        options.read(&proto).unwrap();
+        options.idle_timeout
+    }
+
+    #[test]
+    fn no_idle_timeout_is_an_hour_and_zero_is_none() {
+        assert_eq!(idle(None), Some(IDLE_TIMEOUT));
+        assert_eq!(idle(Some(0)), None);
+        assert_eq!(idle(Some(7)), Some(Duration::from_secs(7)));
+    }
+}

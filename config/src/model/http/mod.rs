@@ -1,0 +1,5 @@
+//! HTTP of the server side: what is done to every request of a chain.
+
+pub mod codec;
+pub mod connection_manager;
+pub mod path_normalization;

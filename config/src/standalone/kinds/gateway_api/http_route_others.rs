@@ -1,0 +1,125 @@
+//! Parts of an HTTPRoute that aren't honoured and are checked all the same: what the API server refuses is no route.
+
+use serde::Deserialize;
+
+use crate::standalone::kinds::gateway_api::backend_object::BackendObject;
+use crate::standalone::kinds::refusal::Refusal;
+use crate::standalone::kinds::refusal::refusal;
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ExtensionRef {
+    #[serde(rename = "group")]
+    _group: String,
+    #[serde(rename = "kind")]
+    _kind: String,
+    #[serde(rename = "name")]
+    _name: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ExternalAuth {
+    protocol: AuthProtocol,
+    backend_ref: BackendObject,
+    grpc: Option<GrpcAuth>,
+    http: Option<HttpAuth>,
+    #[serde(rename = "forwardBody")]
+    _forward_body: Option<ForwardBody>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+enum AuthProtocol {
+    Http,
+    Grpc,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct GrpcAuth {
+    #[serde(default, rename = "allowedHeaders")]
+    _allowed_headers: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct HttpAuth {
+    #[serde(rename = "path")]
+    _path: Option<String>,
+    #[serde(default, rename = "allowedHeaders")]
+    _allowed_headers: Vec<String>,
+    #[serde(default, rename = "allowedResponseHeaders")]
+    _allowed_response_headers: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ForwardBody {
+    #[serde(rename = "maxSize")]
+    _max_size: Option<i64>,
+}
+
+impl ExternalAuth {
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        let at = |(field, reason): Refusal| (format!("backendRef.{field}"), reason);
+        self.backend_ref.check().map_err(at)?;
+        for (name, given, wanted) in [
+            ("grpc", self.grpc.is_some(), AuthProtocol::Grpc),
+            ("http", self.http.is_some(), AuthProtocol::Http),
+        ] {
+            if given != (self.protocol == wanted) {
+                let reason = "must be given with its own protocol, and only with that";
+                return Err(refusal(name, reason));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[derive(Default)]
+pub(crate) struct SessionPersistence {
+    #[serde(rename = "sessionName")]
+    _session_name: Option<String>,
+    absolute_timeout: Option<String>,
+    r#type: SessionType,
+    cookie_config: Option<CookieConfig>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+enum SessionType {
+    #[default]
+    Cookie,
+    Header,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+struct CookieConfig {
+    lifetime_type: LifetimeType,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+enum LifetimeType {
+    #[default]
+    Session,
+    Permanent,
+}
+
+impl SessionPersistence {
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        let Some(cookie) = &self.cookie_config else {
+            return Ok(());
+        };
+        if self.r#type != SessionType::Cookie {
+            return Err(refusal("cookieConfig", "is only for type Cookie"));
+        }
+        if cookie.lifetime_type == LifetimeType::Permanent && self.absolute_timeout.is_none() {
+            let reason = "is required for cookies of lifetimeType Permanent";
+            return Err(refusal("absoluteTimeout", reason));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,4 @@
+//! Messages as bytes.
+
+pub(crate) mod packed;
+pub(crate) mod stable_encoding;

@@ -1,0 +1,388 @@
+//! `istio.stats`: Istio's standard metrics with `reporter="waypoint"`.
+//!
+//! Handles are looked up by their labels once per connection and outcome (upstream, code, flags), and
+//! kept with the connection: a request on a warm connection adds to atomics.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::host::Host;
+use crate::metrics::{Counter, CounterFamily, Histogram, HistogramFamily};
+use crate::record::istio_labels::labels;
+use crate::record::istio_labels::{HTTP_LABELS, TCP_LABELS};
+use crate::record::recorder::Recorder;
+use crate::stream::connection::BindKey;
+use crate::stream::response_flags::ResponseFlags;
+use crate::stream::stream_info::{
+    DestinationService, Protocol, StreamInfo, StreamState, UpstreamInfo,
+};
+use crate::xds::coverage::Table;
+use crate::xds::coverage::honoured;
+use crate::xds::coverage::left_out;
+use crate::xds::coverage::well_known::DURATION;
+use crate::xds::omitted::{Omissions, OmittedKind};
+use crate::xds::proto::{StatsPluginConfig, StatsReporter};
+use crate::xds::rejected::Refusal;
+
+/// Outcomes kept per connection; past it the list starts again.
+const MAX_OUTCOMES: usize = 64;
+
+struct Families {
+    requests: Option<Arc<CounterFamily>>,
+    duration: Option<Arc<HistogramFamily>>,
+    request_bytes: Option<Arc<HistogramFamily>>,
+    response_bytes: Option<Arc<HistogramFamily>>,
+    request_messages: Option<Arc<CounterFamily>>,
+    response_messages: Option<Arc<CounterFamily>>,
+    opened: Option<Arc<CounterFamily>>,
+    closed: Option<Arc<CounterFamily>>,
+    received: Option<Arc<CounterFamily>>,
+    sent: Option<Arc<CounterFamily>>,
+}
+
+struct IstioStats {
+    families: Families,
+    key: BindKey,
+}
+
+pub(crate) static STATS_CONFIG: Table = Table {
+    name: "stats.PluginConfig",
+    fields: &[
+        honoured(6, "disable_host_header_fallback"),
+        honoured(7, "tcp_reporting_duration").of(&DURATION),
+        honoured(8, "metrics").list().of(&METRIC_CONFIG),
+        honoured(10, "reporter").only("SERVER_GATEWAY"),
+    ],
+    refused: "1 debug, 2 max_peer_cache_size, 3 stat_prefix, 4 field_separator, 5 value_separator, \
+              9 definitions, 11 rotation_interval, 12 graceful_deletion_interval",
+    required: &[],
+};
+
+static METRIC_CONFIG: Table = Table {
+    name: "stats.MetricConfig",
+    fields: &[
+        left_out(1, "dimensions", NO_EXPRESSIONS).map(),
+        honoured(2, "name"),
+        left_out(3, "tags_to_remove", "labels are as Istio documents them").list(),
+        left_out(4, "match", NO_EXPRESSIONS),
+        honoured(5, "drop"),
+    ],
+    refused: "",
+    required: &[],
+};
+
+const NO_EXPRESSIONS: &str = "the expression language of overrides is not built";
+
+/// Builds the recorder.
+///
+/// # Errors
+/// Another reporter than a waypoint's. Overrides that need an expression language, which isn't built, are
+/// left out.
+pub(crate) fn recorder(
+    config: StatsPluginConfig,
+    host: &Arc<dyn Host>,
+    omissions: &Omissions,
+) -> Result<Arc<dyn Recorder>, Refusal> {
+    if config.reporter != i32::from(StatsReporter::ServerGateway) {
+        return Err(Refusal::unsupported("reporter"));
+    }
+    if !config.disable_host_header_fallback {
+        let refusal = Refusal::new(
+            "disable_host_header_fallback",
+            "destinations are not named after the host header",
+        );
+        omissions.add(OmittedKind::MetricOverride, refusal);
+    }
+    let mut dropped: Vec<String> = Vec::new();
+    for (i, metric) in config.metrics.into_iter().enumerate() {
+        let overrides = [
+            ("dimensions", !metric.dimensions.is_empty()),
+            ("tags_to_remove", !metric.tags_to_remove.is_empty()),
+            ("match", !metric.r#match.is_empty()),
+        ];
+        for (name, _) in overrides.iter().filter(|(_, set)| *set) {
+            let refusal = Refusal::unsupported(format!("metrics[{i}].{name}"));
+            omissions.add(OmittedKind::MetricOverride, refusal);
+        }
+        if metric.drop {
+            dropped.push(metric.name);
+        }
+    }
+    let metrics = host.metrics();
+    let counters = |short: &str, name, help, labels| {
+        (!dropped.iter().any(|d| d == short)).then(|| metrics.counters(name, help, labels))
+    };
+    let histograms = |short: &str, name, help| {
+        (!dropped.iter().any(|d| d == short)).then(|| metrics.histograms(name, help, HTTP_LABELS))
+    };
+    Ok(Arc::new(IstioStats {
+        families: Families {
+            requests: counters(
+                "requests_total",
+                "istio_requests_total",
+                "Requests.",
+                HTTP_LABELS,
+            ),
+            duration: histograms(
+                "request_duration_milliseconds",
+                "istio_request_duration_milliseconds",
+                "Duration of requests in milliseconds.",
+            ),
+            request_bytes: histograms(
+                "request_bytes",
+                "istio_request_bytes",
+                "Size of request bodies.",
+            ),
+            response_bytes: histograms(
+                "response_bytes",
+                "istio_response_bytes",
+                "Size of response bodies.",
+            ),
+            request_messages: counters(
+                "request_messages_total",
+                "istio_request_messages_total",
+                "gRPC messages from clients.",
+                HTTP_LABELS,
+            ),
+            response_messages: counters(
+                "response_messages_total",
+                "istio_response_messages_total",
+                "gRPC messages to clients.",
+                HTTP_LABELS,
+            ),
+            opened: counters(
+                "tcp_connections_opened_total",
+                "istio_tcp_connections_opened_total",
+                "TCP connections opened.",
+                TCP_LABELS,
+            ),
+            closed: counters(
+                "tcp_connections_closed_total",
+                "istio_tcp_connections_closed_total",
+                "TCP connections closed.",
+                TCP_LABELS,
+            ),
+            received: counters(
+                "tcp_received_bytes_total",
+                "istio_tcp_received_bytes_total",
+                "TCP bytes from clients.",
+                TCP_LABELS,
+            ),
+            sent: counters(
+                "tcp_sent_bytes_total",
+                "istio_tcp_sent_bytes_total",
+                "TCP bytes to clients.",
+                TCP_LABELS,
+            ),
+        },
+        key: BindKey::unique(),
+    }))
+}
+
+/// How often open TCP streams report their bytes (`tcp_reporting_duration`); not below a second.
+pub(crate) fn reporting_interval(config: &StatsPluginConfig) -> Option<Duration> {
+    let proto = config.tcp_reporting_duration.as_ref()?;
+    let (seconds, nanos) = (proto.seconds.try_into().ok()?, proto.nanos.try_into().ok()?);
+    let interval = Duration::from_secs(seconds).checked_add(Duration::from_nanos(nanos))?;
+    Some(interval.max(Duration::from_secs(1)))
+}
+
+/// What decides on the labels, within one connection.
+#[derive(Clone)]
+struct Outcome {
+    upstream: Option<Arc<UpstreamInfo>>,
+    service: Option<Arc<DestinationService>>,
+    code: Option<u16>,
+    flags: ResponseFlags,
+    grpc: Option<Option<u32>>,
+}
+
+impl Outcome {
+    fn is(&self, other: &Outcome) -> bool {
+        let same_upstream = match (&self.upstream, &other.upstream) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || (a.host == b.host && a.cluster == b.cluster),
+            _ => false,
+        };
+        let same_service = match (&self.service, &other.service) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a == b,
+            _ => false,
+        };
+        same_upstream
+            && same_service
+            && (self.code, self.flags, self.grpc) == (other.code, other.flags, other.grpc)
+    }
+}
+
+/// A connection's handles, by outcome.
+#[derive(Default)]
+struct Handles {
+    http: Mutex<Vec<(Outcome, Arc<HttpHandles>)>>,
+    tcp: Mutex<Option<Arc<TcpHandles>>>,
+    /// TCP bytes reported already.
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+struct HttpHandles {
+    requests: Option<Counter>,
+    duration: Option<Histogram>,
+    request_bytes: Option<Histogram>,
+    response_bytes: Option<Histogram>,
+    request_messages: Option<Counter>,
+    response_messages: Option<Counter>,
+}
+
+struct TcpHandles {
+    closed: Option<Counter>,
+    received: Option<Counter>,
+    sent: Option<Counter>,
+}
+
+impl IstioStats {
+    fn record_http(&self, stream: &StreamInfo, handles: &Handles, end: Instant) {
+        let state = stream.state();
+        let outcome = Outcome {
+            upstream: state.upstream.clone(),
+            service: state.service.clone(),
+            code: state.response.code,
+            flags: state.flags,
+            grpc: state.grpc.as_ref().map(|grpc| grpc.status),
+        };
+        let series = self.http_handles(stream, &state, handles, outcome);
+        if let Some(requests) = &series.requests {
+            requests.add(1);
+        }
+        if let Some(duration) = &series.duration {
+            duration.observe(end.saturating_duration_since(stream.start).as_secs_f64() * 1000.0);
+        }
+        if let Some(bytes) = &series.request_bytes {
+            bytes.observe(stream.bytes_received() as f64);
+        }
+        if let Some(bytes) = &series.response_bytes {
+            bytes.observe(stream.bytes_sent() as f64);
+        }
+        if let Some(grpc) = &state.grpc {
+            if let Some(messages) = &series.request_messages {
+                messages.add(grpc.request_messages);
+            }
+            if let Some(messages) = &series.response_messages {
+                messages.add(grpc.response_messages);
+            }
+        }
+    }
+
+    fn http_handles(
+        &self,
+        stream: &StreamInfo,
+        state: &StreamState,
+        handles: &Handles,
+        outcome: Outcome,
+    ) -> Arc<HttpHandles> {
+        let mut known = handles.http.lock();
+        if let Some((_, found)) = known.iter().find(|(known, _)| known.is(&outcome)) {
+            return found.clone();
+        }
+        let labels = labels(stream, state, true);
+        let grpc = state.grpc.is_some();
+        let f = &self.families;
+        let counter =
+            |family: &Option<Arc<CounterFamily>>| family.as_ref().map(|f| f.with(&labels));
+        let histogram =
+            |family: &Option<Arc<HistogramFamily>>| family.as_ref().map(|f| f.with(&labels));
+        let made = Arc::new(HttpHandles {
+            requests: counter(&f.requests),
+            duration: histogram(&f.duration),
+            request_bytes: histogram(&f.request_bytes),
+            response_bytes: histogram(&f.response_bytes),
+            request_messages: grpc.then(|| counter(&f.request_messages)).flatten(),
+            response_messages: grpc.then(|| counter(&f.response_messages)).flatten(),
+        });
+        if known.len() >= MAX_OUTCOMES {
+            known.clear();
+        }
+        known.push((outcome, made.clone()));
+        made
+    }
+
+    fn tcp_handles(&self, stream: &StreamInfo, handles: &Handles) -> Arc<TcpHandles> {
+        let mut known = handles.tcp.lock();
+        if let Some(found) = &*known {
+            return found.clone();
+        }
+        let labels = labels(stream, &stream.state(), false);
+        let counter =
+            |family: &Option<Arc<CounterFamily>>| family.as_ref().map(|f| f.with(&labels));
+        if let Some(opened) = counter(&self.families.opened) {
+            opened.add(1);
+        }
+        let made = Arc::new(TcpHandles {
+            closed: counter(&self.families.closed),
+            received: counter(&self.families.received),
+            sent: counter(&self.families.sent),
+        });
+        *known = Some(made.clone());
+        made
+    }
+
+    fn report_tcp(&self, stream: &StreamInfo, handles: &Handles) -> Arc<TcpHandles> {
+        let series = self.tcp_handles(stream, handles);
+        for (counter, now, reported) in [
+            (&series.received, stream.bytes_received(), &handles.received),
+            (&series.sent, stream.bytes_sent(), &handles.sent),
+        ] {
+            let before = reported.swap(now, Ordering::Relaxed);
+            if let Some(counter) = counter {
+                counter.add(now.saturating_sub(before));
+            }
+        }
+        series
+    }
+}
+
+impl Recorder for IstioStats {
+    fn progress(&self, stream: &StreamInfo) {
+        let handles = stream.connection.bound(self.key, Handles::default);
+        self.report_tcp(stream, &handles);
+    }
+
+    fn record(&self, stream: &StreamInfo, end: Instant) {
+        let handles = stream.connection.bound(self.key, Handles::default);
+        if stream.protocol == Protocol::Tcp {
+            let series = self.report_tcp(stream, &handles);
+            if let Some(closed) = &series.closed {
+                closed.add(1);
+            }
+        } else {
+            self.record_http(stream, &handles, end);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::google::protobuf::Duration as DurationProto;
+
+    use super::*;
+
+    #[test]
+    fn tcp_streams_report_as_often_as_is_said_and_not_below_a_second() {
+        let interval = |seconds, nanos| {
+            reporting_interval(&StatsPluginConfig {
+                tcp_reporting_duration: Some(DurationProto { seconds, nanos }),
+                ..StatsPluginConfig::default()
+            })
+        };
+        assert_eq!(
+            interval(15, 500_000_000),
+            Some(Duration::from_millis(15_500))
+        );
+        assert_eq!(interval(0, 1), Some(Duration::from_secs(1)));
+        assert_eq!(interval(-1, 0), None);
+        assert_eq!(reporting_interval(&StatsPluginConfig::default()), None);
+    }
+}

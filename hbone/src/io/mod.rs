@@ -1,0 +1,5 @@
+//! Byte streams below and beside HTTP/2.
+
+pub mod reset;
+pub mod socket;
+pub(crate) mod wire;

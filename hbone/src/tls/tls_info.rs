@@ -1,0 +1,111 @@
+//! What TLS knows of a connection's two ends, for logs that ask for it.
+//!
+//! Nothing is copied or parsed before somebody asks; then the connection is looked into, under the lock that its own task takes
+//! for each turn, and what was found is kept. So whoever wants to write something down after the connection's end has
+//! to ask while it is open.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use rustls::{CommonState, NamedGroup};
+
+use crate::certificates::certificate::WorkloadCertificate;
+use crate::certificates::certificate_fields::CertificateFields;
+use crate::certificates::certificate_fields::issuer_of;
+
+/// The TLS of one connection.
+pub struct TlsInfo {
+    local: Arc<WorkloadCertificate>,
+    look: Look,
+    session: OnceLock<TlsSession>,
+}
+
+type Look = Box<dyn Fn(&WorkloadCertificate) -> Option<TlsSession> + Send + Sync>;
+
+/// What was agreed on, and what the peer showed.
+#[derive(Debug)]
+pub struct TlsSession {
+    /// As OpenSSL names it, as is the group.
+    pub cipher: &'static str,
+    pub group: &'static str,
+    /// The peer's certificate, and those that it sent with it.
+    pub chain: Vec<CertificateFields>,
+    /// What the peer's certificate is signed by: one that it sent, or a root of ours.
+    pub issuer: Option<CertificateFields>,
+}
+
+impl TlsInfo {
+    /// `look` looks into the connection with what it is given, as long as there is one.
+    pub(crate) fn new(
+        local: Arc<WorkloadCertificate>,
+        look: impl Fn(&WorkloadCertificate) -> Option<TlsSession> + Send + Sync + 'static,
+    ) -> TlsInfo {
+        TlsInfo {
+            local,
+            look: Box::new(look),
+            session: OnceLock::new(),
+        }
+    }
+
+    /// `None`: the connection has ended, and nobody had asked before.
+    pub fn session(&self) -> Option<&TlsSession> {
+        if self.session.get().is_none()
+            && let Some(found) = (self.look)(&self.local)
+        {
+            let _ = self.session.set(found);
+        }
+        self.session.get()
+    }
+
+    /// Our own certificate, as the peer saw it.
+    pub fn local(&self) -> Option<&CertificateFields> {
+        self.local.fields()
+    }
+}
+
+impl fmt::Debug for TlsInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsInfo")
+            .field("session", &self.session.get())
+            .finish_non_exhaustive()
+    }
+}
+
+impl TlsSession {
+    /// `local` is what was trusted when the connection was made.
+    pub(crate) fn of(tls: &CommonState, local: &WorkloadCertificate) -> TlsSession {
+        let suite = tls.negotiated_cipher_suite();
+        let suite = suite.and_then(|suite| suite.suite().as_str());
+        let group = tls.negotiated_key_exchange_group();
+        let chain = tls.peer_certificates().unwrap_or_default();
+        let issuer = chain.split_first().and_then(|(leaf, sent)| {
+            let roots = local.root_certificates();
+            issuer_of(leaf, sent.iter().chain(roots))
+        });
+        TlsSession {
+            cipher: suite.map_or("", cipher),
+            group: group.map_or("", |group| curve(group.name())),
+            issuer: issuer.and_then(CertificateFields::read),
+            chain: chain.iter().filter_map(CertificateFields::read).collect(),
+        }
+    }
+}
+
+/// TLS 1.3's suites have names of their own in rustls.
+fn cipher(suite: &'static str) -> &'static str {
+    match suite {
+        "TLS13_AES_128_GCM_SHA256" => "TLS_AES_128_GCM_SHA256",
+        "TLS13_AES_256_GCM_SHA384" => "TLS_AES_256_GCM_SHA384",
+        "TLS13_CHACHA20_POLY1305_SHA256" => "TLS_CHACHA20_POLY1305_SHA256",
+        other => other,
+    }
+}
+
+fn curve(group: NamedGroup) -> &'static str {
+    match group {
+        NamedGroup::secp256r1 => "P-256",
+        NamedGroup::secp384r1 => "P-384",
+        NamedGroup::secp521r1 => "P-521",
+        other => other.as_str().unwrap_or(""),
+    }
+}

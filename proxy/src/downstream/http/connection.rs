@@ -1,0 +1,74 @@
+//! What the requests of an inner HTTP connection share, with whoever reads and ends it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use parking_lot::Mutex;
+use waypoint_config::model::http::connection_manager::HttpConnectionManager;
+use waypoint_config::model::listener::chain::ChainSlot;
+use waypoint_filters::stream::connection::Connection;
+
+use crate::downstream::http::farewell::Farewells;
+use crate::downstream::http::head_clock::Heads;
+use crate::downstream::http::request_head_bytes::Rejection;
+use crate::downstream::http::wire_count::WireCount;
+use crate::lifecycle::drain::Watch;
+use crate::overload::Overload;
+use crate::upstream::expectation::Expectation;
+
+/// An inner HTTP connection, shared by its requests.
+pub(crate) struct HttpConnection {
+    pub(crate) info: Arc<Connection>,
+    pub(crate) slot: Arc<ChainSlot>,
+    pub(crate) overload: Arc<Overload>,
+    /// The version that the connection began with: its recorders serve requests of a chain that is
+    /// closed or of another kind by now.
+    pub(crate) first: Arc<HttpConnectionManager>,
+    /// Requests so far.
+    pub(crate) requests: AtomicU64,
+    /// An answer could not be finished: the stream must not end as if it had been.
+    pub(crate) failed: AtomicBool,
+    /// The client is to go elsewhere with its next request.
+    pub(crate) draining: AtomicBool,
+    /// What follows on an HTTP/1.1 connection is another protocol's.
+    pub(crate) switched: AtomicBool,
+    /// Whether the client of an HTTP/1.1 connection waits with its body.
+    pub(crate) expectation: Arc<Expectation>,
+    /// Why hyper was given a head that it can't take, instead of the client's.
+    pub(crate) rejection: Mutex<Option<Rejection>>,
+    /// Which requests' heads were late.
+    pub(crate) heads: Heads,
+    /// Of HTTP/1, where recorders want to know.
+    pub(crate) wire: Option<WireCount>,
+    /// Until all of it has ended, upgraded streams as well.
+    pub(crate) drain: Watch,
+    /// Answers that broke off.
+    pub(crate) farewells: Arc<Farewells>,
+}
+
+impl HttpConnection {
+    pub(crate) fn new(
+        info: Arc<Connection>,
+        slot: Arc<ChainSlot>,
+        first: Arc<HttpConnectionManager>,
+        drain: Watch,
+        overload: Arc<Overload>,
+    ) -> HttpConnection {
+        HttpConnection {
+            info,
+            slot,
+            overload,
+            requests: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            switched: AtomicBool::new(false),
+            expectation: Arc::default(),
+            rejection: Mutex::new(None),
+            heads: Heads::default(),
+            wire: first.capture.wire_bytes.then(WireCount::default),
+            first,
+            drain,
+            farewells: Arc::default(),
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The life of a request, in phases: admit → normalize → filters (the router is the last) → respond → record.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Instant, SystemTime};
+
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+use waypoint_config::model::http::connection_manager::HttpConnectionManager;
+use waypoint_config::model::listener::chain::FilterChain;
+use waypoint_config::model::route::{Route, RouteAction};
+use waypoint_filters::service::HttpRequest;
+use waypoint_filters::service::body::Body;
+use waypoint_filters::service::local_reply::LocalReply;
+use waypoint_filters::stream::direction::Direction;
+use waypoint_filters::stream::response_flags::ResponseFlags;
+use waypoint_filters::stream::stream_info::{Capture, Protocol, RequestHead, StreamInfo};
+use waypoint_hbone::held::holder::Exchange;
+
+use crate::downstream::http::connection::HttpConnection;
+use crate::downstream::http::record::{RecordGuard, RecordedBody};
+use crate::downstream::http::request_head::Refused;
+use crate::downstream::http::request_head::finish;
+use crate::downstream::http::request_head::prepare;
+use crate::downstream::http::request_head_bytes::Rejection;
+use crate::downstream::http::upgrade;
+use crate::upstream::agreed_upgrade::Agreed;
+use crate::upstream::expectation::Waiting;
+
+const DECORATOR_OPERATION: HeaderName = HeaderName::from_static("x-envoy-decorator-operation");
+
+/// Serves one request, from its head to the head of its response.
+pub(crate) async fn serve(
+    connection: Arc<HttpConnection>,
+    request: Request<Incoming>,
+) -> Response<RecordedBody> {
+    let number = connection.requests.fetch_add(1, Ordering::Relaxed);
+    // Admit: the current version of the chain, kept to the request's end.
+    let (manager, closed) = admit(&connection);
+    let stream = StreamInfo::new(
+        connection.info.clone(),
+        protocol(request.version()),
+        Instant::now(),
+        SystemTime::now(),
+    );
+    let mut guard = RecordGuard::new(stream.clone(), manager.clone());
+    guard.count_wire(&connection, &request, number);
+    if connection.heads.is_late(number) {
+        let reply = late_head().respond(&stream, request.headers());
+        return respond(&connection, reply, &manager, guard);
+    }
+    let (closed, exchange) = place(&connection, closed);
+    guard.exchange = exchange;
+    let mut request =
+        request.map(|incoming| Body::incoming(incoming).metered(&stream, Direction::Request));
+
+    Waiting::find(&connection.expectation, &mut request, number);
+    // Normalize: one form of the head for policy, routes and upstream.
+    let prepared = prepare(&mut request, &manager);
+    capture_request(&stream, &request, &manager.capture);
+    let reply = match (closed, prepared) {
+        (Some(closed), _) => Some(closed),
+        (None, Err(Refused::Reply(reply))) => Some(reply),
+        (None, Err(Refused::Redirect(to))) => {
+            return respond(&connection, redirect(&to), &manager, guard);
+        }
+        (None, Ok(())) => None,
+    };
+    if let Some(reply) = reply {
+        let response = reply.respond(&stream, request.headers());
+        return respond(&connection, response, &manager, guard);
+    }
+
+    // Filters, and behind them the router.
+    // Known from the start, as in Envoy: what is denied is recorded under its route and service, too.
+    let mut request = HttpRequest::new(request, stream.clone(), manager.routes.clone());
+    stream.state().route = request.route().cloned();
+    let Ok(response) = manager.filters.call(request).await;
+
+    // Respond; the record is written when the body has ended.
+    respond(&connection, response, &manager, guard)
+}
+
+/// Records a request that could not be read: it was answered 400, or 431 for a head that is too large.
+pub(crate) fn record_malformed(connection: &HttpConnection, too_large: bool) {
+    let rejection = *connection.rejection.lock();
+    let stream = StreamInfo::new(
+        connection.info.clone(),
+        Protocol::Http11,
+        Instant::now(),
+        SystemTime::now(),
+    );
+    let (status, details) = match rejection {
+        _ if too_large => (
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "http1.headers_too_large",
+        ),
+        Some(Rejection::TwoLengths) => (
+            StatusCode::BAD_REQUEST,
+            "http1.content_length_and_chunked_not_allowed",
+        ),
+        Some(Rejection::Coding) => (StatusCode::BAD_REQUEST, "http1.invalid_transfer_encoding"),
+        _ => (StatusCode::BAD_REQUEST, "http1.codec_error"),
+    };
+    {
+        let mut state = stream.state();
+        state.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+        state.response_code_details = Some(details.into());
+    }
+    RecordGuard::new(stream, admit(connection).0).finish(status);
+}
+
+fn admit(connection: &HttpConnection) -> (Arc<HttpConnectionManager>, Option<LocalReply>) {
+    match &**connection.slot.peek() {
+        FilterChain::Http(manager) => (manager.clone(), None),
+        FilterChain::Tcp(_) => (
+            connection.first.clone(),
+            Some(closed("the service's protocol has changed")),
+        ),
+        FilterChain::Closed(reason) => (connection.first.clone(), Some(closed(reason))),
+    }
+}
+
+/// The request's place among those at work; the answer where there is none, unless there is one already.
+fn place(
+    connection: &HttpConnection,
+    closed: Option<LocalReply>,
+) -> (Option<LocalReply>, Option<Exchange>) {
+    let Some(holder) = &connection.info.holder else {
+        return (closed, None);
+    };
+    if holder.share().is_refusing() {
+        return (
+            closed.or_else(|| Some(connection.overload.refuse_request())),
+            None,
+        );
+    }
+    (closed, Some(holder.exchange()))
+}
+
+/// The answer to a request whose head took too long. What there is of it was never read.
+fn late_head() -> LocalReply {
+    LocalReply::new(
+        StatusCode::REQUEST_TIMEOUT,
+        "request header timeout",
+        "request_header_timeout",
+    )
+    .closing()
+}
+
+fn closed(reason: &str) -> LocalReply {
+    LocalReply::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "waypoint: the configuration of this service was refused",
+        format!("configuration_refused{{{}}}", reason.replace(' ', "_")),
+    )
+    .with_flags(ResponseFlags::CONFIGURATION_REFUSED)
+}
+
+fn redirect(to: &str) -> waypoint_filters::service::Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+    if let Ok(location) = HeaderValue::from_str(to) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+pub(crate) fn protocol(version: Version) -> Protocol {
+    match version {
+        Version::HTTP_10 => Protocol::Http10,
+        Version::HTTP_2 => Protocol::Http2,
+        _ => Protocol::Http11,
+    }
+}
+
+/// Keeps what recorders want to know of the head, which leaves with the request.
+pub(crate) fn capture_request(stream: &StreamInfo, request: &Request<Body>, capture: &Capture) {
+    stream.ask(capture);
+    if !capture.of_request() {
+        return;
+    }
+    let headers = request.headers();
+    let bytes = if capture.head_sizes {
+        Capture::size(headers) + line_size(request)
+    } else {
+        0
+    };
+    stream.state().request = RequestHead {
+        method: Some(request.method().clone()),
+        original_path: None,
+        path: request.uri().path_and_query().cloned(),
+        authority: headers.get(header::HOST).cloned(),
+        headers: Capture::headers(&capture.request_headers, headers),
+        bytes,
+    };
+}
+
+/// Bytes of the request line as HTTP/2 has it: `:method`, `:path` and `:scheme` with their values, and the
+/// name of `:authority` in place of `host`.
+fn line_size(request: &Request<Body>) -> u64 {
+    let path = request.uri().path_and_query();
+    let values = request.method().as_str().len() + path.map_or(0, |path| path.as_str().len());
+    (values + ":method:path:schemehttp:authority".len() - "host".len()) as u64
+}
+
+fn respond(
+    connection: &Arc<HttpConnection>,
+    response: waypoint_filters::service::Response,
+    manager: &HttpConnectionManager,
+    guard: RecordGuard,
+) -> Response<RecordedBody> {
+    let (mut parts, body) = response.into_parts();
+    // The upstream's version says nothing about this connection.
+    parts.version = Version::HTTP_11;
+    finish(&mut parts, manager);
+    {
+        let mut state = guard.stream.state();
+        let state = &mut *state;
+        if let Some(route) = state.route.as_ref().and_then(Route::of) {
+            if manager.tracing {
+                name_operation(&mut parts, route);
+            }
+            if state.cluster.is_none()
+                && let RouteAction::Forward(forward) = &route.action
+            {
+                // Answered before the router chose.
+                let (slot, _) = forward.destinations.choose(fastrand::u64(..));
+                state.cluster = Some(slot.name.clone());
+                if let Some(cluster) = slot.cluster() {
+                    state.service.clone_from(&cluster.service);
+                    state.cluster_metadata = cluster.metadata.clone();
+                }
+            }
+        }
+        let gone = state
+            .flags
+            .intersects(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+        state.response.code = (!gone).then_some(parts.status.as_u16());
+        state.response.first_byte = Some(Instant::now());
+        let wanted = &manager.capture.response_headers;
+        if !wanted.is_empty() {
+            state.response.headers = Capture::headers(wanted, &parts.headers);
+        }
+        if manager.capture.head_sizes {
+            state.response.bytes = Capture::size(&parts.headers) + ":status200".len() as u64;
+        }
+    }
+    let body = match parts.extensions.remove::<Agreed>() {
+        None => RecordedBody::new(body, guard, connection.farewells.clone()),
+        Some(agreed) => {
+            let cut = connection.clone();
+            let cut = move || cut.failed.store(true, Ordering::Relaxed);
+            upgrade::join(&agreed, guard, connection.drain.clone(), cut);
+            RecordedBody::unrecorded()
+        }
+    };
+    Response::from_parts(parts, body)
+}
+
+/// Tells the client's proxy the name of the span, as Envoy does with tracing and a decorated route.
+fn name_operation(response: &mut http::response::Parts, route: &Route) {
+    let operation = route.operation.as_deref();
+    if let Some(operation) = operation.and_then(|name| HeaderValue::from_str(name).ok()) {
+        response.headers.insert(DECORATOR_OPERATION, operation);
+    }
+}

@@ -1,0 +1,65 @@
+//! Upgraded exchanges (websocket): after a 101 the two connections carry bytes.
+//!
+//! The router leaves both ends in the response; the exchange joins them when the response has passed the
+//! filters, and keeps the stream's record open until they have ended.
+
+use http::StatusCode;
+use hyper_util::rt::TokioIo;
+use waypoint_filters::stream::direction::Direction;
+use waypoint_filters::stream::response_flags::ResponseFlags;
+use waypoint_hbone::tunnel::copy::{Copied, Socket, copy};
+
+use crate::downstream::http::record::RecordGuard;
+use crate::lifecycle::drain::Watch;
+use crate::upstream::agreed_upgrade::{Agreed, Ends};
+
+/// Carries bytes between the two ends until they have ended, or it is over: then `cut` is called, for the downstream stream must
+/// not look finished. `guard` records it.
+pub(crate) fn join(
+    agreed: &Agreed,
+    mut guard: RecordGuard,
+    drain: Watch,
+    cut: impl FnOnce() + Send + 'static,
+) {
+    let Some(Ends {
+        downstream,
+        upstream,
+        active,
+    }) = agreed.take()
+    else {
+        return;
+    };
+    tokio::spawn(async move {
+        let _active = active;
+        let (Ok(downstream), Ok(upstream)) = (downstream.await, upstream.await) else {
+            return;
+        };
+        let mut downstream = Socket::new(TokioIo::new(downstream));
+        let mut upstream = Socket::new(TokioIo::new(upstream));
+        let copied = Copied::default();
+        let connection = guard.stream.connection.clone();
+        let ended = tokio::select! {
+            ended = copy(&mut downstream, &mut upstream, &copied, None) => ended.is_ok(),
+            () = drain.over() => {
+                cut();
+                let mut state = guard.stream.state();
+                state.flags.insert(ResponseFlags::LOCAL_RESET);
+                state.response_code_details = Some("waypoint_ended".into());
+                false
+            }
+            () = connection.evicted() => {
+                cut();
+                false
+            }
+        };
+        guard
+            .stream
+            .count(Direction::Request, copied.forward.into_inner() as usize);
+        guard
+            .stream
+            .count(Direction::Response, copied.backward.into_inner() as usize);
+        if ended {
+            guard.finish(StatusCode::SWITCHING_PROTOCOLS);
+        }
+    });
+}

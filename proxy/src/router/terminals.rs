@@ -1,0 +1,69 @@
+//! The ends of filter chains: the router, and what lets a CONNECT pass; with what they were made of.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Response, StatusCode};
+use waypoint_filters::service::body::Body;
+use waypoint_filters::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
+use waypoint_hbone::pool::TunnelPool;
+use waypoint_hbone::tls::Tls;
+
+use crate::overload::Overload;
+use crate::process::open_files::OpenFiles;
+use crate::router::Router;
+use crate::router::attempts::PeerLookup;
+use crate::upstream::original_dst::OriginalDestinations;
+use crate::upstream::pools::Upstreams;
+
+/// The innermost services of filter chains, made before any chain is compiled.
+#[derive(Clone)]
+pub(crate) struct Terminals {
+    pub router: HttpService,
+    pub connect: HttpService,
+    pub upstreams: Arc<Upstreams>,
+    pub original: Arc<OriginalDestinations>,
+    pub peer: PeerLookup,
+    pub overload: Arc<Overload>,
+}
+
+impl Terminals {
+    /// `peer` finds the workload at an address.
+    pub(crate) fn new(
+        tls: Tls,
+        tunnels: TunnelPool,
+        files: Arc<OpenFiles>,
+        peer: PeerLookup,
+        overload: Arc<Overload>,
+    ) -> Terminals {
+        let upstreams = Upstreams::new(tunnels, tls, files.clone(), overload.clone());
+        let upstreams = Arc::new(upstreams);
+        let idle = Arc::downgrade(&upstreams);
+        files.on_scarce(move || {
+            if let Some(upstreams) = idle.upgrade() {
+                upstreams.let_idle_go(Instant::now());
+            }
+        });
+        let original = Arc::new(OriginalDestinations::default());
+        let router = Router::new(upstreams.clone(), original.clone(), peer.clone());
+        Terminals {
+            router: HttpService::new(router),
+            connect: HttpService::new(ConnectTerminal),
+            upstreams,
+            original,
+            peer,
+            overload,
+        }
+    }
+}
+
+/// The end of `connect_terminate`'s chain: the CONNECT goes on to find its filter chain.
+pub(crate) struct ConnectTerminal;
+
+impl HttpCall for ConnectTerminal {
+    fn call(&self, _request: HttpRequest) -> ResponseFuture {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::OK;
+        ResponseFuture::ready(response)
+    }
+}
