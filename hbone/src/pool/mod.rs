@@ -9,8 +9,11 @@
 //! place first takes it, and a slow dial is given company after a while. Hops are independent of each other: the map
 //! is read without a lock, and no lock is held over an await.
 
-use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+mod hop_state;
+mod options;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -21,54 +24,13 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::client::{ClientOptions, ServerFloods, connect_owned};
-use crate::http2::Http2Options;
-use crate::io::socket::SocketOptions;
+use crate::client::{ClientOptions, connect_owned};
+use crate::pool::hop_state::{HopState, Place, Pooled, Waiter};
+pub use crate::pool::options::PoolOptions;
 use crate::tls::Tls;
 use crate::tunnel::connect_error::ConnectError;
 use crate::tunnel::connection::{ClientConnection, ConnectionOwner, Lease, Owned};
 use crate::tunnel::stream::TunnelStream;
-
-/// Settings of a pool.
-#[derive(Clone, Debug)]
-pub struct PoolOptions {
-    /// A further connection is opened when all have this many tunnels; fewer where the server allows fewer.
-    pub max_streams_per_connection: usize,
-    /// Connections per hop; when all are full, callers wait for a place.
-    pub max_connections_per_hop: usize,
-    /// A connection without a tunnel for this long is closed (Istio's `hboneIdleTimeout`).
-    pub idle_timeout: Duration,
-    /// A dial that takes longer is given company, if somebody waits for it.
-    pub slow_dial: Duration,
-    /// For a place on a connection, dialled or shared.
-    pub connect_timeout: Duration,
-    /// From CONNECT to its answer.
-    pub response_timeout: Duration,
-    /// The address that connections come from.
-    pub source: Option<IpAddr>,
-    pub http2: Http2Options,
-    pub socket: SocketOptions,
-    /// What a server may send for nothing.
-    pub floods: ServerFloods,
-}
-
-impl Default for PoolOptions {
-    fn default() -> PoolOptions {
-        let client = ClientOptions::default();
-        PoolOptions {
-            max_streams_per_connection: 64,
-            max_connections_per_hop: 256,
-            idle_timeout: Duration::from_secs(3600),
-            slow_dial: Duration::from_secs(1),
-            connect_timeout: client.connect_timeout,
-            response_timeout: client.response_timeout,
-            source: None,
-            http2: client.http2,
-            socket: client.socket,
-            floods: client.floods,
-        }
-    }
-}
 
 /// How often a tunnel that found its pooled connection closing is tried again on another.
 const STALE_RETRIES: usize = 2;
@@ -241,9 +203,6 @@ impl Inner {
     }
 }
 
-type Place = oneshot::Receiver<Result<Lease, ConnectError>>;
-type Waiter = oneshot::Sender<Result<Lease, ConnectError>>;
-
 /// The connections to one hop under one certificate.
 struct Hop {
     key: HopKey,
@@ -252,24 +211,6 @@ struct Hop {
     state: Mutex<HopState>,
     /// `state.waiters.len()`, to be read without the lock.
     waiting: AtomicUsize,
-}
-
-/// A [`Lease`] must not be dropped while this is locked: it would lock it again.
-#[derive(Default)]
-struct HopState {
-    connections: Vec<Pooled>,
-    waiters: VecDeque<Waiter>,
-    dials: usize,
-    last_dial: Option<Instant>,
-    /// The fewest streams that the server was seen to allow.
-    server_limit: Option<usize>,
-    /// No longer in the pool's map: whoever still holds it looks again.
-    closed: bool,
-}
-
-struct Pooled {
-    connection: ClientConnection,
-    limit: usize,
 }
 
 enum Acquired {
@@ -282,44 +223,6 @@ enum Waited {
     Served(Result<Lease, ConnectError>),
     Closed,
     TimedOut,
-}
-
-impl HopState {
-    /// A place on the connection with the fewest tunnels.
-    fn free_place(&self) -> Option<Lease> {
-        self.connections
-            .iter()
-            .map(|pooled| (pooled.connection.active_streams(), pooled))
-            .filter(|(active, pooled)| *active < pooled.limit && !pooled.connection.is_retired())
-            .min_by_key(|(active, _)| *active)
-            .map(|(_, pooled)| pooled.connection.lease())
-    }
-
-    fn limit(&self, options: &PoolOptions) -> usize {
-        options
-            .max_streams_per_connection
-            .min(self.server_limit.unwrap_or(usize::MAX))
-            .max(1)
-    }
-
-    /// Takes those that can be served out of the queue. The caller gives them their places after unlocking.
-    fn serve(&mut self, waiting: &AtomicUsize) -> Vec<(Waiter, Lease)> {
-        let mut served = Vec::new();
-        while let Some(waiter) = self.waiters.pop_front() {
-            if waiter.is_closed() {
-                continue;
-            }
-            match self.free_place() {
-                Some(lease) => served.push((waiter, lease)),
-                None => {
-                    self.waiters.push_front(waiter);
-                    break;
-                }
-            }
-        }
-        waiting.store(self.waiters.len(), Ordering::Release);
-        served
-    }
 }
 
 impl Hop {
