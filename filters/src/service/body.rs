@@ -93,6 +93,15 @@ impl Body {
         }
     }
 
+    /// Nothing in place of bytes of our own; what is received stays as it is.
+    #[must_use]
+    pub fn without_own(self) -> Body {
+        match self.kind {
+            Kind::Full(_) => Body::empty(),
+            _ => self,
+        }
+    }
+
     /// A body that hyper is receiving. One that is known to be empty is dropped here.
     pub fn incoming(incoming: Incoming) -> Body {
         if http_body::Body::is_end_stream(&incoming) {

@@ -68,6 +68,23 @@ impl Scene {
 }
 
 #[tokio::test]
+async fn a_denied_head_has_no_body_in_any_version() {
+    let deny = policy("deny", "web", ", action: DENY, rules: [{}]");
+    let scene = scene(&[deny]).await;
+    let mut http1 = scene.friend.http1(scene.to).await;
+    let http2 = scene.friend.http2(scene.to).await;
+    for _ in 0..2 {
+        let head = || request(Method::HEAD, "/", &[]);
+        let (first, second) = (http1.send(head()).await, http2.send(head()).await);
+        for answer in [first, second] {
+            assert_eq!(answer.status, StatusCode::FORBIDDEN);
+            assert_eq!(answer.header("content-length"), "19");
+            assert_eq!(answer.text(), "");
+        }
+    }
+}
+
+#[tokio::test]
 async fn empty_rules_mean_what_istio_says() {
     for (spec, allowed) in [
         // No rule never matches: ALLOW lets nobody in, DENY nobody out.

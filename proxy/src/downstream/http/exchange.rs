@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use waypoint_config::model::http::connection_manager::HttpConnectionManager;
 use waypoint_config::model::listener::chain::FilterChain;
@@ -43,11 +43,12 @@ pub(crate) async fn serve(
         Instant::now(),
         SystemTime::now(),
     );
+    let head = request.method() == Method::HEAD;
     let mut guard = RecordGuard::new(stream.clone(), manager.clone());
     guard.count_wire(&connection, &request, number);
     if connection.heads.is_late(number) {
         let reply = late_head().respond(&stream, request.headers());
-        return respond(&connection, reply, &manager, guard);
+        return respond(&connection, reply, &manager, guard, head);
     }
     let (closed, exchange) = place(&connection, closed);
     guard.exchange = exchange;
@@ -62,13 +63,13 @@ pub(crate) async fn serve(
         (Some(closed), _) => Some(closed),
         (None, Err(Refused::Reply(reply))) => Some(reply),
         (None, Err(Refused::Redirect(to))) => {
-            return respond(&connection, redirect(&to), &manager, guard);
+            return respond(&connection, redirect(&to), &manager, guard, head);
         }
         (None, Ok(())) => None,
     };
     if let Some(reply) = reply {
         let response = reply.respond(&stream, request.headers());
-        return respond(&connection, response, &manager, guard);
+        return respond(&connection, response, &manager, guard, head);
     }
 
     // Filters, and behind them the router.
@@ -78,7 +79,7 @@ pub(crate) async fn serve(
     let Ok(response) = manager.filters.call(request).await;
 
     // Respond; the record is written when the body has ended.
-    respond(&connection, response, &manager, guard)
+    respond(&connection, response, &manager, guard, head)
 }
 
 /// Records a request that could not be read: it was answered 400, or 431 for a head that is too large.
@@ -204,13 +205,19 @@ fn line_size(request: &Request<Body>) -> u64 {
     (values + ":method:path:schemehttp:authority".len() - "host".len()) as u64
 }
 
+/// `head`: the request was a HEAD, whose answer has no body (RFC 9110 §9.3.2), whoever gives it. hyper sees to that over
+/// HTTP/1 alone.
 fn respond(
     connection: &Arc<HttpConnection>,
     response: waypoint_filters::service::Response,
     manager: &HttpConnectionManager,
     guard: RecordGuard,
+    head: bool,
 ) -> Response<RecordedBody> {
-    let (mut parts, body) = response.into_parts();
+    let (mut parts, mut body) = response.into_parts();
+    if head {
+        body = body.without_own();
+    }
     // The upstream's version says nothing about this connection.
     parts.version = Version::HTTP_11;
     finish(&mut parts, manager);
