@@ -5,24 +5,19 @@ use std::sync::Arc;
 
 use waypoint_config::store::SnapshotHandle;
 use waypoint_filters::metrics::{Counter, MetricRegistry};
-use waypoint_filters::stream::peer::Peer;
 
 use crate::downstream::floods::Floods;
 use crate::overload::Overload;
-use crate::router::attempts::PeerLookup;
 use crate::router::terminals::Terminals;
-use crate::upstream::original_dst::OriginalDestinations;
-use crate::upstream::pools::Upstreams;
+use crate::upstream::reach::Reach;
 
 /// One for the process.
 pub(crate) struct DataPath {
     pub(crate) snapshot: SnapshotHandle,
-    pub(crate) upstreams: Arc<Upstreams>,
-    pub(crate) original: Arc<OriginalDestinations>,
+    pub(crate) reach: Arc<Reach>,
     pub(crate) overload: Arc<Overload>,
     pub(crate) panics: Counter,
     pub(crate) floods: Floods,
-    peer: PeerLookup,
     own_ports: Vec<u16>,
 }
 
@@ -36,10 +31,8 @@ impl DataPath {
     ) -> Arc<DataPath> {
         Arc::new(DataPath {
             snapshot,
-            upstreams: terminals.upstreams,
-            original: terminals.original,
+            reach: terminals.reach,
             overload: terminals.overload,
-            peer: terminals.peer,
             own_ports,
             floods: Floods::new(metrics),
             panics: metrics.counter(
@@ -47,11 +40,6 @@ impl DataPath {
                 "Panics; each ended its own tunnel.",
             ),
         })
-    }
-
-    /// The workload at an address.
-    pub(crate) fn peer(&self, address: IpAddr) -> Option<Arc<Peer>> {
-        (self.peer)(address)
     }
 
     /// Whether no tunnel may lead to `destination`, whatever configuration says.

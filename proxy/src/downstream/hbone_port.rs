@@ -177,6 +177,7 @@ impl HbonePort {
         }
         let Ok(tcp) = self
             .path
+            .reach
             .upstreams
             .connector
             .files
@@ -195,7 +196,7 @@ impl HbonePort {
     }
 
     fn make_room(&self) {
-        self.path.upstreams.connector.files.relieve();
+        self.path.reach.upstreams.connector.files.relieve();
         self.newcomers.make_room();
     }
 
@@ -287,11 +288,11 @@ impl HbonePort {
     async fn sweep(self: Arc<Self>) {
         loop {
             tokio::time::sleep(SWEEP).await;
-            self.path.upstreams.sweep(Instant::now());
+            self.path.reach.upstreams.sweep(Instant::now());
             if self.path.overload.is_short() {
-                self.path.upstreams.let_idle_go(Instant::now());
+                self.path.reach.upstreams.let_idle_go(Instant::now());
             }
-            self.path.original.sweep();
+            self.path.reach.original.sweep();
         }
     }
 }

@@ -11,10 +11,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpStream;
-use waypoint_config::model::balance::{Draw, choose};
-use waypoint_config::model::cluster::circuit_breakers::Resource;
-use waypoint_config::model::cluster::{Cluster, ClusterSlot};
-use waypoint_config::model::endpoint::Endpoint;
 use waypoint_config::model::listener::chain::{ChainSlot, FilterChain};
 use waypoint_config::model::listener::tcp_proxy::{TcpChain, TcpProxy};
 use waypoint_filters::network::Verdict;
@@ -32,8 +28,10 @@ use crate::upstream::body::ActiveRequest;
 use crate::upstream::dial::Dialled;
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::io::{Kind, UpstreamIo};
-use crate::upstream::limits::Limits;
-use crate::upstream::place::Place;
+use crate::upstream::reach::{AttemptClock, ToCluster};
+
+/// An endpoint that was tried is avoided for so many choices.
+const CHOICES: u32 = 5;
 
 /// Serves the stream to its end.
 pub(crate) async fn serve(
@@ -139,50 +137,25 @@ async fn connect(
         return Err(UpstreamError::new(UpstreamErrorKind::NoHealthyUpstream));
     };
     stream.state().service = cluster.service.clone();
-    let limits = Limits::of(slot, &cluster);
+    let way = ToCluster::new(&path.reach, stream, slot, cluster, AttemptClock::default());
     let mut tried = Vec::new();
     let mut last = UpstreamError::new(UpstreamErrorKind::NoHealthyUpstream);
     for _ in 0..proxy.max_connect_attempts.max(1) {
-        let Some(endpoint) = choose_endpoint(path, slot, &cluster, stream, &tried) else {
+        let Some(chosen) = way.choose(&tried, CHOICES) else {
             break;
         };
-        tried.push(endpoint.address);
+        tried.push(chosen.endpoint.address);
         stream.state().attempts += 1;
         if let Some(mut times) = stream.upstream_times() {
             times.attempt(false);
         }
-        let (place, _pending) = match &limits {
-            None => (None, None),
-            Some(limits) => {
-                let permit = limits.take(Resource::Connections)?;
-                let pending = limits.take(Resource::PendingRequests)?;
-                (Some(Place::alone(permit, limits)), Some(pending))
-            }
-        };
-        let active = ActiveRequest::new(&endpoint.state);
-        match path.upstreams.connector.connect(&cluster, &endpoint).await {
-            Ok(mut dialled) => {
-                dialled.io.place = place;
-                note_connected(stream, &dialled);
-                stream.state().upstream = Some(dialled.info.clone());
-                return Ok((dialled, active));
-            }
+        let counted = way.count_connection()?;
+        match way.tcp(&chosen, counted).await {
+            Ok(dialled) => return Ok((dialled, chosen.active)),
             Err(error) => last = error,
         }
     }
     Err(last)
-}
-
-/// What recorders want to know of the connection.
-fn note_connected(stream: &StreamInfo, dialled: &Dialled) {
-    if let Some(mut times) = stream.upstream_times() {
-        times.connected();
-    }
-    if stream.state().keep_tls
-        && let Some(tls) = &dialled.info.tls
-    {
-        let _ = tls.session();
-    }
 }
 
 /// Carries bytes until both directions have ended, the stream failed, or its chain no longer allows it.
@@ -299,26 +272,4 @@ async fn watch_over(
             }
         }
     }
-}
-
-fn choose_endpoint(
-    path: &DataPath,
-    slot: &ClusterSlot,
-    cluster: &Cluster,
-    stream: &StreamInfo,
-    tried: &[std::net::SocketAddr],
-) -> Option<Arc<Endpoint>> {
-    if !cluster.discovery.lists_endpoints() {
-        let destination = stream.connection.destination;
-        return path
-            .original
-            .endpoint(cluster, destination, |address| path.peer(address.ip()));
-    }
-    let endpoints = slot.endpoints();
-    let draw = Draw {
-        random: || fastrand::u64(..),
-        tried,
-        attempts: 5,
-    };
-    choose(cluster.balancing, &endpoints, draw)
 }

@@ -4,13 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use parking_lot::Mutex;
 use waypoint_config::model::route::forward::{Forward, WeightedCluster};
 use waypoint_config::model::route::{Route, RouteAction};
 use waypoint_filters::service::body::Body;
 use waypoint_filters::service::local_reply::{LocalReply, is_grpc};
 use waypoint_filters::service::{HttpCall, HttpRequest, Response, ResponseFuture};
-use waypoint_filters::stream::connection::BindKey;
 use waypoint_filters::stream::response_flags::ResponseFlags;
 use waypoint_filters::stream::route::SelectedRoute;
 use waypoint_filters::stream::stream_info::StreamInfo;
@@ -21,13 +19,11 @@ pub(crate) mod replay;
 pub(crate) mod retry;
 pub(crate) mod terminals;
 
-use crate::router::attempts::{Attempting, PeerLookup, Reach};
+use crate::router::attempts::Attempting;
 use crate::router::deadline::{Deadline, TimeLimits, limited};
 use crate::upstream::agreed_upgrade::Upgrade;
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
-use crate::upstream::limits::Limits;
-use crate::upstream::original_dst::OriginalDestinations;
-use crate::upstream::pools::Upstreams;
+use crate::upstream::reach::{AttemptClock, Reach, ToCluster};
 
 const UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -41,17 +37,8 @@ const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-origi
 pub(crate) struct Router(Arc<Reach>);
 
 impl Router {
-    pub(crate) fn new(
-        upstreams: Arc<Upstreams>,
-        original: Arc<OriginalDestinations>,
-        peer: PeerLookup,
-    ) -> Router {
-        Router(Arc::new(Reach {
-            upstreams,
-            original,
-            peer,
-            key: BindKey::unique(),
-        }))
+    pub(crate) fn new(reach: Arc<Reach>) -> Router {
+        Router(reach)
     }
 }
 
@@ -69,7 +56,7 @@ impl HttpCall for Router {
 
 /// Does what the route says.
 async fn act(
-    router: Arc<Reach>,
+    reach: Arc<Reach>,
     request: HttpRequest,
     selected: Arc<dyn SelectedRoute>,
 ) -> Response {
@@ -79,7 +66,7 @@ async fn act(
             .respond(&stream, http.headers());
     };
     let mut response = match &route.action {
-        RouteAction::Forward(to) => return forward(&router, route, to, http, stream).await,
+        RouteAction::Forward(to) => return forward(&reach, route, to, http, stream).await,
         RouteAction::Redirect(to) => {
             let location = to.location(&http, route.matcher.prefix());
             let mut response = http::Response::new(Body::empty());
@@ -105,7 +92,7 @@ async fn act(
 }
 
 async fn forward(
-    router: &Reach,
+    reach: &Reach,
     route: &Route,
     forward: &Forward,
     mut http: http::Request<Body>,
@@ -123,15 +110,11 @@ async fn forward(
     let times = TimeLimits::of(forward, grpc, http.headers());
     change_request(route, forward, weighted, &stream, &mut http);
 
+    let clock = AttemptClock::new(times.attempt.is_some(), times.route.is_some());
     let attempting = Attempting {
-        router,
-        stream: &stream,
-        slot,
-        limits: Limits::of(slot, &cluster),
-        cluster,
+        way: ToCluster::new(reach, &stream, slot, cluster, clock),
         retry: forward.retry.as_deref(),
         times,
-        connected: Mutex::default(),
         grpc,
     };
     let started = Instant::now();

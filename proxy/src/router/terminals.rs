@@ -12,18 +12,15 @@ use waypoint_hbone::tls::Tls;
 use crate::overload::Overload;
 use crate::process::open_files::OpenFiles;
 use crate::router::Router;
-use crate::router::attempts::PeerLookup;
-use crate::upstream::original_dst::OriginalDestinations;
 use crate::upstream::pools::Upstreams;
+use crate::upstream::reach::{PeerLookup, Reach};
 
 /// The innermost services of filter chains, made before any chain is compiled.
 #[derive(Clone)]
 pub(crate) struct Terminals {
     pub router: HttpService,
     pub connect: HttpService,
-    pub upstreams: Arc<Upstreams>,
-    pub original: Arc<OriginalDestinations>,
-    pub peer: PeerLookup,
+    pub reach: Arc<Reach>,
     pub overload: Arc<Overload>,
 }
 
@@ -44,14 +41,11 @@ impl Terminals {
                 upstreams.let_idle_go(Instant::now());
             }
         });
-        let original = Arc::new(OriginalDestinations::default());
-        let router = Router::new(upstreams.clone(), original.clone(), peer.clone());
+        let reach = Arc::new(Reach::new(upstreams, peer));
         Terminals {
-            router: HttpService::new(router),
+            router: HttpService::new(Router::new(reach.clone())),
             connect: HttpService::new(ConnectTerminal),
-            upstreams,
-            original,
-            peer,
+            reach,
             overload,
         }
     }
