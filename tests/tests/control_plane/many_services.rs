@@ -37,7 +37,11 @@ async fn a_service_more_leaves_the_connections_of_a_thousand_others_alone() {
     mesh.manifest("others.yaml", &services(0, 1000));
     let istiod = ControlPlane::of(&mesh).await;
     let waypoint = mesh.start_under(&istiod).await;
-    assert!(chains(&waypoint, "current").await > 1000.0);
+    // Told of after they are in force.
+    until("a thousand chains", async || {
+        (chains(&waypoint, "current").await > 1000.0).then_some(())
+    })
+    .await;
 
     let client = mesh.client(&waypoint, "default", "curl").await;
     let mut plain = client.http1(web).await;
