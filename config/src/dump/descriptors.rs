@@ -59,14 +59,15 @@ mod tests {
         }
     }
 
+    /// Those that are written out as type URLs; tables are held against the descriptors in `tests/coverage/`.
     #[test]
-    fn every_type_that_the_registries_name_is_described() {
+    fn every_type_url_in_the_source_is_described() {
         let pool = pool().unwrap();
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut named = BTreeSet::new();
         named_in(&root.join("src"), &mut named);
         named_in(&root.join("../filters/src"), &mut named);
-        assert!(named.len() > 20, "{named:?}");
+        assert!(named.len() > 15, "{named:?}");
         named.retain(|name| !STRUCTS.contains(&name.as_str()));
         named.retain(|name| pool.get_message_by_name(name).is_none());
         assert!(named.is_empty(), "{named:?}");

@@ -3,16 +3,28 @@
 //! The empty filter has nothing to do. Delays and aborts are not built: a route that asks for one is
 //! refused by name.
 
+use std::sync::Arc;
+
+use crate::http::HttpFilter;
+use crate::http::filter::{Config, PerRoute, Registration};
 use crate::xds::coverage::Table;
 use crate::xds::coverage::harmless;
 
-pub(super) const TYPE_URL: &str =
-    "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
+pub(super) const FILTER: Registration = Registration {
+    config: Config::Message {
+        table: &CONFIG,
+        build: |_, _| Ok(HttpFilter::inert()),
+    },
+    per_route: Some(PerRoute {
+        table: &CONFIG,
+        build: |_| Ok(Arc::new(())),
+    }),
+};
 
 /// Without a fault, it matters to nobody whom it would hit.
 const NO_FAULT: &str = "delay, abort and response_rate_limit are refused";
 
-pub(super) static CONFIG: Table = Table {
+static CONFIG: Table = Table {
     name: "envoy.extensions.filters.http.fault.v3.HTTPFault",
     fields: &[
         harmless(3, "upstream_cluster", NO_FAULT),

@@ -11,6 +11,7 @@ use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
 use crate::http::HttpFilter;
+use crate::http::filter::{Config, Registration};
 use crate::service::body::{Body, BodyError};
 use crate::service::local_reply::is_grpc;
 use crate::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
@@ -19,10 +20,15 @@ use crate::stream::stream_info::{GrpcInfo, StreamInfo};
 use crate::xds::coverage::harmless;
 use crate::xds::coverage::{OWN_COUNTERS, Table};
 
-pub(super) const TYPE_URL: &str =
-    "type.googleapis.com/envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";
+pub(super) const FILTER: Registration = Registration {
+    config: Config::Message {
+        table: &CONFIG,
+        build: |_, _| Ok(build()),
+    },
+    per_route: None,
+};
 
-pub(super) static CONFIG: Table = Table {
+static CONFIG: Table = Table {
     name: "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
     fields: &[
         harmless(
@@ -39,7 +45,7 @@ pub(super) static CONFIG: Table = Table {
     required: &[],
 };
 
-pub(super) fn build() -> HttpFilter {
+fn build() -> HttpFilter {
     HttpFilter::layer(tower::layer::layer_fn(|inner| {
         HttpService::new(GrpcStats(inner))
     }))

@@ -1,4 +1,4 @@
-//! The registry of HTTP filters: from type URL to layer. One line here and one file beside it per filter.
+//! The registry of HTTP filters: from type URL to layer. A filter is a file here, its `mod` line and a row of [`FILTERS`].
 //!
 //! What isn't listed is refused by name while the listener is compiled: it may decide or change traffic. That
 //! holds for Wasm of any phase, too, whatever its failure policy says. Only what counts and nothing else may be
@@ -12,16 +12,11 @@ mod peer_metadata;
 mod rbac;
 mod set_filter_state;
 
-use std::sync::Arc;
-
 use envoy_types::pb::google::protobuf::Any;
 
-use crate::record::istio_stats::STATS_CONFIG;
+use crate::http::filter::{Build, Config, Place, Registration};
 use crate::stream::route::PerRouteConfig;
-use crate::xds::coverage::harmless;
-use crate::xds::coverage::left_out;
-use crate::xds::coverage::{OWN_COUNTERS, Table, decode_any as decode};
-use crate::xds::proto::STATS_PLUGIN_CONFIG;
+use crate::xds::coverage::{OWN_COUNTERS, Table, harmless, left_out};
 use crate::xds::rejected::Refusal;
 use crate::xds::typed_struct;
 
@@ -29,23 +24,46 @@ pub use filter::{FilterContext, HttpFilter};
 
 /// The type that ends a chain; `config` puts the router's service there.
 pub const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
-const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
 
-/// The tables of all configurations that [`build`] takes.
-pub static TABLES: &[&Table] = &[
-    &rbac::CONFIG,
-    &set_filter_state::CONFIG,
-    &grpc_stats::CONFIG,
-    &fault::CONFIG,
-    &CORS_CONFIG,
-    &STATS_CONFIG,
-    &ROUTER_CONFIG,
-    &typed_struct::UDPA,
-    &typed_struct::XDS,
+/// All filters.
+const FILTERS: &[Registration] = &[
+    rbac::FILTER,
+    set_filter_state::FILTER,
+    grpc_stats::FILTER,
+    fault::FILTER,
+    istio_stats::FILTER,
+    peer_metadata::FILTER,
+    inert(&CORS_CONFIG),
+    inert(&ROUTER_CONFIG),
 ];
 
+/// The tables of all configurations that [`build`] takes.
+pub static TABLES: &[&Table] = &{
+    const MESSAGES: usize = filter::tables(FILTERS, Place::Chain, &mut []);
+    let mut tables = [&typed_struct::UDPA; MESSAGES + 2];
+    filter::tables(FILTERS, Place::Chain, &mut tables);
+    tables[MESSAGES] = &typed_struct::XDS;
+    tables
+};
+
 /// The tables of all configurations that [`build_per_route`] takes.
-pub static PER_ROUTE_TABLES: &[&Table] = &[&rbac::PER_ROUTE_CONFIG, &fault::CONFIG];
+pub static PER_ROUTE_TABLES: &[&Table] = &{
+    const MESSAGES: usize = filter::tables(FILTERS, Place::Route, &mut []);
+    let mut tables = [&ROUTER_CONFIG; MESSAGES];
+    filter::tables(FILTERS, Place::Route, &mut tables);
+    tables
+};
+
+/// CORS policies come with routes, and the router is put in by `config`: here is nothing to do.
+const fn inert(table: &'static Table) -> Registration {
+    Registration {
+        config: Config::Message {
+            table,
+            build: |_, _| Ok(HttpFilter::inert()),
+        },
+        per_route: None,
+    }
+}
 
 static CORS_CONFIG: Table = Table {
     name: "envoy.extensions.filters.http.cors.v3.Cors",
@@ -72,20 +90,16 @@ static ROUTER_CONFIG: Table = Table {
 /// # Errors
 /// A filter that isn't built into this binary, or whose configuration is invalid.
 pub fn build(config: &Any, context: &FilterContext<'_>) -> Result<HttpFilter, Refusal> {
-    if let Some((type_url, value)) = typed_struct::unwrap(config)? {
-        return match type_url.as_str() {
-            peer_metadata::TYPE_URL => peer_metadata::build(&value, context),
-            _ => Err(unknown(&type_url)),
-        };
+    if let Some((inner, value)) = typed_struct::unwrap(config)? {
+        let build = FILTERS.iter().find_map(|filter| match filter.config {
+            Config::Json { type_url, build } if type_url == inner => Some(build),
+            _ => None,
+        });
+        return build.ok_or_else(|| unknown(&inner))?(&value, context);
     }
-    match config.type_url.as_str() {
-        rbac::TYPE_URL => rbac::build(decode(config)?, context),
-        set_filter_state::TYPE_URL => set_filter_state::build(&decode(config)?),
-        grpc_stats::TYPE_URL => Ok(grpc_stats::build()),
-        STATS_PLUGIN_CONFIG => istio_stats::build(decode(config)?, context),
-        // Faults and CORS policies come with routes; the router is put in by `config`.
-        fault::TYPE_URL | CORS | ROUTER => Ok(HttpFilter::inert()),
-        other => Err(unknown(other)),
+    match configured_by(config) {
+        Some((_, build)) => build(config, context),
+        None => Err(unknown(&config.type_url)),
     }
 }
 
@@ -94,11 +108,21 @@ pub fn build(config: &Any, context: &FilterContext<'_>) -> Result<HttpFilter, Re
 /// # Errors
 /// As [`build`].
 pub fn build_per_route(filter: &Any, config: &Any) -> Result<PerRouteConfig, Refusal> {
-    match (filter.type_url.as_str(), config.type_url.as_str()) {
-        (rbac::TYPE_URL, rbac::PER_ROUTE) => Ok(Arc::new(rbac::build_per_route(decode(config)?)?)),
-        (fault::TYPE_URL, fault::TYPE_URL) => Ok(Arc::new(())),
-        (_, other) => Err(unknown(other)),
+    let per_route = configured_by(filter).and_then(|(row, _)| row.per_route.as_ref());
+    match per_route.filter(|per_route| per_route.table.has_type_url(&config.type_url)) {
+        Some(per_route) => (per_route.build)(config),
+        None => Err(unknown(&config.type_url)),
     }
+}
+
+/// The filter whose configuration is a message of this type.
+fn configured_by(config: &Any) -> Option<(&'static Registration, Build)> {
+    FILTERS.iter().find_map(|row| match row.config {
+        Config::Message { table, build } if table.has_type_url(&config.type_url) => {
+            Some((row, build))
+        }
+        _ => None,
+    })
 }
 
 fn unknown(type_url: &str) -> Refusal {

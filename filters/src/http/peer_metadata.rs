@@ -6,18 +6,22 @@
 use std::sync::Arc;
 
 use crate::host::Host;
+use crate::http::filter::{Config, Registration};
 use crate::http::{FilterContext, HttpFilter};
 use crate::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
 use crate::stream::filter_state::{DOWNSTREAM_PEER, FilterValue, Sharing};
 use crate::xds::rejected::Refusal;
 use crate::xds::typed_struct;
 
-pub(super) const TYPE_URL: &str = "type.googleapis.com/io.istio.http.peer_metadata.Config";
+pub(super) const FILTER: Registration = Registration {
+    config: Config::Json {
+        type_url: "type.googleapis.com/io.istio.http.peer_metadata.Config",
+        build,
+    },
+    per_route: None,
+};
 
-pub(super) fn build(
-    config: &serde_json::Value,
-    context: &FilterContext<'_>,
-) -> Result<HttpFilter, Refusal> {
+fn build(config: &serde_json::Value, context: &FilterContext<'_>) -> Result<HttpFilter, Refusal> {
     typed_struct::only(
         config,
         &[

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
 use http::StatusCode;
 
+use crate::http::filter::{Config, PerRoute, Registration};
 use crate::http::{FilterContext, HttpFilter};
 use crate::rbac::engine::{Action, BoundEngine, Engine, RBAC};
 use crate::rbac::rules::Rules;
@@ -17,15 +18,23 @@ use crate::stream::response_flags::ResponseFlags;
 use crate::stream::stream_info::StreamInfo;
 use crate::xds::coverage::harmless;
 use crate::xds::coverage::honoured;
-use crate::xds::coverage::{OWN_COUNTERS, Table};
+use crate::xds::coverage::{OWN_COUNTERS, Table, decode_any};
 use crate::xds::rejected::Refusal;
 
-pub(super) const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
-pub(super) const PER_ROUTE: &str =
-    "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
+pub(super) const FILTER: Registration = Registration {
+    config: Config::Message {
+        table: &CONFIG,
+        build: |config, context| build(&decode_any(config)?, context),
+    },
+    per_route: Some(PerRoute {
+        table: &PER_ROUTE_CONFIG,
+        build: |config| Ok(Arc::new(build_per_route(decode_any(config)?)?)),
+    }),
+};
+
 const NAMESPACE: &str = "envoy.filters.http.rbac";
 
-pub(super) static CONFIG: Table = Table {
+static CONFIG: Table = Table {
     name: "envoy.extensions.filters.http.rbac.v3.RBAC",
     fields: &[
         honoured(1, "rules").of(&RBAC),
@@ -38,7 +47,7 @@ pub(super) static CONFIG: Table = Table {
     required: &[],
 };
 
-pub(super) static PER_ROUTE_CONFIG: Table = Table {
+static PER_ROUTE_CONFIG: Table = Table {
     name: "envoy.extensions.filters.http.rbac.v3.RBACPerRoute",
     fields: &[honoured(2, "rbac").of(&CONFIG)],
     refused: "",
@@ -108,15 +117,15 @@ impl HttpRules {
     }
 }
 
-pub(super) fn build(proto: Rbac, context: &FilterContext<'_>) -> Result<HttpFilter, Refusal> {
+fn build(proto: &Rbac, context: &FilterContext<'_>) -> Result<HttpFilter, Refusal> {
     Ok(HttpFilter::layer(RbacLayer {
-        rules: Arc::new(HttpRules::from_proto(&proto)?),
+        rules: Arc::new(HttpRules::from_proto(proto)?),
         position: context.position,
     }))
 }
 
 /// Rules of a route replace the filter's; a route without rules switches it off.
-pub(super) fn build_per_route(proto: RbacPerRoute) -> Result<HttpRules, Refusal> {
+fn build_per_route(proto: RbacPerRoute) -> Result<HttpRules, Refusal> {
     HttpRules::from_proto(&proto.rbac.unwrap_or_default()).map_err(|e| e.within("rbac"))
 }
 

@@ -8,15 +8,20 @@ use envoy_types::pb::envoy::extensions::filters::http::set_filter_state::v3::Con
 use crate::filter_state_value::{FILTER_STATE_VALUE, FilterStateValue};
 use crate::format::{FormatContext, RequestView};
 use crate::http::HttpFilter;
+use crate::http::filter::{self, Registration};
 use crate::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
-use crate::xds::coverage::Table;
-use crate::xds::coverage::honoured;
+use crate::xds::coverage::{Table, decode_any, honoured};
 use crate::xds::rejected::Refusal;
 
-pub(super) const TYPE_URL: &str =
-    "type.googleapis.com/envoy.extensions.filters.http.set_filter_state.v3.Config";
+pub(super) const FILTER: Registration = Registration {
+    config: filter::Config::Message {
+        table: &CONFIG,
+        build: |config, _| build(&decode_any(config)?),
+    },
+    per_route: None,
+};
 
-pub(super) static CONFIG: Table = Table {
+static CONFIG: Table = Table {
     name: "envoy.extensions.filters.http.set_filter_state.v3.Config",
     fields: &[
         honoured(1, "on_request_headers")
@@ -28,7 +33,7 @@ pub(super) static CONFIG: Table = Table {
     required: &[],
 };
 
-pub(super) fn build(proto: &Config) -> Result<HttpFilter, Refusal> {
+fn build(proto: &Config) -> Result<HttpFilter, Refusal> {
     let values: Arc<[FilterStateValue]> = proto
         .on_request_headers
         .iter()
