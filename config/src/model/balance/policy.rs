@@ -38,6 +38,9 @@ pub enum LbPolicy {
     ClusterProvided,
 }
 
+/// The policies of `lb_policy`, as the API names them.
+pub(crate) const HONOURED: &str = "ROUND_ROBIN, LEAST_REQUEST, RANDOM, CLUSTER_PROVIDED";
+
 pub(crate) static COMMON_LB_CONFIG: Table = Table {
     name: "envoy.config.cluster.v3.Cluster.CommonLbConfig",
     fields: &[
@@ -131,4 +134,26 @@ fn locality_weighted(proto: &ClusterProto) -> bool {
             Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_))
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policies_that_are_taken_are_those_that_are_said_to_be() {
+        let taken = |number: &i32| {
+            let proto = ClusterProto {
+                lb_policy: *number,
+                ..ClusterProto::default()
+            };
+            LbPolicy::from_proto(&proto).is_ok()
+        };
+        let names = (0..100).filter(taken);
+        let names = names.filter_map(|number| cluster::LbPolicy::try_from(number).ok());
+        let names: Vec<_> = names.map(|policy| policy.as_str_name()).collect();
+        let mut said: Vec<_> = HONOURED.split(", ").collect();
+        said.sort_by_key(|name| names.iter().position(|n| n == name));
+        assert_eq!(said, names);
+    }
 }

@@ -26,7 +26,7 @@ use waypoint_filters::xds::typed_struct;
 
 use crate::model::balance::endpoint_set::{CLUSTER_LOAD_ASSIGNMENT, EndpointSet};
 use crate::model::balance::policy::{
-    Balancing, COMMON_LB_CONFIG, LEAST_REQUEST_LB_CONFIG, ROUND_ROBIN_LB_CONFIG,
+    self, Balancing, COMMON_LB_CONFIG, LEAST_REQUEST_LB_CONFIG, ROUND_ROBIN_LB_CONFIG,
 };
 use crate::model::cluster::circuit_breakers::{CIRCUIT_BREAKERS, InUse, Thresholds};
 use crate::model::cluster::dns::{DNS_RESOLVER, DnsDiscovery, DnsKind, LookupFamily, REFRESH_RATE};
@@ -135,7 +135,7 @@ pub static CLUSTER: Table = Table {
         honoured(2, "type"),
         honoured(3, "eds_cluster_config").of(&EDS_CONFIG),
         honoured(4, "connect_timeout").of(&DURATION),
-        honoured(6, "lb_policy").only("ROUND_ROBIN, LEAST_REQUEST, RANDOM, CLUSTER_PROVIDED"),
+        honoured(6, "lb_policy").only(policy::HONOURED),
         honoured(10, "circuit_breakers").of(&CIRCUIT_BREAKERS),
         honoured(16, "dns_refresh_rate").of(&DURATION),
         honoured(17, "dns_lookup_family"),
