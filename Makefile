@@ -4,8 +4,8 @@
 
 # A small mesh in one process, with real requests through a real waypoint.
 demo:
-	cargo build --release --locked -p waypoint-proxy
-	./target/release/waypoint demo
+	cargo build --profile demo --locked -p waypoint-proxy
+	./target/demo/waypoint demo
 
 # Unit tests, and the scenarios in tests/ with scripted peers. Rust only.
 test:
