@@ -16,7 +16,7 @@ use waypoint_hbone::tls::Tls;
 
 use crate::downstream::data_path::DataPath;
 use crate::downstream::newcomers::{Newcomer, Newcomers};
-use crate::downstream::tunnel::{self, TunnelConnection};
+use crate::downstream::tunnel::{self, HboneConnection};
 use crate::lifecycle::drain::{Drain, Watch};
 use crate::process::listen::BACKLOG;
 use crate::process::open_files::Share;
@@ -238,7 +238,7 @@ impl HbonePort {
         source: SocketAddr,
         drain: Watch,
     ) {
-        let outer = Arc::new(TunnelConnection {
+        let outer = Arc::new(HboneConnection {
             source: canonical(connection.peer_addr),
             local_address: canonical(connection.local_addr),
             peer: connection.peer.clone(),

@@ -42,7 +42,7 @@ use crate::lifecycle::drain::Watch;
 use crate::overload;
 
 /// The HBONE connection that a tunnel came on.
-pub(crate) struct TunnelConnection {
+pub(crate) struct HboneConnection {
     pub(crate) source: SocketAddr,
     pub(crate) local_address: SocketAddr,
     pub(crate) peer: Identity,
@@ -57,7 +57,7 @@ pub(crate) struct TunnelConnection {
 /// Serves one tunnel to its end.
 pub(crate) async fn serve(
     path: Arc<DataPath>,
-    outer: Arc<TunnelConnection>,
+    outer: Arc<HboneConnection>,
     request: TunnelRequest,
     drain: Watch,
 ) {
@@ -149,7 +149,7 @@ impl Unserved {
 async fn join(
     path: &DataPath,
     snapshot: &Snapshot,
-    outer: &TunnelConnection,
+    outer: &HboneConnection,
     request: &TunnelRequest,
 ) -> Result<(Joined, bool), StatusCode> {
     let start = Instant::now();
@@ -184,7 +184,7 @@ async fn join(
 async fn find_chain(
     path: &DataPath,
     snapshot: &Snapshot,
-    outer: &TunnelConnection,
+    outer: &HboneConnection,
     head: HttpRequest,
 ) -> Result<(Joined, bool), Unserved> {
     let stream = head.stream.clone();
@@ -239,7 +239,7 @@ fn connect_head(request: &TunnelRequest) -> Request<Body> {
 
 /// What the filters of `connect_terminate` put into the shared state is the inner connection's identity.
 /// `None`: the authority is no address.
-fn inner_connection(outer: &TunnelConnection, stream: &StreamInfo) -> Option<Connection> {
+fn inner_connection(outer: &HboneConnection, stream: &StreamInfo) -> Option<Connection> {
     let state = stream.state();
     let source = state
         .filter_state
