@@ -4,6 +4,7 @@
 //! filter's configuration, its conversion from proto and its behaviour. Nothing here opens a socket:
 //! the outside is reached only through [`host::Host`].
 
+pub mod callout;
 mod filter_state_value;
 pub mod format;
 pub mod host;

@@ -433,6 +433,7 @@ mod tests {
             open_files(&metrics),
             Arc::new(|_| None),
             Overload::start(None, Allocator::UNKNOWN, &metrics, Vitals::new()).unwrap(),
+            &metrics,
         );
         let path = DataPath::new(store.handle(), terminals, Vec::new(), &metrics);
         let port = HbonePort::new(HbonePortOptions {

@@ -15,12 +15,14 @@ use waypoint_filters::stream::stream_info::StreamInfo;
 
 pub(crate) mod attempts;
 pub(crate) mod deadline;
+pub(crate) mod mirror;
 pub(crate) mod replay;
 pub(crate) mod retry;
 pub(crate) mod terminals;
 
 use crate::router::attempts::Attempting;
 use crate::router::deadline::{Deadline, TimeLimits, limited};
+use crate::router::mirror::Mirrors;
 use crate::upstream::agreed_upgrade::Upgrade;
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::reach::{AttemptClock, Reach, ToCluster};
@@ -34,11 +36,17 @@ const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-origi
 
 /// The router; one for the process.
 #[derive(Clone)]
-pub(crate) struct Router(Arc<Reach>);
+pub(crate) struct Router(Arc<Ways>);
+
+/// Where the router sends what.
+struct Ways {
+    reach: Arc<Reach>,
+    mirrors: Arc<Mirrors>,
+}
 
 impl Router {
-    pub(crate) fn new(reach: Arc<Reach>) -> Router {
-        Router(reach)
+    pub(crate) fn new(reach: Arc<Reach>, mirrors: Arc<Mirrors>) -> Router {
+        Router(Arc::new(Ways { reach, mirrors }))
     }
 }
 
@@ -55,18 +63,14 @@ impl HttpCall for Router {
 }
 
 /// Does what the route says.
-async fn act(
-    reach: Arc<Reach>,
-    request: HttpRequest,
-    selected: Arc<dyn SelectedRoute>,
-) -> Response {
+async fn act(ways: Arc<Ways>, request: HttpRequest, selected: Arc<dyn SelectedRoute>) -> Response {
     let HttpRequest { http, stream, .. } = request;
     let Some(route) = Route::of(&selected) else {
         return LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "", "foreign_route")
             .respond(&stream, http.headers());
     };
     let mut response = match &route.action {
-        RouteAction::Forward(to) => return forward(&reach, route, to, http, stream).await,
+        RouteAction::Forward(to) => return forward(&ways, route, to, http, stream).await,
         RouteAction::Redirect(to) => {
             let location = to.location(&http, route.matcher.prefix());
             let mut response = http::Response::new(Body::empty());
@@ -92,7 +96,7 @@ async fn act(
 }
 
 async fn forward(
-    reach: &Reach,
+    ways: &Ways,
     route: &Route,
     forward: &Forward,
     mut http: http::Request<Body>,
@@ -109,10 +113,13 @@ async fn forward(
     stream.state().service = cluster.service.clone();
     let times = TimeLimits::of(forward, grpc, http.headers());
     change_request(route, forward, weighted, &stream, &mut http);
+    if !forward.mirrors.is_empty() {
+        ways.mirrors.copy(&forward.mirrors, &mut http, &times);
+    }
 
     let clock = AttemptClock::new(times.attempt.is_some(), times.route.is_some());
     let attempting = Attempting {
-        way: ToCluster::new(reach, &stream, slot, cluster, clock),
+        way: ToCluster::new(&ways.reach, &stream, slot, cluster, clock),
         retry: forward.retry.as_deref(),
         times,
         grpc,

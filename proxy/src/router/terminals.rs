@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Response, StatusCode};
+use waypoint_filters::metrics::MetricRegistry;
 use waypoint_filters::service::body::Body;
 use waypoint_filters::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
 use waypoint_hbone::pool::TunnelPool;
@@ -12,6 +13,8 @@ use waypoint_hbone::tls::Tls;
 use crate::overload::Overload;
 use crate::process::open_files::OpenFiles;
 use crate::router::Router;
+use crate::router::mirror::Mirrors;
+use crate::upstream::callout::UpstreamCallouts;
 use crate::upstream::pools::Upstreams;
 use crate::upstream::reach::{PeerLookup, Reach};
 
@@ -32,6 +35,7 @@ impl Terminals {
         files: Arc<OpenFiles>,
         peer: PeerLookup,
         overload: Arc<Overload>,
+        metrics: &MetricRegistry,
     ) -> Terminals {
         let upstreams = Upstreams::new(tunnels, tls, files.clone(), overload.clone());
         let upstreams = Arc::new(upstreams);
@@ -42,8 +46,10 @@ impl Terminals {
             }
         });
         let reach = Arc::new(Reach::new(upstreams, peer));
+        let callouts = Arc::new(UpstreamCallouts::new(reach.clone(), metrics));
+        let mirrors = Mirrors::new(callouts, overload.clone(), metrics);
         Terminals {
-            router: HttpService::new(Router::new(reach.clone())),
+            router: HttpService::new(Router::new(reach.clone(), mirrors)),
             connect: HttpService::new(ConnectTerminal),
             reach,
             overload,

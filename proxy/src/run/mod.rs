@@ -304,7 +304,7 @@ impl Core {
             &metrics,
             vitals.clone(),
         )?;
-        let terminals = Terminals::new(tls.clone(), tunnels, files, peer, overload);
+        let terminals = Terminals::new(tls.clone(), tunnels, files, peer, overload, &metrics);
         let host: Arc<dyn Host> = Arc::new(ProxyHost {
             workloads: workloads.clone(),
             logs: logs.clone(),

@@ -2,6 +2,7 @@
 
 pub(crate) mod agreed_upgrade;
 pub(crate) mod body;
+pub(crate) mod callout;
 pub(crate) mod dial;
 pub(crate) mod error;
 pub(crate) mod exchange;

@@ -1,6 +1,6 @@
 //! The one way to an upstream: an endpoint is chosen, a connection to it is taken or made, and what is under way is counted.
 //!
-//! Requests, upgrades and TCP streams all go by it. What failed comes back as an [`UpstreamError`]; whether
+//! Requests, upgrades, TCP streams and callouts all go by it. What failed comes back as an [`UpstreamError`]; whether
 //! there is a further attempt is for those to say who make them.
 
 use std::net::{IpAddr, SocketAddr};
@@ -154,6 +154,10 @@ impl<'a> ToCluster<'a> {
 
     fn original_destination(&self) -> Option<Arc<Endpoint>> {
         let connection = &self.stream.connection;
+        if connection.destination.ip().is_unspecified() {
+            // A callout's.
+            return None;
+        }
         let find = || {
             let peer = |address: SocketAddr| (self.reach.peer)(address.ip());
             let original = &self.reach.original;

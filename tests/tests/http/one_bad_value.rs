@@ -17,8 +17,7 @@ spec:
     - {type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-left, value: "100% of %REQ(a)%"}]}}
     backendRefs: [{name: web, port: 80, filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-backend, value: "a%20b"}]}}]}]
   - matches: [{path: {value: /mirrored}}]
-    filters: [{type: RequestMirror, requestMirror: {backendRef: {name: web, port: 80}}}]
-    backendRefs: [{name: web, port: 80}]
+    backendRefs: [{name: web, port: 80, filters: [{type: RequestMirror, requestMirror: {backendRef: {name: web, port: 80}}}]}]
   - matches: [{path: {value: /cors}}]
     filters: [{type: CORS, cors: {allowOrigins: ["https://a.example"]}}]
     backendRefs: [{name: web, port: 80}]
@@ -44,7 +43,7 @@ async fn a_rule_that_is_not_honoured_costs_its_own_requests() {
     for part in [
         "HTTPRoute default/web",
         "spec.rules[1]",
-        "request_mirror_policies",
+        "RequestMirror",
         "spec.rules[2]",
     ] {
         assert!(problems.contains(part), "{part}: {problems}");

@@ -7,5 +7,6 @@ mod circuit_breakers;
 mod connection_limits_in_time;
 mod dns;
 mod localities;
+mod mirrors;
 mod tcp_path;
 mod upstream_reuse;

@@ -16,6 +16,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster as ClusterProto, cluster};
 use envoy_types::pb::envoy::config::core::v3::address;
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, lb_endpoint};
+use waypoint_filters::callout::CalloutCluster;
 use waypoint_filters::network::METADATA_EXCHANGE;
 use waypoint_filters::stream::dynamic_metadata::{METADATA, Metadata};
 use waypoint_filters::stream::stream_info::DestinationService;
@@ -58,6 +59,12 @@ impl ClusterSlot {
         }
     }
 
+    /// The slot that a callout is for, if it is one of ours.
+    pub fn of(callout: &dyn CalloutCluster) -> Option<&ClusterSlot> {
+        let any: &dyn std::any::Any = callout;
+        any.downcast_ref()
+    }
+
     /// `None`: there is no such cluster.
     pub fn cluster(&self) -> Option<Arc<Cluster>> {
         self.cluster.load_full()
@@ -74,6 +81,12 @@ impl ClusterSlot {
 
     pub fn set_endpoints(&self, endpoints: Arc<EndpointSet>) {
         self.endpoints.store(endpoints);
+    }
+}
+
+impl CalloutCluster for ClusterSlot {
+    fn name(&self) -> &Arc<str> {
+        &self.name
     }
 }
 

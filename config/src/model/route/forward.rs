@@ -16,6 +16,7 @@ use crate::model::cluster::ClusterSlot;
 use crate::model::duration;
 use crate::model::route::context::RouteContext;
 use crate::model::route::header_changes::{HEADER_VALUE_OPTION, HeaderChanges};
+use crate::model::route::mirror::{Mirror, REQUEST_MIRROR_POLICY};
 use crate::model::route::path_rewrite::PathRewrite;
 use crate::model::route::retry_policy::{RETRY_POLICY, RetryPolicy};
 use crate::model::weighted::Weighted;
@@ -39,6 +40,7 @@ pub struct Forward {
     pub path_rewrite: Option<PathRewrite>,
     pub host_rewrite: Option<HeaderValue>,
     pub append_x_forwarded_host: bool,
+    pub mirrors: Box<[Mirror]>,
 }
 
 /// One cluster, or several by weight.
@@ -71,13 +73,16 @@ pub(crate) static ROUTE_ACTION: Table = Table {
             .only("0s, no limit")
             .of(&DURATION),
         honoured(25, "upgrade_configs").named(1).of(&UPGRADE),
+        honoured(30, "request_mirror_policies")
+            .list()
+            .of(&REQUEST_MIRROR_POLICY),
         honoured(32, "regex_rewrite").of(&SUBSTITUTION),
         honoured(38, "append_x_forwarded_host"),
     ],
     refused: "2 cluster_header, 4 metadata_match, 7 auto_host_rewrite, 11 priority, 13 rate_limits, \
               14 include_vh_rate_limits, 15 hash_policy, 17 cors, 26 internal_redirect_action, \
               27 hedge_policy, 28 grpc_timeout_offset, 29 host_rewrite_header, \
-              30 request_mirror_policies, 31 max_internal_redirects, 33 retry_policy_typed_config, \
+              31 max_internal_redirects, 33 retry_policy_typed_config, \
               34 internal_redirect_policy, 35 host_rewrite_path_regex, 36 max_stream_duration, \
               37 cluster_specifier_plugin, 39 inline_cluster_specifier_plugin, \
               40 early_data_policy, 41 path_rewrite_policy, 42 flush_timeout, 44 host_rewrite, \
@@ -206,6 +211,7 @@ impl Forward {
             path_rewrite,
             host_rewrite,
             append_x_forwarded_host: proto.append_x_forwarded_host,
+            mirrors: mirrors(proto, context)?,
         })
     }
 
@@ -283,6 +289,16 @@ fn destinations(
         }
         Some(_) => Err(Refusal::unsupported("cluster_specifier")),
     }
+}
+
+fn mirrors(proto: &RouteActionProto, context: &RouteContext<'_>) -> Result<Box<[Mirror]>, Refusal> {
+    let policies = proto.request_mirror_policies.iter().enumerate();
+    policies
+        .map(|(i, policy)| {
+            Mirror::from_proto(policy, context)
+                .map_err(|e| e.within(format!("request_mirror_policies[{i}]")))
+        })
+        .collect()
 }
 
 impl WeightedCluster {

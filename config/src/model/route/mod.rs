@@ -3,6 +3,7 @@
 pub(crate) mod context;
 pub mod forward;
 pub mod header_changes;
+pub mod mirror;
 pub mod path_rewrite;
 pub mod retry_policy;
 pub mod route_match;

@@ -18,13 +18,9 @@ async fn ask(client: &Ztunnel, path: &str, headers: &[(&str, &str)]) -> Answer {
 #[ignore = "needs istiod"]
 async fn httproute() {
     let mut scenario = Scenario::start("httproute").await;
-    scenario
-        .until_refused(&[(&chain("reviews"), "request_mirror_policies")])
-        .await;
-    scenario
-        .istiod
-        .until_nacked(LISTENER, "request_mirror_policies")
-        .await;
+    let cors = "envoy.filters.http.cors";
+    scenario.until_refused(&[(&chain("reviews"), cors)]).await;
+    scenario.istiod.until_nacked(LISTENER, cors).await;
     let client = scenario.client("curl").await;
     assert_eq!(
         ask(&client, "/full", &[]).await.status,
@@ -35,7 +31,7 @@ async fn httproute() {
     assert_eq!(other.status, StatusCode::OK);
     assert_eq!(scenario.app("ratings-v1").last().header("x-consumer"), "");
 
-    scenario.change(|text| without_lines(text, &["RequestMirror", "type: CORS"]));
+    scenario.change(|text| without_lines(text, &["type: CORS"]));
     scenario.until_refused(&[]).await;
     scenario.istiod.until_synced().await;
     scenario.pod.until_ready().await;
@@ -208,8 +204,7 @@ async fn traffic_policy() {
         ("retryRemoteLocalities:", &reviews, "hash_policy"),
         ("outlierDetection:", &clusters[0], "slow_start_config"),
         ("warmup:", &clusters[2], "ring_hash_lb_config"),
-        ("consistentHash:", &reviews, "request_mirror_policies"),
-        ("mirrors:", &reviews, "envoy.filters.http.fault"),
+        ("consistentHash:", &reviews, "envoy.filters.http.fault"),
     ];
     for (without, resource, next) in steps {
         scenario.change(|text| without_lines(text, &[without]));
