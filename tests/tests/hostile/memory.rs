@@ -45,6 +45,8 @@ struct Scene {
     mesh: Mesh,
     /// A backend that sends [`MUCH`] for a GET, and reads nothing of a PUT.
     much: SocketAddr,
+    /// The same backend as a service of plain streams.
+    stream: SocketAddr,
     backend: SocketAddr,
     /// An ordinary one.
     other: SocketAddr,
@@ -84,6 +86,15 @@ impl Scene {
         })
         .await;
         let much = mesh.service(1, "much");
+        let stream = mesh.vip(3);
+        mesh.manifest(
+            "service-stream.yaml",
+            &format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: stream, namespace: default}}\n\
+                 spec: {{clusterIP: {}, selector: {{app: much}}, ports: [{{name: tcp, port: 80, targetPort: 8080}}]}}\n",
+                stream.ip()
+            ),
+        );
         let (other, _) = mesh.http_service(2, "other").await;
         let log = mesh.folder().join("log");
         let out = std::fs::File::create(&log).unwrap();
@@ -98,6 +109,7 @@ impl Scene {
         Scene {
             mesh,
             much,
+            stream,
             backend,
             other,
             waypoint,
@@ -533,6 +545,21 @@ async fn uploads_to_a_backend_that_reads_nothing_are_reset_when_they_are_too_man
     ] {
         until(said, async || scene.log().contains(said).then_some(())).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_to_a_backend_that_reads_nothing_hold_what_their_windows_are() {
+    let mut scene = Scene::new(96 * MIB).await;
+    scene.much = scene.stream;
+    let size = Size {
+        connections: 6,
+        tunnels: 40,
+        streams: 1,
+    };
+    let attack = Greed::uploads(&scene, size);
+    let most = play("streams", &scene, SHORT, attack).await;
+    assert!(most < scene.limit / 2, "{} MiB are resident", most / MIB);
+    scene.is_over().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
