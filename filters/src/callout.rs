@@ -32,6 +32,30 @@ pub trait CalloutCluster: Any + Send + Sync {
     fn name(&self) -> &Arc<str>;
 }
 
+/// The way to one cluster: what a filter keeps that asks a service.
+#[derive(Clone)]
+pub struct Callout {
+    cluster: Arc<dyn CalloutCluster>,
+    callouts: Arc<dyn Callouts>,
+}
+
+impl Callout {
+    pub fn new(cluster: Arc<dyn CalloutCluster>, callouts: Arc<dyn Callouts>) -> Callout {
+        Callout { cluster, callouts }
+    }
+
+    /// Sends a request there, as [`Callouts::call`] does.
+    pub fn call(&self, request: http::Request<Content>, limits: CalloutLimits) -> CalloutFuture {
+        self.callouts.call(self.cluster.clone(), request, limits)
+    }
+}
+
+impl fmt::Debug for Callout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Callout").field(self.cluster.name()).finish()
+    }
+}
+
 /// A body as a whole, with its trailers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Content {

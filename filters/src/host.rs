@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::callout::Callouts;
 use crate::metrics::MetricRegistry;
 use crate::service::HttpService;
 use crate::stream::peer::Peer;
@@ -23,6 +24,9 @@ pub trait Host: Send + Sync + 'static {
 
     /// Where metrics are registered.
     fn metrics(&self) -> &Arc<MetricRegistry>;
+
+    /// The way to other services. Filters ask their context for one to a cluster.
+    fn callouts(&self) -> Arc<dyn Callouts>;
 
     /// The innermost service of a chain: the router.
     fn terminal(&self, terminal: Terminal) -> HttpService;

@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use waypoint_config::store::workloads::WorkloadIndex;
 use waypoint_config::store::{OnRefused, Store};
+use waypoint_filters::callout::{
+    CalloutCluster, CalloutError, CalloutErrorKind, CalloutFuture, CalloutLimits, Callouts, Content,
+};
 use waypoint_filters::host::{Host, LogSink, Terminal};
 use waypoint_filters::metrics::MetricRegistry;
 use waypoint_filters::service::body::Body;
@@ -46,6 +49,22 @@ impl HttpCall for Nowhere {
     }
 }
 
+impl Callouts for Nowhere {
+    fn call(
+        &self,
+        cluster: Arc<dyn CalloutCluster>,
+        _request: http::Request<Content>,
+        _limits: CalloutLimits,
+    ) -> CalloutFuture {
+        Box::pin(std::future::ready(Err(CalloutError {
+            kind: CalloutErrorKind::NoCluster,
+            cluster: cluster.name().clone(),
+            reason: None,
+            unsent: true,
+        })))
+    }
+}
+
 impl Host for Process {
     fn workload(&self, _address: IpAddr) -> Option<Arc<Peer>> {
         None
@@ -57,6 +76,10 @@ impl Host for Process {
 
     fn metrics(&self) -> &Arc<MetricRegistry> {
         &self.metrics
+    }
+
+    fn callouts(&self) -> Arc<dyn Callouts> {
+        Arc::new(Nowhere)
     }
 
     fn terminal(&self, _terminal: Terminal) -> HttpService {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use envoy_types::pb::google::protobuf::Any;
 
+use crate::callout::{Callout, CalloutCluster};
 use crate::host::Host;
 use crate::record::recorder::Recorder;
 use crate::service::{HttpLayer, HttpService};
@@ -112,6 +113,111 @@ pub struct FilterContext<'a> {
     /// Its position, the index of its per-route configuration.
     pub position: usize,
     pub host: &'a Arc<dyn Host>,
+    /// The place of the cluster with this name, whether there is one or not.
+    pub clusters: &'a dyn Fn(&str) -> Arc<dyn CalloutCluster>,
     /// Takes what of the filter is left out.
     pub omissions: &'a Omissions,
+}
+
+impl FilterContext<'_> {
+    /// The way to the cluster with this name. Clusters and chains come in any order, so it may not be there yet: callouts
+    /// fail until it is, with an error that names it.
+    pub fn cluster(&self, name: &str) -> Callout {
+        Callout::new((self.clusters)(name), self.host.callouts())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::IpAddr;
+    use std::time::Duration;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::callout::{Answer, CalloutFuture, CalloutLimits, Callouts, Content};
+    use crate::host::{LogSink, Terminal};
+    use crate::metrics::MetricRegistry;
+    use crate::stream::peer::Peer;
+
+    struct Slot(Arc<str>);
+
+    impl CalloutCluster for Slot {
+        fn name(&self) -> &Arc<str> {
+            &self.0
+        }
+    }
+
+    /// Answers with what it is sent, and keeps where that was to go.
+    #[derive(Default)]
+    struct Echo {
+        registry: Arc<MetricRegistry>,
+        called: Arc<Mutex<Vec<Arc<str>>>>,
+    }
+
+    impl Callouts for Echo {
+        fn call(
+            &self,
+            cluster: Arc<dyn CalloutCluster>,
+            request: http::Request<Content>,
+            _limits: CalloutLimits,
+        ) -> CalloutFuture {
+            self.called.lock().push(cluster.name().clone());
+            let response = http::Response::new(request.into_body());
+            Box::pin(std::future::ready(Ok(response)))
+        }
+    }
+
+    impl Host for Echo {
+        fn workload(&self, _: IpAddr) -> Option<Arc<Peer>> {
+            None
+        }
+
+        fn log_sink(&self, _: &str) -> Arc<dyn LogSink> {
+            unreachable!("nothing is logged here")
+        }
+
+        fn metrics(&self) -> &Arc<MetricRegistry> {
+            &self.registry
+        }
+
+        fn callouts(&self) -> Arc<dyn Callouts> {
+            Arc::new(Echo {
+                registry: self.registry.clone(),
+                called: self.called.clone(),
+            })
+        }
+
+        fn terminal(&self, _: Terminal) -> HttpService {
+            unreachable!("no chain is built here")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_filter_asks_its_context_for_the_way_to_a_cluster_and_keeps_it() {
+        let echo = Echo::default();
+        let called = echo.called.clone();
+        let host: Arc<dyn Host> = Arc::new(echo);
+        let context = FilterContext {
+            name: "authz",
+            position: 0,
+            host: &host,
+            clusters: &|name| Arc::new(Slot(name.into())),
+            omissions: &Omissions::default(),
+        };
+        let callout = context.cluster("outbound|9000||authz");
+        let limits = CalloutLimits {
+            time: Duration::from_secs(1),
+            answer: Answer::Kept { most: 1024 },
+        };
+        let content = Content {
+            data: "may they?".into(),
+            trailers: None,
+        };
+        let answer = callout.call(http::Request::new(content.clone()), limits);
+        assert_eq!(answer.await.unwrap().into_body(), content);
+        assert_eq!(**called.lock(), ["outbound|9000||authz".into()]);
+        assert!(format!("{callout:?}").contains("outbound|9000||authz"));
+    }
 }

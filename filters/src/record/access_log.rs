@@ -368,6 +368,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
+    use crate::callout::Callouts;
     use crate::host::Terminal;
     use crate::metrics::MetricRegistry;
     use crate::service::HttpService;
@@ -392,6 +393,10 @@ mod tests {
 
         fn metrics(&self) -> &Arc<MetricRegistry> {
             &self.0
+        }
+
+        fn callouts(&self) -> Arc<dyn Callouts> {
+            unreachable!("a log calls nobody")
         }
 
         fn terminal(&self, _: Terminal) -> HttpService {

@@ -326,6 +326,7 @@ mod tests {
     use waypoint_config::standalone::StandaloneSource;
     use waypoint_config::store::workloads::WorkloadIndex;
     use waypoint_config::store::{OnRefused, Store};
+    use waypoint_filters::callout::Callouts;
     use waypoint_filters::host::{Host, LogSink, Terminal};
     use waypoint_filters::service::body::Body;
     use waypoint_filters::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
@@ -371,6 +372,10 @@ mod tests {
 
         fn metrics(&self) -> &Arc<MetricRegistry> {
             &self.0
+        }
+
+        fn callouts(&self) -> Arc<dyn Callouts> {
+            unreachable!("the trap calls nobody")
         }
 
         fn terminal(&self, terminal: Terminal) -> HttpService {

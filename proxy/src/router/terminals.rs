@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Response, StatusCode};
+use waypoint_filters::callout::Callouts;
 use waypoint_filters::metrics::MetricRegistry;
 use waypoint_filters::service::body::Body;
 use waypoint_filters::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
@@ -24,6 +25,7 @@ pub(crate) struct Terminals {
     pub router: HttpService,
     pub connect: HttpService,
     pub reach: Arc<Reach>,
+    pub callouts: Arc<dyn Callouts>,
     pub overload: Arc<Overload>,
 }
 
@@ -46,12 +48,13 @@ impl Terminals {
             }
         });
         let reach = Arc::new(Reach::new(upstreams, peer));
-        let callouts = Arc::new(UpstreamCallouts::new(reach.clone(), metrics));
-        let mirrors = Mirrors::new(callouts, overload.clone(), metrics);
+        let callouts: Arc<dyn Callouts> = Arc::new(UpstreamCallouts::new(reach.clone(), metrics));
+        let mirrors = Mirrors::new(callouts.clone(), overload.clone(), metrics);
         Terminals {
             router: HttpService::new(Router::new(reach.clone(), mirrors)),
             connect: HttpService::new(ConnectTerminal),
             reach,
+            callouts,
             overload,
         }
     }

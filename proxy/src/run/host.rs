@@ -1,9 +1,10 @@
-//! What the process offers to filters: workloads, log files, metrics, and the ends of chains.
+//! What the process offers to filters: workloads, log files, metrics, ways out, and the ends of chains.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use waypoint_config::store::workloads::WorkloadIndex;
+use waypoint_filters::callout::Callouts;
 use waypoint_filters::host::{Host, LogSink, Terminal};
 use waypoint_filters::metrics::MetricRegistry;
 use waypoint_filters::service::HttpService;
@@ -31,6 +32,10 @@ impl Host for ProxyHost {
 
     fn metrics(&self) -> &Arc<MetricRegistry> {
         &self.metrics
+    }
+
+    fn callouts(&self) -> Arc<dyn Callouts> {
+        self.terminals.callouts.clone()
     }
 
     fn terminal(&self, terminal: Terminal) -> HttpService {

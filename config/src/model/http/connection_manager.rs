@@ -230,6 +230,7 @@ impl HttpConnectionManager {
                     name,
                     position,
                     host: context.host,
+                    clusters: &|name| (context.slot)(name),
                     omissions: context.omissions,
                 },
             )

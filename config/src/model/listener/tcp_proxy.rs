@@ -140,6 +140,7 @@ fn network_filter(
         name: &filter.name,
         position,
         host: context.host,
+        clusters: &|name| (context.slot)(name),
         omissions: context.omissions,
     };
     typed(filter, context)
