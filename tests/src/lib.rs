@@ -23,6 +23,7 @@ pub mod literal_h2;
 pub mod load;
 pub mod logs;
 pub mod mesh;
+pub mod mirrors;
 pub mod name_server;
 pub mod pace;
 pub mod pending;

@@ -4,6 +4,7 @@
 
 mod beside;
 mod formats;
+mod mirrors;
 mod neighbours;
 mod routes;
 mod tls_fields;

@@ -3,18 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
-use envoy_types::pb::envoy::config::route::v3::route::Action;
-use envoy_types::pb::envoy::config::route::v3::route_action::RequestMirrorPolicy;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use parking_lot::Mutex;
-use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use waypoint_config::resource::{Resource, ResourceType};
+use waypoint_tests::mirrors::{marking_hosts, mirrored};
 use waypoint_tests::wait::{until, within};
 use waypoint_tests::ztunnel::{get, request};
 use waypoint_tests::{App, ControlPlane, Mesh, Seen, Waypoint};
@@ -23,22 +17,6 @@ use waypoint_tests::{App, ControlPlane, Mesh, Seen, Waypoint};
 const SHADOW: &str = "inbound-vip|80|http|shadow.default.svc.cluster.local";
 const CALLOUTS: &str = "waypoint_callouts_total";
 const DROPPED: &str = "waypoint_mirrors_dropped_total";
-
-/// Requests to `web` go to `shadow` as well, as many as `share` says.
-fn mirrored(mesh: &Mesh, share: &str) {
-    mesh.manifest(
-        "route.yaml",
-        &format!(
-            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
-             metadata: {{name: web, namespace: default}}\n\
-             spec:\n  parentRefs: [{{group: '', kind: Service, name: web, port: 80}}]\n  rules:\n  \
-             - filters:\n    \
-             - {{type: RequestHeaderModifier, requestHeaderModifier: {{set: [{{name: x-route, value: changed}}]}}}}\n    \
-             - {{type: RequestMirror, requestMirror: {{backendRef: {{name: shadow, port: 80}}{share}}}}}\n    \
-             backendRefs: [{{name: web, port: 80}}]\n"
-        ),
-    );
-}
 
 fn post(path: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
     let body = body.into();
@@ -56,53 +34,6 @@ async fn until_seen(app: &App, requests: usize) -> Vec<Seen> {
         Some(app.seen()).filter(|seen| seen.len() >= requests)
     })
     .await
-}
-
-/// The mesh's resources with mirrors as a VirtualService's are, which mark the host; each has one more, that leads nowhere.
-fn with_marked_hosts(mesh: &Mesh) -> Vec<Resource> {
-    let mut resources = mesh.resources();
-    let mut changed = 0;
-    for resource in &mut resources {
-        if resource.kind != ResourceType::Listener || resource.name != "main_internal" {
-            continue;
-        }
-        let mut listener = Listener::decode(resource.body.clone()).unwrap();
-        let chains = listener.filter_chains.iter_mut();
-        for filter in chains.flat_map(|chain| &mut chain.filters) {
-            if let Some(filter::ConfigType::TypedConfig(any)) = &mut filter.config_type
-                && any.type_url.ends_with(".HttpConnectionManager")
-            {
-                let mut manager = HttpConnectionManager::decode(&*any.value).unwrap();
-                changed += mark_hosts(&mut manager);
-                any.value = manager.encode_to_vec();
-            }
-        }
-        resource.body = listener.encode_to_vec().into();
-    }
-    assert_eq!(changed, 1);
-    resources
-}
-
-fn mark_hosts(manager: &mut HttpConnectionManager) -> usize {
-    let Some(RouteSpecifier::RouteConfig(routes)) = &mut manager.route_specifier else {
-        return 0;
-    };
-    let hosts = routes.virtual_hosts.iter_mut();
-    let mut changed = 0;
-    for route in hosts.flat_map(|host| &mut host.routes) {
-        if let Some(Action::Route(action)) = &mut route.action
-            && let Some(policy) = action.request_mirror_policies.first_mut()
-        {
-            policy.disable_shadow_host_suffix_append = false;
-            let nowhere = RequestMirrorPolicy {
-                cluster: "nowhere".into(),
-                ..RequestMirrorPolicy::default()
-            };
-            action.request_mirror_policies.push(nowhere);
-            changed += 1;
-        }
-    }
-    changed
 }
 
 #[tokio::test]
@@ -305,7 +236,7 @@ async fn the_host_says_what_it_is_and_a_cluster_may_be_missing() {
     let (_, shadow) = mesh.http_service(2, "shadow").await;
     mirrored(&mesh, "");
     let istiod = ControlPlane::start(&mesh).await;
-    istiod.discovery.set(with_marked_hosts(&mesh));
+    istiod.discovery.set(marking_hosts(&mesh, Some("nowhere")));
     let (waypoint, client) = mesh.started_under(&istiod).await;
     istiod.discovery.until_answered().await;
     assert_eq!(istiod.discovery.refusals(), [""; 0]);
