@@ -1,4 +1,4 @@
-//! Routes with mirrors: as manifests say them, and as istiod writes those of a VirtualService.
+//! Routes with mirrors: as manifests say them, and as an istiod may write them that marks the host of copies.
 
 use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
 use envoy_types::pb::envoy::config::route::v3::route::Action;
@@ -26,7 +26,7 @@ pub fn mirrored(mesh: &Mesh, share: &str) {
     );
 }
 
-/// The mesh's resources, its one mirror as a VirtualService's, which marks the host; and one more to the cluster `beside`.
+/// The mesh's resources, with its one mirror marking the host; and one more to the cluster `beside`.
 ///
 /// # Panics
 /// There isn't one mirror.

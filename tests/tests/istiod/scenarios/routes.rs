@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use http::{Method, StatusCode};
 use waypoint_tests::istiod::{CLUSTER, LISTENER};
 use waypoint_tests::scenario::{Scenario, service, without_lines};
+use waypoint_tests::wait::until;
 use waypoint_tests::ztunnel::{Answer, Ztunnel, request};
 
 use super::chain;
@@ -37,6 +38,7 @@ async fn httproute() {
     scenario.pod.until_ready().await;
     matches_and_headers(&scenario, &client).await;
     redirect_and_rewrites(&scenario, &client).await;
+    mirrors(&scenario, &client).await;
     timeouts_and_retries(&scenario, &client).await;
     backends(&scenario, &client).await;
 }
@@ -110,6 +112,26 @@ async fn redirect_and_rewrites(scenario: &Scenario, client: &Ztunnel) {
             (target, host)
         );
     }
+}
+
+/// A rule may have several; each gets its share.
+async fn mirrors(scenario: &Scenario, client: &Ztunnel) {
+    until("a copy at each", async || {
+        assert_eq!(
+            ask(client, "/mirror/b", &[]).await.header("x-app"),
+            "reviews-v1"
+        );
+        let copied = |app: &str| {
+            scenario
+                .app(app)
+                .seen()
+                .iter()
+                .any(|seen| seen.target == "/mirror/b")
+        };
+        (copied("reviews-v2") && copied("reviews-v3")).then_some(())
+    })
+    .await;
+    assert_eq!(scenario.app("reviews-v3").last().header("host"), "test");
 }
 
 async fn timeouts_and_retries(scenario: &Scenario, client: &Ztunnel) {
@@ -239,6 +261,14 @@ async fn virtual_service(scenario: &Scenario, client: &Ztunnel) {
         by_v1 += usize::from(v1);
     }
     assert!((20..40).contains(&by_v1), "four of five: {by_v1}");
+    let shadow = scenario.app("reviews-v3");
+    until("a copy, one in eight", async || {
+        ask(client, "/v12/x?q=1", &all).await;
+        shadow.seen().pop()
+    })
+    .await;
+    assert_eq!(shadow.last().header("host"), "reviews:9080");
+    assert_eq!(shadow.last().header("x-all"), "/v12/x?q=1");
     let no = [&all[..], &[("x-no", "1")]].concat();
     let other = ask(client, "/v12/x?q=1", &no).await;
     assert_eq!(other.header("x-app"), "reviews-v2", "the last rule");
