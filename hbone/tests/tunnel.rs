@@ -17,7 +17,7 @@ use waypoint_hbone::certificates::dev_ca::DevCa;
 use waypoint_hbone::client::{self, ClientOptions, ConnectError};
 use waypoint_hbone::http2::Http2Options;
 use waypoint_hbone::server::{ConnectionEnd, ServerOptions};
-use waypoint_hbone::tunnel::copy::{Copied, Socket, copy};
+use waypoint_hbone::tunnel::copy::{Copied, CopyError, Side, Socket, copy};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_come_back_both_ways_of_reading() {
@@ -230,6 +230,36 @@ async fn a_stalled_reader_stops_the_writer_and_nobody_else() {
     }
     assert_eq!(read, total);
     drop(within(writer).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_reset_is_seen_while_the_other_end_takes_nothing() {
+    let ca = DevCa::ephemeral().unwrap();
+    let (server, mut streams) = Server::manual(tls(&ca, "server"), ServerOptions::default()).await;
+    let options = ClientOptions::default();
+    let connection = client::connect(&tls(&ca, "client"), server.address, &options)
+        .await
+        .unwrap();
+    let mut client = connection
+        .open("10.0.0.1:80", HeaderMap::new())
+        .await
+        .unwrap();
+    let mut server_side = streams.recv().await.unwrap();
+    // Nobody reads at the other end.
+    let (near, _far) = tokio::io::duplex(64);
+    let copied = Arc::new(Copied::default());
+    let seen = copied.clone();
+    let copying =
+        tokio::spawn(
+            async move { copy(&mut server_side, &mut Socket::new(near), &seen, None).await },
+        );
+    client.send_all(vec![b'x'; 10_000].into()).await.unwrap();
+    while copied.forward.load(Ordering::Relaxed) < 64 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    client.cancel();
+    let ended = within(copying).await.unwrap();
+    assert!(matches!(ended, Err(CopyError::Stream(Side::First, _))));
 }
 
 #[tokio::test]

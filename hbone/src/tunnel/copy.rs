@@ -29,7 +29,7 @@ pub trait ByteStream {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     /// Ends our direction.
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-    /// Ready when the peer, whose direction has ended, has gone altogether.
+    /// Ready when the peer has gone altogether, while nothing is read of it: its direction has ended, or has to wait.
     fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error>;
 }
 
@@ -127,7 +127,12 @@ impl Direction {
         for _ in 0..TURN {
             if !self.pending.is_empty() {
                 let before = self.pending.len();
-                ready!(sink.poll_send(cx, &mut self.pending)).map_err(|error| (false, error))?;
+                let Poll::Ready(sent) = sink.poll_send(cx, &mut self.pending) else {
+                    // Nothing is read of the source meanwhile, however long: a reset would go unnoticed.
+                    let gone = source.poll_reset(cx);
+                    return gone.map(|error| Err((true, error)));
+                };
+                sent.map_err(|error| (false, error))?;
                 let n = before - self.pending.len();
                 source.release(n);
                 count.fetch_add(n as u64, Ordering::Relaxed);
