@@ -300,9 +300,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ByteStream for Socket<T> {
         }
     }
 
-    fn poll_reset(&mut self, _cx: &mut Context<'_>) -> Poll<io::Error> {
-        // A write will tell.
-        Poll::Pending
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        // What knows of it beside reading and writing, as a tunnel below other layers, says so here. Of sockets a write
+        // will tell.
+        match Pin::new(&mut self.io).poll_flush(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(error),
+            _ => Poll::Pending,
+        }
     }
 }
 

@@ -185,6 +185,42 @@ async fn a_websocket_passes_through_the_pods_ztunnel() {
 }
 
 #[tokio::test]
+async fn a_websocket_ends_with_its_client_while_the_upstream_takes_nothing() {
+    let mesh = Mesh::new();
+    let (to, address) = mesh.bare_service(1, "web");
+    App::tcp(address, |mut tcp| async move {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(tcp.read_u8().await.unwrap());
+        }
+        let switch =
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+        tcp.write_all(switch).await.unwrap();
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let (waypoint, client) = mesh.started().await;
+    let mut stream = client.tunnel(to).await;
+    stream
+        .write_all(
+            b"GET /chat HTTP/1.1\r\nhost: web\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+        )
+        .await
+        .unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(within("the switch", stream.read_u8()).await.unwrap());
+    }
+    // Until nothing more is taken.
+    let second = Duration::from_secs(1);
+    while let Ok(written) = tokio::time::timeout(second, stream.write_all(&[0; 65536])).await {
+        written.unwrap();
+    }
+    stream.reset(h2::Reason::CANCEL);
+    waypoint.until_logged("/chat").await;
+}
+
+#[tokio::test]
 async fn a_denied_upgrade_stays_http() {
     let mesh = Mesh::new();
     let (to, app, _ztunnel) = captured(&mesh, HTTP).await;
