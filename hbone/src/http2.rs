@@ -67,8 +67,8 @@ macro_rules! apply {
     ($options:expr, $builder:expr) => {{
         let options: &Http2Options = $options;
         $builder
-            .initial_window_size(options.stream_window.max(2 * RELEASE_STEP as u32))
-            .initial_connection_window_size(options.connection_window.max(options.stream_window))
+            .initial_window_size(options.stream_window())
+            .initial_connection_window_size(options.connection_window())
             .max_frame_size(options.max_frame_size.clamp(16 * 1024, (1 << 24) - 1))
             .max_send_buffer_size(options.max_send_buffer)
             .data_frame_budget(options.data_frame_budget)
@@ -79,6 +79,15 @@ macro_rules! apply {
 }
 
 impl Http2Options {
+    /// The stream window as it is told: what is held back of it must never stall the peer.
+    fn stream_window(&self) -> u32 {
+        self.stream_window.max(2 * RELEASE_STEP as u32)
+    }
+
+    fn connection_window(&self) -> u32 {
+        self.connection_window.max(self.stream_window)
+    }
+
     pub(crate) fn server(&self, max_concurrent_streams: u32) -> h2::server::Builder {
         let mut builder = h2::server::Builder::new();
         apply!(self, builder);
@@ -128,8 +137,8 @@ impl Windows {
         Windows {
             squeeze,
             squeezed: false,
-            stream: options.stream_window.max(2 * RELEASE_STEP as u32),
-            connection: options.connection_window.max(options.stream_window),
+            stream: options.stream_window(),
+            connection: options.connection_window(),
         }
     }
 

@@ -10,8 +10,6 @@ use bytes::Bytes;
 use http::HeaderMap;
 use support::*;
 use tokio::io::AsyncReadExt;
-use waypoint_hbone::certificates::dev_ca::DevCa;
-use waypoint_hbone::client::{self, ClientOptions};
 use waypoint_hbone::held::account::Account;
 use waypoint_hbone::held::holder::{Holder, Share};
 use waypoint_hbone::server::ServerOptions;
@@ -31,14 +29,9 @@ async fn pass(client: &mut TunnelStream, server: &mut TunnelStream, bytes: usize
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tunnel_goes_on_whose_peer_had_sent_more_than_it_may_now() {
-    let ca = DevCa::ephemeral().unwrap();
     let options = ServerOptions::default();
     let squeeze = options.squeeze.clone();
-    let (server, mut streams) = Server::manual(tls(&ca, "server"), options).await;
-    let options = ClientOptions::default();
-    let connection = client::connect(&tls(&ca, "client"), server.address, &options)
-        .await
-        .unwrap();
+    let (_server, mut streams, connection) = connected(options).await;
     let open = || connection.open("10.0.0.1:80", HeaderMap::new());
     let holder = Holder::new(&Share::new(&Account::top()));
     let mut client = open().await.unwrap();

@@ -29,10 +29,7 @@ async fn bytes_come_back_both_ways_of_reading() {
         .unwrap();
     assert_eq!(connection.peer(), &identity("server"));
 
-    let mut stream = connection
-        .open("10.0.0.1:80", HeaderMap::new())
-        .await
-        .unwrap();
+    let mut stream = open(&connection).await;
     assert_eq!(stream.server_identity(), Some(&identity("server")));
     stream.send_all(Bytes::from_static(b"one ")).await.unwrap();
     stream.write_all(b"two").await.unwrap();
@@ -44,12 +41,7 @@ async fn bytes_come_back_both_ways_of_reading() {
     // Far more than any window, both ways at once.
     let sent: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
     let expected = Bytes::from(sent);
-    let (mut read, mut write) = tokio::io::split(
-        connection
-            .open("10.0.0.1:80", HeaderMap::new())
-            .await
-            .unwrap(),
-    );
+    let (mut read, mut write) = tokio::io::split(open(&connection).await);
     let outgoing = expected.clone();
     let writer = tokio::spawn(async move {
         write.write_all(&outgoing).await.unwrap();
@@ -63,16 +55,8 @@ async fn bytes_come_back_both_ways_of_reading() {
 
 #[tokio::test]
 async fn many_small_frames_are_read_in_turns() {
-    let ca = DevCa::ephemeral().unwrap();
-    let (server, mut streams) = Server::manual(tls(&ca, "server"), ServerOptions::default()).await;
-    let options = ClientOptions::default();
-    let connection = client::connect(&tls(&ca, "client"), server.address, &options)
-        .await
-        .unwrap();
-    let mut client = connection
-        .open("10.0.0.1:80", HeaderMap::new())
-        .await
-        .unwrap();
+    let (_server, mut streams, connection) = connected(ServerOptions::default()).await;
+    let mut client = open(&connection).await;
     let mut server_side = streams.recv().await.unwrap();
     for _ in 0..1000 {
         client.send_all(Bytes::from_static(b"x")).await.unwrap();
@@ -101,22 +85,14 @@ async fn many_small_frames_are_read_in_turns() {
 #[tokio::test]
 async fn quiet_tunnels_do_not_keep_the_connections_window() {
     const EACH: usize = 31 * 1024;
-    let ca = DevCa::ephemeral().unwrap();
     let mut options = ServerOptions::default();
     options.http2.stream_window = 64 * 1024;
     options.http2.connection_window = 256 * 1024;
-    let (server, mut streams) = Server::manual(tls(&ca, "server"), options).await;
-    let options = ClientOptions::default();
-    let connection = client::connect(&tls(&ca, "client"), server.address, &options)
-        .await
-        .unwrap();
+    let (_server, mut streams, connection) = connected(options).await;
     // All that comes is read, and each tunnel stays open with less than a step of its window to give back.
-    let mut open = Vec::new();
+    let mut opened = Vec::new();
     for _ in 0..20 {
-        let mut client = connection
-            .open("10.0.0.1:80", HeaderMap::new())
-            .await
-            .unwrap();
+        let mut client = open(&connection).await;
         let mut server_side = streams.recv().await.unwrap();
         let sent = client.send_all(Bytes::from(vec![b'x'; EACH]));
         let mut received = vec![0; EACH];
@@ -127,23 +103,15 @@ async fn quiet_tunnels_do_not_keep_the_connections_window() {
         // It has to ask once more to learn that there is nothing.
         let more = tokio::time::timeout(Duration::from_millis(20), server_side.read_u8());
         assert!(more.await.is_err());
-        open.push((client, server_side));
+        opened.push((client, server_side));
     }
 }
 
 #[tokio::test]
 async fn either_side_may_end_first() {
-    let ca = DevCa::ephemeral().unwrap();
-    let (server, mut streams) = Server::manual(tls(&ca, "server"), ServerOptions::default()).await;
-    let options = ClientOptions::default();
-    let connection = client::connect(&tls(&ca, "client"), server.address, &options)
-        .await
-        .unwrap();
+    let (_server, mut streams, connection) = connected(ServerOptions::default()).await;
 
-    let mut client = connection
-        .open("10.0.0.1:80", HeaderMap::new())
-        .await
-        .unwrap();
+    let mut client = open(&connection).await;
     let mut server_side = streams.recv().await.unwrap();
     client.finish().unwrap();
     assert!(within(server_side.data()).await.is_none());
@@ -157,10 +125,7 @@ async fn either_side_may_end_first() {
     assert_eq!(all, "still here");
     assert!(client.is_end());
 
-    let mut client = connection
-        .open("10.0.0.1:80", HeaderMap::new())
-        .await
-        .unwrap();
+    let mut client = open(&connection).await;
     let mut server_side = streams.recv().await.unwrap();
     server_side.finish().unwrap();
     assert!(within(client.data()).await.is_none());
@@ -188,10 +153,7 @@ async fn a_stalled_reader_stops_the_writer_and_nobody_else() {
     let connection = client::connect(&tls(&ca, "client"), server.address, &options)
         .await
         .unwrap();
-    let mut client = connection
-        .open("10.0.0.1:80", HeaderMap::new())
-        .await
-        .unwrap();
+    let mut client = open(&connection).await;
     let mut stalled = streams.recv().await.unwrap();
 
     let written = Arc::new(AtomicUsize::new(0));
@@ -214,10 +176,7 @@ async fn a_stalled_reader_stops_the_writer_and_nobody_else() {
     assert_eq!(written.load(Ordering::SeqCst), stopped_at);
 
     // Another stream of the same connection goes on.
-    let mut other = connection
-        .open("10.0.0.1:80", HeaderMap::new())
-        .await
-        .unwrap();
+    let mut other = open(&connection).await;
     other.write_all(b"hello").await.unwrap();
     let mut served = streams.recv().await.unwrap();
     assert_eq!(within(served.data()).await.unwrap().unwrap(), "hello");
@@ -234,16 +193,8 @@ async fn a_stalled_reader_stops_the_writer_and_nobody_else() {
 
 #[tokio::test]
 async fn a_reset_is_seen_while_the_other_end_takes_nothing() {
-    let ca = DevCa::ephemeral().unwrap();
-    let (server, mut streams) = Server::manual(tls(&ca, "server"), ServerOptions::default()).await;
-    let options = ClientOptions::default();
-    let connection = client::connect(&tls(&ca, "client"), server.address, &options)
-        .await
-        .unwrap();
-    let mut client = connection
-        .open("10.0.0.1:80", HeaderMap::new())
-        .await
-        .unwrap();
+    let (_server, mut streams, connection) = connected(ServerOptions::default()).await;
+    let mut client = open(&connection).await;
     let mut server_side = streams.recv().await.unwrap();
     // Nobody reads at the other end.
     let (near, _far) = tokio::io::duplex(64);
@@ -273,10 +224,7 @@ async fn thousands_of_tiny_frames_do_not_end_the_connection() {
     )
     .await
     .unwrap();
-    let mut client = connection
-        .open("10.0.0.1:80", HeaderMap::new())
-        .await
-        .unwrap();
+    let mut client = open(&connection).await;
     let mut slow = streams.recv().await.unwrap();
     for _ in 0..20_000 {
         client.write_all(b"x").await.unwrap();
@@ -301,10 +249,7 @@ async fn a_reset_is_seen_as_one() {
     .unwrap();
 
     // Dropped without an end, while the client reads.
-    let mut client = connection
-        .open("10.0.0.1:80", HeaderMap::new())
-        .await
-        .unwrap();
+    let mut client = open(&connection).await;
     let mut server_side = streams.recv().await.unwrap();
     server_side
         .send_all(Bytes::from_static(b"half"))
@@ -318,10 +263,7 @@ async fn a_reset_is_seen_as_one() {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 
     // The client has ended its direction and only waits.
-    let mut client = connection
-        .open("10.0.0.1:80", HeaderMap::new())
-        .await
-        .unwrap();
+    let mut client = open(&connection).await;
     let mut server_side = streams.recv().await.unwrap();
     client.finish().unwrap();
     assert!(within(server_side.data()).await.is_none());
@@ -346,10 +288,7 @@ async fn a_killed_connection_fails_its_streams() {
     let connection = client::connect(&tls(&ca, "client"), address, &ClientOptions::default())
         .await
         .unwrap();
-    let mut client = connection
-        .open("10.0.0.1:80", HeaderMap::new())
-        .await
-        .unwrap();
+    let mut client = open(&connection).await;
     let mut server_side = streams.recv().await.unwrap();
     proxy.abort();
     assert!(within(client.data()).await.unwrap().is_err());
@@ -371,10 +310,7 @@ async fn draining_lets_streams_finish() {
     )
     .await
     .unwrap();
-    let mut stream = connection
-        .open("10.0.0.1:80", HeaderMap::new())
-        .await
-        .unwrap();
+    let mut stream = open(&connection).await;
     server.drain();
     eventually("GOAWAY", || !connection.is_usable()).await;
     assert!(
@@ -451,10 +387,7 @@ async fn a_silent_peer_is_noticed() {
     let connection = client::connect(&tls(&ca, "client"), cable.address, &options)
         .await
         .unwrap();
-    let mut stream = connection
-        .open("10.0.0.1:80", HeaderMap::new())
-        .await
-        .unwrap();
+    let mut stream = open(&connection).await;
     // PINGs are answered: an idle tunnel lives on.
     tokio::time::sleep(Duration::from_millis(500)).await;
     stream.write_all(b"alive").await.unwrap();
@@ -480,10 +413,7 @@ async fn the_last_byte_counts_and_not_the_last_look() {
     let connection = client::connect(&tls(&ca, "client"), cable.address, &options)
         .await
         .unwrap();
-    let mut stream = connection
-        .open("10.0.0.1:80", HeaderMap::new())
-        .await
-        .unwrap();
+    let mut stream = open(&connection).await;
     // The peer has just been heard when it falls silent.
     cable.cut();
     let silent = Instant::now();

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use waypoint_hbone::certificates::certificate::WorkloadCertificate;
 use waypoint_hbone::certificates::dev_ca::DevCa;
+use waypoint_hbone::client::{self, ClientConnection, ClientOptions};
 use waypoint_hbone::identity::Identity;
 use waypoint_hbone::server::{self, AcceptError, ConnectionEnd, ServerOptions, TunnelRequest};
 use waypoint_hbone::tls::{Tls, TrustDomains};
@@ -33,6 +34,30 @@ pub fn tls(ca: &DevCa, name: &str) -> Tls {
         Some(certificate(ca, &identity(name))),
         TrustDomains::default(),
     )
+}
+
+/// A server that hands its tunnels to the story, and a client's connection to it.
+pub async fn connected(
+    options: ServerOptions,
+) -> (
+    Server,
+    mpsc::UnboundedReceiver<TunnelStream>,
+    ClientConnection,
+) {
+    let ca = DevCa::ephemeral().unwrap();
+    let (server, streams) = Server::manual(tls(&ca, "server"), options).await;
+    let options = ClientOptions::default();
+    let connection = client::connect(&tls(&ca, "client"), server.address, &options)
+        .await
+        .unwrap();
+    (server, streams, connection)
+}
+
+pub async fn open(connection: &ClientConnection) -> TunnelStream {
+    connection
+        .open("10.0.0.1:80", HeaderMap::new())
+        .await
+        .unwrap()
 }
 
 /// What became of the connections that a server took.

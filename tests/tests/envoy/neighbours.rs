@@ -52,6 +52,15 @@ async fn envoy_in_front_as_the_client() {
         .await;
 }
 
+/// As Envoy's configuration has it.
+fn address(a: SocketAddr) -> String {
+    format!(
+        "{{socket_address: {{address: '{}', port_value: {}}}}}",
+        a.ip(),
+        a.port()
+    )
+}
+
 fn front(
     listen: SocketAddr,
     admin: SocketAddr,
@@ -59,13 +68,6 @@ fn front(
     to: SocketAddr,
     certs: &std::path::Path,
 ) -> String {
-    let address = |a: SocketAddr| {
-        format!(
-            "{{socket_address: {{address: '{}', port_value: {}}}}}",
-            a.ip(),
-            a.port()
-        )
-    };
     format!(
         r#"
 admin: {{address: {admin}}}
@@ -162,13 +164,6 @@ fn behind(
     app: SocketAddr,
     certs: &std::path::Path,
 ) -> String {
-    let address = |a: SocketAddr| {
-        format!(
-            "{{socket_address: {{address: '{}', port_value: {}}}}}",
-            a.ip(),
-            a.port()
-        )
-    };
     format!(
         r#"
 admin: {{address: {admin}}}

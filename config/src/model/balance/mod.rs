@@ -26,17 +26,6 @@ pub struct Draw<'a, R> {
     pub attempts: u32,
 }
 
-impl<R: FnMut() -> u64> Draw<'static, R> {
-    /// A first choice.
-    pub fn new(random: R) -> Draw<'static, R> {
-        Draw {
-            random,
-            tried: &[],
-            attempts: 0,
-        }
-    }
-}
-
 /// Chooses an endpoint; `None`: there is no healthy one (`UH`).
 pub fn choose<R: FnMut() -> u64>(
     balancing: Balancing,
@@ -149,7 +138,7 @@ mod tests {
         let balancing = by(LbPolicy::LeastRequest { choice_count: 2 });
         let loaded = (0..1000)
             .filter(|_| {
-                choose(balancing, &set, Draw::new(&mut random))
+                choose(balancing, &set, avoiding(&mut random, &[], 0))
                     .unwrap()
                     .address
                     .port()
@@ -169,7 +158,8 @@ mod tests {
         let mut random = counter();
         let balancing = by(LbPolicy::LeastRequest { choice_count: 2 });
         let mut of_light = || {
-            let chosen = (0..4000).filter_map(|_| choose(balancing, &set, Draw::new(&mut random)));
+            let chosen =
+                (0..4000).filter_map(|_| choose(balancing, &set, avoiding(&mut random, &[], 0)));
             chosen.filter(|e| e.address.port() == 1).count()
         };
         let at_rest = of_light();
@@ -186,7 +176,7 @@ mod tests {
         let balancing = by(LbPolicy::Random);
         for _ in 0..50 {
             assert_eq!(
-                choose(balancing, &set1, Draw::new(&mut random))
+                choose(balancing, &set1, avoiding(&mut random, &[], 0))
                     .unwrap()
                     .address
                     .port(),
@@ -194,8 +184,15 @@ mod tests {
             );
         }
         let none = set(vec![vec![endpoint(1, false, 1)]]);
-        assert!(choose(balancing, &none, Draw::new(&mut random)).is_none());
-        assert!(choose(balancing, &EndpointSet::default(), Draw::new(&mut random)).is_none());
+        assert!(choose(balancing, &none, avoiding(&mut random, &[], 0)).is_none());
+        assert!(
+            choose(
+                balancing,
+                &EndpointSet::default(),
+                avoiding(&mut random, &[], 0)
+            )
+            .is_none()
+        );
     }
 
     #[test]
@@ -206,7 +203,7 @@ mod tests {
         let balancing = by(LbPolicy::Random);
         let spilled = (0..1000)
             .filter(|_| {
-                choose(balancing, &set, Draw::new(&mut random))
+                choose(balancing, &set, avoiding(&mut random, &[], 0))
                     .unwrap()
                     .address
                     .port()
@@ -308,7 +305,8 @@ mod tests {
         balancing.by_locality = true;
         let mut healthy = |threshold| {
             balancing.panic_threshold = threshold;
-            let chosen = (0..300).filter_map(|_| choose(balancing, &set, Draw::new(&mut random)));
+            let chosen =
+                (0..300).filter_map(|_| choose(balancing, &set, avoiding(&mut random, &[], 0)));
             chosen.filter(|e| e.healthy).count()
         };
         assert_eq!(healthy(0.0), 300);

@@ -139,6 +139,16 @@ impl<T> Object<T> {
     }
 }
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+impl Manifest {
+    /// The one in this text, for tests of its kind.
+    pub(crate) fn of(text: &str) -> Manifest {
+        let documents = crate::standalone::input::yaml::documents("a.yaml".as_ref(), text);
+        Manifest::read(documents.unwrap().remove(0), |_, _| true).unwrap()
+    }
+}
+
 impl Manifest {
     /// Reads what all kinds share. `namespaced` tells the scope of a kind by group and kind.
     pub fn read(

@@ -221,10 +221,8 @@ pub(crate) fn is_header_value(text: &str) -> bool {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
-    use crate::standalone::input::yaml::documents;
 
     const TABLE: &[Row] = &[
         ("name", Rule::Length(1, 3)),
@@ -241,8 +239,7 @@ mod tests {
 
     fn refused(spec: &str) -> Option<String> {
         let text = format!("{{apiVersion: a/v1, kind: K, metadata: {{name: k}}, spec: {spec}}}");
-        let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
-        let manifest = Manifest::read(document, |_, _| true).unwrap();
+        let manifest = Manifest::of(&text);
         check(&manifest, "spec", TABLE).err()?.field
     }
 

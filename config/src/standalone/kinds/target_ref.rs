@@ -141,17 +141,14 @@ pub fn of_unknown(manifest: &Manifest) -> Result<Vec<Target>, (String, String)> 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
-    use crate::standalone::input::yaml::documents;
 
     fn targets(spec: &str) -> Result<Vec<Target>, (String, String)> {
         let text = format!(
             "apiVersion: a/v1\nkind: K\nmetadata: {{name: it, namespace: s}}\nspec: {spec}"
         );
-        let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
-        of_unknown(&Manifest::read(document, |_, _| true).unwrap())
+        of_unknown(&Manifest::of(&text))
     }
 
     #[test]

@@ -27,8 +27,6 @@ mod tls_context;
 mod tracing;
 mod workloads;
 
-use crate::standalone::translate::proto::packed;
-
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -40,6 +38,7 @@ use crate::standalone::kinds::core::config_map::MeshConfig;
 use crate::standalone::kinds::gateway_api::gateway::Gateway;
 use crate::standalone::state::cluster_state::ClusterState;
 use crate::standalone::state::ownership::Waypoint;
+use crate::standalone::translate::proto::packed;
 use access_log::AccessLog;
 use effects::Effects;
 

@@ -313,10 +313,8 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
-    use crate::standalone::input::yaml::documents;
 
     fn mesh(text: &str) -> Result<(MeshConfig, Vec<Problem>), LoadError> {
         let indented = text
@@ -326,8 +324,7 @@ mod tests {
         let text = format!(
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata:\n  mesh: |\n{indented}"
         );
-        let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
-        MeshConfig::read(&Manifest::read(document, |_, _| true).unwrap())
+        MeshConfig::read(&Manifest::of(&text))
     }
 
     #[test]

@@ -207,8 +207,7 @@ mod tests {
         let text = format!(
             "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: s, labels: {{kubernetes.io/service-name: web}}}}\naddressType: IPv4\n{rest}"
         );
-        let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
-        EndpointSlice::read(&Manifest::read(document, |_, _| true).unwrap())
+        EndpointSlice::read(&Manifest::of(&text))
     }
 
     #[test]

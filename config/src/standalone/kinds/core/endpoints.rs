@@ -142,18 +142,15 @@ impl Subset {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
-    use crate::standalone::input::yaml::documents;
     use crate::standalone::kinds::core::endpoint_slice::EndpointState;
 
     fn endpoints(meta: &str, subset: &str) -> Result<Object<Endpoints>, LoadError> {
         let text = format!(
             "{{apiVersion: v1, kind: Endpoints, metadata: {{name: db{meta}}}, subsets: [{subset}]}}"
         );
-        let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
-        Endpoints::read(&Manifest::read(document, |_, _| true).unwrap())
+        Endpoints::read(&Manifest::of(&text))
     }
 
     #[test]

@@ -249,15 +249,12 @@ fn controller_name(meta: &ObjectMeta) -> &str {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
-    use crate::standalone::input::yaml::documents;
 
     fn pod(text: &str) -> Object<Pod> {
         let text = format!("apiVersion: v1\nkind: Pod\n{text}");
-        let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
-        Pod::read(&Manifest::read(document, |_, _| true).unwrap()).unwrap()
+        Pod::read(&Manifest::of(&text)).unwrap()
     }
 
     #[test]
@@ -290,8 +287,7 @@ spec:
             let text = format!(
                 "{{apiVersion: v1, kind: Pod, metadata: {{name: p}}, spec: {{containers: [{{ports: [{ports}]}}]}}}}"
             );
-            let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
-            let error = Pod::read(&Manifest::read(document, |_, _| true).unwrap()).unwrap_err();
+            let error = Pod::read(&Manifest::of(&text)).unwrap_err();
             let expected = format!("spec.containers[0].ports[0].{field}");
             assert_eq!(error.field.as_deref(), Some(expected.as_str()), "{ports}");
         }

@@ -425,15 +425,12 @@ impl PortSpec {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
-    use crate::standalone::input::yaml::documents;
 
     fn service(spec: &str) -> Result<Object<Service>, LoadError> {
         let text = format!("apiVersion: v1\nkind: Service\nmetadata: {{name: s}}\nspec: {spec}");
-        let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
-        Service::read(&Manifest::read(document, |_, _| true).unwrap())
+        Service::read(&Manifest::of(&text))
     }
 
     fn protocol(port: &str) -> Protocol {

@@ -117,10 +117,8 @@ impl Outside {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
-    use crate::standalone::input::yaml::documents;
     use crate::standalone::kinds::core::service::Service;
 
     #[test]
@@ -161,8 +159,7 @@ mod tests {
         ] {
             let text =
                 format!("{{apiVersion: v1, kind: Service, metadata: {{name: s}}, spec: {spec}}}");
-            let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
-            let error = Service::read(&Manifest::read(document, |_, _| true).unwrap()).unwrap_err();
+            let error = Service::read(&Manifest::of(&text)).unwrap_err();
             assert_eq!(error.field.as_deref(), Some(field), "{spec}");
         }
     }

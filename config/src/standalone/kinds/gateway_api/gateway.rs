@@ -340,17 +340,14 @@ impl Gateway {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
-    use crate::standalone::input::yaml::documents;
 
     fn gateway(labels: &str, namespaces: &str) -> Object<Gateway> {
         let text = format!(
             "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: w, labels: {{{labels}}}}}\nspec: {{gatewayClassName: istio-waypoint, listeners: [{{name: mesh, port: 15008, protocol: HBONE, allowedRoutes: {{namespaces: {namespaces}}}}}]}}"
         );
-        let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
-        Gateway::read(&Manifest::read(document, |_, _| true).unwrap()).unwrap()
+        Gateway::read(&Manifest::of(&text)).unwrap()
     }
 
     #[test]
@@ -402,8 +399,7 @@ mod tests {
             let text = format!(
                 "{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: w}}, spec: {{gatewayClassName: istio-waypoint, listeners: [{listeners}]}}}}"
             );
-            let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
-            let error = Gateway::read(&Manifest::read(document, |_, _| true).unwrap()).unwrap_err();
+            let error = Gateway::read(&Manifest::of(&text)).unwrap_err();
             assert_eq!(error.field.as_deref(), Some(field), "{listeners}: {error}");
         }
     }

@@ -261,18 +261,15 @@ fn is_protocol(text: &str) -> bool {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
-    use crate::standalone::input::yaml::documents;
     use crate::standalone::kinds::gateway_api::gateway::Gateway;
 
     fn refused(spec: &str, listener: &str) -> Option<String> {
         let text = format!(
             "{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: w}}, spec: {{gatewayClassName: c{spec}, listeners: [{{name: a, port: 1{listener}}}]}}}}"
         );
-        let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
-        let read = Gateway::read(&Manifest::read(document, |_, _| true).unwrap());
+        let read = Gateway::read(&Manifest::of(&text));
         read.err()?.field
     }
 

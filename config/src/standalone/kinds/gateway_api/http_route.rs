@@ -384,18 +384,15 @@ fn gateway_duration(field: &str, text: Option<&str>) -> Result<Option<Duration>,
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
-    use crate::standalone::input::yaml::documents;
     use crate::standalone::kinds::gateway_api::http_route_match::ValueMatchType;
 
     fn route(rule: &str) -> Result<Object<HttpRoute>, LoadError> {
         let text = format!(
             "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r}}\nspec: {{parentRefs: [{{group: '', kind: Service, name: s}}], rules: [{rule}]}}"
         );
-        let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
-        HttpRoute::read(&Manifest::read(document, |_, _| true).unwrap())
+        HttpRoute::read(&Manifest::of(&text))
     }
 
     #[test]
@@ -554,8 +551,7 @@ mod tests {
             let text = format!(
                 "{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: r}}, spec: {{parentRefs: [{parents}]}}}}"
             );
-            let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
-            let read = HttpRoute::read(&Manifest::read(document, |_, _| true).unwrap());
+            let read = HttpRoute::read(&Manifest::of(&text));
             read.err().and_then(|error| error.field)
         };
         let web = "group: '', kind: Service, name: web";

@@ -471,17 +471,14 @@ fn path(value: &str) -> Result<(), String> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
-    use crate::standalone::input::yaml::documents;
 
     fn policy(spec: &str) -> Result<Object<AuthorizationPolicy>, LoadError> {
         let text = format!(
             "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p}}\nspec: {spec}"
         );
-        let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
-        AuthorizationPolicy::read(&Manifest::read(document, |_, _| true).unwrap())
+        AuthorizationPolicy::read(&Manifest::of(&text))
     }
 
     #[test]

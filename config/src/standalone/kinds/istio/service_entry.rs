@@ -370,17 +370,14 @@ fn allocated(manifest: &Manifest) -> Result<BTreeMap<String, Vec<IpAddr>>, LoadE
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
-    use crate::standalone::input::yaml::documents;
 
     fn entry(spec: &str) -> Result<Result<Object<ServiceEntry>, Problem>, LoadError> {
         let text = format!(
             "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: e}}\nspec: {spec}"
         );
-        let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
-        ServiceEntry::read(&Manifest::read(document, |_, _| true).unwrap())
+        ServiceEntry::read(&Manifest::of(&text))
     }
 
     #[test]
@@ -400,8 +397,7 @@ mod tests {
             let text = format!(
                 "{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: e, labels: {{{label}}}}}, spec: {{hosts: [a.test, b.test]{addresses}, resolution: STATIC, endpoints: [{{address: 192.0.2.1}}]}}, status: {{addresses: [{{value: 240.240.0.1, host: a.test}}, {{value: '2001:2::1', host: a.test}}]}}}}"
             );
-            let document = documents(Path::new("a.yaml"), &text).unwrap().remove(0);
-            ServiceEntry::read(&Manifest::read(document, |_, _| true).unwrap()).unwrap()
+            ServiceEntry::read(&Manifest::of(&text)).unwrap()
         };
         let texts = |entry: &ServiceEntry, host: &str| -> Vec<String> {
             entry
