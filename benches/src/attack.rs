@@ -18,7 +18,7 @@ use waypoint_tests::attack::{Place, attack, shapes};
 use crate::Failure;
 use crate::load::{Mode, Outcome};
 use crate::process::{Process, forget_peak, peak};
-use crate::scene::{Arrangement, LOAD_CORE, Proxy, Scene};
+use crate::scene::{Arrangement, LOAD_CORE, More, Proxy, Scene};
 
 /// Of the second client: requests at a time, and a second.
 const CLIENTS: usize = 4;
@@ -155,6 +155,7 @@ fn start(args: &AttackArgs, folder: &Path) -> Result<Scene, Failure> {
         hbone_upstream: false,
         rules: 1,
         access_log: false,
+        more: More::Nothing,
     };
     let scene = Scene::start(arrangement, &args.waypoint, &args.envoy, folder)?;
     for proxy in Proxy::BOTH {

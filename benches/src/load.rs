@@ -1,18 +1,21 @@
-//! The load: a client's ztunnel with many tunnels, HTTP/1.1 or h2c in them, as fast as it goes or at a rate.
+//! The load: a client's ztunnel with many tunnels, HTTP/1.1, h2c or gRPC in them, as fast as it goes or at a rate.
 //!
 //! At a fixed rate every request has its time, and latency counts from then, not from when it was sent:
 //! a proxy that stalls is charged for what had to wait (no coordinated omission).
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use http::{HeaderMap, Method, Request, StatusCode, Version};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Body;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::{Deserialize, Serialize};
@@ -21,7 +24,8 @@ use waypoint_hbone::pool::{PoolOptions, TunnelPool};
 use waypoint_hbone::tls::{Tls, TrustDomains};
 use waypoint_hbone::tunnel::stream::TunnelStream;
 
-use crate::Failure;
+use crate::grpc::{Stream, StreamSender};
+use crate::{Failure, grpc};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
@@ -31,6 +35,10 @@ pub(crate) enum Mode {
     H2c,
     /// A new tunnel for every request.
     Tunnel,
+    /// Calls of gRPC, as many at a time in a tunnel as with HTTP/2.
+    Grpc,
+    /// Messages of gRPC on streams that stay open; a request is one of them and its answer.
+    GrpcStream,
 }
 
 impl Mode {
@@ -40,6 +48,8 @@ impl Mode {
             Mode::H1 => "h1",
             Mode::H2c => "h2c",
             Mode::Tunnel => "tunnel",
+            Mode::Grpc => "grpc",
+            Mode::GrpcStream => "grpc-stream",
         }
     }
 }
@@ -52,6 +62,9 @@ pub(crate) struct LoadArgs {
     pub(crate) to: SocketAddr,
     #[arg(long)]
     pub(crate) certs: PathBuf,
+    /// Tokens that requests bring along in turn, one a line; none: none.
+    #[arg(long)]
+    pub(crate) tokens: Option<PathBuf>,
     #[arg(long, value_enum)]
     pub(crate) mode: Mode,
     /// Requests at a time.
@@ -65,6 +78,9 @@ pub(crate) struct LoadArgs {
     /// Bytes of a request's body; 0: GET.
     #[arg(long, default_value = "0")]
     pub(crate) body: usize,
+    /// Requests say in turn whose of so many users they are (`x-user`); 0: nothing.
+    #[arg(long, default_value = "0")]
+    pub(crate) users: usize,
     /// Only opens so many tunnels, sends one request in each, prints, and holds them.
     #[arg(long, default_value = "0")]
     pub(crate) hold: usize,
@@ -89,12 +105,18 @@ struct Client {
     args: LoadArgs,
     pool: TunnelPool,
     errors: AtomicU64,
+    tokens: Vec<HeaderValue>,
+    next_token: AtomicUsize,
+    next_user: AtomicUsize,
 }
 
 enum Connection {
     None,
     H1(http1::SendRequest<Full<Bytes>>),
     H2(http2::SendRequest<Full<Bytes>>),
+    Grpc(http2::SendRequest<Full<Bytes>>),
+    /// With the tunnel's, from which others are opened.
+    Stream(Stream, StreamSender),
 }
 
 /// Runs the load and prints its outcome as JSON.
@@ -103,6 +125,9 @@ pub(crate) async fn run(args: LoadArgs) -> Result<(), Failure> {
     let tls = Tls::new(Some(certificate), TrustDomains::default());
     let client = Arc::new(Client {
         pool: TunnelPool::new(tls, PoolOptions::default()),
+        tokens: tokens(args.tokens.as_deref())?,
+        next_token: AtomicUsize::new(0),
+        next_user: AtomicUsize::new(0),
         args,
         errors: AtomicU64::new(0),
     });
@@ -118,7 +143,19 @@ pub(crate) async fn run(args: LoadArgs) -> Result<(), Failure> {
             (Mode::H2c, Some(Connection::H2(sender))) if n % H2C_STREAMS != 0 => {
                 Connection::H2(sender.clone())
             }
-            (Mode::H2c, _) => client.h2().await?,
+            (Mode::H2c, _) => Connection::H2(client.h2().await?),
+            (Mode::Grpc, Some(Connection::Grpc(sender))) if n % H2C_STREAMS != 0 => {
+                Connection::Grpc(sender.clone())
+            }
+            (Mode::Grpc, _) => Connection::Grpc(client.h2().await?),
+            (Mode::GrpcStream, Some(Connection::Stream(_, sender))) if n % H2C_STREAMS != 0 => {
+                let mut sender = sender.clone();
+                Connection::Stream(Stream::open(&mut sender).await?, sender)
+            }
+            (Mode::GrpcStream, _) => {
+                let mut sender = client.h2().await?;
+                Connection::Stream(Stream::open(&mut sender).await?, sender)
+            }
         });
     }
     let (start, length) = (Instant::now(), Duration::from_secs_f64(client.args.seconds));
@@ -148,6 +185,14 @@ pub(crate) async fn run(args: LoadArgs) -> Result<(), Failure> {
     };
     println!("{}", serde_json::to_string(&outcome)?);
     Ok(())
+}
+
+fn tokens(file: Option<&Path>) -> Result<Vec<HeaderValue>, Failure> {
+    let text = file.map(std::fs::read_to_string).transpose()?;
+    let text = text.unwrap_or_default();
+    let tokens = text.lines().filter(|line| !line.is_empty());
+    let value = |token: &str| Ok(HeaderValue::from_str(&format!("Bearer {token}"))?);
+    tokens.map(value).collect()
 }
 
 async fn hold(client: &Arc<Client>) -> Result<(), Failure> {
@@ -191,11 +236,14 @@ impl Client {
         Ok(Connection::H1(sender))
     }
 
-    async fn h2(&self) -> Result<Connection, Failure> {
+    async fn h2<B>(&self) -> Result<http2::SendRequest<B>, Failure>
+    where
+        B: Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
+    {
         let io = TokioIo::new(self.tunnel().await?);
         let (sender, driver) = http2::handshake(TokioExecutor::new(), io).await?;
         tokio::spawn(driver);
-        Ok(Connection::H2(sender))
+        Ok(sender)
     }
 
     fn request(&self, target: &str) -> http::request::Builder {
@@ -204,7 +252,18 @@ impl Client {
         } else {
             Method::POST
         };
-        Request::builder().method(method).uri(target)
+        let mut request = Request::builder().method(method).uri(target);
+        if self.args.users > 0 {
+            let user = self.next_user.fetch_add(1, Ordering::Relaxed) % self.args.users;
+            request = request.header("x-user", format!("user-{user}"));
+        }
+        match self.tokens.as_slice() {
+            [] => request,
+            tokens => {
+                let turn = self.next_token.fetch_add(1, Ordering::Relaxed) % tokens.len();
+                request.header(AUTHORIZATION, &tokens[turn])
+            }
+        }
     }
 
     fn body(&self) -> Full<Bytes> {
@@ -231,6 +290,11 @@ impl Client {
                 let request = request.body(self.body())?;
                 sender.send_request(request).await?
             }
+            Connection::Grpc(sender) => {
+                sender.ready().await?;
+                return grpc::call(sender).await;
+            }
+            Connection::Stream(stream, _) => return stream.exchange().await,
         };
         let status = response.status();
         let length = response.into_body().collect().await?.to_bytes().len();

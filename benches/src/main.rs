@@ -6,20 +6,25 @@
 
 mod attack;
 mod backend;
+mod grpc;
 mod load;
+mod manifests;
 mod process;
+mod rows;
 mod scale;
 mod scene;
+mod scrapes;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::attack::{AttackArgs, AttackersArgs};
+use crate::backend::BackendArgs;
 use crate::load::{LoadArgs, Mode};
 use crate::process::{cpu, resident};
+use crate::rows::{PLAIN, Row};
 use crate::scene::{Arrangement, Proxy, Scene};
 
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -45,16 +50,6 @@ enum Part {
 }
 
 #[derive(Debug, Args)]
-struct BackendArgs {
-    #[arg(long)]
-    http: SocketAddr,
-    #[arg(long)]
-    hbone: SocketAddr,
-    #[arg(long)]
-    certs: PathBuf,
-}
-
-#[derive(Debug, Args)]
 struct AllArgs {
     /// Envoy's binary.
     #[arg(long, default_value = "envoy")]
@@ -66,81 +61,15 @@ struct AllArgs {
     /// Seconds of one measurement.
     #[arg(long, default_value = "3")]
     seconds: f64,
-    /// Only rows with this in their name.
-    #[arg(long, default_value = "")]
-    only: String,
+    /// Only rows with one of these in their name.
+    #[arg(long, value_delimiter = ';')]
+    only: Vec<String>,
 }
 
-struct Row {
-    name: String,
-    mode: Mode,
-    clients: usize,
-    /// Bytes of a request's body; 0: GET.
-    body: usize,
-    arrangement: Arrangement,
-}
-
-const PLAIN: Arrangement = Arrangement {
-    hbone_upstream: false,
-    rules: 0,
-    access_log: false,
-};
-const HBONE: Arrangement = Arrangement {
-    hbone_upstream: true,
-    ..PLAIN
-};
-
-fn rows() -> Vec<Row> {
-    let row = |name: &str, mode, clients, arrangement| Row {
-        name: name.to_owned(),
-        mode,
-        clients,
-        body: 0,
-        arrangement,
-    };
-    let rules = |rules| Arrangement { rules, ..PLAIN };
-    let log = Arrangement {
-        access_log: true,
-        ..PLAIN
-    };
-    let tunnel = Mode::Tunnel;
-    let mut rows = vec![
-        row("HTTP/1.1, 16 tunnels, plain upstream", Mode::H1, 16, PLAIN),
-        row("HTTP/1.1, 16 tunnels, HBONE upstream", Mode::H1, 16, HBONE),
-        row("HTTP/1.1, 64 tunnels, plain upstream", Mode::H1, 64, PLAIN),
-        row("h2c, 64 streams, plain upstream", Mode::H2c, 64, PLAIN),
-        row("h2c, 64 streams, HBONE upstream", Mode::H2c, 64, HBONE),
-        row("new tunnel a request, plain upstream", tunnel, 16, PLAIN),
-        row("HTTP/1.1, 1 policy rule", Mode::H1, 16, rules(1)),
-        row("HTTP/1.1, 100 policy rules", Mode::H1, 16, rules(100)),
-        row("HTTP/1.1, 1000 policy rules", Mode::H1, 16, rules(1000)),
-        row("HTTP/1.1, access log on", Mode::H1, 16, log),
-    ];
-    rows.extend(posts());
-    rows
-}
-
-/// The rows of requests with bodies.
-fn posts() -> Vec<Row> {
-    let mut rows = Vec::new();
-    for kib in [1, 64] {
-        for (clients_are, mode, clients) in [
-            ("HTTP/1.1, 16 tunnels", Mode::H1, 16),
-            ("h2c, 64 streams", Mode::H2c, 64),
-            ("new tunnel a request", Mode::Tunnel, 16),
-        ] {
-            for (upstream, arrangement) in [("plain", PLAIN), ("HBONE", HBONE)] {
-                rows.push(Row {
-                    name: format!("POST {kib} KiB, {clients_are}, {upstream} upstream"),
-                    mode,
-                    clients,
-                    body: kib * 1024,
-                    arrangement,
-                });
-            }
-        }
+impl AllArgs {
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|part| name.contains(part))
     }
-    rows
 }
 
 fn main() -> Result<(), Failure> {
@@ -151,9 +80,7 @@ fn main() -> Result<(), Failure> {
             .build()
     };
     match cli.part {
-        Some(Part::Backend(args)) => {
-            runtime()?.block_on(backend::run(args.http, args.hbone, &args.certs))
-        }
+        Some(Part::Backend(args)) => runtime()?.block_on(backend::run(args)),
         Some(Part::Load(args)) => runtime()?.block_on(load::run(args)),
         Some(Part::Attack(args)) => attack::compare(&args),
         Some(Part::Attackers(args)) => runtime()?.block_on(attack::run(args)),
@@ -171,19 +98,22 @@ fn compare(args: &AllArgs) -> Result<(), Failure> {
         "| 1 KiB answers, to GET where nothing else is said | CPU µs/request waypoint | Envoy | ratio | p50 µs at rate waypoint | Envoy | p99 µs at rate waypoint | Envoy | upstream connections per 1,000 requests waypoint | Envoy | limit |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
-    for row in rows().iter().filter(|row| row.name.contains(&args.only)) {
+    for row in rows::all().iter().filter(|row| args.wants(&row.name)) {
         let scene = Scene::start(row.arrangement, &args.waypoint, &args.envoy, &folder)?;
         println!("{}", measure(row, &scene, args)?);
     }
-    if "memory".contains(&args.only) {
+    if args.wants("memory") {
         memory(args, &folder)?;
     }
-    if "connection".contains(&args.only) {
+    if args.wants("connection") {
         connection_share(args, &folder)?;
+    }
+    if args.wants("scrapes") {
+        scrapes::run(args, &folder)?;
     }
     let _ = std::fs::remove_dir_all(&folder);
     for services in [100, 1000] {
-        if format!("scale {services}").contains(&args.only) {
+        if args.wants(&format!("scale {services}")) {
             scale::run(services, &args.waypoint, &args.envoy)?;
         }
     }
@@ -216,6 +146,8 @@ fn measure(row: &Row, scene: &Scene, args: &AllArgs) -> Result<String, Failure> 
             row.clients.to_string(),
             "--body".to_owned(),
             row.body.to_string(),
+            "--users".to_owned(),
+            row.arrangement.more.users().to_string(),
             "--seconds".to_owned(),
             seconds.to_string(),
             "--rate".to_owned(),
@@ -279,11 +211,7 @@ fn measure(row: &Row, scene: &Scene, args: &AllArgs) -> Result<String, Failure> 
 
 /// Resident memory at rest, and with 1,000 open tunnels.
 fn memory(args: &AllArgs, folder: &Path) -> Result<(), Failure> {
-    let arrangement = Arrangement {
-        hbone_upstream: false,
-        rules: 1,
-        access_log: false,
-    };
+    let arrangement = Arrangement { rules: 1, ..PLAIN };
     let scene = Scene::start(arrangement, &args.waypoint, &args.envoy, folder)?;
     std::thread::sleep(Duration::from_secs(1));
     println!("\n| resident memory, MiB | waypoint | Envoy | ratio |\n|---|---|---|---|");
@@ -311,11 +239,7 @@ fn memory(args: &AllArgs, folder: &Path) -> Result<(), Failure> {
 
 /// The share of the waypoint's CPU time that one HBONE connection's own task takes.
 fn connection_share(args: &AllArgs, folder: &Path) -> Result<(), Failure> {
-    let arrangement = Arrangement {
-        hbone_upstream: false,
-        rules: 1,
-        access_log: false,
-    };
+    let arrangement = Arrangement { rules: 1, ..PLAIN };
     let scene = Scene::start(arrangement, &args.waypoint, &args.envoy, folder)?;
     let options = ["--clients", "50", "--seconds", "5"].map(str::to_owned);
     let mut shares = Vec::new();

@@ -16,14 +16,20 @@ use waypoint_tests::envoy::{Envoy, Settings, bootstrap};
 use crate::Failure;
 use crate::backend::COUNT;
 use crate::load::{Mode, Outcome};
+use crate::manifests;
 use crate::process::Process;
 
 /// The proxies' core, and everybody else's.
 pub(crate) const PROXY_CORE: usize = 1;
 pub(crate) const LOAD_CORE: usize = 0;
 
-const POD: Ipv4Addr = Ipv4Addr::new(127, 30, 0, 1);
-const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 30, 1);
+pub(crate) const POD: Ipv4Addr = Ipv4Addr::new(127, 30, 0, 1);
+/// The last numbers of pods, where there are several.
+const PODS: std::ops::RangeInclusive<u8> = 101..=110;
+pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 30, 1);
+/// Who is asked whether requests may pass.
+pub(crate) const ASKED: Ipv4Addr = Ipv4Addr::new(127, 30, 0, 2);
+pub(crate) const ASKED_PORT: u16 = 9000;
 const WAYPOINT: Ipv4Addr = Ipv4Addr::new(127, 30, 0, 10);
 const ENVOY: Ipv4Addr = Ipv4Addr::new(127, 30, 0, 11);
 const TTL: Duration = Duration::from_secs(24 * 3600);
@@ -35,6 +41,70 @@ pub(crate) struct Arrangement {
     /// Rules of the one ALLOW policy; the last one lets the load in. 0: no policy.
     pub(crate) rules: usize,
     pub(crate) access_log: bool,
+    pub(crate) more: More,
+}
+
+/// What else a request meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum More {
+    Nothing,
+    /// So many rules of routes; the last one is the load's.
+    Routes(usize),
+    /// A copy of each request goes to another service.
+    Mirror,
+    /// A service is asked over gRPC whether it may pass (CUSTOM).
+    Asked,
+    /// It brings a token along, of so many in turn.
+    Token {
+        algorithm: &'static str,
+        number: usize,
+    },
+    /// A ring chooses one of [`PODS`] by the user.
+    Hashed,
+    /// Those of [`PODS`] that fail would be left out.
+    Outliers,
+    /// TLS to the pod, on connections that are kept or for one request each.
+    Tls {
+        kept: bool,
+    },
+    Grpc,
+    NoMetrics,
+    /// Ten labels of Istio's metrics are expressions.
+    Labels,
+    /// Istio's metrics have the user as a label.
+    UserLabel,
+    JsonLog,
+    OtlpLog,
+    /// So many requests of a hundred are traced.
+    Traces {
+        percent: u32,
+    },
+}
+
+impl More {
+    /// Users that requests name.
+    pub(crate) fn users(self) -> usize {
+        match self {
+            More::Hashed | More::Labels => 100,
+            _ => 0,
+        }
+    }
+
+    /// The pod's port.
+    pub(crate) fn port(self) -> u16 {
+        match self {
+            More::Tls { .. } => 8443,
+            More::Grpc => 8081,
+            _ => 8080,
+        }
+    }
+
+    pub(crate) fn pods(self) -> Vec<Ipv4Addr> {
+        match self {
+            More::Hashed | More::Outliers => PODS.map(|n| Ipv4Addr::new(127, 30, 0, n)).collect(),
+            _ => vec![POD],
+        }
+    }
 }
 
 /// Everything that runs for one row.
@@ -74,7 +144,9 @@ impl Scene {
     ) -> Result<Scene, Failure> {
         let _ = fs::remove_dir_all(folder);
         fs::create_dir_all(folder.join("manifests"))?;
-        fs::write(folder.join("manifests/all.yaml"), manifests(arrangement))?;
+        let (manifests, tokens) = manifests::of(arrangement, folder);
+        fs::write(folder.join("manifests/all.yaml"), manifests)?;
+        fs::write(folder.join("tokens"), tokens.join("\n"))?;
         let ca = DevCa::open_or_create(&folder.join("ca"))?;
         for account in ["waypoint", "web", "client"] {
             let identity = Identity::istio("cluster.local", "default", account)?;
@@ -82,8 +154,11 @@ impl Scene {
         }
         let own = std::env::current_exe()?;
         let path = |path: &Path| path.to_string_lossy().into_owned();
-        let http = SocketAddr::new(POD.into(), 8080).to_string();
-        let hbone = SocketAddr::new(POD.into(), 15008).to_string();
+        let mut http = vec![SocketAddr::new(POD.into(), 8080).to_string()];
+        let pods = arrangement.more.pods().into_iter().filter(|ip| *ip != POD);
+        http.extend(pods.map(|ip| SocketAddr::new(ip.into(), 8080).to_string()));
+        let at_pod = |port: u16| SocketAddr::new(POD.into(), port).to_string();
+        let asked = SocketAddr::new(ASKED.into(), ASKED_PORT).to_string();
         let certs = path(&folder.join("web"));
         let backend = Process::start(
             LOAD_CORE,
@@ -91,9 +166,15 @@ impl Scene {
                 &path(&own),
                 "backend",
                 "--http",
-                &http,
+                &http.join(","),
+                "--tls",
+                &at_pod(8443),
+                "--grpc",
+                &at_pod(8081),
                 "--hbone",
-                &hbone,
+                &at_pod(15008),
+                "--asked",
+                &asked,
                 "--certs",
                 &certs,
             ],
@@ -164,6 +245,7 @@ impl Scene {
         let via = proxy.address().to_string();
         let to = Scene::service().to_string();
         let certs = self.folder.join("client").to_string_lossy().into_owned();
+        let tokens = self.folder.join("tokens").to_string_lossy().into_owned();
         let mut words = vec![
             own.as_str(),
             "load",
@@ -173,6 +255,8 @@ impl Scene {
             &to,
             "--certs",
             &certs,
+            "--tokens",
+            &tokens,
             "--mode",
             mode.word(),
         ];
@@ -190,9 +274,17 @@ impl Scene {
         Ok(count.trim().parse()?)
     }
 
+    /// Where a proxy's metrics are scraped.
+    pub(crate) fn metrics(proxy: Proxy) -> SocketAddr {
+        match proxy {
+            Proxy::Waypoint => SocketAddr::new(WAYPOINT.into(), 15020),
+            Proxy::Envoy => SocketAddr::new(ENVOY.into(), 15000),
+        }
+    }
+
     /// The waypoint's time in connections' own tasks so far.
     pub(crate) fn connection_task(&self) -> Result<Duration, Failure> {
-        let text = get(SocketAddr::new(WAYPOINT.into(), 15020), "/stats/prometheus")?;
+        let text = get(Scene::metrics(Proxy::Waypoint), "/stats/prometheus")?;
         let name = "waypoint_connection_task_nanoseconds_total ";
         let value = text
             .lines()
@@ -228,7 +320,8 @@ fn listening(address: SocketAddr, log: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn get(address: SocketAddr, path: &str) -> Result<String, Failure> {
+/// What is answered to a request, head and all.
+pub(crate) fn get(address: SocketAddr, path: &str) -> Result<String, Failure> {
     use std::io::{Read, Write};
     let mut tcp = TcpStream::connect(address)?;
     tcp.write_all(
@@ -237,63 +330,4 @@ fn get(address: SocketAddr, path: &str) -> Result<String, Failure> {
     let mut text = String::new();
     tcp.read_to_string(&mut text)?;
     Ok(text)
-}
-
-fn manifests(arrangement: Arrangement) -> String {
-    let log = if arrangement.access_log {
-        "/dev/stdout"
-    } else {
-        ""
-    };
-    let captured = if arrangement.hbone_upstream {
-        "enabled"
-    } else {
-        "disabled"
-    };
-    let mut text = format!(
-        r#"apiVersion: v1
-kind: ConfigMap
-metadata: {{name: istio, namespace: istio-system}}
-data:
-  mesh: |
-    accessLogFile: "{log}"
-    defaultProviders: {{metrics: [prometheus]}}
----
-apiVersion: v1
-kind: Namespace
-metadata: {{name: default, labels: {{istio.io/use-waypoint: waypoint}}}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{name: waypoint, namespace: default}}
-spec: {{gatewayClassName: istio-waypoint, listeners: [{{name: mesh, port: 15008, protocol: HBONE}}]}}
----
-apiVersion: v1
-kind: Service
-metadata: {{name: web, namespace: default}}
-spec: {{clusterIP: {VIP}, selector: {{app: web}}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}
----
-apiVersion: v1
-kind: Pod
-metadata: {{name: web-1, namespace: default, labels: {{app: web}}, annotations: {{ambient.istio.io/redirection: {captured}}}}}
-spec: {{serviceAccountName: web, containers: [{{name: a, image: a}}]}}
-status: {{phase: Running, podIP: {POD}, conditions: [{{type: Ready, status: "True"}}]}}
-"#
-    );
-    if arrangement.rules > 0 {
-        text.push_str(
-            "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
-             metadata: {name: p, namespace: default}\n\
-             spec:\n  targetRefs: [{group: '', kind: Service, name: web}]\n  rules:\n",
-        );
-        // Half of them fit the client and differ by path, as rules of one application do.
-        for n in 2..=arrangement.rules {
-            let namespace = if n % 2 == 0 { "default" } else { "elsewhere" };
-            text.push_str(&format!(
-                "  - from: [{{source: {{namespaces: [{namespace}]}}}}]\n    to: [{{operation: {{methods: [GET], paths: [\"/p/{n}\"]}}}}]\n"
-            ));
-        }
-        text.push_str("  - from: [{source: {namespaces: [default]}}]\n    to: [{operation: {methods: [GET], paths: [\"/p/1\"]}}]\n");
-    }
-    text
 }

@@ -21,7 +21,15 @@ const BY_HAND: &str = "
 ---
 {apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: r}, spec: {hostnames: [a.test], parentRefs: [{kind: Service, name: old}, {group: '', kind: Service, name: old, port: 53}], rules: [{matches: [{path: {value: /a}}, {path: {value: /a}}], backendRefs: [{name: old, port: 1}]}, {backendRefs: [{name: gone, port: 1}]}]}}
 ---
+{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: v}, spec: {hosts: [old, '*.test'], gateways: [mesh, a/b], exportTo: ['.'], http: [{match: [{uri: {prefix: /a}, ignoreUriCase: true, headers: {x: {regex: a+}}, withoutHeaders: {z: {}}, port: 53}, {sourceNamespace: default}], delegate: {name: w}}, {route: [{destination: {host: old, subset: a, port: {number: 1}}, weight: 1, headers: {request: {set: {host: b}}}}, {destination: {host: gone}, weight: 2}], mirrors: [{destination: {host: old}, percentage: {value: 1.5}}], fault: {delay: {fixedDelay: 1s, percent: 5}, abort: {grpcStatus: OK}}, retries: {attempts: 1, retryOn: 5xx}, corsPolicy: {allowOrigins: [{prefix: a}], maxAge: 1s}, timeout: 1s}], tcp: [{match: [{port: 53, destinationSubnets: [10.0.0.0/8]}], route: [{destination: {host: old}}]}], tls: [{match: [{sniHosts: [a.test]}], route: [{destination: {host: old}}]}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: w}, spec: {http: [{match: [{uri: {exact: /a/b}}], redirect: {uri: /c, derivePort: FROM_REQUEST_PORT}}, {directResponse: {status: 200, body: {bytes: aGk=}}}]}}
+---
 {apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p}, spec: {targetRefs: [{group: '', kind: Service, name: old}, {group: '', kind: Service, name: gone}], rules: [{}]}}
+---
+{apiVersion: security.istio.io/v1, kind: RequestAuthentication, metadata: {name: t}, spec: {targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: waypoint}, jwtRules: [{jwks_uri: 'http://[::1]:80/x?y', timeout: 1s}, {issuer: a, jwks: '{\"keys\": [{\"kty\": \"oct\", \"k\": \"a\"}]}', fromHeaders: [{name: a, prefix: b}], outputClaimToHeaders: [{header: a, claim: b.c}], spaceDelimitedClaims: [d]}]}}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: '{extensionProviders: [{name: h, envoyExtAuthzHttp: {service: default/old.default.svc.cluster.local, port: 53, headersToUpstreamOnAllow: [x-*]}}, {name: z, zipkin: {service: z.test, port: 9411}}]}'}}
 ";
 
 /// A small generator, so that a failure can be repeated by its seed.
@@ -91,8 +99,10 @@ fn never_panics() {
         "dual-stack",
         "egress",
         "httproute",
+        "jwt",
         "mesh-defaults",
         "ports",
+        "traffic-policy",
     ];
     let (mut refused, mut translated) = (0, 0);
     let texts = scenarios.map(|scenario| read(&format!("{scenario}.yaml")));

@@ -4,7 +4,7 @@
 
 mod process;
 
-use envoy_types::pb::envoy::config::cluster::v3::{Cluster, OutlierDetection};
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::{
     AggregatedConfigSource, ConfigSource, ExtensionConfigSource, TypedExtensionConfig,
     config_source::ConfigSourceSpecifier,
@@ -324,7 +324,7 @@ fn routes_may_come_by_name() {
 
 /// A field that isn't honoured.
 fn bad(manager: &mut HttpConnectionManager) {
-    manager.strip_trailing_host_dot = true;
+    manager.represent_ipv4_remote_address_as_ipv4_mapped_ipv6 = true;
 }
 
 #[test]
@@ -334,7 +334,9 @@ fn what_is_refused_is_refused_each_time_that_it_comes() {
     for _ in 0..2 {
         let outcome = apply(&mut store, walkthrough(bad));
         assert_eq!(outcome.rejected.len(), 1, "{outcome:?}");
-        assert!(rejections(&outcome)[0].contains("strip_trailing_host_dot"));
+        assert!(
+            rejections(&outcome)[0].contains("represent_ipv4_remote_address_as_ipv4_mapped_ipv6")
+        );
     }
     assert_eq!(store.rejected().len(), 1);
     assert_eq!(in_state(&store, ChainState::Stale), 1);
@@ -403,7 +405,11 @@ fn the_strict_close_what_is_refused() {
     let mut store = store_that(OnRefused::Close);
     apply(&mut store, walkthrough(|_| {}));
     apply(&mut store, walkthrough(bad));
-    assert!(closed(&store).unwrap().contains("strip_trailing_host_dot"));
+    assert!(
+        closed(&store)
+            .unwrap()
+            .contains("represent_ipv4_remote_address_as_ipv4_mapped_ipv6")
+    );
     apply(&mut store, walkthrough(|_| {}));
     assert_eq!(closed(&store), None);
     // A cluster that can't be reached as it says is reached no more.
@@ -420,7 +426,7 @@ fn the_strict_close_what_is_refused() {
     assert!(there(&store));
     let refused = apply(
         &mut store,
-        cluster(|c| c.outlier_detection = Some(OutlierDetection::default())),
+        cluster(|c| c.connection_pool_per_downstream_connection = true),
     );
     assert!(refused.changed && !there(&store));
     apply(&mut store, cluster(|_| {}));

@@ -267,11 +267,12 @@ fn a_broken_guard_forbids_the_start_and_closes_while_running() {
     assert!(folder.source().load().is_err());
     watch.error();
 
-    // Sound, but not honoured: both start and run closed.
+    // Sound, and nobody can be asked: both start and run, and deny what the rules match.
     let custom = format!("{{{TARGET}, action: CUSTOM, provider: {{name: x}}, rules: [{{}}]}}");
     folder.write("p.yaml", &POLICY.replace("SPEC", &custom));
-    assert!(main_internal(&folder.source().load().unwrap()).contains("closed by"));
-    assert!(main_internal(&watch.translation()).contains("closed by"));
+    let denies = "-deny-due-to-bad-CUSTOM-action";
+    assert!(main_internal(&folder.source().load().unwrap()).contains(denies));
+    assert!(main_internal(&watch.translation()).contains(denies));
 }
 
 fn main_internal(translation: &Translation) -> String {

@@ -5,15 +5,16 @@
 //! the outside is reached only through [`host::Host`].
 
 pub mod callout;
-mod filter_state_value;
+pub mod cel;
 pub mod format;
 pub mod host;
 pub mod http;
 pub mod matcher;
 pub mod metrics;
 pub mod network;
-pub mod rbac;
 pub mod record;
+pub mod security;
 pub mod service;
 pub mod stream;
+pub mod telemetry;
 pub mod xds;

@@ -3,11 +3,10 @@
 
 mod support;
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -16,8 +15,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use waypoint_hbone::certificates::dev_ca::DevCa;
 use waypoint_hbone::client::{self, ClientOptions, ConnectError};
 use waypoint_hbone::http2::Http2Options;
-use waypoint_hbone::server::{ConnectionEnd, ServerOptions};
-use waypoint_hbone::tunnel::copy::{Copied, CopyError, Side, Socket, copy};
+use waypoint_hbone::server::ServerOptions;
+use waypoint_hbone::tunnel::copy::{ByteStream, Copied, Socket, copy};
+use waypoint_hbone::tunnel::stream::TunnelStream;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_come_back_both_ways_of_reading() {
@@ -51,6 +51,83 @@ async fn bytes_come_back_both_ways_of_reading() {
     within(read.read_to_end(&mut received)).await.unwrap();
     writer.await.unwrap();
     assert!(received == expected);
+}
+
+#[tokio::test]
+async fn small_frames_go_on_together_up_to_the_end() {
+    let (_server, mut streams, connection) = connected(ServerOptions::default()).await;
+    let mut client = open(&connection).await;
+    let mut server_side = streams.recv().await.unwrap();
+    let sent: Vec<u8> = (0..60).collect();
+    for byte in &sent {
+        client
+            .send_all(Bytes::copy_from_slice(&[*byte]))
+            .await
+            .unwrap();
+    }
+    client.send_all(Bytes::from(vec![7; 4096])).await.unwrap();
+    client.finish().unwrap();
+    // They have come once the end has.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let next = async |stream: &mut TunnelStream| {
+        within(std::future::poll_fn(|cx| ByteStream::poll_data(stream, cx))).await
+    };
+    let together = next(&mut server_side).await.unwrap().unwrap();
+    assert_eq!(together, sent);
+    let large = next(&mut server_side).await.unwrap().unwrap();
+    assert!(large.iter().all(|byte| *byte == 7));
+    let mut left = 4096 - large.len();
+    while left > 0 {
+        left -= next(&mut server_side).await.unwrap().unwrap().len();
+    }
+    assert!(next(&mut server_side).await.is_none());
+}
+
+#[tokio::test]
+async fn a_reset_behind_small_frames_is_told() {
+    let (_server, mut streams, connection) = connected(ServerOptions::default()).await;
+    for by_frames in [true, false] {
+        let mut client = open(&connection).await;
+        let mut server_side = streams.recv().await.unwrap();
+        for _ in 0..3 {
+            client.send_all(Bytes::from_static(b"x")).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        client.cancel();
+        // All of it has come before anybody looks.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let error = loop {
+            let read = if by_frames {
+                let next = std::future::poll_fn(|cx| ByteStream::poll_data(&mut server_side, cx));
+                within(next).await.expect("an error before the end").err()
+            } else {
+                within(server_side.read(&mut [0; 64])).await.err()
+            };
+            if let Some(error) = read {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+}
+
+#[tokio::test]
+async fn small_frames_are_one_read() {
+    let (_server, mut streams, connection) = connected(ServerOptions::default()).await;
+    let mut client = open(&connection).await;
+    let mut server_side = streams.recv().await.unwrap();
+    for _ in 0..60 {
+        client.send_all(Bytes::from_static(b"x")).await.unwrap();
+    }
+    client.finish().unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut buffer = [0; 64];
+    assert_eq!(
+        within(server_side.read(&mut buffer[..40])).await.unwrap(),
+        40
+    );
+    assert_eq!(within(server_side.read(&mut buffer)).await.unwrap(), 20);
+    assert_eq!(within(server_side.read(&mut buffer)).await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -105,35 +182,6 @@ async fn quiet_tunnels_do_not_keep_the_connections_window() {
         assert!(more.await.is_err());
         opened.push((client, server_side));
     }
-}
-
-#[tokio::test]
-async fn either_side_may_end_first() {
-    let (_server, mut streams, connection) = connected(ServerOptions::default()).await;
-
-    let mut client = open(&connection).await;
-    let mut server_side = streams.recv().await.unwrap();
-    client.finish().unwrap();
-    assert!(within(server_side.data()).await.is_none());
-    server_side
-        .send_all(Bytes::from_static(b"still here"))
-        .await
-        .unwrap();
-    server_side.finish().unwrap();
-    let mut all = String::new();
-    within(client.read_to_string(&mut all)).await.unwrap();
-    assert_eq!(all, "still here");
-    assert!(client.is_end());
-
-    let mut client = open(&connection).await;
-    let mut server_side = streams.recv().await.unwrap();
-    server_side.finish().unwrap();
-    assert!(within(client.data()).await.is_none());
-    client.write_all(b"me too").await.unwrap();
-    client.shutdown().await.unwrap();
-    all.clear();
-    within(server_side.read_to_string(&mut all)).await.unwrap();
-    assert_eq!(all, "me too");
 }
 
 #[tokio::test]
@@ -192,28 +240,6 @@ async fn a_stalled_reader_stops_the_writer_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_reset_is_seen_while_the_other_end_takes_nothing() {
-    let (_server, mut streams, connection) = connected(ServerOptions::default()).await;
-    let mut client = open(&connection).await;
-    let mut server_side = streams.recv().await.unwrap();
-    // Nobody reads at the other end.
-    let (near, _far) = tokio::io::duplex(64);
-    let copied = Arc::new(Copied::default());
-    let seen = copied.clone();
-    let copying =
-        tokio::spawn(
-            async move { copy(&mut server_side, &mut Socket::new(near), &seen, None).await },
-        );
-    client.send_all(vec![b'x'; 10_000].into()).await.unwrap();
-    while copied.forward.load(Ordering::Relaxed) < 64 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    client.cancel();
-    let ended = within(copying).await.unwrap();
-    assert!(matches!(ended, Err(CopyError::Stream(Side::First, _))));
-}
-
-#[tokio::test]
 async fn thousands_of_tiny_frames_do_not_end_the_connection() {
     let ca = DevCa::ephemeral().unwrap();
     let (server, mut streams) = Server::manual(tls(&ca, "server"), ServerOptions::default()).await;
@@ -234,99 +260,6 @@ async fn thousands_of_tiny_frames_do_not_end_the_connection() {
     let mut all = Vec::new();
     within(slow.read_to_end(&mut all)).await.unwrap();
     assert_eq!(all.len(), 20_000);
-}
-
-#[tokio::test]
-async fn a_reset_is_seen_as_one() {
-    let ca = DevCa::ephemeral().unwrap();
-    let (server, mut streams) = Server::manual(tls(&ca, "server"), ServerOptions::default()).await;
-    let connection = client::connect(
-        &tls(&ca, "client"),
-        server.address,
-        &ClientOptions::default(),
-    )
-    .await
-    .unwrap();
-
-    // Dropped without an end, while the client reads.
-    let mut client = open(&connection).await;
-    let mut server_side = streams.recv().await.unwrap();
-    server_side
-        .send_all(Bytes::from_static(b"half"))
-        .await
-        .unwrap();
-    assert_eq!(within(client.data()).await.unwrap().unwrap(), "half");
-    drop(server_side);
-    let error = within(client.data()).await.unwrap().unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-    let error = client.write_all(b"more").await.unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-
-    // The client has ended its direction and only waits.
-    let mut client = open(&connection).await;
-    let mut server_side = streams.recv().await.unwrap();
-    client.finish().unwrap();
-    assert!(within(server_side.data()).await.is_none());
-    client.cancel();
-    let error = within(std::future::poll_fn(|cx| server_side.poll_reset(cx))).await;
-    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-}
-
-#[tokio::test]
-async fn a_killed_connection_fails_its_streams() {
-    let ca = DevCa::ephemeral().unwrap();
-    let (server, mut streams) = Server::manual(tls(&ca, "server"), ServerOptions::default()).await;
-    // A proxy between them that can be killed.
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let upstream = server.address;
-    let proxy = tokio::spawn(async move {
-        let (mut near, _) = listener.accept().await.unwrap();
-        let mut far = tokio::net::TcpStream::connect(upstream).await.unwrap();
-        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
-    });
-    let connection = client::connect(&tls(&ca, "client"), address, &ClientOptions::default())
-        .await
-        .unwrap();
-    let mut client = open(&connection).await;
-    let mut server_side = streams.recv().await.unwrap();
-    proxy.abort();
-    assert!(within(client.data()).await.unwrap().is_err());
-    assert!(within(server_side.data()).await.unwrap().is_err());
-    eventually("the connection is known to be dead", || {
-        !connection.is_usable()
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn draining_lets_streams_finish() {
-    let ca = DevCa::ephemeral().unwrap();
-    let mut server = Server::echo(tls(&ca, "server"), ServerOptions::default()).await;
-    let connection = client::connect(
-        &tls(&ca, "client"),
-        server.address,
-        &ClientOptions::default(),
-    )
-    .await
-    .unwrap();
-    let mut stream = open(&connection).await;
-    server.drain();
-    eventually("GOAWAY", || !connection.is_usable()).await;
-    assert!(
-        connection
-            .open("10.0.0.1:80", HeaderMap::new())
-            .await
-            .is_err()
-    );
-    stream.write_all(b"unhurried").await.unwrap();
-    stream.shutdown().await.unwrap();
-    let mut all = String::new();
-    within(stream.read_to_string(&mut all)).await.unwrap();
-    assert_eq!(all, "unhurried");
-    drop(stream);
-    let end = server.ended().await;
-    assert!(matches!(end, ConnectionEnd::Closed), "{end:?}");
 }
 
 #[tokio::test]
@@ -364,63 +297,6 @@ async fn rejections_carry_status_and_headers_arrive() {
     );
     drop(stream);
     eventually("places are given back", || connection.active_streams() == 0).await;
-}
-
-#[tokio::test]
-async fn a_silent_peer_is_noticed() {
-    let ca = DevCa::ephemeral().unwrap();
-    let http2 = Http2Options {
-        keepalive_interval: Some(Duration::from_millis(50)),
-        keepalive_timeout: Duration::from_millis(200),
-        ..Http2Options::default()
-    };
-    let options = ServerOptions {
-        http2: http2.clone(),
-        ..ServerOptions::default()
-    };
-    let mut server = Server::echo(tls(&ca, "server"), options).await;
-    let cable = Cable::to(server.address).await;
-    let options = ClientOptions {
-        http2,
-        ..ClientOptions::default()
-    };
-    let connection = client::connect(&tls(&ca, "client"), cable.address, &options)
-        .await
-        .unwrap();
-    let mut stream = open(&connection).await;
-    // PINGs are answered: an idle tunnel lives on.
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    stream.write_all(b"alive").await.unwrap();
-    assert_eq!(within(stream.data()).await.unwrap().unwrap(), "alive");
-    cable.cut();
-    assert!(within(stream.data()).await.unwrap().is_err());
-    assert!(matches!(server.ended().await, ConnectionEnd::Silent));
-}
-
-#[tokio::test]
-async fn the_last_byte_counts_and_not_the_last_look() {
-    let ca = DevCa::ephemeral().unwrap();
-    let server = Server::echo(tls(&ca, "server"), ServerOptions::default()).await;
-    let cable = Cable::to(server.address).await;
-    let options = ClientOptions {
-        http2: Http2Options {
-            keepalive_interval: Some(Duration::from_secs(1)),
-            keepalive_timeout: Duration::from_millis(500),
-            ..Http2Options::default()
-        },
-        ..ClientOptions::default()
-    };
-    let connection = client::connect(&tls(&ca, "client"), cable.address, &options)
-        .await
-        .unwrap();
-    let mut stream = open(&connection).await;
-    // The peer has just been heard when it falls silent.
-    cable.cut();
-    let silent = Instant::now();
-    assert!(within(stream.data()).await.unwrap().is_err());
-    let noticed = silent.elapsed();
-    assert!(noticed >= Duration::from_millis(1400), "{noticed:?}");
-    assert!(noticed < Duration::from_millis(2200), "{noticed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -37,6 +37,12 @@ func main() {
 	secure := flag.String("secure", "127.0.0.1:15012", "address of delta ADS and the certificate service")
 	debug := flag.String("debug", "", "address of the debug pages")
 	ca := flag.String("ca", "", "CERT,KEY,ROOTS of the mesh's CA")
+	kubernetes := flag.String("kubernetes", "", "address of an API server for istioctl, plain HTTP")
+	var forwards []string
+	flag.Func("forward", "NAMESPACE/POD:PORT=ADDRESS: where a port-forward leads", func(text string) error {
+		forwards = append(forwards, text)
+		return nil
+	})
 	ttl := flag.Duration("cert-ttl", time.Hour, "life of issued certificates")
 	flag.Parse()
 	api, err := newAPIServer()
@@ -77,6 +83,12 @@ func main() {
 		}
 		if *debug != "" {
 			if err := serveDebug(server, *debug); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if *kubernetes != "" {
+			roots := (*ca)[strings.LastIndex(*ca, ",")+1:]
+			if err := serveKubernetes(server.KubeClient(), manifests.mesh, *kubernetes, roots, forwards); err != nil {
 				t.Fatal(err)
 			}
 		}

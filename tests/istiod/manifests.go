@@ -79,7 +79,7 @@ func parse(text string, server *apiServer) (*manifests, error) {
 	for _, name := range names {
 		document, o := documents[name], objects[name]
 		switch {
-		case o.Kind == "ConfigMap":
+		case o.Kind == "ConfigMap" && o.Data["mesh"] != "":
 			var err error
 			if found.mesh, err = mesh.ApplyMeshConfig(o.Data["mesh"], found.mesh); err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)

@@ -18,12 +18,15 @@ import (
 	secv1 "istio.io/client-go/pkg/apis/security/v1"
 	telv1 "istio.io/client-go/pkg/apis/telemetry/v1"
 	"istio.io/istio/pilot/pkg/config/kube/crd"
+	"istio.io/istio/pilot/pkg/model"
 	"istio.io/istio/pilot/test/xds"
 	"istio.io/istio/pkg/config"
+	"istio.io/istio/pkg/config/schema/kind"
 	kubelib "istio.io/istio/pkg/kube"
 	"istio.io/istio/pkg/kube/controllers"
 	"istio.io/istio/pkg/kube/kclient/clienttest"
 	"istio.io/istio/pkg/test"
+	"istio.io/istio/pkg/util/sets"
 )
 
 // cluster is the Kubernetes client that changes go to.
@@ -42,6 +45,16 @@ func put[T controllers.ComparableObject](c cluster, object T, gone bool) {
 	writer.CreateOrUpdateStatus(object)
 }
 
+// putPlain is put for what has no status.
+func putPlain[T controllers.ComparableObject](c cluster, object T, gone bool) {
+	writer := clienttest.NewWriter[T](c.t, c.client)
+	if gone {
+		writer.Delete(object.GetName(), object.GetNamespace())
+		return
+	}
+	writer.CreateOrUpdate(object)
+}
+
 func (c cluster) apply(document string, gone bool) error {
 	object, _, err := decode(document)
 	if err != nil {
@@ -56,6 +69,10 @@ func (c cluster) apply(document string, gone bool) error {
 		put(c, o, gone)
 	case *corev1.Pod:
 		put(c, o, gone)
+	case *corev1.ConfigMap:
+		putPlain(c, o, gone)
+	case *corev1.Secret:
+		putPlain(c, o, gone)
 	case *discoveryv1.EndpointSlice:
 		put(c, o, gone)
 	case *gateway.Gateway:
@@ -96,6 +113,27 @@ func (c cluster) apply(document string, gone bool) error {
 		return fmt.Errorf("%T is not applied while it runs", object)
 	}
 	return nil
+}
+
+// credential tells of a Secret or a ConfigMap that changed, as istiod's own handler does, which the fake server lacks.
+// Informers need a moment.
+func credential(server *xds.FakeDiscoveryServer, name string) {
+	parts := strings.Split(name, "/")
+	key := model.ConfigKey{Name: parts[2], Namespace: parts[1]}
+	switch parts[0] {
+	case "Secret":
+		key.Kind = kind.Secret
+	case "ConfigMap":
+		key.Kind = kind.ConfigMap
+	default:
+		return
+	}
+	time.AfterFunc(200*time.Millisecond, func() {
+		server.Discovery.ConfigUpdate(&model.PushRequest{
+			ConfigsUpdated: sets.New(key),
+			Reason:         model.NewReasonStats(model.SecretTrigger),
+		})
+	})
 }
 
 func decode(document string) (runtime.Object, string, error) {
@@ -161,11 +199,13 @@ func watch(server *xds.FakeDiscoveryServer, t test.Failer, dir string, first *ma
 		for name, document := range have.kube {
 			if _, stays := now.kube[name]; !stays {
 				complain(c.apply(document, true))
+				credential(server, name)
 			}
 		}
 		for name, document := range now.kube {
 			if have.kube[name] != document {
 				complain(c.apply(document, false))
+				credential(server, name)
 			}
 		}
 		for key, old := range have.istio {

@@ -46,6 +46,7 @@ pub struct App {
     name: Arc<str>,
     seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<Mutex<usize>>,
+    failing: Arc<Mutex<Option<StatusCode>>>,
 }
 
 impl App {
@@ -57,6 +58,7 @@ impl App {
             name: name.into(),
             seen: Arc::default(),
             connections: Arc::default(),
+            failing: Arc::default(),
         };
         let listener = TcpListener::bind(address).await.unwrap();
         let owned = app.clone();
@@ -86,6 +88,11 @@ impl App {
     #[must_use]
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().clone()
+    }
+
+    /// Answers everything with this status from now on; `None`: as requests say, again.
+    pub fn fail(&self, status: Option<StatusCode>) {
+        *self.failing.lock() = status;
     }
 
     /// Forgets what it saw.
@@ -183,7 +190,9 @@ impl App {
         let status = asked("x-status")
             .and_then(|v| v.parse().ok())
             .unwrap_or(200);
-        let mut response = Response::builder().status(StatusCode::from_u16(status).unwrap());
+        let failing = *self.failing.lock();
+        let status = failing.unwrap_or(StatusCode::from_u16(status).unwrap());
+        let mut response = Response::builder().status(status);
         response = response.header("x-app", &*self.name);
         if let Some((name, value)) = asked("x-answer-header")
             .as_deref()

@@ -20,9 +20,10 @@ use crate::control_plane::{Call, Messages};
 use crate::wait::until;
 
 /// The order of one push.
-const ORDER: [ResourceType; 4] = [
+const ORDER: [ResourceType; 5] = [
     ResourceType::Cluster,
     ResourceType::Endpoints,
+    ResourceType::Secret,
     ResourceType::Listener,
     ResourceType::Workload,
 ];
@@ -180,8 +181,17 @@ impl State {
         }
         let known = request.initial_resource_versions.keys();
         let gone = known.filter(|name| !self.resources.contains_key(&(kind, (*name).clone())));
-        let gone = gone.map(String::as_str).collect::<Vec<_>>();
-        stream.push(kind, &self.of(kind, &asked), &gone);
+        let mut gone = gone.map(String::as_str).collect::<Vec<_>>();
+        let found = self.of(kind, &asked);
+        if kind == ResourceType::Secret {
+            // As istiod: nothing is said where there is none at all.
+            if found.is_empty() {
+                return;
+            }
+            let missing = |name: &&String| !found.iter().any(|secret| secret.name == **name);
+            gone = asked.iter().filter(missing).map(String::as_str).collect();
+        }
+        stream.push(kind, &found, &gone);
         if kind == ResourceType::Cluster
             && let Some(wanted) = endpoints.filter(|wanted| !wanted.is_empty())
         {
@@ -210,7 +220,8 @@ impl State {
             let Some(names) = stream.state.lock().wanted.get(&kind).cloned() else {
                 continue;
             };
-            if kind == ResourceType::Endpoints && names.is_empty() {
+            let by_name = matches!(kind, ResourceType::Endpoints | ResourceType::Secret);
+            if by_name && names.is_empty() {
                 continue;
             }
             let mut changed = self.of(kind, &names);
@@ -219,12 +230,8 @@ impl State {
                 *k == kind && !self.resources.contains_key(&(*k, name.clone()))
             });
             let gone: Vec<&str> = gone.map(|(_, name)| name.as_str()).collect();
-            // Endpoints are never removed.
-            let gone = if kind == ResourceType::Endpoints {
-                Vec::new()
-            } else {
-                gone
-            };
+            // What was asked for by name is never removed.
+            let gone = if by_name { Vec::new() } else { gone };
             if !(changed.is_empty() && gone.is_empty()) {
                 stream.push(kind, &changed, &gone);
             }

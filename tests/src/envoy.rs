@@ -236,6 +236,9 @@ fn with_endpoints(
 }
 
 pub(crate) fn cluster(mut cluster: Cluster, settings: &Settings) -> Cluster {
+    cluster
+        .filters
+        .retain(|filter| !filter.typed_config.as_ref().is_some_and(is_istio_only));
     if let Some(socket) = &mut cluster.transport_socket {
         with_files(socket, settings);
     }
@@ -276,6 +279,27 @@ fn with_files(socket: &mut TransportSocket, settings: &Settings) {
 }
 
 fn files(context: &mut CommonTlsContext, certs: &Path) {
+    if context.tls_certificate_sds_secret_configs.is_empty() {
+        // It isn't the mesh's, and says itself where all is; roots in a file by the name that istiod gives such a secret.
+        if let Some(ValidationContextType::CombinedValidationContext(combined)) =
+            &mut context.validation_context_type
+            && let Some(sds) = &combined.validation_context_sds_secret_config
+            && let Some(path) = sds.name.strip_prefix("file-root:")
+            && path != "system"
+        {
+            let mut validation = combined
+                .default_validation_context
+                .clone()
+                .unwrap_or_default();
+            validation.trusted_ca = Some(DataSource {
+                specifier: Some(data_source::Specifier::Filename(path.to_owned())),
+                ..DataSource::default()
+            });
+            context.validation_context_type =
+                Some(ValidationContextType::ValidationContext(validation));
+        }
+        return;
+    }
     let file = |name: &str| {
         let path = certs.join(name).to_string_lossy().into_owned();
         Some(DataSource {
@@ -421,7 +445,7 @@ pub fn asked(admin: SocketAddr, path: &str, patience: Duration) -> Option<String
     use std::io::{Read, Write};
     let mut tcp = std::net::TcpStream::connect(admin).ok()?;
     let _ = tcp.set_read_timeout(Some(patience));
-    let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     tcp.write_all(head.as_bytes()).ok()?;
     let mut answer = Vec::new();
     let _ = tcp.read_to_end(&mut answer);

@@ -28,6 +28,8 @@ pub struct Istiod {
     child: Child,
     address: SocketAddr,
     debug: SocketAddr,
+    /// The API server, for istioctl.
+    pub(crate) kubernetes: SocketAddr,
     log: PathBuf,
 }
 
@@ -38,6 +40,12 @@ impl Istiod {
     /// It doesn't start.
     #[must_use]
     pub fn start(mesh: &Mesh) -> Istiod {
+        Istiod::start_with(mesh, &[])
+    }
+
+    /// As [`Istiod::start`], with other variables in the environment.
+    #[must_use]
+    pub fn start_with(mesh: &Mesh, variables: &[(&str, &str)]) -> Istiod {
         let program =
             std::env::var("WAYPOINT_ISTIOD").expect("WAYPOINT_ISTIOD names tests/istiod's program");
         let (address, debug) = (
@@ -48,8 +56,18 @@ impl Istiod {
         let (root, key) = (ca.join("root-cert.pem"), ca.join("ca-key.pem"));
         let log = mesh.folder().join("istiod.log");
         let errors = fs::File::create(&log).unwrap();
+        let kubernetes = SocketAddr::new(mesh.pod_ip(250), 6443);
+        let forwards = [
+            // The waypoint's first pod, as istiod knows it; and that of istiod.
+            format!("default/waypoint-0:15000={}:15000", mesh.pod_ip(240)),
+            format!("istio-system/istiod-0:15012={address}"),
+            format!("istio-system/istiod-0:15014={debug}"),
+        ];
         let mut child = Command::new(program)
             .env("PILOT_ENABLE_AMBIENT", "true")
+            .envs(variables.iter().copied())
+            .args(["-kubernetes", &kubernetes.to_string()])
+            .args(forwards.iter().flat_map(|forward| ["-forward", forward]))
             .arg("-f")
             .arg(mesh.manifests())
             .args([
@@ -72,6 +90,7 @@ impl Istiod {
             child,
             address,
             debug,
+            kubernetes,
             log,
         };
         assert!(serving, "istiod doesn't start: {}", istiod.log());
@@ -147,6 +166,9 @@ pub struct Pod {
     log: PathBuf,
 }
 
+/// Names what the pod is annotated with, as the downward API writes it.
+pub const ANNOTATIONS: &str = "POD_ANNOTATIONS";
+
 impl Pod {
     /// Starts pod `n` of the mesh's waypoint.
     #[must_use]
@@ -154,7 +176,7 @@ impl Pod {
         Pod::start_with(mesh, istiod, n, &[])
     }
 
-    /// As [`Pod::start`], with other variables in the environment.
+    /// As [`Pod::start`], with other variables in the environment; [`ANNOTATIONS`] is a file's.
     #[must_use]
     pub fn start_with(mesh: &Mesh, istiod: &Istiod, n: u8, variables: &[(&str, &str)]) -> Pod {
         let ip = mesh.pod_ip(n);
@@ -169,6 +191,9 @@ impl Pod {
             secrets.join("istio/root-cert.pem"),
         )
         .unwrap();
+        if let Some((_, annotations)) = variables.iter().find(|(name, _)| *name == ANNOTATIONS) {
+            fs::write(root.join("etc/istio/pod/annotations"), annotations).unwrap();
+        }
         // {"alg":"none"} . {"sub":"system:serviceaccount:default:waypoint"} . nothing
         let token = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJzeXN0ZW06c2VydmljZWFjY291bnQ6ZGVmYXVsdDp3YXlwb2ludCJ9.x";
         fs::write(secrets.join("tokens/istio-token"), token).unwrap();

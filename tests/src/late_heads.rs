@@ -5,13 +5,10 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
-use envoy_types::pb::google::protobuf::Duration as DurationProto;
-use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use waypoint_config::resource::{Resource, ResourceType};
+use waypoint_config::resource::Resource;
 
+use crate::managers;
 use crate::mesh::Mesh;
 use crate::wait::until;
 use crate::ztunnel::Ztunnel;
@@ -97,26 +94,9 @@ const STORIES: &[(&str, &[Step], &str)] = &[
 #[must_use]
 pub fn resources(mesh: &Mesh) -> Vec<Resource> {
     let mut resources = mesh.resources();
-    for resource in &mut resources {
-        if resource.kind != ResourceType::Listener || resource.name != "main_internal" {
-            continue;
-        }
-        let mut listener = Listener::decode(resource.body.clone()).unwrap();
-        let chains = listener.filter_chains.iter_mut();
-        for filter in chains.flat_map(|chain| &mut chain.filters) {
-            if let Some(filter::ConfigType::TypedConfig(any)) = &mut filter.config_type
-                && any.type_url.ends_with(".HttpConnectionManager")
-            {
-                let mut manager = HttpConnectionManager::decode(&*any.value).unwrap();
-                manager.request_headers_timeout = Some(DurationProto {
-                    seconds: LIMIT.as_secs() as i64,
-                    nanos: 0,
-                });
-                any.value = manager.encode_to_vec();
-            }
-        }
-        resource.body = listener.encode_to_vec().into();
-    }
+    managers::change(&mut resources, managers::INNER, |manager| {
+        manager.request_headers_timeout = managers::millis(LIMIT.as_millis() as u64);
+    });
     resources
 }
 

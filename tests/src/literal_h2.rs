@@ -43,6 +43,12 @@ pub fn get<'a>(path: &'a [u8], more: &[Field<'a>]) -> Vec<Field<'a>> {
     [&usual[..], more].concat()
 }
 
+/// A request without a body, as it goes over the wire.
+#[must_use]
+pub fn request(stream: u32, head: &[Field<'_>]) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS | END_STREAM, stream, &block(head))
+}
+
 /// Sends a request in this tunnel and reads to its end. With trailers it has a body of two bytes.
 pub async fn exchange(stream: HboneStream, head: &[Field<'_>], trailers: &[Field<'_>]) -> Reply {
     let mut bytes = PREFACE.to_vec();

@@ -115,6 +115,27 @@ impl Mesh {
         self.manifest("base.yaml", &base);
     }
 
+    /// The mesh's paths are normalized so. To be said after the access log's format.
+    pub fn normalizes_paths(&self, normalization: &str) {
+        let path = self.folder.join("manifests/base.yaml");
+        let base = fs::read_to_string(path).unwrap();
+        let file = "accessLogFile: /dev/stdout";
+        let setting = format!("pathNormalization: {{normalization: {normalization}}}");
+        self.manifest(
+            "base.yaml",
+            &base.replace(file, &format!("{file}\n    {setting}")),
+        );
+    }
+
+    /// The waypoint's Gateway has this annotation. To be said after the access log's format.
+    pub fn annotates_gateway(&self, annotation: &str) {
+        let path = self.folder.join("manifests/base.yaml");
+        let base = fs::read_to_string(path).unwrap();
+        let labels = "labels: {istio.io/waypoint-for: all}";
+        let both = format!("{labels}, annotations: {{{annotation}}}");
+        self.manifest("base.yaml", &base.replace(labels, &both));
+    }
+
     pub fn remove_manifest(&self, name: &str) {
         fs::remove_file(self.folder.join("manifests").join(name)).unwrap();
     }
@@ -396,6 +417,11 @@ impl Waypoint {
     /// What of the configuration isn't honoured.
     pub async fn problems(&self) -> String {
         http_get(self.running.admin_addr, "/problems").await.1
+    }
+
+    /// What a path of the admin port says.
+    pub async fn admin(&self, path: &str) -> String {
+        http_get(self.running.admin_addr, path).await.1
     }
 
     /// Waits until `/problems` has this in it.

@@ -64,6 +64,11 @@ pub fn client_hello() -> Vec<u8> {
     hello
 }
 
+/// A client that believes any server.
+pub(crate) fn client_config() -> ClientConfig {
+    config(None, &[]).unwrap()
+}
+
 fn config(certificate: Option<Shown<'_>>, alpn: &[&[u8]]) -> io::Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())

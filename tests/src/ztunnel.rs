@@ -229,6 +229,11 @@ impl Http1 {
         within("answer to a request", sent).await
     }
 
+    /// Whether the other side has ended it.
+    pub async fn is_over(&mut self) -> bool {
+        self.0.ready().await.is_err()
+    }
+
     /// The answer as it comes: its head first.
     pub async fn start(
         &mut self,

@@ -21,13 +21,14 @@ use envoy_types::pb::envoy::admin::v3::{
     BootstrapConfigDump, ClustersConfigDump, EcdsConfigDump, EndpointsConfigDump,
     ListenersConfigDump, RoutesConfigDump, SecretsConfigDump, UpdateFailureState,
 };
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use envoy_types::pb::google::protobuf::Timestamp;
 use prost::Message;
 
 use crate::dump::section::{Item, Section};
 use crate::dump::{HeldSecret, Process, listener, timestamp};
 use crate::resource::ResourceType;
-use crate::store::received::{Entry, InForce, Received, Refused};
+use crate::store::received::{Entry, InForce, Received, RefusedVersion};
 
 /// istioctl's word for a secret that hasn't come.
 const UNINITIALIZED: &str = "uninitialized";
@@ -46,7 +47,7 @@ pub(super) fn all(received: &Received, process: &Process, endpoints: bool) -> Ve
     }
     sections.push(routes(received, &listeners));
     sections.push(self::listeners(listeners));
-    sections.push(secrets(&process.secrets));
+    sections.push(secrets(received, process));
     sections.push(extensions(received));
     sections
 }
@@ -82,7 +83,7 @@ fn updated(in_force: &InForce) -> Option<Timestamp> {
     Some(timestamp(in_force.response.at))
 }
 
-fn failure(refused: &Refused) -> UpdateFailureState {
+fn failure(refused: &RefusedVersion) -> UpdateFailureState {
     UpdateFailureState {
         failed_configuration: None,
         last_update_attempt: Some(timestamp(refused.response.at)),
@@ -193,8 +194,9 @@ fn routes(received: &Received, listeners: &[(Arc<str>, Entry)]) -> Section {
         .list("dynamic_route_configs", by_name)
 }
 
-fn secrets(held: &[HeldSecret]) -> Section {
-    let item = |held: &HeldSecret| {
+/// The process's own, and those that were delivered or are waited for.
+fn secrets(received: &Received, process: &Process) -> Section {
+    let own = |held: &HeldSecret| {
         let name = &held.secret.name;
         let around = DynamicSecret {
             name: name.clone(),
@@ -206,17 +208,41 @@ fn secrets(held: &[HeldSecret]) -> Section {
         let resource = (ResourceType::Secret.type_url(), body);
         Item::new(name.as_str().into(), &around, &["secret"], Some(resource))
     };
-    let (here, awaited): (Vec<_>, Vec<_>) = held.iter().partition(|held| held.version.is_some());
+    let all = process.secrets.iter();
+    let (here, awaited): (Vec<_>, Vec<_>) = all.partition(|held| held.version.is_some());
+    let mut active: Vec<_> = here.into_iter().map(own).collect();
+    let mut warming: Vec<_> = awaited.into_iter().map(own).collect();
+    for (name, entry) in received.entries(ResourceType::Secret) {
+        let error_state = entry.refused.as_ref().map(failure);
+        let around = |version_info: String, last_updated| DynamicSecret {
+            name: name.to_string(),
+            version_info,
+            last_updated,
+            error_state,
+            ..DynamicSecret::default()
+        };
+        match entry.in_force {
+            Some(in_force) => {
+                let around = around(in_force.response.version.clone(), updated(&in_force));
+                let resource = (ResourceType::Secret.type_url(), in_force.body);
+                active.push(Item::new(name, &around, &["secret"], Some(resource)));
+            }
+            None => {
+                let around = around(UNINITIALIZED.into(), Some(timestamp(process.started)));
+                let empty = Secret {
+                    name: name.to_string(),
+                    r#type: None,
+                };
+                let body = empty.encode_to_vec().into();
+                let resource = (ResourceType::Secret.type_url(), body);
+                warming.push(Item::new(name, &around, &["secret"], Some(resource)));
+            }
+        }
+    }
     Section::new(&SecretsConfigDump::default())
         .list("static_secrets", Vec::new())
-        .list(
-            "dynamic_active_secrets",
-            here.into_iter().map(item).collect(),
-        )
-        .list(
-            "dynamic_warming_secrets",
-            awaited.into_iter().map(item).collect(),
-        )
+        .list("dynamic_active_secrets", active)
+        .list("dynamic_warming_secrets", warming)
 }
 
 fn extensions(received: &Received) -> Section {

@@ -18,7 +18,7 @@ pub(crate) static CONFIG_SOURCE: Table = Table {
     required: &[required("config_source_specifier", &[3])],
 };
 
-static AGGREGATED: Table = Table {
+pub(crate) static AGGREGATED: Table = Table {
     name: "envoy.config.core.v3.AggregatedConfigSource",
     fields: &[],
     refused: "",

@@ -20,7 +20,7 @@ use waypoint_filters::xds::coverage::{self, Table, harmless, honoured, required}
 use waypoint_filters::xds::omitted::Omissions;
 use waypoint_filters::xds::rejected::Refusal;
 
-use crate::model::cluster::ClusterSlot;
+use crate::model::cluster::slot::ClusterSlot;
 use crate::model::config_source::CONFIG_SOURCE;
 use crate::model::route::ROUTE_CONFIGURATION;
 use crate::resource::ResourceType;
@@ -152,6 +152,7 @@ fn extension(name: &str, body: &Bytes, host: &Arc<dyn Host>) -> Result<Any, Refu
     let context = FilterContext {
         name,
         position: 0,
+        stat_prefix: "",
         host,
         clusters: &|name| Arc::new(ClusterSlot::missing(name)),
         omissions: &omissions,

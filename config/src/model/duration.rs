@@ -1,17 +1,10 @@
-//! Durations of configuration; a negative or overlong one is refused.
+//! Durations of configuration, where none at all means that there is no limit.
 
 use std::time::Duration;
 
 use envoy_types::pb::google::protobuf::Duration as DurationProto;
+pub(crate) use waypoint_filters::xds::duration::optional;
 use waypoint_filters::xds::rejected::Refusal;
-
-/// From proto, `None` where it isn't set.
-pub(crate) fn optional(
-    proto: &Option<DurationProto>,
-    field: &str,
-) -> Result<Option<Duration>, Refusal> {
-    proto.as_ref().map(|d| from_proto(d, field)).transpose()
-}
 
 /// As [`optional`]; `0s` means that there is no limit.
 pub(crate) fn limit(
@@ -19,11 +12,4 @@ pub(crate) fn limit(
     field: &str,
 ) -> Result<Option<Duration>, Refusal> {
     Ok(optional(proto, field)?.filter(|d| !d.is_zero()))
-}
-
-pub(crate) fn from_proto(proto: &DurationProto, field: &str) -> Result<Duration, Refusal> {
-    match (u64::try_from(proto.seconds), u32::try_from(proto.nanos)) {
-        (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Ok(Duration::new(seconds, nanos)),
-        _ => Err(Refusal::new(field, "is not a valid duration")),
-    }
 }

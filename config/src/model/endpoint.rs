@@ -9,19 +9,25 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use envoy_types::pb::envoy::config::core::v3::{
     EnvoyInternalAddress, HealthStatus, SocketAddress, address,
     envoy_internal_address::AddressNameSpecifier, socket_address::PortSpecifier,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::{
-    Endpoint as EndpointProto, LbEndpoint, lb_endpoint,
+    Endpoint as EndpointProto, LbEndpoint, endpoint::AdditionalAddress, lb_endpoint,
 };
 use waypoint_filters::stream::dynamic_metadata::{METADATA, Metadata};
 use waypoint_filters::stream::peer::Peer;
+use waypoint_filters::stream::session::SessionHost;
 use waypoint_filters::xds::coverage::well_known::UINT32_VALUE;
 use waypoint_filters::xds::coverage::{Table, harmless, honoured, required};
 use waypoint_filters::xds::rejected::Refusal;
+
+use crate::model::active_health::ActiveHealth;
+use crate::model::endpoint_check::{EndpointCheck, HEALTH_CHECK_CONFIG};
+use crate::model::outlier::Monitor;
 
 /// The listener behind which HBONE tunnels begin.
 pub(crate) const CONNECT_ORIGINATE: &str = "connect_originate";
@@ -30,7 +36,7 @@ pub(crate) const CONNECT_ORIGINATE: &str = "connect_originate";
 pub(crate) type PeerAt<'a> = &'a dyn Fn(IpAddr) -> Option<Arc<Peer>>;
 
 /// Endpoints of one place.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Locality {
     pub region: Arc<str>,
     pub zone: Arc<str>,
@@ -44,22 +50,44 @@ pub struct Locality {
 pub struct Endpoint {
     /// The workload's own address and port, also behind HBONE.
     pub address: SocketAddr,
+    /// Further addresses of the same endpoint, where it is reached plainly.
+    pub additional: Box<[SocketAddr]>,
     pub transport: Transport,
+    /// As configuration says.
     pub healthy: bool,
     pub weight: u32,
     pub metadata: Metadata,
     /// From the `istio.workload` metadata, or the workload data by address.
     pub peer: Option<Arc<Peer>>,
+    /// What it says of how it is checked.
+    pub check: Option<Box<EndpointCheck>>,
     pub state: Arc<EndpointState>,
 }
 
 /// What lives as long as the endpoint does, whatever updates say of its weight, health or metadata.
-#[derive(Default)]
 pub struct EndpointState {
+    /// When it came.
+    pub since: Instant,
     /// Requests and TCP streams in flight.
     pub active: AtomicU32,
+    /// What its answers say of it.
+    pub monitor: Monitor,
+    /// What checks say of it, where its cluster has some.
+    pub health: ActiveHealth,
     /// The data path's own: connection pools. Dropped, and with it closed, when the endpoint goes.
     pub pools: OnceLock<Box<dyn Any + Send + Sync>>,
+}
+
+impl Default for EndpointState {
+    fn default() -> EndpointState {
+        EndpointState {
+            since: Instant::now(),
+            active: AtomicU32::default(),
+            monitor: Monitor::default(),
+            health: ActiveHealth::default(),
+            pools: OnceLock::new(),
+        }
+    }
 }
 
 /// How an endpoint is reached.
@@ -75,11 +103,13 @@ impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint")
             .field("address", &self.address)
+            .field("additional", &self.additional)
             .field("transport", &self.transport)
             .field("healthy", &self.healthy)
             .field("weight", &self.weight)
             .field("metadata", &self.metadata)
             .field("peer", &self.peer)
+            .field("check", &self.check)
             .finish_non_exhaustive()
     }
 }
@@ -108,19 +138,24 @@ static ENDPOINT: Table = Table {
     name: "envoy.config.endpoint.v3.Endpoint",
     fields: &[
         honoured(1, "address").of(&ADDRESS),
+        honoured(2, "health_check_config").of(&HEALTH_CHECK_CONFIG),
         harmless(
             3,
             "hostname",
             "only auto_host_rewrite reads it, which is refused",
         ),
-        harmless(
-            4,
-            "additional_addresses",
-            "the same endpoint; it is reached by its first address",
-        )
-        .list(),
+        honoured(4, "additional_addresses")
+            .list()
+            .of(&ADDITIONAL_ADDRESS),
     ],
-    refused: "2 health_check_config, 5 observability_name",
+    refused: "5 observability_name",
+    required: &[required("address", &[1])],
+};
+
+static ADDITIONAL_ADDRESS: Table = Table {
+    name: "envoy.config.endpoint.v3.Endpoint.AdditionalAddress",
+    fields: &[honoured(1, "address").only("sockets").of(&ADDRESS)],
+    refused: "",
     required: &[required("address", &[1])],
 };
 
@@ -158,6 +193,34 @@ static INTERNAL_ADDRESS: Table = Table {
 const ORIGINAL_DST: &str = "envoy.filters.listener.original_dst";
 
 impl Endpoint {
+    /// Whether it may be used: nobody says that it isn't well, it isn't ejected, and no check keeps it out.
+    pub fn is_healthy(&self) -> bool {
+        self.healthy && !self.state.monitor.is_ejected() && !self.state.health.is_failed()
+    }
+
+    /// Whether it takes part in its cluster's checks.
+    pub(crate) fn is_checked(&self) -> bool {
+        !self.check.as_ref().is_some_and(|check| check.disabled)
+    }
+
+    /// What sessions call it.
+    pub fn session_host(&self) -> SessionHost {
+        SessionHost {
+            address: self.address,
+            hbone: matches!(self.transport, Transport::Hbone { .. }),
+        }
+    }
+
+    /// What consistent hashing hashes of it: `envoy.lb`'s `hash_key`, or the address as Envoy writes it.
+    pub(crate) fn hash_key(&self) -> String {
+        let told = self.metadata.get("envoy.lb", &["hash_key"]);
+        match (told.and_then(|value| value.as_str()), self.transport) {
+            (Some(told), _) if !told.is_empty() => told.to_owned(),
+            (_, Transport::Plain) => self.address.to_string(),
+            (_, Transport::Hbone { .. }) => format!("envoy://{CONNECT_ORIGINATE}/{}", self.address),
+        }
+    }
+
     /// `kept` has what lives on with endpoints that stay.
     pub(crate) fn from_proto(
         proto: &LbEndpoint,
@@ -168,20 +231,8 @@ impl Endpoint {
             return Err(Refusal::missing("endpoint"));
         };
         let metadata = Metadata::from_proto(proto.metadata.as_ref());
-        if metadata.get("envoy.transport_socket_match", &["tlsMode"]) == Some(&"istio".into())
-            && metadata
-                .get("envoy.transport_socket_match", &["tunnel"])
-                .is_none()
-            && !matches!(
-                address_of(endpoint),
-                Some(address::Address::EnvoyInternalAddress(_))
-            )
-        {
-            return Err(Refusal::unsupported(
-                "metadata tlsMode istio (a sidecar's mutual TLS)",
-            ));
-        }
         let (address, transport) = reach(endpoint, &metadata)?;
+        let additional = additional(endpoint, transport)?;
         let state = kept
             .get(&(address, transport))
             .map(|state| (*state).clone());
@@ -192,14 +243,40 @@ impl Endpoint {
             .or_else(|| told.and_then(Peer::from_endpoint_metadata).map(Arc::new));
         Ok(Arc::new(Endpoint {
             address,
+            additional,
             transport,
             healthy: healthy(proto.health_status)?,
             weight: proto.load_balancing_weight.as_ref().map_or(1, |w| w.value),
             metadata,
             peer,
+            check: match &endpoint.health_check_config {
+                None => None,
+                Some(config) => EndpointCheck::from_proto(config)
+                    .map_err(|e| e.within("endpoint.health_check_config"))?,
+            },
             state: state.unwrap_or_default(),
         }))
     }
+}
+
+/// The endpoint's further addresses. One behind HBONE has none: its ztunnel is asked for the first.
+fn additional(
+    endpoint: &EndpointProto,
+    transport: Transport,
+) -> Result<Box<[SocketAddr]>, Refusal> {
+    let address = |(i, proto): (usize, &AdditionalAddress)| {
+        let field = || format!("endpoint.additional_addresses[{i}].address");
+        let address = proto.address.as_ref().and_then(|a| a.address.as_ref());
+        match (address, transport) {
+            (Some(address::Address::SocketAddress(socket)), Transport::Plain) => {
+                socket_address(socket).map_err(|e| e.within(format!("additional_addresses[{i}]")))
+            }
+            (None, _) => Err(Refusal::missing(field())),
+            (Some(_), _) => Err(Refusal::unsupported(field())),
+        }
+    };
+    let addresses = endpoint.additional_addresses.iter().enumerate();
+    addresses.map(address).collect()
 }
 
 /// Whether an endpoint may be used; one that is draining gets nothing new.

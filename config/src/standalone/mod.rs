@@ -7,14 +7,16 @@
 
 pub mod input;
 pub mod kinds;
+pub mod report;
 pub mod source;
 pub mod state;
-pub mod told;
 pub mod translate;
 pub mod watch;
 
 pub use crate::standalone::input::manifest::ObjectName;
 pub use crate::standalone::input::problem::{Aside, LoadError, Problem, Severity};
-pub use source::{StandaloneSource, difference};
+pub use crate::standalone::state::issuers::IssuerQuestion;
+pub use source::{Examined, StandaloneSource, difference};
+pub use translate::status::ParentStatus;
 pub use translate::{IpFamilies, Translation};
 pub use watch::{Pace, Polled, Watch};

@@ -7,12 +7,14 @@ use std::path::PathBuf;
 use crate::resource::{Resource, Update};
 use crate::standalone::input::files::first;
 use crate::standalone::input::files::{self, Place, Scan, Seen};
-use crate::standalone::input::manifest::ObjectName;
+use crate::standalone::input::manifest::{Object, ObjectName};
 use crate::standalone::input::problem::{LoadError, Problem};
 use crate::standalone::input::yaml::{self, Document};
+use crate::standalone::kinds::gateway_api::gateway::WAYPOINT_CLASS;
 use crate::standalone::state::cluster_state::ClusterState;
-use crate::standalone::state::ownership;
-use crate::standalone::translate::{IpFamilies, Translation, translate};
+use crate::standalone::state::issuers::Issuers;
+use crate::standalone::state::ownership::{self, NoWaypoint};
+use crate::standalone::translate::{IpFamilies, Translation, translate_by};
 
 /// How often reading is tried again when files change meanwhile.
 const ATTEMPTS: usize = 5;
@@ -26,6 +28,8 @@ pub struct StandaloneSource {
     pub gateway: Option<ObjectName>,
     /// `None`: the families that the manifests use.
     pub families: Option<IpFamilies>,
+    /// What issuers of tokens say of their keys.
+    pub issuers: Issuers,
 }
 
 impl StandaloneSource {
@@ -34,6 +38,7 @@ impl StandaloneSource {
             paths,
             gateway,
             families: None,
+            issuers: Issuers::default(),
         }
     }
 
@@ -61,18 +66,93 @@ impl StandaloneSource {
         Err(LoadError::file(first(&self.paths), reason))
     }
 
+    /// As [`StandaloneSource::load`], also where a process must not start with what there is. Blocks on the disk.
+    pub fn examine(&self) -> Result<Translation, LoadError> {
+        self.translate(documents(&texts(&files::scan(&self.paths)?)?)?)
+    }
+
+    /// As [`StandaloneSource::examine`], for each waypoint where no Gateway is wanted, and without the objects that refuse all:
+    /// those are told. Blocks on the disk.
+    pub fn examine_sound(&self) -> Result<Examined, LoadError> {
+        let mut refused = Vec::new();
+        let mut found = Vec::new();
+        for (place, (_, text)) in &texts(&files::scan(&self.paths)?)? {
+            match yaml::documents(&place.path, text) {
+                Ok(documents) => found.extend(documents),
+                Err(error) => refused.push(error),
+            }
+        }
+        let (state, broken) = ClusterState::read_sound(found);
+        refused.extend(broken);
+        let wanted = match &self.gateway {
+            Some(gateway) => vec![gateway.clone()],
+            None => waypoints(&state),
+        };
+        let translated = wanted.into_iter().map(|name| {
+            let translation = self.translate_state(&state, Some(&name))?;
+            Ok((name, translation))
+        });
+        let translations: Result<Vec<_>, LoadError> = translated.collect();
+        match translations {
+            Ok(translations) if translations.is_empty() && refused.is_empty() => {
+                Err(LoadError::file(first(&self.paths), NoWaypoint::None))
+            }
+            // The Gateway may be one of those.
+            Err(_) if !refused.is_empty() => Ok(Examined {
+                refused,
+                translations: Vec::new(),
+            }),
+            translations => Ok(Examined {
+                refused,
+                translations: translations?,
+            }),
+        }
+    }
+
+    /// All Gateways that are waypoints. Blocks on the disk.
+    pub fn waypoints(&self) -> Result<Vec<ObjectName>, LoadError> {
+        let names = waypoints(&self.cluster_state()?);
+        match names.is_empty() {
+            true => Err(LoadError::file(first(&self.paths), NoWaypoint::None)),
+            false => Ok(names),
+        }
+    }
+
     /// The objects themselves, for those who play the rest of the cluster. Blocks on the disk.
     pub fn cluster_state(&self) -> Result<ClusterState, LoadError> {
         ClusterState::read(documents(&texts(&files::scan(&self.paths)?)?)?)
     }
 
     pub(super) fn translate(&self, documents: Vec<Document>) -> Result<Translation, LoadError> {
-        let state = ClusterState::read(documents)?;
-        let first = first(&self.paths);
-        let gateway = ownership::choose(&state, self.gateway.as_ref())
-            .map_err(|error| LoadError::file(first, error))?;
-        translate(&state, gateway, self.families).map_err(|reason| LoadError::file(first, reason))
+        self.translate_state(&ClusterState::read(documents)?, self.gateway.as_ref())
     }
+
+    fn translate_state(
+        &self,
+        state: &ClusterState,
+        gateway: Option<&ObjectName>,
+    ) -> Result<Translation, LoadError> {
+        let first = first(&self.paths);
+        let gateway =
+            ownership::choose(state, gateway).map_err(|error| LoadError::file(first, error))?;
+        translate_by(state, gateway, self.families, &self.issuers)
+            .map_err(|reason| LoadError::file(first, reason))
+    }
+}
+
+/// What is found where all that is sound is looked at.
+#[derive(Debug)]
+pub struct Examined {
+    /// Why a process would not start with the manifests, or not follow them.
+    pub refused: Vec<LoadError>,
+    /// By the waypoints' names.
+    pub translations: Vec<(ObjectName, Translation)>,
+}
+
+fn waypoints(state: &ClusterState) -> Vec<ObjectName> {
+    let gateways = state.gateways.values();
+    let waypoints = gateways.filter(|gateway| gateway.spec.class == WAYPOINT_CLASS);
+    waypoints.map(Object::name).collect()
 }
 
 /// What was read of each file, and what it was seen as.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::standalone::input::files::{self, Place, Seen};
 use crate::standalone::input::problem::LoadError;
 use crate::standalone::input::yaml::{self, Document};
+use crate::standalone::kinds::istio::jwks::JwksUri;
 use crate::standalone::source::{StandaloneSource, refuse};
 use crate::standalone::translate::Translation;
 
@@ -53,6 +54,8 @@ pub struct Watch {
     refused: Vec<LoadError>,
     /// What was last told.
     told: Vec<LoadError>,
+    /// An issuer has said something new since the last translation.
+    issuer_told: bool,
 }
 
 /// Watches begin with a source.
@@ -211,7 +214,13 @@ impl Watch {
             blind: None,
             refused: Vec::new(),
             told: Vec::new(),
+            issuer_told: false,
         }
+    }
+
+    /// Takes what an issuer of tokens says of its keys; the next poll gives what comes of it.
+    pub fn tell_issuer(&mut self, asked: &JwksUri, keys: JwksUri) {
+        self.issuer_told |= self.source.issuers.tell(asked, keys);
     }
 
     /// Looks once; blocks on the disk. `None`: nothing new.
@@ -220,7 +229,7 @@ impl Watch {
             Ok(scan) => {
                 self.blind = None;
                 self.look(scan, now);
-                if self.is_due(now) {
+                if self.issuer_told || self.is_due(now) {
                     self.take(now)
                 } else {
                     None
@@ -274,7 +283,8 @@ impl Watch {
         }
         let is_in_force = |file: &File| file.text == file.good;
         self.refused.clear();
-        let result = if self.files.values().all(is_in_force) {
+        let told = std::mem::take(&mut self.issuer_told);
+        let result = if !told && self.files.values().all(is_in_force) {
             None
         } else {
             self.put_together()

@@ -60,7 +60,7 @@ pub(crate) struct Surroundings<'a> {
 
 /// What came of a compilation.
 pub(crate) struct Compiled<T> {
-    pub(crate) result: Result<T, Refused>,
+    pub(crate) result: Result<T, NotCompiled>,
     /// What it refers to by name, there or not.
     pub(crate) referred: BTreeSet<Reference>,
     pub(crate) omitted: Vec<Omitted>,
@@ -68,7 +68,7 @@ pub(crate) struct Compiled<T> {
 
 /// Why nothing came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub(crate) enum NotCompiled {
     /// What it refers to hasn't come.
     Waits(Reference),
     For(Refusal),
@@ -89,7 +89,8 @@ impl Surroundings<'_> {
         });
         let (referred, missing) = lookup.end();
         Compiled {
-            result: result.map_err(|refusal| missing.map_or(Refused::For(refusal), Refused::Waits)),
+            result: result
+                .map_err(|refusal| missing.map_or(NotCompiled::For(refusal), NotCompiled::Waits)),
             referred,
             omitted: omissions.into_vec(),
         }
@@ -103,7 +104,7 @@ struct Entry {
     /// What serves; `None`: closed.
     in_force: Option<Bytes>,
     /// Why the newest doesn't serve.
-    refused: Option<Refused>,
+    refused: Option<NotCompiled>,
     referred: BTreeSet<Reference>,
     omitted: Vec<Omitted>,
 }
@@ -175,7 +176,7 @@ impl ChainTable {
                 None
             }
             Err(refused) => {
-                if self.on_refused == OnRefused::Close && matches!(refused, Refused::For(_)) {
+                if self.on_refused == OnRefused::Close && matches!(refused, NotCompiled::For(_)) {
                     in_force = None;
                 }
                 // What serves on doesn't hold the whole listener that it came in.
@@ -257,7 +258,7 @@ impl ChainTable {
 impl Entry {
     fn rejected(&self, name: &str) -> Option<Rejected> {
         match &self.refused {
-            Some(Refused::For(refusal)) => {
+            Some(NotCompiled::For(refusal)) => {
                 Some(refusal.clone().of(format!("main_internal > {name}")))
             }
             _ => None,
@@ -273,11 +274,11 @@ impl Entry {
     }
 }
 
-impl std::fmt::Display for Refused {
+impl std::fmt::Display for NotCompiled {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Refused::Waits(reference) => write!(f, "{}", waiting(reference).reason),
-            Refused::For(refusal) => write!(f, "{refusal}"),
+            NotCompiled::Waits(reference) => write!(f, "{}", waiting(reference).reason),
+            NotCompiled::For(refusal) => write!(f, "{refusal}"),
         }
     }
 }

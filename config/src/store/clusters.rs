@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
@@ -15,10 +16,15 @@ use waypoint_filters::xds::rejected::Refusal;
 
 use crate::model::balance::endpoint_set::{CLUSTER_LOAD_ASSIGNMENT, EndpointSet};
 use crate::model::cluster::dns::{Answer, Question};
-use crate::model::cluster::{CLUSTER, Cluster, ClusterSlot, Discovery};
+use crate::model::cluster::slot::ClusterSlot;
+use crate::model::cluster::tls_checks::unchecked;
+use crate::model::cluster::{CLUSTER, Cluster, Discovery};
 use crate::model::endpoint::PeerAt;
 use crate::resource::check_name;
 use crate::store::dns::DnsTable;
+use crate::store::health_checks::CheckedTable;
+use crate::store::outliers::OutlierTable;
+use crate::store::secrets::SecretTable;
 
 #[derive(Default)]
 pub(crate) struct ClusterTable {
@@ -29,6 +35,9 @@ pub(crate) struct ClusterTable {
     /// Clusters whose assignment has another name than they, by that name. istiod gives both the same.
     renamed: HashMap<String, BTreeSet<String>>,
     pub(crate) dns: DnsTable,
+    pub(crate) secrets: SecretTable,
+    pub(crate) outliers: OutlierTable,
+    pub(crate) checked: CheckedTable,
 }
 
 impl ClusterTable {
@@ -56,6 +65,22 @@ impl ClusterTable {
         self.clusters.keys().filter_map(of).collect()
     }
 
+    /// The secrets that clusters refer to; what was kept for others is forgotten.
+    pub(crate) fn wanted_secrets(&self) -> BTreeSet<String> {
+        let table = &self.secrets.slots;
+        if table.is_empty() {
+            return BTreeSet::new();
+        }
+        let slots = self.slots.borrow();
+        let names = self.clusters.keys();
+        let clusters = names.filter_map(|name| slots.get(name.as_str())?.cluster());
+        let clusters: Vec<Arc<Cluster>> = clusters.collect();
+        let sockets = clusters.iter().flat_map(|cluster| cluster.sockets.iter());
+        self.secrets
+            .retain_of(sockets.filter_map(|socket| socket.tls.as_deref()));
+        table.names()
+    }
+
     /// Takes a cluster; says whether anything changed.
     pub(crate) fn take_cluster(
         &mut self,
@@ -68,7 +93,10 @@ impl ClusterTable {
         }
         let proto: ClusterProto = coverage::decode(body, &CLUSTER)?;
         check_name(&proto.name, name)?;
-        let cluster = Cluster::from_proto(&proto)?;
+        let cluster = Cluster::from_proto(&proto, &self.secrets.slots)?;
+        for what in unchecked(&cluster.sockets, cluster.server_name.verified) {
+            tracing::warn!(cluster = name, "TLS with its endpoints: {what}");
+        }
         let slot = self.slot(name);
         if cluster.discovery == Discovery::Static
             && let Some(assignment) = &proto.load_assignment
@@ -76,7 +104,7 @@ impl ClusterTable {
         {
             let endpoints = EndpointSet::from_proto(assignment, &slot.endpoints(), peer)
                 .map_err(|e| e.within("load_assignment"))?;
-            slot.set_endpoints(Arc::new(endpoints));
+            slot.set_endpoints(endpoints);
         }
         match (&cluster.discovery, &proto.load_assignment) {
             (Discovery::Dns(how), Some(assignment)) => {
@@ -95,10 +123,14 @@ impl ClusterTable {
             let names = self.renamed.entry(service_name.to_string()).or_default();
             names.insert(name.to_owned());
             if let Some(body) = self.assignments.get(&**service_name) {
-                slot.set_endpoints(Arc::new(endpoints(service_name, body, &slot, peer)?));
+                slot.set_endpoints(endpoints(service_name, body, &slot, peer)?);
             }
         }
+        let rules = cluster.outlier_detection.clone();
+        self.checked.set(&slot, cluster.health_check.is_some());
+        self.secrets.fill_new();
         slot.set_cluster(Some(Arc::new(cluster)));
+        self.outliers.set(&slot, rules.as_ref(), Instant::now());
         self.clusters.insert(name.to_owned(), body.clone());
         Ok(true)
     }
@@ -130,7 +162,7 @@ impl ClusterTable {
             let slot = self.slot(cluster);
             let endpoints = endpoints(name, body, &slot, peer)?;
             if !self.dns.contains(cluster) {
-                slot.set_endpoints(Arc::new(endpoints));
+                slot.set_endpoints(endpoints);
             }
         }
         Ok(())
@@ -150,7 +182,7 @@ impl ClusterTable {
         let slot = self.slot(cluster);
         let made = self.dns.endpoints(cluster, &slot.endpoints(), peer);
         match made {
-            Ok(endpoints) => slot.set_endpoints(Arc::new(endpoints)),
+            Ok(endpoints) => slot.set_endpoints(endpoints),
             // More addresses than a cluster may have.
             Err(refusal) => tracing::error!(cluster, %refusal, "addresses can't be used"),
         }
@@ -186,11 +218,13 @@ impl ClusterTable {
         self.forget_assignment(name);
         let slot = self.slot(name);
         slot.set_cluster(None);
+        self.outliers.set(&slot, None, Instant::now());
+        self.checked.set(&slot, false);
         if self.dns.remove(name) {
-            slot.set_endpoints(Arc::default());
+            slot.set_endpoints(EndpointSet::default());
         }
         if self.assignments.remove(name).is_some() && !self.renamed.contains_key(name) {
-            slot.set_endpoints(Arc::default());
+            slot.set_endpoints(EndpointSet::default());
         }
         true
     }
@@ -202,7 +236,7 @@ impl ClusterTable {
         }
         for cluster in self.clusters_of(name) {
             if !self.dns.contains(cluster) {
-                self.slot(cluster).set_endpoints(Arc::default());
+                self.slot(cluster).set_endpoints(EndpointSet::default());
             }
         }
         true

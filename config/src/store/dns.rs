@@ -42,7 +42,7 @@ impl DnsTable {
         assignment: &ClusterLoadAssignment,
     ) -> Result<(), Refusal> {
         // What else is wrong with an endpoint is to be known before its name is.
-        let anywhere = dns::resolved(assignment, |_| vec![Ipv4Addr::UNSPECIFIED.into()]);
+        let anywhere = dns::resolved(assignment, how.kind, |_| vec![Ipv4Addr::UNSPECIFIED.into()]);
         EndpointSet::from_proto(&anywhere, &EndpointSet::default(), &|_| None)?;
         let before = self.0.remove(cluster);
         let known = |name: Arc<str>| {
@@ -140,7 +140,7 @@ impl DnsTable {
             let known = named.names.get(name);
             known.map(|k| k.addresses.clone()).unwrap_or_default()
         };
-        let assignment = dns::resolved(&named.assignment, addresses);
+        let assignment = dns::resolved(&named.assignment, named.how.kind, addresses);
         EndpointSet::from_proto(&assignment, previous, peer)
     }
 }

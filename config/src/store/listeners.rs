@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use waypoint_filters::record::access_log::LogContext;
 use waypoint_filters::xds::omitted::{Omissions, Omitted};
 use waypoint_filters::xds::rejected::{Refusal, Rejected};
 
@@ -13,7 +14,7 @@ use crate::model::listener::inspection::Inspection;
 use crate::model::listener::snapshot::{ConnectTerminate, MainListener, Snapshot};
 use crate::model::listener::{self, CONNECT_TERMINATE, MAIN_INTERNAL, RawListener};
 use crate::resource::check_name;
-use crate::store::chains::{ChainState, ChainTable, OnRefused, Refused, Surroundings};
+use crate::store::chains::{ChainState, ChainTable, NotCompiled, OnRefused, Surroundings};
 use crate::store::received::Chains;
 
 pub(crate) struct ListenerTable {
@@ -102,8 +103,8 @@ impl ListenerTable {
         match compiled.result {
             Ok(terminate) => self.terminate.in_force = Some(Arc::new(terminate)),
             // What served before serves on, until that has come.
-            Err(Refused::Waits(_)) => {}
-            Err(Refused::For(refusal)) => return Err(refusal),
+            Err(NotCompiled::Waits(_)) => {}
+            Err(NotCompiled::For(refusal)) => return Err(refusal),
         }
         self.terminate.newest = body;
         self.terminate.referred = compiled.referred;
@@ -126,7 +127,11 @@ impl ListenerTable {
             .ok_or_else(|| Refusal::missing("filter_chain_matcher"))?;
         let inspection = Inspection::from_proto(&raw.listener.listener_filters)?;
         let omissions = Omissions::default();
-        let recorders = listener::recorders(&raw.listener, &**around.host, &omissions);
+        let logs = LogContext {
+            host: &**around.host,
+            clusters: &|name| around.clusters.slot(name),
+        };
+        let recorders = listener::recorders(&raw.listener, &logs, &omissions);
         let mut chains = HashMap::new();
         for chain in &raw.chains {
             let (slot, refused) = self.chains.take(&chain.name, &chain.body, around);

@@ -7,17 +7,21 @@
 mod chains;
 mod clusters;
 mod dns;
+mod health_checks;
 mod listeners;
+mod outliers;
 pub mod received;
+mod secrets;
 pub mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
+use waypoint_filters::callout::CalloutCluster;
 use waypoint_filters::host::Host;
 use waypoint_filters::xds::omitted::Omitted;
 use waypoint_filters::xds::rejected::{Refusal, Rejected};
@@ -25,6 +29,7 @@ use waypoint_filters::xds::rejected::{Refusal, Rejected};
 pub use crate::store::chains::{ChainState, OnRefused};
 
 use crate::model::cluster::dns::{Answer, Question};
+use crate::model::cluster::slot::ClusterSlot;
 use crate::model::discovered::{ByName, Discovered, Reference};
 use crate::model::listener::snapshot::Snapshot;
 use crate::model::listener::{CONNECT_TERMINATE, MAIN_INTERNAL};
@@ -101,6 +106,11 @@ impl Store {
         }
     }
 
+    /// The place of a cluster, for those who call it beside traffic.
+    pub fn callout_cluster(&self, name: &str) -> Arc<dyn CalloutCluster> {
+        self.clusters.slot(name)
+    }
+
     /// What the admin port reads from.
     pub fn received(&self) -> Received {
         self.received.clone()
@@ -113,8 +123,10 @@ impl Store {
 
     /// The names of this type that configuration refers to. Empty for types that come whole.
     pub fn wanted(&self, kind: ResourceType) -> BTreeSet<String> {
-        if kind == ResourceType::Endpoints {
-            return self.clusters.wanted_assignments();
+        match kind {
+            ResourceType::Endpoints => return self.clusters.wanted_assignments(),
+            ResourceType::Secret => return self.clusters.wanted_secrets(),
+            _ => {}
         }
         let of_kind = self
             .listeners
@@ -140,6 +152,17 @@ impl Store {
         self.listeners.chain_states()
     }
 
+    /// Secrets that clusters refer to and that have never come.
+    pub fn awaited_secrets(&self) -> BTreeSet<String> {
+        self.clusters.wanted_secrets();
+        self.clusters.secrets.slots.awaited()
+    }
+
+    /// No more secrets are on their way: whoever waits for one needn't.
+    pub fn settle_secrets(&self) {
+        self.clusters.secrets.set_absent();
+    }
+
     /// The names that are to be looked up, as long as they are here.
     pub fn questions(&self) -> Vec<Question> {
         self.clusters.dns.questions()
@@ -154,6 +177,23 @@ impl Store {
     pub fn answer(&mut self, question: &Question, answer: &Answer) {
         let peer = |address: IpAddr| self.workloads.lookup(address);
         self.clusters.answer(question, answer, &peer);
+    }
+
+    /// Judges endpoints by what is known of them: an endpoint's sign may have come, or time has passed. When to look again, whatever
+    /// comes meanwhile.
+    pub fn look_for_outliers(
+        &mut self,
+        now: Instant,
+        random: impl FnMut() -> u64,
+    ) -> Option<Instant> {
+        // First what checks found: it may take an outlier back.
+        self.clusters.checked.look();
+        self.clusters.outliers.look(now, random)
+    }
+
+    /// The clusters whose endpoints are checked.
+    pub fn checked_clusters(&self) -> Vec<Arc<ClusterSlot>> {
+        self.clusters.checked.slots().cloned().collect()
     }
 
     /// Takes an update in one step.
@@ -181,7 +221,10 @@ impl Store {
         for (kind, names) in gone {
             for name in names {
                 outcome.changed |= self.remove(kind, &name);
-                self.received.remove(kind, &name);
+                let stays = kind == ResourceType::Secret && self.clusters.secrets.is_in_use(&name);
+                if !stays {
+                    self.received.remove(kind, &name);
+                }
             }
         }
         self.publish(&outcome);
@@ -223,9 +266,8 @@ impl Store {
                     store.listeners.take(&r.name, &r.body, &around, rejected)
                 });
             }
-            // Nothing that asks for one is built.
-            ResourceType::Secret => self.apply_each(added, response, outcome, |_, _, _| {
-                Err(Refusal::new("", "secrets are not supported"))
+            ResourceType::Secret => self.apply_each(added, response, outcome, |store, r, _| {
+                store.clusters.secrets.take(&r.name, &r.body)
             }),
         }
     }
@@ -354,7 +396,7 @@ impl Store {
             ResourceType::Listener => self.listeners.remove(name),
             // Taken with what was added.
             ResourceType::Workload | ResourceType::Extension | ResourceType::Routes => false,
-            ResourceType::Secret => false,
+            ResourceType::Secret => self.clusters.secrets.remove(name),
         }
     }
 
@@ -367,6 +409,9 @@ impl Store {
         let chains = self.listeners.chains_apart();
         self.received.set_chains(MAIN_INTERNAL, chains);
         self.clusters.sweep();
+        let wanted = self.clusters.wanted_secrets();
+        let holds = |name: &str| self.clusters.secrets.holds(name);
+        self.received.expect_secrets(&wanted, holds);
         let referred: BTreeSet<Reference> = self.listeners.referred().cloned().collect();
         self.discovered.retain(&referred);
         for kind in ByName::ALL {

@@ -4,7 +4,7 @@
 //! The store writes it and the admin port reads it. Bytes are shared with the store, not copied. Workloads
 //! that are in force aren't kept here: Envoy's dump has no place for them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use waypoint_filters::xds::rejected::Rejected;
 
-use crate::model::cluster::ClusterSlot;
+use crate::model::cluster::slot::ClusterSlot;
 use crate::resource::{Resource, ResourceType};
 
 /// Of the reasons why chains don't serve, this much is kept.
@@ -31,7 +31,7 @@ pub struct Entry {
     /// `None`: no version was ever accepted.
     pub in_force: Option<InForce>,
     /// Why the version that came last isn't in force.
-    pub refused: Option<Refused>,
+    pub refused: Option<RefusedVersion>,
 }
 
 /// The version of a resource that is in use.
@@ -45,7 +45,7 @@ pub struct InForce {
 
 /// A version of a resource that isn't.
 #[derive(Clone, Debug)]
-pub struct Refused {
+pub struct RefusedVersion {
     pub rejected: Rejected,
     pub response: Arc<Response>,
 }
@@ -167,7 +167,7 @@ impl Received {
         let entry = entries
             .entry(rejected.resource.as_str().into())
             .or_default();
-        entry.refused = Some(Refused {
+        entry.refused = Some(RefusedVersion {
             rejected,
             response: response.clone(),
         });
@@ -192,6 +192,18 @@ impl Received {
     pub(crate) fn retain(&self, kind: ResourceType, needed: impl Fn(&str) -> bool) {
         if let Some(entries) = self.tables.lock().entries.get_mut(&kind) {
             entries.retain(|name, _| needed(name));
+        }
+    }
+
+    /// Which secrets are asked for. Of others those stay that are held.
+    pub(crate) fn expect_secrets(&self, asked: &BTreeSet<String>, held: impl Fn(&str) -> bool) {
+        let mut tables = self.tables.lock();
+        let entries = tables.entries.entry(ResourceType::Secret).or_default();
+        entries.retain(|name, _| asked.contains(&**name) || held(name));
+        for name in asked {
+            if !entries.contains_key(name.as_str()) {
+                entries.insert(name.as_str().into(), Entry::default());
+            }
         }
     }
 

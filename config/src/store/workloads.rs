@@ -14,7 +14,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use prost::Message;
 use waypoint_filters::stream::peer::Peer;
-use waypoint_filters::xds::proto::{Workload, WorkloadNetworkMode};
+use waypoint_filters::xds::proto::{Workload, WorkloadNetworkMode, WorkloadTunnelProtocol};
 use waypoint_filters::xds::rejected::{Refusal, Rejected};
 
 use crate::resource::Resource;
@@ -40,6 +40,22 @@ impl WorkloadIndex {
     pub fn lookup(&self, address: IpAddr) -> Option<Arc<Peer>> {
         let address = address.to_canonical();
         self.0.get(part_of(address))?.load().get(&address).cloned()
+    }
+
+    /// All workloads with their addresses, by namespace and name. It takes as long as there are many.
+    pub fn all(&self) -> Vec<(Arc<Peer>, Vec<IpAddr>)> {
+        let mut found: HashMap<*const Peer, (Arc<Peer>, Vec<IpAddr>)> = HashMap::new();
+        for part in &*self.0 {
+            for (address, peer) in &**part.load() {
+                let known = found.entry(Arc::as_ptr(peer));
+                let (_, addresses) = known.or_insert_with(|| (peer.clone(), Vec::new()));
+                addresses.push(*address);
+            }
+        }
+        let mut all: Vec<_> = found.into_values().collect();
+        all.iter_mut().for_each(|(_, addresses)| addresses.sort());
+        all.sort_by(|(a, _), (b, _)| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        all
     }
 }
 
@@ -246,6 +262,12 @@ impl Names {
                 _ => "deployment",
             }),
             principal: self.get(&format!("spiffe://{domain}/ns/{namespace}/sa/{account}")),
+            node: self.get(&workload.node),
+            waypoint: match workload.waypoint.as_ref().and_then(|w| w.hostname.as_ref()) {
+                None => self.get(""),
+                Some(host) => self.get(&format!("{}/{}", host.namespace, host.hostname)),
+            },
+            hbone: workload.tunnel_protocol == i32::from(WorkloadTunnelProtocol::Hbone),
         }
     }
 }
@@ -291,6 +313,22 @@ mod tests {
         assert_eq!(name(&table, [10, 0, 0, 3]).unwrap(), "one");
         table.apply(Vec::new(), &["1", "2", "never"]);
         assert_eq!((name(&table, B), table.addresses), (None, 0));
+    }
+
+    #[test]
+    fn all_are_told_by_name() {
+        let mut table = WorkloadTable::default();
+        table.apply(
+            vec![pod("2", "two", &[B]), pod("1", "one", &[[10, 0, 0, 9], A])],
+            &[],
+        );
+        let all = table.index.all();
+        let names: Vec<_> = all
+            .iter()
+            .map(|(peer, ips)| (&*peer.name, ips.len()))
+            .collect();
+        assert_eq!(names, [("one", 2), ("two", 1)]);
+        assert_eq!(all[0].1, [IpAddr::from(A), IpAddr::from([10, 0, 0, 9])]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
 use waypoint_config::model::balance::endpoint_set;
 use waypoint_config::model::cluster;
+use waypoint_config::model::cluster::delivered_secret;
 use waypoint_config::model::discovered;
 use waypoint_config::model::listener;
 use waypoint_config::model::listener::originate;
@@ -26,6 +27,7 @@ pub(crate) fn tables() -> Vec<(&'static Table, Vec<String>)> {
         ),
         (&route::ROUTE_CONFIGURATION, None),
         (&discovered::EXTENSION, None),
+        (&delivered_secret::SECRET, None),
     ] {
         add(root, from.map(str::to_owned), &mut found);
     }

@@ -43,6 +43,8 @@ const SECTIONS: [(&str, &[&str]); 8] = [
         "Clusters",
         &[
             "envoy.config.cluster.",
+            "envoy.extensions.clusters.",
+            "envoy.extensions.common.dynamic_forward_proxy.",
             "envoy.extensions.upstreams.",
             "envoy.extensions.transport_sockets.",
             "envoy.extensions.network.dns_resolver.",
@@ -58,6 +60,7 @@ const SECTIONS: [(&str, &[&str]); 8] = [
             "envoy.extensions.filters.listener.",
             "envoy.extensions.filters.network.http_connection_manager.",
             "envoy.extensions.filters.network.tcp_proxy.",
+            "envoy.extensions.http.header_formatters.",
             "envoy.extensions.matching.",
             "envoy.extensions.request_id.",
             "xds.",
@@ -71,7 +74,10 @@ const SECTIONS: [(&str, &[&str]); 8] = [
         "Filters and their rules",
         &[
             "envoy.extensions.filters.",
+            "envoy.extensions.http.",
             "envoy.config.rbac.",
+            "envoy.config.common.mutation_rules.",
+            "envoy.extensions.common.ratelimit.",
             "envoy.extensions.path.",
             "udpa.",
         ],
@@ -82,13 +88,18 @@ const SECTIONS: [(&str, &[&str]); 8] = [
             "envoy.config.accesslog.",
             "envoy.extensions.access_loggers.",
             "envoy.extensions.formatter.",
+            "envoy.config.trace.",
+            "envoy.extensions.tracers.",
+            "envoy.type.metadata.",
+            "envoy.type.tracing.",
+            "opentelemetry.",
             "stats.",
         ],
     ),
     ("Matchers", &["envoy.type.matcher."]),
     (
         "Parts of several messages",
-        &["envoy.config.core.", "envoy.type.v3."],
+        &["envoy.config.core.", "envoy.type.http.", "envoy.type.v3."],
     ),
 ];
 

@@ -3,16 +3,19 @@
 //!
 //! Compared is what models print of themselves. A chain's HTTP filters and access logs are folded into
 //! services and sinks, which print nothing: policies and logs are compiled by themselves; the other HTTP
-//! filters' few settings (`set_filter_state`, `istio.stats`, `peer_metadata`) aren't reached from here.
+//! filters' settings (`set_filter_state`, `istio.stats`, `peer_metadata`, and what routes say of `cors` and `fault`) aren't reached
+//! from here.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::accesslog::v3::AccessLog as AccessLogProto;
 use envoy_types::pb::envoy::config::rbac::v3::Rbac;
 use prost::Message as _;
 use prost_reflect::{EnumDescriptor, FieldDescriptor, Kind};
-use waypoint_filters::rbac::engine::{Engine, RBAC};
-use waypoint_filters::record::access_log::{ACCESS_LOG, AccessLog};
+use waypoint_filters::callout::CalloutCluster;
+use waypoint_filters::record::access_log::{ACCESS_LOG, AccessLog, LogContext};
+use waypoint_filters::security::rbac::engine::{Engine, RBAC};
 use waypoint_filters::xds::coverage::{Shape, Status, check};
 
 use crate::pieces::{Piece, pieces};
@@ -22,13 +25,17 @@ use crate::sites::{Site, honoured_part, sites};
 use crate::wire;
 
 /// Fields whose other values leave no trace in a model, and why.
-const WITHOUT_TRACE: [&str; 32] = [
+const WITHOUT_TRACE: &[&str] = &[
     // Without thresholds there is no limit, as istiod's say.
     "envoy.config.cluster.v3.CircuitBreakers.thresholds",
     "envoy.config.cluster.v3.Cluster.circuit_breakers",
-    // Looked through for TLS, which is refused; endpoints say whether HBONE leads to them.
-    "envoy.config.cluster.v3.Cluster.TransportSocketMatch.transport_socket",
-    "envoy.config.cluster.v3.Cluster.transport_socket",
+    // What istiod says is what they are by default.
+    "envoy.config.cluster.v3.Cluster.MaglevLbConfig.table_size",
+    "envoy.config.cluster.v3.Cluster.RingHashLbConfig.minimum_ring_size",
+    "envoy.config.cluster.v3.Cluster.SlowStartConfig.min_weight_percent",
+    "envoy.config.cluster.v3.OutlierDetection.consecutive_5xx",
+    "envoy.config.cluster.v3.OutlierDetection.enforcing_consecutive_5xx",
+    "envoy.config.cluster.v3.OutlierDetection.enforcing_consecutive_local_origin_failure",
     // Without it the assignment has the cluster's name, as istiod's have.
     "envoy.config.cluster.v3.Cluster.eds_cluster_config",
     // What recorded clusters with names have anyway.
@@ -45,13 +52,19 @@ const WITHOUT_TRACE: [&str; 32] = [
     // Names the filter in refusals, and for what routes say of it.
     "envoy.config.listener.v3.Filter.name",
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter.name",
-    // The recorded redirect leads to https anyway.
-    "envoy.config.route.v3.RedirectAction.https_redirect",
+    // A label of its counters, which are no part of a model.
+    // Says that something may be, which is refused otherwise.
+    "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig.allow_insecure_cluster_options",
+    "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz.stat_prefix",
     // CONNECT is routed by the waypoint; other upgrades are refused here.
     "envoy.config.route.v3.RouteAction.UpgradeConfig.connect_config",
     "envoy.config.route.v3.RouteAction.upgrade_configs",
+    // Recorded secrets are all the agent's, whose names say where they are.
+    "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig.sds_config",
     // A bound that no recorded body reaches.
     "envoy.config.route.v3.RouteConfiguration.max_direct_response_body_size_bytes",
+    // Only bodies of local replies have one; lines of logs don't.
+    "envoy.config.core.v3.SubstitutionFormatString.content_type",
     // Where the sink writes.
     "envoy.extensions.access_loggers.file.v3.FileAccessLog.path",
     // These two mean the same.
@@ -62,13 +75,20 @@ const WITHOUT_TRACE: [&str; 32] = [
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.forward_client_cert_details FORWARD_ONLY",
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.forward_client_cert_details SANITIZE",
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.forward_client_cert_details SANITIZE_SET",
+    // What istiod says is what they are by default.
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.Tracing.client_sampling",
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.Tracing.overall_sampling",
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.use_remote_address",
+    // Only where addresses of connections count, which istiod doesn't say.
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.preserve_external_request_id",
+    "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig.use_request_id_for_trace_sampling",
+    // No such variable is set here.
+    "envoy.type.tracing.v3.CustomTag.Environment.name",
     // Only one value is not refused.
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.request_id_extension",
-    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.stream_idle_timeout",
-    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.use_remote_address",
-    "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext.alpn_protocols",
     "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext.tls_params",
     "envoy.extensions.transport_sockets.tls.v3.TlsParameters.tls_maximum_protocol_version TLS_AUTO",
+    "envoy.extensions.transport_sockets.tls.v3.TlsParameters.tls_minimum_protocol_version TLS_AUTO",
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig.http2_protocol_options",
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig.http_protocol_options",
 ];
@@ -99,9 +119,11 @@ fn another_value_means_something_else_or_is_refused() {
             if site.is_first_of(&ACCESS_LOG) {
                 logs(&site, &mut changes);
             }
-            let filters = waypoint_filters::http::TABLES;
-            let is_folded =
-                filters.iter().any(|t| site.is_within(t)) || site.is_within(&ACCESS_LOG);
+            let mut filters = waypoint_filters::http::TABLES.iter();
+            let mut of_routes = waypoint_filters::http::PER_ROUTE_TABLES.iter();
+            let is_folded = filters.any(|t| site.is_within(t))
+                || of_routes.any(|t| site.is_within(t))
+                || site.is_within(&ACCESS_LOG);
             if !is_folded && !piece.role().ends_with("connect_originate") {
                 changes.try_all(&piece.bytes, &site, piece.role(), &compile);
             }
@@ -112,7 +134,10 @@ fn another_value_means_something_else_or_is_refused() {
         .tried
         .difference(&changes.noticed)
         .map(String::as_str);
-    assert_eq!(silent.collect::<BTreeSet<_>>(), WITHOUT_TRACE.into());
+    assert_eq!(
+        silent.collect::<BTreeSet<_>>(),
+        WITHOUT_TRACE.iter().copied().collect()
+    );
 }
 
 fn accepted() -> impl Iterator<Item = Piece> {
@@ -134,12 +159,25 @@ fn policies(site: &Site, changes: &mut Changes) {
     }
 }
 
+/// A cluster's place, whatever is there.
+struct Slot(Arc<str>);
+
+impl CalloutCluster for Slot {
+    fn name(&self) -> &Arc<str> {
+        &self.0
+    }
+}
+
 fn logs(site: &Site, changes: &mut Changes) {
     let host = process::host();
     let compile = |bytes: &[u8]| {
         check(bytes, &ACCESS_LOG).ok()?;
         let proto = AccessLogProto::decode(bytes).unwrap();
-        let log = AccessLog::from_proto(&proto, &*host).ok()?;
+        let context = LogContext {
+            host: &*host,
+            clusters: &|name| Arc::new(Slot(name.into())),
+        };
+        let log = AccessLog::from_proto(&proto, &context).ok()?;
         Some(lines(&format!("{log:#?}")))
     };
     if compile(&site.bytes).is_none() {

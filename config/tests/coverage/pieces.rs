@@ -17,14 +17,19 @@ use waypoint_filters::xds::coverage::Table;
 use crate::{process, wire};
 
 /// The recordings, and what of Istio's configuration each is about.
-pub(crate) const RECORDINGS: [(&str, &str); 12] = [
+pub(crate) const RECORDINGS: [(&str, &str); 14] = [
     ("walkthrough", "the Bookinfo walk-through"),
     ("waypoint-for-all", "traffic for services and pods"),
     ("authorization", "AuthorizationPolicy"),
     ("jwt", "RequestAuthentication"),
+    ("guards", "extension providers, and keys of services"),
     ("httproute", "HTTPRoute"),
     ("ports", "GRPCRoute, TCPRoute, TLSRoute, protocols of ports"),
     ("traffic-policy", "VirtualService and DestinationRule"),
+    (
+        "virtual-service",
+        "VirtualServices beside each other and beside HTTPRoutes",
+    ),
     ("telemetry", "Telemetry"),
     ("egress", "ServiceEntry"),
     ("extensions", "WasmPlugin, TrafficExtension, EnvoyFilter"),

@@ -25,7 +25,7 @@ struct Exception {
     roles: &'static [&'static str],
 }
 
-const EXCEPTIONS: [Exception; 3] = [
+const EXCEPTIONS: [Exception; 4] = [
     // There is one null.
     Exception {
         mutation: "unknown null_value",
@@ -37,6 +37,12 @@ const EXCEPTIONS: [Exception; 3] = [
         mutation: "unknown health_status",
         message: "envoy.config.endpoint.v3.LbEndpoint",
         roles: &["main_internal", "encap", "inner_connect_originate"],
+    },
+    // The one chain that has it waits for a plugin that isn't here, and none of its filters is built before.
+    Exception {
+        mutation: "unknown ",
+        message: "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+        roles: &["main_internal"],
     },
     // A listener whose one chain takes everything has nothing to write of connections without a chain.
     Exception {
@@ -53,26 +59,117 @@ const EXCEPTIONS: [Exception; 3] = [
 
 /// Messages that no recording has in a part that is accepted. The walk over them is tested by itself, in
 /// [`every_table_refuses_by_name`]; what their conversions make of values is not.
-const NOT_RECORDED: [&str; 20] = [
+const NOT_RECORDED: &[&str] = &[
     "envoy.config.accesslog.v3.DurationFilter",
+    "envoy.config.accesslog.v3.GrpcStatusFilter",
+    "envoy.config.accesslog.v3.HeaderFilter",
+    "envoy.config.accesslog.v3.LogTypeFilter",
+    "envoy.config.accesslog.v3.MetadataFilter",
     "envoy.config.accesslog.v3.NotHealthCheckFilter",
     "envoy.config.accesslog.v3.OrFilter",
+    "envoy.config.accesslog.v3.RuntimeFilter",
+    "envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget",
     "envoy.config.cluster.v3.Cluster.RefreshRate",
     "envoy.config.cluster.v3.Cluster.RoundRobinLbConfig",
+    "envoy.config.common.mutation_rules.v3.HeaderMutation",
+    "envoy.config.common.mutation_rules.v3.HeaderMutation.RemoveOnMatch",
+    "envoy.config.core.v3.BackoffStrategy",
+    "envoy.config.core.v3.DataSource",
+    "envoy.config.core.v3.HeaderValueOption",
+    "envoy.config.core.v3.HealthCheck",
+    "envoy.config.core.v3.HealthCheck.GrpcHealthCheck",
+    "envoy.config.core.v3.HealthCheck.HttpHealthCheck",
+    "envoy.config.core.v3.HealthCheck.Payload",
+    "envoy.config.core.v3.HealthCheck.TcpHealthCheck",
     "envoy.config.core.v3.Http1ProtocolOptions",
+    "envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat",
+    "envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat.ProperCaseWords",
     "envoy.config.core.v3.HttpProtocolOptions",
+    "envoy.config.core.v3.HttpService",
+    "envoy.config.core.v3.HttpUri",
+    "envoy.config.core.v3.ProxyProtocolConfig",
+    "envoy.config.core.v3.RetryPolicy",
+    "envoy.config.core.v3.RuntimeFeatureFlag",
+    "envoy.config.core.v3.RuntimeFractionalPercent",
     "envoy.config.core.v3.TypedExtensionConfig",
+    "envoy.config.core.v3.UpstreamHttpProtocolOptions",
     "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy",
+    "envoy.config.endpoint.v3.Endpoint.AdditionalAddress",
+    "envoy.config.endpoint.v3.Endpoint.HealthCheckConfig",
     "envoy.config.rbac.v3.Principal.Authenticated",
+    "envoy.config.route.v3.RateLimit",
+    "envoy.config.route.v3.RateLimit.Action",
+    "envoy.config.route.v3.RateLimit.Action.GenericKey",
+    "envoy.config.route.v3.RateLimit.Action.HeaderValueMatch",
+    "envoy.config.route.v3.RateLimit.Action.MaskedRemoteAddress",
+    "envoy.config.route.v3.RateLimit.Action.QueryParameterValueMatch",
+    "envoy.config.route.v3.RateLimit.Action.QueryParameters",
+    "envoy.config.route.v3.RateLimit.Action.RemoteAddress",
+    "envoy.config.route.v3.RateLimit.Action.RequestHeaders",
+    "envoy.config.route.v3.HedgePolicy",
+    "envoy.config.route.v3.RetryPolicy.RateLimitedRetryBackOff",
+    "envoy.config.route.v3.RetryPolicy.ResetHeader",
+    "envoy.config.route.v3.RouteAction.HashPolicy.ConnectionProperties",
+    "envoy.config.route.v3.RouteAction.HashPolicy.Cookie",
+    "envoy.config.route.v3.RouteAction.HashPolicy.CookieAttribute",
+    "envoy.config.route.v3.RouteAction.HashPolicy.QueryParameter",
+    "envoy.config.route.v3.RouteAction.MaxStreamDuration",
+    "envoy.config.trace.v3.ZipkinConfig",
+    "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig",
+    "envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig",
+    "envoy.extensions.access_loggers.stream.v3.StderrAccessLog",
+    "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+    "envoy.extensions.common.dynamic_forward_proxy.v3.DnsCacheCircuitBreakers",
+    "envoy.extensions.common.ratelimit.v3.LocalRateLimitDescriptor",
+    "envoy.extensions.common.ratelimit.v3.RateLimitDescriptor.Entry",
+    "envoy.extensions.filters.common.fault.v3.FaultDelay.HeaderDelay",
+    "envoy.extensions.filters.http.ext_authz.v3.CheckSettings",
+    "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute",
+    "envoy.extensions.filters.http.fault.v3.FaultAbort.HeaderAbort",
+    "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+    "envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute",
+    "envoy.extensions.filters.http.header_mutation.v3.Mutations",
+    "envoy.extensions.filters.http.jwt_authn.v3.JwksAsyncFetch",
+    "envoy.extensions.filters.http.jwt_authn.v3.JwtCacheConfig",
+    "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb",
+    "envoy.extensions.filters.http.jwt_authn.v3.JwtClaimToHeader.PathSegment",
+    "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig",
+    "envoy.extensions.filters.http.jwt_authn.v3.ProviderWithAudiences",
     "envoy.extensions.filters.http.rbac.v3.RBACPerRoute",
+    "envoy.extensions.filters.network.http_connection_manager.v3.LocalReplyConfig",
+    "envoy.extensions.filters.http.stateful_session.v3.StatefulSession",
+    "envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute",
     "envoy.extensions.filters.network.http_connection_manager.v3.Rds",
+    "envoy.extensions.filters.network.http_connection_manager.v3.ResponseMapper",
     "envoy.extensions.filters.network.mongo_proxy.v3.MongoProxy",
+    "envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig",
     "envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery",
+    "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig",
+    "envoy.extensions.http.stateful_session.cookie.v3.CookieBasedSessionState",
+    "envoy.extensions.http.stateful_session.header.v3.HeaderBasedSessionState",
     "envoy.extensions.matching.common_inputs.network.v3.FilterStateInput",
+    "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport",
+    // That of a secret.
+    "envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext",
+    "envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext.SystemRootCerts",
+    "envoy.extensions.transport_sockets.tls.v3.Secret",
+    "envoy.extensions.transport_sockets.tls.v3.TlsCertificate",
+    "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig",
+    "envoy.type.http.v3.Cookie",
+    "envoy.type.http.v3.CookieAttribute",
+    "envoy.type.matcher.v3.AddressMatcher",
     "envoy.type.matcher.v3.DoubleMatcher",
     "envoy.type.matcher.v3.ValueMatcher.NullMatch",
+    "envoy.type.metadata.v3.MetadataKind.Cluster",
+    "envoy.type.metadata.v3.MetadataKind.Host",
+    "envoy.type.metadata.v3.MetadataKind.Route",
     "envoy.type.v3.DoubleRange",
+    "envoy.type.v3.FractionalPercent",
+    "envoy.type.v3.HashPolicy",
+    "envoy.type.v3.HashPolicy.SourceIp",
+    "envoy.type.v3.HttpStatus",
     "envoy.type.v3.Int64Range",
+    "opentelemetry.proto.common.v1.ArrayValue",
     "xds.type.v3.TypedStruct",
 ];
 
@@ -211,7 +308,7 @@ fn what_is_not_listed_is_refused() {
         .filter(|table| !covered.contains(&id(table)))
         .map(|table| table.name)
         .collect();
-    assert_eq!(missed, NOT_RECORDED.into_iter().collect());
+    assert_eq!(missed, NOT_RECORDED.iter().copied().collect());
 }
 
 /// Refused, or something else is left out than before.

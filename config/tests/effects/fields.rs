@@ -64,6 +64,7 @@ fn fields_of_service_entries() {
 fn traffic_distribution_wherever_it_is_asked_for() {
     let field = "metadata.annotations[networking.istio.io/traffic-distribution]: ";
     let clear = format!("clusterIP: 10.0.0.9, {PORTS}");
+    let unknown = "where the waypoint runs isn't known";
     check(&[
         (
             service(
@@ -71,15 +72,25 @@ fn traffic_distribution_wherever_it_is_asked_for() {
                 "",
                 &format!("trafficDistribution: PreferClose, {clear}"),
             ),
-            &["Service default/s (not honoured): spec.trafficDistribution: "],
+            &[
+                "Service default/s (no effect): spec.trafficDistribution: ",
+                unknown,
+            ],
         ),
         (
             service("s", NEAR, &clear),
-            &["Service default/s (not honoured): ", field, "PreferClose"],
+            &["Service default/s (no effect): ", field, unknown],
         ),
         (
             entry(NEAR, ENDPOINTS),
-            &["ServiceEntry default/out (not honoured): ", field],
+            &["ServiceEntry default/out (no effect): ", field, unknown],
+        ),
+        (
+            service("s", "", &format!("internalTrafficPolicy: Local, {clear}")),
+            &[
+                "Service default/s (no effect): spec.internalTrafficPolicy: ",
+                unknown,
+            ],
         ),
         (
             service(
@@ -114,7 +125,7 @@ fn traffic_distribution_wherever_it_is_asked_for() {
     let about: Vec<_> = lines.iter().filter(about).collect();
     assert_eq!(about.len(), 1, "{lines:#?}");
     assert!(
-        about[0].starts_with("Namespace default (not honoured): "),
+        about[0].starts_with("Namespace default (no effect): "),
         "{lines:#?}"
     );
     // Of a namespace of others it is not said.
@@ -145,14 +156,6 @@ fn fields_of_services() {
                 &format!("type: LoadBalancer, loadBalancerSourceRanges: [192.0.2.0/24], {clear}"),
             ),
             &[outside, "loadBalancerSourceRanges", ": default/s"],
-        ),
-        (
-            service(
-                "s",
-                ", labels: {istio.io/persistent-session: cookie}",
-                &clear,
-            ),
-            &["Service default/s (not honoured): metadata.labels[istio.io/persistent-session]"],
         ),
         (
             service(
@@ -320,8 +323,8 @@ fn settings_of_the_mesh() {
             &[&not_honoured, "discoverySelectors: "],
         ),
         (
-            mesh("defaultConfig: {tracing: {sampling: 5, customTags: {a: {literal: {value: b}}}}}"),
-            &[&not_honoured, "defaultConfig.tracing.customTags: "],
+            mesh("defaultConfig: {tracing: {sampling: 5, datadog: {address: b}}}"),
+            &[&not_honoured, "defaultConfig.tracing.datadog: "],
         ),
         (
             mesh("defaultConfig: {drainDuraton: 5s}"),
@@ -373,4 +376,45 @@ fn pods_that_drain_take_nothing() {
         ],
     )]);
     assert!(!BASE.contains("draining"));
+}
+
+#[test]
+fn workload_entries_and_who_selects_them() {
+    let machine = |name: &str, labels: &str, address: &str| {
+        format!(
+            "{{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {{name: {name}}}, spec: {{address: {address}, labels: {{{labels}}}}}}}\n---\n"
+        )
+    };
+    let selecting = entry("", "workloadSelector: {labels: {app: vm}}");
+    let lines = told(&(selecting.clone() + &machine("vm", "app: vm", "192.0.2.1")));
+    assert_eq!(lines, Vec::<String>::new());
+    check(&[
+        (
+            selecting.clone(),
+            &[
+                "ServiceEntry default/out (no effect): spec.ports[0]: ",
+                "selects no WorkloadEntry",
+            ],
+        ),
+        (
+            machine("vm", "app: vm", "192.0.2.1"),
+            &["WorkloadEntry (not for this waypoint): no ServiceEntry of this waypoint selects it"],
+        ),
+        (
+            machine("vm", "app: web", "192.0.2.1"),
+            &[
+                "WorkloadEntry default/vm (no effect): the Service default/api selects it, which is not honoured",
+            ],
+        ),
+        (
+            selecting + &machine("vm", "app: vm", "192.0.2.1") + &machine("b", "app: vm", "b.test"),
+            &["WorkloadEntry default/b (no effect): spec.address: b.test is no IP address"],
+        ),
+        (
+            entry("", &format!("exportTo: [plain], {ENDPOINTS}")),
+            &[
+                "ServiceEntry default/out (no effect): spec.exportTo: doesn't let namespace default see it",
+            ],
+        ),
+    ]);
 }

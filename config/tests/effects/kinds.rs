@@ -32,7 +32,7 @@ fn kinds_that_are_for_others_are_one_quiet_line_each() {
         (
             "gateway.networking.k8s.io",
             "ReferenceGrant",
-            "{from: [], to: []}",
+            "{from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: a}], to: [{group: '', kind: Service}]}",
             "in a mesh a route needs no grant",
         ),
     ] {

@@ -49,7 +49,7 @@ fn http_in_rules_for_tcp_ports() {
             policy(
                 WAYPOINT,
                 "ALLOW",
-                "{}, {when: [{key: 'request.headers[x]', notValues: [a]}]}",
+                "{from: [{source: {namespaces: [a]}}]}, {when: [{key: 'request.headers[x]', notValues: [a]}]}",
             ),
             &[
                 "spec.rules[1].when[0].notValues: ",
@@ -92,7 +92,7 @@ fn rules_that_never_match() {
     let begins = "AuthorizationPolicy default/p (no effect): spec.rules";
     check(&[
         (
-            policy(API, "DENY", ""),
+            policy(API, "AUDIT", ""),
             &[begins, ": is empty: the policy never matches"],
         ),
         (
@@ -240,4 +240,63 @@ fn a_headless_backend_without_endpoints() {
         assert!(about(&lines).is_empty(), "{lines:#?}");
     }
     assert!(PORTS.contains("selector"));
+}
+
+fn named(name: &str, target: &str, action: &str, rule: &str) -> String {
+    policy(target, action, rule).replace(
+        "metadata: {name: p}",
+        &format!("metadata: {{name: {name}}}"),
+    )
+}
+
+#[test]
+fn rules_that_others_leave_nothing_to_do() {
+    let get = "{to: [{operation: {methods: [GET]}}]}";
+    let from = "{from: [{source: {namespaces: [a]}}], to: [{operation: {methods: [GET]}}]}";
+    let contradiction = named("allow", API, "ALLOW", from) + &named("deny", API, "DENY", get);
+    let twice = named("one", API, "ALLOW", get) + &named("two", API, "ALLOW", get);
+    let wider = named("a", API, "DENY", from)
+        + &named(
+            "b",
+            WAYPOINT,
+            "DENY",
+            "{from: [{source: {namespaces: [a]}}]}",
+        );
+    check(&[
+        (
+            contradiction,
+            &[
+                "AuthorizationPolicy default/allow (no effect): spec.rules[0]: contradicts spec.rules[0] of \
+                 AuthorizationPolicy default/deny",
+                "allows nothing",
+            ],
+        ),
+        (
+            twice,
+            &[
+                "AuthorizationPolicy default/two (no effect): spec.rules[0]: adds nothing: spec.rules[0] of \
+                 AuthorizationPolicy default/one allows all of it",
+            ],
+        ),
+        (
+            wider,
+            &[
+                "AuthorizationPolicy default/a (no effect): spec.rules[0]: adds nothing",
+                "default/b denies",
+            ],
+        ),
+    ]);
+    for quiet in [
+        // Elsewhere the other doesn't hold.
+        named(
+            "a",
+            WAYPOINT,
+            "ALLOW",
+            "{from: [{source: {namespaces: [a]}}]}",
+        ) + &named("b", API, "DENY", "{from: [{source: {namespaces: [a]}}]}"),
+        // An exception of what is denied.
+        named("a", API, "ALLOW", get) + &named("b", API, "DENY", from),
+    ] {
+        assert_eq!(told(&quiet), Vec::<String>::new(), "{quiet}");
+    }
 }

@@ -3,13 +3,13 @@
 //! An operator that isn't known is refused by name while configuration is compiled. What has no value
 //! prints as `-`.
 
-mod context;
+pub(crate) mod filter_state_value;
 mod operators;
 pub mod substitution;
 mod syntax;
 mod time_format;
 
-pub use context::{FormatContext, RequestView};
+pub use crate::stream::format_context::{FormatContext, RequestView};
 pub use syntax::Complain;
 
 use crate::format::operators::Operator;
@@ -122,6 +122,7 @@ impl Format {
                 },
             ] => {
                 if let Some(value) = operator.structured(context) {
+                    let value = value.map(|value| cut(value, *max_length));
                     return value.map_or(FormatValue::Missing, FormatValue::Structured);
                 }
                 if !operator.write_at_most(*max_length, context, &mut out) {
@@ -157,6 +158,18 @@ impl Format {
             [Piece::Literal(text)] => Some(text),
             _ => None,
         }
+    }
+}
+
+/// A text with no more than so many bytes; other values are whole.
+fn cut(value: serde_json::Value, max_length: Option<usize>) -> serde_json::Value {
+    match (value, max_length) {
+        (serde_json::Value::String(mut text), Some(max)) => {
+            let end = (0..=max.min(text.len())).rfind(|at| text.is_char_boundary(*at));
+            text.truncate(end.unwrap_or(0));
+            text.into()
+        }
+        (value, _) => value,
     }
 }
 
@@ -272,6 +285,31 @@ mod tests {
     }
 
     #[test]
+    fn expressions_as_texts_and_with_their_types() {
+        assert_eq!(
+            print(
+                "%CEL(response.code / 100)%|%CEL(request.path.contains('a')):2%|%CEL(request.id)%"
+            ),
+            "2|tr|-"
+        );
+        let stream = stream();
+        let state = stream.state();
+        let context = FormatContext {
+            stream: &stream,
+            state: &state,
+            request: None,
+            response: None,
+            end: stream.start,
+        };
+        let value = |text: &str| Format::parse(text).unwrap().value(&context);
+        let structured = |json| FormatValue::Structured(json);
+        assert_eq!(value("%TYPED_CEL(1 + 1)%"), structured(2.into()));
+        assert_eq!(value("%TYPED_CEL('häuser'):2%"), structured("h".into()));
+        assert_eq!(value("%TYPED_CEL(request.id)%"), FormatValue::Missing);
+        assert_eq!(value("%CEL(1 + 1)%"), FormatValue::Text(b"2".to_vec()));
+    }
+
+    #[test]
     fn names_of_a_grpc_status() {
         let of = |text: &str, status| {
             print_with(text, |state| {
@@ -349,7 +387,8 @@ mod tests {
             "%UPSTREAM_HOST(x)%",
             "%DOWNSTREAM_LOCAL%",
             "%UPSTREAM_HOST_PORT%",
-            "%CEL(1 + 1)%",
+            "%CEL(1 +)%",
+            "%TYPED_CEL(nobody.knows)%",
             "%CLUSTER_METADATA(a:b):3%",
         ] {
             assert!(Format::parse(refused).is_err(), "{refused}");

@@ -40,7 +40,7 @@ pub static SUBSTITUTION_FORMAT: Table = Table {
         honoured(1, "text_format"),
         honoured(2, "json_format").of(&STRUCT),
         honoured(3, "omit_empty_values"),
-        harmless(4, "content_type", "nothing here is sent as a body"),
+        honoured(4, "content_type"),
         honoured(5, "text_format_source").of(&DATA_SOURCE),
         honoured(6, "formatters").named(1).of(&FORMATTER),
         harmless(7, "json_format_options", "keys always come in sorted order"),
@@ -56,7 +56,7 @@ static DATA_SOURCE: Table = Table {
     required: &[required("specifier", &[3])],
 };
 
-static FORMATTER: Table = Table {
+pub(crate) static FORMATTER: Table = Table {
     name: "envoy.config.core.v3.TypedExtensionConfig",
     fields: &[
         harmless(1, "name", "the type decides"),
@@ -72,6 +72,10 @@ static REQ_WITHOUT_QUERY: Table = Table {
     refused: "",
     required: &[],
 };
+
+/// The keys under which a line of JSON names the policy that denied the request, and that which would have.
+const DENIED_BY: &str = "denied_by";
+const DRY_RUN_DENIED_BY: &str = "dry_run_denied_by";
 
 impl Substitution {
     pub fn from_proto(proto: &SubstitutionFormatString) -> Result<Substitution, Refusal> {
@@ -125,7 +129,18 @@ impl Substitution {
         match self {
             Substitution::Text(format) => format.write(context, out),
             Substitution::Json { json, omit_empty } => {
-                out.extend_from_slice(json.value(context, *omit_empty).to_string().as_bytes());
+                let mut value = json.value(context, *omit_empty);
+                // Only of what was denied; whoever wrote the format didn't know the operators.
+                for (key, by) in [
+                    (DENIED_BY, &context.state.denied_by),
+                    (DRY_RUN_DENIED_BY, &context.state.dry_run_denied_by),
+                ] {
+                    if let (Some(by), Some(object)) = (by, value.as_object_mut()) {
+                        let told = object.entry(key);
+                        told.or_insert_with(|| (&**by).into());
+                    }
+                }
+                out.extend_from_slice(value.to_string().as_bytes());
                 out.push(b'\n');
             }
         }

@@ -17,7 +17,7 @@ pub(super) const FILTER: Registration = Registration {
 
 fn build(config: StatsPluginConfig, context: &FilterContext<'_>) -> Result<HttpFilter, Refusal> {
     Ok(HttpFilter {
-        layer: None,
         recorder: Some(recorder(config, context.host, context.omissions)?),
+        ..HttpFilter::inert()
     })
 }

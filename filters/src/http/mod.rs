@@ -4,19 +4,29 @@
 //! holds for Wasm of any phase, too, whatever its failure policy says. Only what counts and nothing else may be
 //! left out (`omitted.rs`).
 
+mod cors;
+pub mod dynamic_forward_proxy;
+mod ext_authz;
 mod fault;
-mod filter;
+pub(crate) mod filter;
 mod grpc_stats;
+mod grpc_web;
+mod header_mutation;
 mod istio_stats;
+mod jwt_authn;
+mod local_rate_limit;
 mod peer_metadata;
+pub mod rate_limit;
 mod rbac;
+mod router;
 mod set_filter_state;
+mod stateful_session;
 
 use envoy_types::pb::google::protobuf::Any;
 
-use crate::http::filter::{Build, Config, Place, Registration};
+use crate::http::filter::{Place, Registration};
 use crate::stream::route::PerRouteConfig;
-use crate::xds::coverage::{OWN_COUNTERS, Table, harmless, left_out};
+use crate::xds::coverage::Table;
 use crate::xds::rejected::Refusal;
 use crate::xds::typed_struct;
 
@@ -28,13 +38,20 @@ pub const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.rout
 /// All filters.
 const FILTERS: &[Registration] = &[
     rbac::FILTER,
+    jwt_authn::FILTER,
     set_filter_state::FILTER,
     grpc_stats::FILTER,
+    grpc_web::FILTER,
+    header_mutation::FILTER,
+    ext_authz::FILTER,
     fault::FILTER,
+    local_rate_limit::FILTER,
     istio_stats::FILTER,
     peer_metadata::FILTER,
-    inert(&CORS_CONFIG),
-    inert(&ROUTER_CONFIG),
+    cors::FILTER,
+    dynamic_forward_proxy::FILTER,
+    stateful_session::FILTER,
+    router::FILTER,
 ];
 
 /// The tables of all configurations that [`build`] takes.
@@ -49,40 +66,9 @@ pub static TABLES: &[&Table] = &{
 /// The tables of all configurations that [`build_per_route`] takes.
 pub static PER_ROUTE_TABLES: &[&Table] = &{
     const MESSAGES: usize = filter::tables(FILTERS, Place::Route, &mut []);
-    let mut tables = [&ROUTER_CONFIG; MESSAGES];
+    let mut tables = [&typed_struct::UDPA; MESSAGES];
     filter::tables(FILTERS, Place::Route, &mut tables);
     tables
-};
-
-/// CORS policies come with routes, and the router is put in by `config`: here is nothing to do.
-const fn inert(table: &'static Table) -> Registration {
-    Registration {
-        config: Config::Message {
-            table,
-            build: |_, _| Ok(HttpFilter::inert()),
-        },
-        per_route: None,
-    }
-}
-
-static CORS_CONFIG: Table = Table {
-    name: "envoy.extensions.filters.http.cors.v3.Cors",
-    fields: &[],
-    refused: "",
-    required: &[],
-};
-
-static ROUTER_CONFIG: Table = Table {
-    name: "envoy.extensions.filters.http.router.v3.Router",
-    fields: &[
-        harmless(1, "dynamic_stats", OWN_COUNTERS),
-        left_out(2, "start_child_span", "no tracer is built"),
-        harmless(7, "suppress_grpc_request_failure_code_stats", OWN_COUNTERS),
-    ],
-    refused: "3 upstream_log, 4 suppress_envoy_headers, 5 strict_check_headers, \
-              6 respect_expected_rq_timeout, 8 upstream_http_filters, 9 upstream_log_options, \
-              10 reject_connect_request_early_data",
-    required: &[],
 };
 
 /// Builds the filter that `config` describes.
@@ -90,17 +76,7 @@ static ROUTER_CONFIG: Table = Table {
 /// # Errors
 /// A filter that isn't built into this binary, or whose configuration is invalid.
 pub fn build(config: &Any, context: &FilterContext<'_>) -> Result<HttpFilter, Refusal> {
-    if let Some((inner, value)) = typed_struct::unwrap(config)? {
-        let build = FILTERS.iter().find_map(|filter| match filter.config {
-            Config::Json { type_url, build } if type_url == inner => Some(build),
-            _ => None,
-        });
-        return build.ok_or_else(|| unknown(&inner))?(&value, context);
-    }
-    match configured_by(config) {
-        Some((_, build)) => build(config, context),
-        None => Err(unknown(&config.type_url)),
-    }
+    filter::build(FILTERS, config, context)
 }
 
 /// Builds one `typed_per_filter_config` entry; `filter` is the configuration of the filter it is for.
@@ -108,26 +84,19 @@ pub fn build(config: &Any, context: &FilterContext<'_>) -> Result<HttpFilter, Re
 /// # Errors
 /// As [`build`].
 pub fn build_per_route(filter: &Any, config: &Any) -> Result<PerRouteConfig, Refusal> {
-    let per_route = configured_by(filter).and_then(|(row, _)| row.per_route.as_ref());
-    match per_route.filter(|per_route| per_route.table.has_type_url(&config.type_url)) {
-        Some(per_route) => (per_route.build)(config),
-        None => Err(unknown(&config.type_url)),
-    }
+    filter::build_per_route(FILTERS, filter, config)
 }
 
-/// The filter whose configuration is a message of this type.
-fn configured_by(config: &Any) -> Option<(&'static Registration, Build)> {
-    FILTERS.iter().find_map(|row| match row.config {
-        Config::Message { table, build } if table.has_type_url(&config.type_url) => {
-            Some((row, build))
-        }
-        _ => None,
-    })
+/// What a virtual host and one of its routes say of one filter, together. The route's stands alone, but for filters
+/// that are configured field by field.
+pub fn per_route_within(general: &PerRouteConfig, specific: PerRouteConfig) -> PerRouteConfig {
+    let together = cors::within(general, &specific);
+    let together = together.or_else(|| header_mutation::within(general, &specific));
+    together.unwrap_or(specific)
 }
 
-fn unknown(type_url: &str) -> Refusal {
-    Refusal::new(
-        "typed_config",
-        format!("filter type {type_url} is not built in"),
-    )
+/// Whether what a route says of a filter may be left out where its chain has no such filter: it decides about nothing. istiod
+/// says it of sessions.
+pub fn says_nothing_alone(config: &Any) -> bool {
+    stateful_session::PER_ROUTE.has_type_url(&config.type_url)
 }

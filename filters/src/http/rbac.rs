@@ -5,16 +5,18 @@
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 
 use crate::http::filter::{Config, PerRoute, Registration};
 use crate::http::{FilterContext, HttpFilter};
-use crate::rbac::engine::{Action, BoundEngine, Engine, RBAC};
-use crate::rbac::rules::Rules;
+use crate::security::rbac::action::Action;
+use crate::security::rbac::counters::Counters;
+use crate::security::rbac::denial::Denials;
+use crate::security::rbac::engine::{BoundEngine, Engine, RBAC};
+use crate::security::rbac::rules::Rules;
 use crate::service::local_reply::LocalReply;
-use crate::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
+use crate::service::{HttpCall, HttpRequest, HttpService, Response, ResponseFuture};
 use crate::stream::connection::BindKey;
-use crate::stream::response_flags::ResponseFlags;
 use crate::stream::stream_info::StreamInfo;
 use crate::xds::coverage::harmless;
 use crate::xds::coverage::honoured;
@@ -89,13 +91,27 @@ impl HttpRules {
     }
 
     /// `None`: the request may pass.
-    fn check(&self, request: &HttpRequest) -> Option<LocalReply> {
+    fn check(&self, request: &HttpRequest, denials: &Denials) -> Option<Response> {
         let stream = &request.stream;
-        self.0.note_shadow(stream, |shadow| {
-            shadow.bound(stream).decide(&request.http, stream)
+        self.0.explain(stream, |rules, purpose| {
+            rules.engine.explain(&request.http, stream, purpose)
         });
-        let engine = self.0.enforced.as_ref()?.bound(stream);
-        let decision = engine.decide(&request.http, stream);
+        // Questions count for nothing.
+        let counts = stream.explanation().is_none();
+        let decide = |rules: &Bindable| {
+            let engine = rules.bound(stream);
+            let decision = engine.decide(&request.http, stream);
+            if counts {
+                engine.count(&decision);
+            }
+            (engine, decision)
+        };
+        self.0
+            .note_shadow(stream, denials, |shadow| decide(shadow).1);
+        let (engine, decision) = decide(self.0.enforced.as_ref()?);
+        if counts {
+            denials.counters.enforced(decision.allowed);
+        }
         if engine.action() == Action::Log {
             let logged = decision.policy.is_some();
             stream
@@ -106,22 +122,50 @@ impl HttpRules {
         if decision.allowed {
             return None;
         }
-        Some(
-            LocalReply::new(
-                StatusCode::FORBIDDEN,
-                "RBAC: access denied",
-                decision.details(),
-            )
-            .with_flags(ResponseFlags::default()),
-        )
+        let denier = decision.denied_by.as_ref();
+        if counts && let Some(denier) = denier {
+            denier.count(denials);
+        }
+        let reply = LocalReply::new(
+            StatusCode::FORBIDDEN,
+            "RBAC: access denied",
+            decision.details(),
+        );
+        let mut response = reply.respond(stream, request.http.headers());
+        if let (Some(header), Some(by)) = (&denials.header, denier)
+            && let Ok(by) = HeaderValue::from_str(by.words())
+        {
+            response.headers_mut().insert(header, by);
+        }
+        let mut state = stream.state();
+        state.denied_by = denier.map(|by| by.words().clone());
+        if state.request.method.is_none() {
+            state.request.keep_line(&request.http);
+        }
+        drop(state);
+        Some(response)
     }
 }
 
 fn build(proto: &Rbac, context: &FilterContext<'_>) -> Result<HttpFilter, Refusal> {
-    Ok(HttpFilter::layer(RbacLayer {
-        rules: Arc::new(HttpRules::from_proto(proto)?),
+    let counters = Counters::new(
+        context.host.metrics(),
+        "http",
+        context.stat_prefix,
+        &proto.shadow_rules_stat_prefix,
+    );
+    let rules = HttpRules::from_proto(proto)?;
+    let tallied = rules.0.tallied(|rules| rules.engine.tally());
+    let filter = HttpFilter::layer(RbacLayer {
+        rules: Arc::new(rules),
+        denials: Denials::counted_in(
+            context.host.metrics(),
+            counters,
+            context.host.denial_header(),
+        ),
         position: context.position,
-    }))
+    });
+    Ok(HttpFilter { tallied, ..filter })
 }
 
 /// Rules of a route replace the filter's; a route without rules switches it off.
@@ -131,6 +175,7 @@ fn build_per_route(proto: RbacPerRoute) -> Result<HttpRules, Refusal> {
 
 struct RbacLayer {
     rules: Arc<HttpRules>,
+    denials: Denials,
     position: usize,
 }
 
@@ -140,6 +185,7 @@ impl tower::Layer<HttpService> for RbacLayer {
     fn layer(&self, inner: HttpService) -> HttpService {
         HttpService::new(RbacFilter {
             rules: self.rules.clone(),
+            denials: self.denials.clone(),
             position: self.position,
             inner,
         })
@@ -148,6 +194,7 @@ impl tower::Layer<HttpService> for RbacLayer {
 
 struct RbacFilter {
     rules: Arc<HttpRules>,
+    denials: Denials,
     position: usize,
     inner: HttpService,
 }
@@ -156,11 +203,9 @@ impl HttpCall for RbacFilter {
     fn call(&self, mut request: HttpRequest) -> ResponseFuture {
         let of_route = request.per_route::<HttpRules>(self.position);
         let rules = of_route.as_deref().unwrap_or(&self.rules);
-        match rules.check(&request) {
+        match rules.check(&request, &self.denials) {
             None => self.inner.call(request),
-            Some(reply) => {
-                ResponseFuture::ready(reply.respond(&request.stream, request.http.headers()))
-            }
+            Some(response) => ResponseFuture::ready(response),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use envoy_types::pb::envoy::extensions::filters::http::set_filter_state::v3::Config;
 
-use crate::filter_state_value::{FILTER_STATE_VALUE, FilterStateValue};
+use crate::format::filter_state_value::{FILTER_STATE_VALUE, FilterStateValue};
 use crate::format::{FormatContext, RequestView};
 use crate::http::HttpFilter;
 use crate::http::filter::{self, Registration};

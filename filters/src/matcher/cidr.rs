@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 
 use envoy_types::pb::envoy::config::core::v3::CidrRange;
+use envoy_types::pb::google::protobuf::UInt32Value;
+use envoy_types::pb::xds::core::v3::CidrRange as XdsCidrRange;
 use ipnet::IpNet;
 
 use crate::xds::coverage::Table;
@@ -21,15 +23,29 @@ pub static CIDR_RANGE: Table = Table {
     required: &[required("address_prefix", &[1])],
 };
 
+/// The same message, where xDS has it of its own.
+pub static XDS_CIDR_RANGE: Table = Table {
+    name: "xds.core.v3.CidrRange",
+    fields: CIDR_RANGE.fields,
+    refused: "",
+    required: CIDR_RANGE.required,
+};
+
 /// From proto; a missing prefix length is 0, as Envoy reads it.
 pub fn from_proto(proto: &CidrRange) -> Result<IpNet, Refusal> {
-    let address: IpAddr = proto.address_prefix.parse().map_err(|_| {
-        Refusal::new(
-            "address_prefix",
-            format!("{:?} is not an IP address", proto.address_prefix),
-        )
-    })?;
-    let length = proto.prefix_len.as_ref().map_or(0, |l| l.value);
+    network(&proto.address_prefix, proto.prefix_len.as_ref())
+}
+
+/// As [`from_proto`], of the message that xDS has of its own.
+pub fn from_xds(proto: &XdsCidrRange) -> Result<IpNet, Refusal> {
+    network(&proto.address_prefix, proto.prefix_len.as_ref())
+}
+
+fn network(prefix: &str, length: Option<&UInt32Value>) -> Result<IpNet, Refusal> {
+    let address: IpAddr = prefix
+        .parse()
+        .map_err(|_| Refusal::new("address_prefix", format!("{prefix:?} is not an IP address")))?;
+    let length = length.map_or(0, |l| l.value);
     u8::try_from(length)
         .ok()
         .and_then(|length| IpNet::new(address, length).ok())
@@ -51,7 +67,7 @@ mod tests {
     fn ranges_hold_their_addresses_in_every_spelling() {
         let range = |prefix: &str, length| CidrRange {
             address_prefix: prefix.into(),
-            prefix_len: Some(envoy_types::pb::google::protobuf::UInt32Value { value: length }),
+            prefix_len: Some(UInt32Value { value: length }),
         };
         let net = from_proto(&range("10.1.2.3", 8)).unwrap();
         assert!(contains(&net, "10.9.9.9".parse().unwrap()));

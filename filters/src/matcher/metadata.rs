@@ -1,5 +1,7 @@
 //! `MetadataMatcher`: a value at a path of a filter's metadata.
 
+use std::fmt;
+
 use envoy_types::pb::envoy::r#type::matcher::v3::{
     MetadataMatcher as MetadataMatcherProto, metadata_matcher::path_segment::Segment,
 };
@@ -65,7 +67,35 @@ impl MetadataMatcher {
         })
     }
 
+    /// Whether there is a value to compare.
+    pub fn is_there(&self, metadata: &Metadata) -> bool {
+        let value = metadata.get(&self.filter, &self.path);
+        value.is_some_and(|value| !value.is_null())
+    }
+
     pub fn matches(&self, metadata: &Metadata) -> bool {
         self.value.matches(metadata.get(&self.filter, &self.path)) != self.invert
+    }
+}
+
+/// What it asks for; the metadata that Istio's policies speak of by their names there.
+impl fmt::Display for MetadataMatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let not = if self.invert { "not " } else { "" };
+        match (&*self.filter, &*self.path) {
+            ("envoy.filters.http.jwt_authn", [payload, claims @ ..]) if payload == "payload" => {
+                write!(f, "claim {}", claims.join("."))?;
+            }
+            (filter, path) => write!(f, "metadata {filter}:{}", path.join("."))?,
+        }
+        write!(f, " is {not}{}", self.value)
+    }
+}
+
+impl MetadataMatcher {
+    /// What it would look at, as JSON; `None`: there is nothing.
+    pub fn seen(&self, metadata: &Metadata) -> Option<String> {
+        let value = metadata.get(&self.filter, &self.path)?;
+        Some(value.to_string())
     }
 }

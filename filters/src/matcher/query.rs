@@ -1,5 +1,7 @@
 //! `QueryParameterMatcher`: the first value of a query parameter, as it stands: Envoy decodes no escapes here.
 
+use std::fmt;
+
 use envoy_types::pb::envoy::config::route::v3::{
     QueryParameterMatcher as QueryParameterMatcherProto,
     query_parameter_matcher::QueryParameterMatchSpecifier,
@@ -60,6 +62,18 @@ impl QueryParameterMatcher {
             (None, found) => found.is_some() == self.present,
             (Some(matcher), Some(value)) => matcher.matches(value),
             (Some(_), None) => false,
+        }
+    }
+}
+
+/// What it asks for.
+impl fmt::Display for QueryParameterMatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.name;
+        match (&self.value, self.present) {
+            (Some(value), _) => write!(f, "query parameter {name} is {value}"),
+            (None, true) => write!(f, "query parameter {name} is there"),
+            (None, false) => write!(f, "query parameter {name} is not there"),
         }
     }
 }

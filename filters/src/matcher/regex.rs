@@ -45,6 +45,40 @@ pub fn search(pattern: &str) -> Result<regex::Regex, Refusal> {
     compile(pattern)
 }
 
+/// What a regular expression for whole values was written as.
+pub fn written(regex: &regex::Regex) -> &str {
+    let whole = regex.as_str();
+    let inner = whole
+        .strip_prefix("^(?:")
+        .and_then(|w| w.strip_suffix(")$"));
+    inner.unwrap_or(whole)
+}
+
+/// What every value that it matches begins with, as far as that can be read off it; of one with alternatives nothing.
+pub fn beginning(regex: &regex::Regex) -> &str {
+    let text = written(regex);
+    if text.contains('|') {
+        return "";
+    }
+    let is_literal = |c: char| c.is_ascii_alphanumeric() || "/-_~ ,;:=@%".contains(c);
+    let end = text.find(|c| !is_literal(c)).unwrap_or(text.len());
+    let (literal, rest) = text.split_at(end);
+    match rest.chars().next() {
+        // The last character may not be there.
+        Some('*' | '?' | '{') => literal.get(..end.saturating_sub(1)).unwrap_or_default(),
+        _ => literal,
+    }
+}
+
+/// As [`search`], in values that need not be text.
+pub fn search_bytes(pattern: &str) -> Result<regex::bytes::Regex, Refusal> {
+    regex::bytes::RegexBuilder::new(pattern)
+        .size_limit(MAX_PROGRAM_BYTES)
+        .dot_matches_new_line(false)
+        .build()
+        .map_err(|error| Refusal::new("regex", format!("{pattern:?} is not valid: {error}")))
+}
+
 /// From proto; the engine is always RE2's.
 pub fn from_proto(proto: &RegexMatcher) -> Result<regex::Regex, Refusal> {
     full_match(&proto.regex)
@@ -59,8 +93,29 @@ fn compile(pattern: &str) -> Result<regex::Regex, Refusal> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_values_begin_with() {
+        for (pattern, beginning) in [
+            ("/item/[0-9]+", "/item/"),
+            ("/a/b", "/a/b"),
+            ("/ab*", "/a"),
+            ("/ab?c", "/a"),
+            ("/ab{0}", "/a"),
+            ("/ab+", "/ab"),
+            ("/a|/b", ""),
+            ("(?i)/a", ""),
+            (r"/a\.b", "/a"),
+            ("/.*", "/"),
+            ("", ""),
+        ] {
+            let regex = full_match(pattern).unwrap();
+            assert_eq!(super::beginning(&regex), beginning, "{pattern}");
+        }
+    }
 
     #[test]
     fn matches_the_whole_value_only() {

@@ -3,6 +3,8 @@
 //! istiod writes many expressions whose shape is a literal between `.*`: they are recognised and
 //! compared without a regular expression.
 
+use std::fmt;
+
 use envoy_types::pb::envoy::r#type::matcher::v3::{
     StringMatcher as StringMatcherProto, string_matcher::MatchPattern,
 };
@@ -118,12 +120,32 @@ impl StringMatcher {
         self.pattern.matches(value)
     }
 
-    /// As [`matches`](StringMatcher::matches), for a header's value. One that isn't text matches nothing
-    /// but a pattern for any.
+    /// As [`matches`](StringMatcher::matches), for a header's value. One that isn't text is compared by its bytes, each a
+    /// character to expressions: a byte that is none mustn't get its header past a denial.
     pub fn matches_bytes(&self, value: &[u8]) -> bool {
         match std::str::from_utf8(value) {
             Ok(value) => self.matches(value),
-            Err(_) => matches!(self.pattern, Pattern::Any | Pattern::Present),
+            Err(_) if self.ignore_case => self.pattern.matches_opaque(&value.to_ascii_lowercase()),
+            Err(_) => self.pattern.matches_opaque(value),
+        }
+    }
+}
+
+/// In the notation of Istio's policies: `*` is anything. Regular expressions stand between slashes.
+impl fmt::Display for StringMatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.pattern {
+            Pattern::Any => f.write_str("anything"),
+            Pattern::Present => f.write_str("not empty"),
+            Pattern::Exact(s) => write!(f, "{s:?}"),
+            Pattern::Prefix(s) => write!(f, "\"{s}*\""),
+            Pattern::Suffix(s) => write!(f, "\"*{s}\""),
+            Pattern::Contains(s) => write!(f, "\"*{s}*\""),
+            Pattern::Regex(r) => write!(f, "/{}/", regex::written(r)),
+        }?;
+        match self.ignore_case {
+            true => f.write_str(" in any case"),
+            false => Ok(()),
         }
     }
 }
@@ -138,6 +160,25 @@ impl Pattern {
             Pattern::Suffix(s) => value.ends_with(&**s),
             Pattern::Contains(s) => value.contains(&**s),
             Pattern::Regex(r) => r.is_match(value),
+        }
+    }
+
+    /// Of bytes that are no UTF-8.
+    fn matches_opaque(&self, value: &[u8]) -> bool {
+        match self {
+            Pattern::Any => true,
+            Pattern::Present => !value.is_empty(),
+            Pattern::Exact(s) => value == s.as_bytes(),
+            Pattern::Prefix(s) => value.starts_with(s.as_bytes()),
+            Pattern::Suffix(s) => value.ends_with(s.as_bytes()),
+            Pattern::Contains(s) => {
+                let wanted = s.as_bytes();
+                wanted.is_empty() || value.windows(wanted.len()).any(|part| part == wanted)
+            }
+            Pattern::Regex(r) => {
+                let text: String = value.iter().map(|byte| char::from(*byte)).collect();
+                r.is_match(&text)
+            }
         }
     }
 }
@@ -211,6 +252,37 @@ mod tests {
         assert!(m(MatchPattern::Suffix("b".into()), false).matches("ab"));
         assert!(m(MatchPattern::Contains("b".into()), false).matches("abc"));
         assert!(StringMatcher::from_proto(&StringMatcherProto::default()).is_err());
+    }
+
+    #[test]
+    fn a_value_that_is_no_text_is_compared_by_its_bytes() {
+        let pattern = |pattern, ignore_case| {
+            StringMatcher::from_proto(&StringMatcherProto {
+                ignore_case,
+                match_pattern: Some(pattern),
+            })
+            .unwrap()
+        };
+        let regex = |regex: &str| StringMatcher::regex(regex).unwrap();
+        for (matcher, value, matches) in [
+            (StringMatcher::prefix("adm"), &b"adm\xff"[..], true),
+            (StringMatcher::prefix("adm"), b"\xffadm", false),
+            (StringMatcher::suffix("min"), b"\xffmin", true),
+            (StringMatcher::contains("dm"), b"\xffdm\xff", true),
+            (StringMatcher::contains("dn"), b"\xffdm\xff", false),
+            (StringMatcher::exact("admin"), b"admin\xff", false),
+            (
+                pattern(MatchPattern::Prefix("Adm".into()), true),
+                b"aDM\xff",
+                true,
+            ),
+            (regex("ad[mn]..*"), b"adm\xff", true),
+            (regex("ad[mn]."), b"adm\xff\xff", false),
+            (regex(".+"), b"\xff", true),
+            (regex("[^a]*"), b"a\xff", false),
+        ] {
+            assert_eq!(matcher.matches_bytes(value), matches, "{matcher} {value:?}");
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! normalizing leaves raw, are in no segment, and a template with a character that no normalized path has is
 //! refused: it would match nothing.
 
+use std::fmt;
+
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
 
@@ -39,7 +41,16 @@ static MATCH_CONFIG: Table = Table {
 
 /// Compares a path with a template.
 #[derive(Clone, Debug)]
-pub struct UriTemplateMatcher(::regex::Regex);
+pub struct UriTemplateMatcher {
+    template: Box<str>,
+    regex: ::regex::Regex,
+}
+
+impl fmt::Display for UriTemplateMatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the template {:?}", self.template)
+    }
+}
 
 impl UriTemplateMatcher {
     pub fn from_extension(proto: &TypedExtensionConfig) -> Result<UriTemplateMatcher, Refusal> {
@@ -71,12 +82,15 @@ impl UriTemplateMatcher {
                 &compile_segment(segment).ok_or_else(|| invalid("is no valid template"))?,
             );
         }
-        Ok(UriTemplateMatcher(regex::full_match(&pattern)?))
+        Ok(UriTemplateMatcher {
+            template: template.into(),
+            regex: regex::full_match(&pattern)?,
+        })
     }
 
     /// `path` has no query.
     pub fn matches(&self, path: &str) -> bool {
-        self.0.is_match(path)
+        self.regex.is_match(path)
     }
 }
 

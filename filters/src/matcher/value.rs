@@ -1,5 +1,7 @@
 //! `ValueMatcher`: compares a structured value of metadata.
 
+use std::fmt;
+
 use envoy_types::pb::envoy::r#type::matcher::v3::{
     ListMatcher, ValueMatcher as ValueMatcherProto, double_matcher, list_matcher,
     value_matcher::MatchPattern,
@@ -73,6 +75,29 @@ static OR_MATCHER: Table = Table {
 
 /// A matcher nested deeper than this is refused.
 const MAX_DEPTH: usize = 16;
+
+/// What it asks for.
+impl fmt::Display for ValueMatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ValueMatcher::Null => f.write_str("null"),
+            ValueMatcher::Exact(number) => write!(f, "{number}"),
+            ValueMatcher::Range(start, end) => write!(f, "in [{start}, {end})"),
+            ValueMatcher::Text(matcher) => matcher.fmt(f),
+            ValueMatcher::Bool(value) => value.fmt(f),
+            ValueMatcher::Present(true) => f.write_str("there"),
+            ValueMatcher::Present(false) => f.write_str("not there"),
+            ValueMatcher::OneOf(inner) => write!(f, "a list with {inner}"),
+            ValueMatcher::Or(any) => {
+                for (i, matcher) in any.iter().enumerate() {
+                    let or = if i > 0 { " or " } else { "" };
+                    write!(f, "{or}{matcher}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
 
 impl ValueMatcher {
     pub fn from_proto(proto: &ValueMatcherProto) -> Result<ValueMatcher, Refusal> {

@@ -1,34 +1,51 @@
-//! Families: series by their label values.
+//! Families: series with the same name, by their label values.
 
-use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-use prometheus::core::Desc;
-use prometheus::proto::{LabelPair, Metric, MetricFamily};
-
+use crate::metrics::exposition::{Exposition, Kind};
+use crate::metrics::limits::Limits;
 use crate::metrics::series::Series;
+use crate::metrics::table::{Key, Room, Table};
 
-/// Series of one family.
-pub const MAX_SERIES: usize = 20_000;
+/// What a label says of series that others are counted in.
+const OVERFLOW: &str = "overflow";
+/// These it says as they are: where traffic went is told of all of it, and sums over who reported stay whole.
+const KEPT: &[&str] = &[
+    "reporter",
+    "destination_service",
+    "destination_service_name",
+    "destination_service_namespace",
+    "request_protocol",
+    "response_code",
+];
+
+/// Labels whose values are written out in the code. Series that have no others are few, and stay: one that counts failures
+/// once a week has to be there before.
+const OF_THE_CODE: &[&str] = &[
+    "action",
+    "connection",
+    "kind",
+    "port",
+    "reason",
+    "result",
+    "state",
+    "what",
+];
 
 /// Series by label values.
 pub struct Family<S> {
-    pub(crate) desc: Desc,
     name: &'static str,
     help: &'static str,
     labels: &'static [&'static str],
-    series: Mutex<Table<S>>,
-}
-
-type Table<S> = HashMap<Box<[Arc<str>]>, Entry<S>>;
-
-struct Entry<S> {
-    series: S,
-    mark: u64,
-    /// When the mark was last seen to change; `None` until the first sweep.
-    since: Option<Instant>,
+    limits: Limits,
+    series: Table<S>,
+    /// Series with other labels than the family's: a name before each value.
+    named: Table<S>,
+    /// How often a series was asked for that there was no room for.
+    folded: AtomicU64,
 }
 
 impl<S: Series> Family<S> {
@@ -36,101 +53,135 @@ impl<S: Series> Family<S> {
         name: &'static str,
         help: &'static str,
         labels: &'static [&'static str],
+        limits: Limits,
     ) -> Family<S> {
-        let names = labels.iter().map(|label| (*label).to_owned()).collect();
-        let desc = Desc::new(name.to_owned(), help.to_owned(), names, HashMap::new());
         Family {
-            // Names are literals of ours; `unnamed` stands for one that is no metric name.
-            desc: desc.unwrap_or_else(|_| fallback_desc()),
             name,
             help,
             labels,
-            series: Mutex::default(),
+            limits,
+            series: Table::default(),
+            named: Table::default(),
+            folded: AtomicU64::new(0),
         }
+    }
+
+    /// Whether series go that nobody uses. What a gauge says stays true, however long it has been so.
+    fn forgets(&self) -> bool {
+        let of_code = |label| OF_THE_CODE.contains(label);
+        S::KIND != Kind::Gauge && !self.labels.iter().all(of_code)
     }
 
     /// The series with these label values, in the order of the family's labels.
     pub fn with(&self, values: &[Arc<str>]) -> S {
-        let mut all = self.series.lock();
-        if let Some(entry) = all.get(values) {
-            return entry.series.clone();
-        }
-        let key: Box<[Arc<str>]> = if all.len() >= MAX_SERIES {
-            let overflow: Arc<str> = "overflow".into();
-            self.labels.iter().map(|_| overflow.clone()).collect()
-        } else {
-            values.into()
+        let fold = |all| {
+            let pairs = self.labels.iter().zip(values);
+            pairs.map(|(n, v)| folded(n, v, all)).collect()
         };
-        let entry = all.entry(key).or_insert_with(|| Entry {
-            series: S::default(),
-            mark: 0,
-            since: None,
-        });
-        entry.series.clone()
+        self.get(&self.series, values, fold)
+    }
+
+    /// The series with these labels instead of the family's. Those count for themselves; how many sets of names there are
+    /// is the configuration's.
+    pub fn with_names(&self, names: &[Arc<str>], values: &[Arc<str>]) -> S {
+        let pairs = || names.iter().zip(values);
+        let key: Vec<Arc<str>> = pairs().flat_map(|(n, v)| [n.clone(), v.clone()]).collect();
+        let fold = |all| {
+            let folded = pairs().map(|(n, v)| [n.clone(), folded(n, v, all)]);
+            folded.flatten().collect()
+        };
+        self.get(&self.named, &key, fold)
+    }
+
+    fn get(&self, table: &Table<S>, key: &[Arc<str>], fold: impl Fn(bool) -> Key) -> S {
+        let room = Room {
+            series: self.limits.max_series,
+            folded: self.limits.max_folded(),
+        };
+        let (series, folded) = table.get(key, room, fold);
+        if folded {
+            self.folded.fetch_add(1, Ordering::Relaxed);
+        }
+        series
     }
 
     pub fn len(&self) -> usize {
-        self.series.lock().len()
+        self.series.len() + self.named.len()
     }
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
 
-    pub(crate) fn expire(&self, now: Instant, idle: Duration) {
-        self.series.lock().retain(|_, entry| {
-            let mark = entry.series.mark();
-            if entry.series.held() || entry.mark != mark || entry.since.is_none() {
-                entry.mark = mark;
-                entry.since = Some(now);
-                return true;
-            }
-            entry
-                .since
-                .is_some_and(|since| now.saturating_duration_since(since) < idle)
-        });
-    }
-
-    pub(crate) fn collect(&self) -> Vec<MetricFamily> {
-        let metrics: Vec<Metric> = self
-            .series
-            .lock()
-            .iter()
-            .map(|(values, entry)| {
-                let mut metric = entry.series.metric();
-                metric.set_label(self.label_pairs(values));
-                metric
-            })
-            .collect();
-        let mut family = MetricFamily::default();
-        family.set_name(self.name.to_owned());
-        family.set_help(self.help.to_owned());
-        family.set_field_type(S::TYPE);
-        family.set_metric(metrics);
-        vec![family]
-    }
-
-    fn label_pairs(&self, values: &[Arc<str>]) -> Vec<LabelPair> {
-        self.labels
-            .iter()
-            .zip(values)
-            .map(|(name, value)| {
-                let mut pair = LabelPair::default();
-                pair.set_name((*name).to_owned());
-                pair.set_value(value.to_string());
-                pair
-            })
-            .collect()
+fn folded(name: &str, value: &Arc<str>, all: bool) -> Arc<str> {
+    match !all && KEPT.contains(&name) {
+        true => value.clone(),
+        false => OVERFLOW.into(),
     }
 }
 
-#[allow(clippy::expect_used)]
-fn fallback_desc() -> Desc {
-    Desc::new(
-        "unnamed".to_owned(),
-        "-".to_owned(),
-        Vec::new(),
-        HashMap::new(),
-    )
-    .expect("a valid name and help")
+/// A family, whatever its series are.
+pub(crate) trait AnyFamily: std::any::Any + Send + Sync {
+    fn name(&self) -> &'static str;
+    fn series(&self) -> usize;
+    fn folded(&self) -> u64;
+    /// Whether it may have no room some time: its labels say what isn't the code's.
+    fn folds(&self) -> bool;
+    fn expire(&self, now: Instant, idle: Duration);
+    fn tell(&self, out: &mut dyn Exposition) -> io::Result<()>;
+    fn reset(&self);
+}
+
+impl<S: Series> AnyFamily for Family<S> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn series(&self) -> usize {
+        self.len()
+    }
+
+    fn folded(&self) -> u64 {
+        self.folded.load(Ordering::Relaxed)
+    }
+
+    fn folds(&self) -> bool {
+        self.folded() > 0 || !self.labels.iter().all(|label| OF_THE_CODE.contains(label))
+    }
+
+    fn expire(&self, now: Instant, idle: Duration) {
+        if !self.forgets() {
+            return;
+        }
+        self.series.expire(now, idle);
+        self.named.expire(now, idle);
+    }
+
+    fn reset(&self) {
+        for entry in self.series.all().iter().chain(&self.named.all()) {
+            entry.series.reset();
+        }
+    }
+
+    fn tell(&self, out: &mut dyn Exposition) -> io::Result<()> {
+        let (series, named) = (self.series.all(), self.named.all());
+        if series.is_empty() && named.is_empty() {
+            return Ok(());
+        }
+        out.family(self.name, self.help, S::KIND)?;
+        for entry in series {
+            let pairs = self.labels.iter().zip(&*entry.key);
+            let labels: Vec<_> = pairs.map(|(name, value)| (*name, &**value)).collect();
+            out.series(&labels, &entry.series.sample())?;
+        }
+        for entry in named {
+            let pairs = entry.key.chunks_exact(2).filter_map(|both| match both {
+                [name, value] => Some((&**name, &**value)),
+                _ => None,
+            });
+            out.series(&pairs.collect::<Vec<_>>(), &entry.series.sample())?;
+        }
+        Ok(())
+    }
 }

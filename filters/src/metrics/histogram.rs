@@ -1,10 +1,12 @@
 //! Histograms with Envoy's default buckets, which Istio's dashboards expect.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
-use prometheus::proto::{Bucket, Metric, MetricType};
+use parking_lot::Mutex;
 
 use crate::metrics::cell::Cell;
+use crate::metrics::exposition::{Distribution, Exemplar, Kind, Sample};
 use crate::metrics::series::Series;
 
 /// Upper bounds, inclusive: milliseconds or bytes.
@@ -34,6 +36,9 @@ pub(crate) const BOUNDS: [f64; 19] = [
 #[derive(Clone, Debug, Default)]
 pub struct Histogram(Arc<Cells>);
 
+/// By bucket; sorted.
+type Exemplars = Mutex<Vec<(usize, Exemplar)>>;
+
 #[derive(Debug, Default)]
 struct Cells {
     /// Not cumulative; the last is for what is above all bounds.
@@ -41,11 +46,40 @@ struct Cells {
     count: Cell,
     /// The sum's bits as a float.
     sum: Cell,
+    /// The last one of each bucket that has any; there once one was given.
+    exemplars: OnceLock<Box<Exemplars>>,
 }
 
 impl Histogram {
     pub fn observe(&self, value: f64) {
-        let bucket = BOUNDS.partition_point(|bound| *bound < value);
+        self.count_in(bucket_of(value), value);
+    }
+
+    /// With the trace in which the value came about. Where another exemplar is being written this one is let go: nobody
+    /// waits.
+    pub fn observe_in_trace(&self, value: f64, trace_id: u128, at: SystemTime) {
+        let bucket = bucket_of(value);
+        self.count_in(bucket, value);
+        let exemplars = self.0.exemplars.get_or_init(Box::default);
+        let Some(mut exemplars) = exemplars.try_lock() else {
+            return;
+        };
+        let exemplar = Exemplar {
+            trace_id,
+            value,
+            at,
+        };
+        match exemplars.binary_search_by_key(&bucket, |(bucket, _)| *bucket) {
+            Ok(known) => {
+                if let Some(known) = exemplars.get_mut(known) {
+                    known.1 = exemplar;
+                }
+            }
+            Err(place) => exemplars.insert(place, (bucket, exemplar)),
+        }
+    }
+
+    fn count_in(&self, bucket: usize, value: f64) {
         if let Some(bucket) = self.0.buckets.get(bucket) {
             bucket.add(1);
         }
@@ -58,6 +92,10 @@ impl Histogram {
     }
 }
 
+fn bucket_of(value: f64) -> usize {
+    BOUNDS.partition_point(|bound| *bound < value)
+}
+
 impl Series for Histogram {
     fn held(&self) -> bool {
         Arc::strong_count(&self.0) > 1
@@ -67,27 +105,23 @@ impl Series for Histogram {
         self.count()
     }
 
-    fn metric(&self) -> Metric {
-        let mut cumulative = 0;
-        let buckets = BOUNDS
-            .iter()
-            .zip(&self.0.buckets)
-            .map(|(bound, cell)| {
-                cumulative += cell.get();
-                let mut bucket = Bucket::default();
-                bucket.set_upper_bound(*bound);
-                bucket.set_cumulative_count(cumulative);
-                bucket
-            })
-            .collect();
-        let mut histogram = prometheus::proto::Histogram::default();
-        histogram.set_bucket(buckets);
-        histogram.set_sample_count(self.count());
-        histogram.set_sample_sum(f64::from_bits(self.0.sum.get()));
-        let mut metric = Metric::default();
-        metric.set_histogram(histogram);
-        metric
+    /// Buckets are read before the count, and none says more than it: a reader takes that for granted.
+    fn sample(&self) -> Sample {
+        let mut below = 0;
+        let mut buckets: Vec<(f64, u64)> = Vec::with_capacity(BOUNDS.len());
+        for (bound, cell) in BOUNDS.iter().zip(&self.0.buckets) {
+            below += cell.get();
+            buckets.push((*bound, below));
+        }
+        let above = self.0.buckets.last().map_or(0, Cell::get);
+        let exemplars = self.0.exemplars.get();
+        Sample::Histogram(Distribution {
+            buckets,
+            count: below + above,
+            sum: f64::from_bits(self.0.sum.get()),
+            exemplars: exemplars.map_or_else(Vec::new, |exemplars| exemplars.lock().clone()),
+        })
     }
 
-    const TYPE: MetricType = MetricType::HISTOGRAM;
+    const KIND: Kind = Kind::Histogram;
 }

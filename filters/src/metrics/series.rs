@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use prometheus::proto::{Metric, MetricType};
-
 use crate::metrics::cell::Cell;
+use crate::metrics::exposition::{Kind, Sample};
 
 /// A counter's handle.
 #[derive(Clone, Debug, Default)]
@@ -35,13 +34,15 @@ impl Gauge {
 }
 
 /// What a family keeps per series.
-pub trait Series: Clone + Default {
+pub trait Series: Clone + Default + Send + Sync + 'static {
     /// Whether somebody besides the family holds the handle.
     fn held(&self) -> bool;
     /// A number that changes with every count.
     fn mark(&self) -> u64;
-    fn metric(&self) -> Metric;
-    const TYPE: MetricType;
+    fn sample(&self) -> Sample;
+    /// Begins at 0 again, where it counts.
+    fn reset(&self) {}
+    const KIND: Kind;
 }
 
 impl Series for Counter {
@@ -53,15 +54,15 @@ impl Series for Counter {
         self.get()
     }
 
-    fn metric(&self) -> Metric {
-        let mut counter = prometheus::proto::Counter::default();
-        counter.set_value(self.get() as f64);
-        let mut metric = Metric::default();
-        metric.set_counter(counter);
-        metric
+    fn sample(&self) -> Sample {
+        Sample::Whole(self.get())
     }
 
-    const TYPE: MetricType = MetricType::COUNTER;
+    fn reset(&self) {
+        self.0.set(0);
+    }
+
+    const KIND: Kind = Kind::Counter;
 }
 
 impl Series for Gauge {
@@ -73,13 +74,9 @@ impl Series for Gauge {
         self.get()
     }
 
-    fn metric(&self) -> Metric {
-        let mut gauge = prometheus::proto::Gauge::default();
-        gauge.set_value(self.get() as f64);
-        let mut metric = Metric::default();
-        metric.set_gauge(gauge);
-        metric
+    fn sample(&self) -> Sample {
+        Sample::Whole(self.get())
     }
 
-    const TYPE: MetricType = MetricType::GAUGE;
+    const KIND: Kind = Kind::Gauge;
 }

@@ -4,16 +4,22 @@
 //! its own) is refused.
 
 use crate::http::FilterContext;
-use crate::network::BuiltNetworkFilter;
+use crate::http::filter::{Config, Registration};
+use crate::network::filter::BuiltNetworkFilter;
 use crate::xds::coverage::harmless;
 use crate::xds::coverage::{OWN_COUNTERS, Table};
 use crate::xds::omitted::OmittedKind;
 use crate::xds::rejected::Refusal;
 
-pub(super) const TYPE_URL: &str =
-    "type.googleapis.com/envoy.extensions.filters.network.mongo_proxy.v3.MongoProxy";
+pub(super) const FILTER: Registration<BuiltNetworkFilter> = Registration {
+    config: Config::Message {
+        table: &CONFIG,
+        build: |_, context| Ok(build(context)),
+    },
+    per_route: None,
+};
 
-pub(super) static CONFIG: Table = Table {
+static CONFIG: Table = Table {
     name: "envoy.extensions.filters.network.mongo_proxy.v3.MongoProxy",
     fields: &[
         harmless(1, "stat_prefix", OWN_COUNTERS),
@@ -23,7 +29,7 @@ pub(super) static CONFIG: Table = Table {
     required: &[],
 };
 
-pub(super) fn build(context: &FilterContext<'_>) -> BuiltNetworkFilter {
+fn build(context: &FilterContext<'_>) -> BuiltNetworkFilter {
     let reason = "commands are not counted";
     context.omissions.add(
         OmittedKind::Statistics,

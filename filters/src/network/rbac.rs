@@ -1,39 +1,80 @@
 //! `envoy.filters.network.rbac`: lets a connection pass, or closes it.
 //!
+//! A rule that asks for a server name is never decided by guess: where the name couldn't be read, the connection is
+//! closed. (Envoy goes on as without a name.)
+//!
 //! Rules that need a request are refused. (Envoy refuses tests of headers; other tests of a request match nothing
 //! there.)
 
+use std::fmt;
+use std::sync::Arc;
+
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac;
 
-use crate::network::{BuiltNetworkFilter, NetworkFilter, Verdict};
-use crate::rbac::engine::{ConnectionEngine, RBAC};
-use crate::rbac::rules::Rules;
+use crate::http::filter::{Config, Registration};
+use crate::network::filter::{BuiltNetworkFilter, Decision, NameUse, NetworkFilter, Verdict};
+use crate::security::rbac::action::Action;
+use crate::security::rbac::counters::Counters;
+use crate::security::rbac::denial::Denials;
+use crate::security::rbac::engine::{ConnectionEngine, RBAC};
+use crate::security::rbac::rules::Rules;
+use crate::stream::connection::ServerName;
 use crate::stream::stream_info::StreamInfo;
 use crate::xds::coverage::harmless;
 use crate::xds::coverage::honoured;
-use crate::xds::coverage::{OWN_COUNTERS, Table};
+use crate::xds::coverage::{Table, decode_any};
 use crate::xds::rejected::Refusal;
 
-pub(super) const TYPE_URL: &str =
-    "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC";
+pub(super) const FILTER: Registration<BuiltNetworkFilter> = Registration {
+    config: Config::Message {
+        table: &CONFIG,
+        build: |config, context| {
+            let proto: Rbac = decode_any(config)?;
+            let counters = Counters::new(
+                context.host.metrics(),
+                "network",
+                &proto.stat_prefix,
+                &proto.shadow_rules_stat_prefix,
+            );
+            build(
+                &proto,
+                Denials::counted_in(
+                    context.host.metrics(),
+                    counters,
+                    context.host.denial_header(),
+                ),
+            )
+        },
+    },
+    per_route: None,
+};
+
 const NAMESPACE: &str = "envoy.filters.network.rbac";
 
-pub(super) static CONFIG: Table = Table {
+static CONFIG: Table = Table {
     name: "envoy.extensions.filters.network.rbac.v3.RBAC",
     fields: &[
         honoured(1, "rules").of(&RBAC),
         honoured(2, "shadow_rules").of(&RBAC),
-        harmless(3, "stat_prefix", OWN_COUNTERS),
+        harmless(3, "stat_prefix", "names what is counted, and nothing else"),
         honoured(5, "shadow_rules_stat_prefix"),
     ],
     refused: "4 enforcement_type, 6 matcher, 7 shadow_matcher, 8 delay_deny",
     required: &[],
 };
 
-#[derive(Debug)]
-struct RbacFilter(Rules<ConnectionEngine>);
+struct RbacFilter {
+    rules: Rules<ConnectionEngine>,
+    denials: Denials,
+}
 
-pub(super) fn build(proto: &Rbac) -> Result<BuiltNetworkFilter, Refusal> {
+impl fmt::Debug for RbacFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.rules.fmt(f)
+    }
+}
+
+fn build(proto: &Rbac, denials: Denials) -> Result<BuiltNetworkFilter, Refusal> {
     let rules = Rules::new(
         NAMESPACE,
         proto.rules.as_ref(),
@@ -41,26 +82,74 @@ pub(super) fn build(proto: &Rbac) -> Result<BuiltNetworkFilter, Refusal> {
         &proto.shadow_rules_stat_prefix,
         ConnectionEngine::from_proto,
     )?;
+    let asks = |rules: &Option<ConnectionEngine>| {
+        let rules = rules.as_ref().filter(|rules| rules.asks_server_name());
+        rules.map(ConnectionEngine::action)
+    };
     Ok(BuiltNetworkFilter {
-        filter: Some(Box::new(RbacFilter(rules))),
+        server_name: match (asks(&rules.enforced), asks(&rules.shadow)) {
+            (Some(Action::Allow | Action::Deny), _) => NameUse::Decides,
+            (None, None) => NameUse::Unused,
+            _ => NameUse::Noted,
+        },
+        tallied: rules.tallied(ConnectionEngine::tally),
+        filter: Some(Box::new(RbacFilter { rules, denials })),
         ..BuiltNetworkFilter::default()
     })
 }
 
 impl NetworkFilter for RbacFilter {
-    fn on_connection(&self, stream: &StreamInfo) -> Verdict {
+    fn on_connection(&self, stream: &Arc<StreamInfo>) -> Decision {
+        self.decide(stream).into()
+    }
+}
+
+impl RbacFilter {
+    fn decide(&self, stream: &StreamInfo) -> Verdict {
         let connection = &stream.connection;
-        self.0
-            .note_shadow(stream, |shadow| shadow.decide(connection));
-        let Some(engine) = &self.0.enforced else {
+        self.rules
+            .explain(stream, |rules, purpose| rules.explain(connection, purpose));
+        // Questions count for nothing.
+        let counts = stream.explanation().is_none();
+        let decide = |engine: &ConnectionEngine| {
+            let decision = engine.decide(connection);
+            if counts {
+                engine.count(&decision);
+            }
+            decision
+        };
+        self.rules.note_shadow(stream, &self.denials, decide);
+        let Some(engine) = &self.rules.enforced else {
             return Verdict::Continue;
         };
-        let decision = engine.decide(connection);
-        if decision.allowed {
-            Verdict::Continue
-        } else {
-            Verdict::Close(decision.details().into())
+        if self.misses_the_name(engine, stream) {
+            return Verdict::Close("rbac_server_name_unknown".into());
         }
+        let decision = decide(engine);
+        if counts {
+            self.denials.counters.enforced(decision.allowed);
+        }
+        if decision.allowed {
+            return Verdict::Continue;
+        }
+        let details = decision.details();
+        if let Some(denier) = &decision.denied_by {
+            if counts {
+                denier.count(&self.denials);
+            }
+            stream.state().denied_by = Some(denier.words().clone());
+        }
+        Verdict::Close(details.into())
+    }
+}
+
+impl RbacFilter {
+    /// Whether the rules ask for a name that nobody could read.
+    fn misses_the_name(&self, engine: &ConnectionEngine, stream: &StreamInfo) -> bool {
+        if stream.connection.server_name != ServerName::Unread || !engine.asks_server_name() {
+            return false;
+        }
+        engine.action() != Action::Log
     }
 }
 
@@ -68,7 +157,6 @@ impl NetworkFilter for RbacFilter {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::collections::HashMap;
-    use std::sync::Arc;
     use std::time::{Instant, SystemTime};
 
     use envoy_types::pb::envoy::config::core::v3::{CidrRange, TypedExtensionConfig};
@@ -92,6 +180,12 @@ mod tests {
     use crate::stream::connection::Connection;
     use crate::stream::stream_info::Protocol;
     use crate::xds::coverage;
+
+    fn denials() -> Denials {
+        let metrics = crate::metrics::MetricRegistry::default();
+        let counters = Counters::new(&metrics, "network", "tcp.", "");
+        Denials::counted_in(&metrics, counters, None)
+    }
 
     fn header() -> HeaderMatcher {
         HeaderMatcher {
@@ -153,10 +247,6 @@ mod tests {
             ("url_path", Rule::UrlPath(url_path())),
             ("uri_template", Rule::UriTemplate(template)),
             ("metadata", Rule::Metadata(metadata())),
-            (
-                "requested_server_name",
-                Rule::RequestedServerName(StringMatcher::default()),
-            ),
         ]
     }
 
@@ -185,7 +275,11 @@ mod tests {
 
     /// What is said of these rules, enforced and as shadows.
     fn refusals(rules: &rbac::Rbac) -> [String; 2] {
-        let said = |proto: &Rbac| build(proto).err().map_or("taken".into(), |e| e.to_string());
+        let said = |proto: &Rbac| {
+            build(proto, denials())
+                .err()
+                .map_or("taken".into(), |e| e.to_string())
+        };
         let enforced = Rbac {
             rules: Some(rules.clone()),
             ..Rbac::default()
@@ -299,11 +393,11 @@ mod tests {
                 Instant::now(),
                 SystemTime::now(),
             );
-            build(&proto)
-                .unwrap()
-                .filter
-                .unwrap()
-                .on_connection(&stream)
+            let filter = build(&proto, denials()).unwrap().filter.unwrap();
+            match filter.on_connection(&stream) {
+                Decision::Made(verdict) => verdict,
+                Decision::Awaited(_) => panic!("nobody is asked"),
+            }
         };
         let denied = "rbac_access_denied_matched_policy[p]";
         assert_eq!(verdict("10.0.0.9"), Verdict::Close(denied.into()));

@@ -3,6 +3,7 @@
 //! On a waypoint's workload chains it re-shares the connection's own destination with the upstream; the
 //! router takes it from the connection here, so evaluating it once is all there is to do.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::{
@@ -11,9 +12,10 @@ use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::{
 use envoy_types::pb::envoy::extensions::filters::network::set_filter_state::v3::Config;
 use envoy_types::pb::google::protobuf::Any;
 
-use crate::filter_state_value::{FILTER_STATE_VALUE, FilterStateValue};
 use crate::format::FormatContext;
-use crate::network::{BuiltNetworkFilter, NetworkFilter, Verdict};
+use crate::format::filter_state_value::{FILTER_STATE_VALUE, FilterStateValue};
+use crate::http::filter::{self as registry, Registration};
+use crate::network::filter::{BuiltNetworkFilter, Decision, NetworkFilter, Verdict};
 use crate::stream::filter_state::ORIGINAL_DST_LOCAL;
 use crate::stream::stream_info::StreamInfo;
 use crate::xds::coverage::Table;
@@ -21,10 +23,15 @@ use crate::xds::coverage::decode_any;
 use crate::xds::coverage::honoured;
 use crate::xds::rejected::Refusal;
 
-pub(super) const TYPE_URL: &str =
-    "type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config";
+pub(super) const FILTER: Registration<BuiltNetworkFilter> = Registration {
+    config: registry::Config::Message {
+        table: &CONFIG,
+        build: |config, _| build(&decode_any(config)?),
+    },
+    per_route: None,
+};
 
-pub(super) static CONFIG: Table = Table {
+static CONFIG: Table = Table {
     name: "envoy.extensions.filters.network.set_filter_state.v3.Config",
     fields: &[honoured(1, "on_new_connection")
         .list()
@@ -36,7 +43,7 @@ pub(super) static CONFIG: Table = Table {
 #[derive(Debug)]
 struct SetFilterState(Box<[FilterStateValue]>);
 
-pub(super) fn build(proto: &Config) -> Result<BuiltNetworkFilter, Refusal> {
+fn build(proto: &Config) -> Result<BuiltNetworkFilter, Refusal> {
     let values = proto
         .on_new_connection
         .iter()
@@ -55,13 +62,13 @@ pub(super) fn build(proto: &Config) -> Result<BuiltNetworkFilter, Refusal> {
 /// Whether `config` does nothing but share the connection's own destination with the upstream.
 pub fn only_shares_destination(config: &Any) -> bool {
     let is_destination = |value: &FilterStateValueProto| matches!(&value.key, Some(Key::ObjectKey(key)) if key == ORIGINAL_DST_LOCAL);
-    config.type_url == TYPE_URL
+    CONFIG.has_type_url(&config.type_url)
         && decode_any::<Config>(config)
             .is_ok_and(|config| config.on_new_connection.iter().all(is_destination))
 }
 
 impl NetworkFilter for SetFilterState {
-    fn on_connection(&self, stream: &StreamInfo) -> Verdict {
+    fn on_connection(&self, stream: &Arc<StreamInfo>) -> Decision {
         let mut state = stream.state();
         for value in &self.0 {
             let object = value.evaluate(&FormatContext {
@@ -75,7 +82,7 @@ impl NetworkFilter for SetFilterState {
                 value.set(object, &mut state.filter_state);
             }
         }
-        Verdict::Continue
+        Verdict::Continue.into()
     }
 }
 
@@ -84,6 +91,9 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
+
+    const TYPE_URL: &str =
+        "type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config";
 
     fn sets(key: &str, type_url: &str) -> Any {
         let value = FilterStateValueProto {

@@ -1,24 +1,31 @@
-//! Access logs: which streams are written, and how. The file sink is the one that istiod sends by default.
+//! Access logs: which streams are written, how, and to whom: files, the process's own output, and services
+//! (`telemetry/log_service/`).
 
 use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use envoy_types::pb::envoy::config::accesslog::v3::{
-    AccessLog as AccessLogProto, AccessLogFilter, ComparisonFilter, access_log,
-    access_log_filter::FilterSpecifier, comparison_filter::Op,
-};
+use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog as AccessLogProto, access_log};
+use envoy_types::pb::envoy::config::core::v3::SubstitutionFormatString;
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{
     FileAccessLog, file_access_log::AccessLogFormat,
 };
+use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::{
+    StderrAccessLog, StdoutAccessLog, stderr_access_log, stdout_access_log,
+};
+use envoy_types::pb::google::protobuf::Any;
 
+use crate::callout::{Callout, CalloutCluster};
 use crate::format::substitution::{SUBSTITUTION_FORMAT, Substitution};
 use crate::format::{Complain, Format, FormatContext};
 use crate::host::{Host, LogSink};
-use crate::record::recorder::Recorder;
-use crate::stream::response_flags::ResponseFlags;
-use crate::stream::stream_info::{Capture, StreamInfo, StreamState};
+use crate::record::log_filter::{FILTER, LogFilter};
+use crate::stream::recorder::Recorder;
+use crate::stream::stream_info::{Capture, StreamInfo};
+use crate::telemetry::log_service::access_log_service::{AccessLogService, HTTP_GRPC, TCP_GRPC};
+use crate::telemetry::log_service::open_telemetry::{OPEN_TELEMETRY, OpenTelemetryLog};
+use crate::telemetry::log_service::services::ServiceContext;
 use crate::xds::coverage::harmless;
 use crate::xds::coverage::honoured;
 use crate::xds::coverage::left_out;
@@ -28,128 +35,63 @@ use crate::xds::coverage::{self, Table};
 use crate::xds::omitted::{Omissions, OmittedKind};
 use crate::xds::rejected::Refusal;
 
-const FILE: &str = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog";
-
 /// Envoy's own default format.
 const DEFAULT_FORMAT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\"\n";
 
-/// Writes a line for each stream that its filter lets through.
+/// Writes a line or an entry for each stream that its filter lets through.
 pub struct AccessLog {
-    filter: Option<Filter>,
-    format: Substitution,
-    sink: Arc<dyn LogSink>,
+    filter: Option<LogFilter>,
+    way: Way,
 }
 
-#[derive(Debug)]
-enum Filter {
-    StatusCode(Op, u32),
-    Duration(Op, u32),
-    /// Any of these flags; empty: any flag at all.
-    Flags(ResponseFlags),
-    And(Box<[Filter]>),
-    Or(Box<[Filter]>),
-    Always,
+/// What logs are compiled with.
+pub struct LogContext<'a> {
+    pub host: &'a dyn Host,
+    /// The place of the cluster with this name, whether there is one or not.
+    pub clusters: &'a dyn Fn(&str) -> Arc<dyn CalloutCluster>,
 }
 
-/// A log that can't be written as it is configured is left out, and told of.
-const LEFT_OUT: &str = "a log with this filter is not written";
+/// What becomes of a stream.
+enum Way {
+    Line {
+        format: Substitution,
+        sink: Arc<dyn LogSink>,
+    },
+    OpenTelemetry(OpenTelemetryLog),
+    Service(AccessLogService),
+}
 
 pub static ACCESS_LOG: Table = Table {
     name: "envoy.config.accesslog.v3.AccessLog",
     fields: &[
         harmless(1, "name", "the type decides"),
         honoured(2, "filter").of(&FILTER),
-        left_out(
-            4,
-            "typed_config",
-            "logs of other types than a file are not written",
-        )
-        .any(&[&[&FILE_CONFIG]]),
+        left_out(4, "typed_config", "logs of other types are not written").any(&[TYPES]),
     ],
     refused: "",
     required: &[],
 };
 
-static FILTER: Table = Table {
-    name: "envoy.config.accesslog.v3.AccessLogFilter",
-    fields: &[
-        honoured(1, "status_code_filter").of(&STATUS_CODE_FILTER),
-        honoured(2, "duration_filter").of(&DURATION_FILTER),
-        honoured(3, "not_health_check_filter").of(&NOT_HEALTH_CHECK_FILTER),
-        left_out(4, "traceable_filter", LEFT_OUT),
-        left_out(5, "runtime_filter", LEFT_OUT),
-        honoured(6, "and_filter").of(&AND_FILTER),
-        honoured(7, "or_filter").of(&OR_FILTER),
-        left_out(8, "header_filter", LEFT_OUT),
-        honoured(9, "response_flag_filter").of(&RESPONSE_FLAG_FILTER),
-        left_out(10, "grpc_status_filter", LEFT_OUT),
-        left_out(11, "extension_filter", LEFT_OUT),
-        left_out(12, "metadata_filter", LEFT_OUT),
-        left_out(13, "log_type_filter", LEFT_OUT),
-    ],
+/// Types of logs that are written.
+static TYPES: &[&Table] = &[
+    &FILE_CONFIG,
+    &STDOUT,
+    &STDERR,
+    &OPEN_TELEMETRY,
+    &HTTP_GRPC,
+    &TCP_GRPC,
+];
+
+static STDOUT: Table = Table {
+    name: "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+    fields: &[honoured(1, "log_format").of(&SUBSTITUTION_FORMAT)],
     refused: "",
     required: &[],
 };
 
-static STATUS_CODE_FILTER: Table = Table {
-    name: "envoy.config.accesslog.v3.StatusCodeFilter",
-    fields: &[honoured(1, "comparison").of(&COMPARISON)],
-    refused: "",
-    required: &[],
-};
-
-static DURATION_FILTER: Table = Table {
-    name: "envoy.config.accesslog.v3.DurationFilter",
-    fields: &[honoured(1, "comparison").of(&COMPARISON)],
-    refused: "",
-    required: &[],
-};
-
-static COMPARISON: Table = Table {
-    name: "envoy.config.accesslog.v3.ComparisonFilter",
-    fields: &[honoured(1, "op"), honoured(2, "value").of(&RUNTIME_UINT32)],
-    refused: "",
-    required: &[],
-};
-
-static RUNTIME_UINT32: Table = Table {
-    name: "envoy.config.core.v3.RuntimeUInt32",
-    fields: &[
-        honoured(2, "default_value"),
-        harmless(
-            3,
-            "runtime_key",
-            "there is no runtime that could override the value",
-        ),
-    ],
-    refused: "",
-    required: &[],
-};
-
-static NOT_HEALTH_CHECK_FILTER: Table = Table {
-    name: "envoy.config.accesslog.v3.NotHealthCheckFilter",
-    fields: &[],
-    refused: "",
-    required: &[],
-};
-
-static AND_FILTER: Table = Table {
-    name: "envoy.config.accesslog.v3.AndFilter",
-    fields: &[honoured(1, "filters").list().of(&FILTER)],
-    refused: "",
-    required: &[],
-};
-
-static OR_FILTER: Table = Table {
-    name: "envoy.config.accesslog.v3.OrFilter",
-    fields: &[honoured(2, "filters").list().of(&FILTER)],
-    refused: "",
-    required: &[],
-};
-
-static RESPONSE_FLAG_FILTER: Table = Table {
-    name: "envoy.config.accesslog.v3.ResponseFlagFilter",
-    fields: &[honoured(1, "flags").list()],
+static STDERR: Table = Table {
+    name: "envoy.extensions.access_loggers.stream.v3.StderrAccessLog",
+    fields: &[honoured(1, "log_format").of(&SUBSTITUTION_FORMAT)],
     refused: "",
     required: &[],
 };
@@ -171,8 +113,18 @@ impl fmt::Debug for AccessLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AccessLog")
             .field("filter", &self.filter)
-            .field("format", &self.format)
-            .finish_non_exhaustive()
+            .field("way", &self.way)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Way::Line { format, .. } => f.debug_tuple("Line").field(format).finish(),
+            Way::OpenTelemetry(log) => log.fmt(f),
+            Way::Service(log) => log.fmt(f),
+        }
     }
 }
 
@@ -181,7 +133,7 @@ impl AccessLog {
     /// known that operator's value is.
     pub fn optional(
         proto: &AccessLogProto,
-        host: &dyn Host,
+        context: &LogContext<'_>,
         omissions: &Omissions,
     ) -> Option<AccessLog> {
         let leave_out = |refusal: Refusal| {
@@ -192,32 +144,92 @@ impl AccessLog {
             leave_out(refusal);
             Ok(())
         };
-        AccessLog::from_proto_with(proto, host, &mut lose)
+        AccessLog::from_proto_with(proto, context, &mut lose)
             .map_err(leave_out)
             .ok()
     }
 
-    pub fn from_proto(proto: &AccessLogProto, host: &dyn Host) -> Result<AccessLog, Refusal> {
-        AccessLog::from_proto_with(proto, host, &mut Err)
+    pub fn from_proto(
+        proto: &AccessLogProto,
+        context: &LogContext<'_>,
+    ) -> Result<AccessLog, Refusal> {
+        AccessLog::from_proto_with(proto, context, &mut Err)
     }
 
     fn from_proto_with(
         proto: &AccessLogProto,
-        host: &dyn Host,
+        context: &LogContext<'_>,
         complain: Complain<'_>,
     ) -> Result<AccessLog, Refusal> {
         let Some(access_log::ConfigType::TypedConfig(any)) = &proto.config_type else {
             return Err(Refusal::missing("typed_config"));
         };
-        if any.type_url != FILE {
+        let known = TYPES.iter().find(|table| table.has_type_url(&any.type_url));
+        let Some(table) = known else {
             return Err(Refusal::new(
                 "typed_config",
                 format!("unknown access log type {}", any.type_url),
             ));
-        }
+        };
+        let filter = proto.filter.as_ref().map(LogFilter::from_proto);
+        Ok(AccessLog {
+            filter: filter.transpose()?,
+            way: Way::from_proto(any, table, context, complain)
+                .map_err(|e| e.within("typed_config"))?,
+        })
+    }
+}
+
+impl Way {
+    fn from_proto(
+        any: &Any,
+        table: &'static Table,
+        context: &LogContext<'_>,
+        complain: Complain<'_>,
+    ) -> Result<Way, Refusal> {
         // What is left out of a chain isn't covered by the walk over it.
-        let file: FileAccessLog =
-            coverage::decode(&any.value, &FILE_CONFIG).map_err(|e| e.within("typed_config"))?;
+        coverage::check(&any.value, table)?;
+        let output = |format: Option<&SubstitutionFormatString>, path, complain: Complain<'_>| {
+            let format = match format {
+                None => Substitution::Text(Format::parse(DEFAULT_FORMAT)?),
+                Some(format) => Substitution::from_proto_with(format, complain)?,
+            };
+            let sink = context.host.log_sink(path);
+            Ok(Way::Line { format, sink })
+        };
+        let host = context.host;
+        let cluster = |name: &str| Callout::new((context.clusters)(name), host.callouts());
+        let service = ServiceContext {
+            services: host.log_services(),
+            node: &host.trace_providers().node,
+            cluster: &cluster,
+        };
+        if std::ptr::eq(table, &OPEN_TELEMETRY) {
+            let proto = coverage::decode_any(any)?;
+            let log = OpenTelemetryLog::from_proto(any, &proto, &service, complain)?;
+            return Ok(Way::OpenTelemetry(log));
+        }
+        if std::ptr::eq(table, &HTTP_GRPC) {
+            let proto = coverage::decode_any(any)?;
+            return AccessLogService::of_http(any, &proto, &service).map(Way::Service);
+        }
+        if std::ptr::eq(table, &TCP_GRPC) {
+            let proto = coverage::decode_any(any)?;
+            return AccessLogService::of_tcp(any, &proto, &service).map(Way::Service);
+        }
+        if std::ptr::eq(table, &STDOUT) {
+            let proto: StdoutAccessLog = coverage::decode_any(any)?;
+            let format = proto.access_log_format.as_ref();
+            let format = format.map(|stdout_access_log::AccessLogFormat::LogFormat(f)| f);
+            return output(format, "/dev/stdout", complain);
+        }
+        if std::ptr::eq(table, &STDERR) {
+            let proto: StderrAccessLog = coverage::decode_any(any)?;
+            let format = proto.access_log_format.as_ref();
+            let format = format.map(|stderr_access_log::AccessLogFormat::LogFormat(f)| f);
+            return output(format, "/dev/stderr", complain);
+        }
+        let file: FileAccessLog = coverage::decode_any(any)?;
         let format = match &file.access_log_format {
             None => Substitution::Text(Format::parse(DEFAULT_FORMAT)?),
             Some(AccessLogFormat::Format(text)) => {
@@ -230,100 +242,8 @@ impl AccessLog {
                 Substitution::json_with(json, false, complain)?
             }
         };
-        Ok(AccessLog {
-            filter: proto.filter.as_ref().map(|f| filter(f, 0)).transpose()?,
-            format,
-            sink: host.log_sink(&file.path),
-        })
-    }
-}
-
-fn filter(proto: &AccessLogFilter, depth: usize) -> Result<Filter, Refusal> {
-    if depth > 8 {
-        return Err(Refusal::new("filter", "is nested too deeply"));
-    }
-    let list = |filters: &[AccessLogFilter]| {
-        filters
-            .iter()
-            .map(|f| filter(f, depth + 1))
-            .collect::<Result<Box<[_]>, _>>()
-    };
-    let specifier = proto
-        .filter_specifier
-        .as_ref()
-        .ok_or_else(|| Refusal::missing("filter.filter_specifier"))?;
-    Ok(match specifier {
-        FilterSpecifier::StatusCodeFilter(f) => {
-            let (op, value) = comparison(f.comparison.as_ref())?;
-            Filter::StatusCode(op, value)
-        }
-        FilterSpecifier::DurationFilter(f) => {
-            let (op, value) = comparison(f.comparison.as_ref())?;
-            Filter::Duration(op, value)
-        }
-        FilterSpecifier::ResponseFlagFilter(f) => {
-            let mut flags = ResponseFlags::default();
-            for name in &f.flags {
-                flags.insert(ResponseFlags::from_short_name(name).ok_or_else(|| {
-                    Refusal::new(
-                        "filter.response_flag_filter",
-                        format!("unknown flag {name}"),
-                    )
-                })?);
-            }
-            Filter::Flags(flags)
-        }
-        FilterSpecifier::AndFilter(f) => Filter::And(list(&f.filters)?),
-        FilterSpecifier::OrFilter(f) => Filter::Or(list(&f.filters)?),
-        // Nothing is a health check here: no filter marks one.
-        FilterSpecifier::NotHealthCheckFilter(_) => Filter::Always,
-        FilterSpecifier::ExtensionFilter(f) => {
-            return Err(Refusal::unsupported(format!(
-                "filter.extension_filter {}",
-                f.name
-            )));
-        }
-        _ => return Err(Refusal::unsupported("filter")),
-    })
-}
-
-fn comparison(proto: Option<&ComparisonFilter>) -> Result<(Op, u32), Refusal> {
-    let proto = proto.ok_or_else(|| Refusal::missing("filter.comparison"))?;
-    let op = Op::try_from(proto.op).map_err(|_| {
-        Refusal::new(
-            "filter.comparison.op",
-            format!("unknown value {}", proto.op),
-        )
-    })?;
-    Ok((op, proto.value.as_ref().map_or(0, |v| v.default_value)))
-}
-
-fn compare(op: Op, left: u64, right: u32) -> bool {
-    let right = u64::from(right);
-    match op {
-        Op::Eq => left == right,
-        Op::Ge => left >= right,
-        Op::Le => left <= right,
-        Op::Ne => left != right,
-    }
-}
-
-impl Filter {
-    fn passes(&self, stream: &StreamInfo, state: &StreamState, end: Instant) -> bool {
-        match self {
-            Filter::StatusCode(op, code) => {
-                compare(*op, u64::from(state.response.code.unwrap_or(0)), *code)
-            }
-            Filter::Duration(op, limit) => {
-                let millis = end.saturating_duration_since(stream.start).as_millis();
-                compare(*op, u64::try_from(millis).unwrap_or(u64::MAX), *limit)
-            }
-            Filter::Flags(flags) if flags.is_empty() => !state.flags.is_empty(),
-            Filter::Flags(flags) => state.flags.intersects(*flags),
-            Filter::And(all) => all.iter().all(|f| f.passes(stream, state, end)),
-            Filter::Or(any) => any.iter().any(|f| f.passes(stream, state, end)),
-            Filter::Always => true,
-        }
+        let sink = context.host.log_sink(&file.path);
+        Ok(Way::Line { format, sink })
     }
 }
 
@@ -334,16 +254,19 @@ thread_local! {
 
 impl Recorder for AccessLog {
     fn capture(&self) -> Capture {
-        self.format.capture()
+        let mut capture = match &self.way {
+            Way::Line { format, .. } => format.capture(),
+            Way::OpenTelemetry(log) => log.capture(),
+            Way::Service(log) => log.capture(),
+        };
+        if let Some(filter) = &self.filter {
+            filter.capture(&mut capture);
+        }
+        capture
     }
 
     fn record(&self, stream: &StreamInfo, end: Instant) {
         let state = stream.state();
-        if let Some(filter) = &self.filter
-            && !filter.passes(stream, &state, end)
-        {
-            return;
-        }
         let context = FormatContext {
             stream,
             state: &state,
@@ -351,57 +274,47 @@ impl Recorder for AccessLog {
             response: None,
             end,
         };
-        LINE.with_borrow_mut(|line| {
-            line.clear();
-            self.format.write(&context, line);
-            self.sink.write(line);
-        });
+        if let Some(filter) = &self.filter
+            && !filter.passes(&context)
+        {
+            return;
+        }
+        match &self.way {
+            Way::Line { format, sink } => LINE.with_borrow_mut(|line| {
+                line.clear();
+                format.write(&context, line);
+                sink.write(line);
+            }),
+            Way::OpenTelemetry(log) => log.record(&context),
+            Way::Service(log) => log.record(&context),
+        }
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::net::IpAddr;
-
-    use envoy_types::pb::google::protobuf::Any;
     use prost::Message as _;
 
     use super::*;
-    use crate::callout::Callouts;
-    use crate::host::Terminal;
-    use crate::metrics::MetricRegistry;
-    use crate::service::HttpService;
-    use crate::stream::peer::Peer;
+    use crate::host::detached::DetachedHost;
 
-    struct Bare(Arc<MetricRegistry>);
+    const FILE: &str = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog";
 
-    struct NoLog;
+    struct Slot(Arc<str>);
 
-    impl LogSink for NoLog {
-        fn write(&self, _: &[u8]) {}
-    }
-
-    impl Host for Bare {
-        fn workload(&self, _: IpAddr) -> Option<Arc<Peer>> {
-            None
-        }
-
-        fn log_sink(&self, _: &str) -> Arc<dyn LogSink> {
-            Arc::new(NoLog)
-        }
-
-        fn metrics(&self) -> &Arc<MetricRegistry> {
+    impl CalloutCluster for Slot {
+        fn name(&self) -> &Arc<str> {
             &self.0
         }
+    }
 
-        fn callouts(&self) -> Arc<dyn Callouts> {
-            unreachable!("a log calls nobody")
-        }
-
-        fn terminal(&self, _: Terminal) -> HttpService {
-            unreachable!("no chain is built here")
-        }
+    fn optional(proto: &AccessLogProto, omissions: &Omissions) -> Option<AccessLog> {
+        let context = LogContext {
+            host: &DetachedHost::default(),
+            clusters: &|name| Arc::new(Slot(name.into())),
+        };
+        AccessLog::optional(proto, &context, omissions)
     }
 
     fn log(type_url: &str) -> AccessLogProto {
@@ -421,14 +334,13 @@ mod tests {
 
     #[test]
     fn a_log_that_is_not_known_whole_is_not_written() {
-        let host = Bare(Arc::default());
         let omissions = Omissions::default();
         let mut newer = log(FILE);
         if let Some(access_log::ConfigType::TypedConfig(any)) = &mut newer.config_type {
             // Field 1000, a varint.
             any.value.extend_from_slice(&[0xc0, 0x3e, 0x01]);
         }
-        assert!(AccessLog::optional(&newer, &host, &omissions).is_none());
+        assert!(optional(&newer, &omissions).is_none());
         assert_eq!(omissions.into_vec().len(), 1);
     }
 
@@ -445,7 +357,7 @@ mod tests {
             };
             any.value = file.encode_to_vec();
         }
-        let log = AccessLog::optional(&proto, &Bare(Arc::default()), &omissions);
+        let log = optional(&proto, &omissions);
         assert!(log.is_some());
         let told: Vec<String> = omissions
             .into_vec()
@@ -458,11 +370,10 @@ mod tests {
 
     #[test]
     fn a_sink_that_is_not_built_is_left_out_and_told_of() {
-        let host = Bare(Arc::default());
         let omissions = Omissions::default();
-        assert!(AccessLog::optional(&log(FILE), &host, &omissions).is_some());
+        assert!(optional(&log(FILE), &omissions).is_some());
         let other = log("type.googleapis.com/other.Sink");
-        assert!(AccessLog::optional(&other, &host, &omissions).is_none());
+        assert!(optional(&other, &omissions).is_none());
         let told: Vec<String> = omissions
             .into_vec()
             .iter()

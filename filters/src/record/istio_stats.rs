@@ -5,19 +5,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
+use crate::format::FormatContext;
 use crate::host::Host;
-use crate::metrics::{Counter, CounterFamily, Histogram, HistogramFamily};
+use crate::metrics::{Counter, Family, Histogram, Series};
 use crate::record::istio_labels::labels;
 use crate::record::istio_labels::{HTTP_LABELS, TCP_LABELS};
-use crate::record::recorder::Recorder;
+use crate::record::istio_overrides::{Labels, Overrides};
 use crate::stream::connection::BindKey;
+use crate::stream::recorder::Recorder;
 use crate::stream::response_flags::ResponseFlags;
 use crate::stream::stream_info::{
-    DestinationService, Protocol, StreamInfo, StreamState, UpstreamInfo,
+    Capture, DestinationService, Protocol, StreamInfo, StreamState, UpstreamInfo,
 };
 use crate::xds::coverage::Table;
 use crate::xds::coverage::honoured;
@@ -31,20 +33,39 @@ use crate::xds::rejected::Refusal;
 const MAX_OUTCOMES: usize = 64;
 
 struct Families {
-    requests: Option<Arc<CounterFamily>>,
-    duration: Option<Arc<HistogramFamily>>,
-    request_bytes: Option<Arc<HistogramFamily>>,
-    response_bytes: Option<Arc<HistogramFamily>>,
-    request_messages: Option<Arc<CounterFamily>>,
-    response_messages: Option<Arc<CounterFamily>>,
-    opened: Option<Arc<CounterFamily>>,
-    closed: Option<Arc<CounterFamily>>,
-    received: Option<Arc<CounterFamily>>,
-    sent: Option<Arc<CounterFamily>>,
+    requests: Option<Metric<Counter>>,
+    duration: Option<Metric<Histogram>>,
+    request_bytes: Option<Metric<Histogram>>,
+    response_bytes: Option<Metric<Histogram>>,
+    request_messages: Option<Metric<Counter>>,
+    response_messages: Option<Metric<Counter>>,
+    opened: Option<Metric<Counter>>,
+    closed: Option<Metric<Counter>>,
+    received: Option<Metric<Counter>>,
+    sent: Option<Metric<Counter>>,
+}
+
+/// A metric and its labels, where those aren't the standard ones.
+struct Metric<S> {
+    family: Arc<Family<S>>,
+    labels: Option<Labels>,
+}
+
+impl<S: Series> Metric<S> {
+    fn with(&self, standard: &[Arc<str>], expressions: &[Arc<str>]) -> S {
+        match &self.labels {
+            None => self.family.with(standard),
+            Some(labels) => {
+                let values = labels.values(standard, expressions);
+                self.family.with_names(&labels.names, &values)
+            }
+        }
+    }
 }
 
 struct IstioStats {
     families: Families,
+    overrides: Overrides,
     key: BindKey,
 }
 
@@ -64,23 +85,30 @@ pub(crate) static STATS_CONFIG: Table = Table {
 static METRIC_CONFIG: Table = Table {
     name: "stats.MetricConfig",
     fields: &[
-        left_out(1, "dimensions", NO_EXPRESSIONS).map(),
+        left_out(
+            1,
+            "dimensions",
+            "a label whose expression can't be honoured says `unknown`",
+        )
+        .map(),
         honoured(2, "name"),
-        left_out(3, "tags_to_remove", "labels are as Istio documents them").list(),
-        left_out(4, "match", NO_EXPRESSIONS),
+        left_out(
+            3,
+            "tags_to_remove",
+            "what is no standard label can't be removed",
+        )
+        .list(),
+        left_out(4, "match", "Istio's own filter doesn't look at it"),
         honoured(5, "drop"),
     ],
     refused: "",
     required: &[],
 };
 
-const NO_EXPRESSIONS: &str = "the expression language of overrides is not built";
-
 /// Builds the recorder.
 ///
 /// # Errors
-/// Another reporter than a waypoint's. Overrides that need an expression language, which isn't built, are
-/// left out.
+/// Another reporter than a waypoint's. Overrides that can't be honoured are left out.
 pub(crate) fn recorder(
     config: StatsPluginConfig,
     host: &Arc<dyn Host>,
@@ -96,90 +124,56 @@ pub(crate) fn recorder(
         );
         omissions.add(OmittedKind::MetricOverride, refusal);
     }
-    let mut dropped: Vec<String> = Vec::new();
-    for (i, metric) in config.metrics.into_iter().enumerate() {
-        let overrides = [
-            ("dimensions", !metric.dimensions.is_empty()),
-            ("tags_to_remove", !metric.tags_to_remove.is_empty()),
-            ("match", !metric.r#match.is_empty()),
-        ];
-        for (name, _) in overrides.iter().filter(|(_, set)| *set) {
-            let refusal = Refusal::unsupported(format!("metrics[{i}].{name}"));
-            omissions.add(OmittedKind::MetricOverride, refusal);
-        }
-        if metric.drop {
-            dropped.push(metric.name);
-        }
-    }
-    let metrics = host.metrics();
-    let counters = |short: &str, name, help, labels| {
-        (!dropped.iter().any(|d| d == short)).then(|| metrics.counters(name, help, labels))
-    };
-    let histograms = |short: &str, name, help| {
-        (!dropped.iter().any(|d| d == short)).then(|| metrics.histograms(name, help, HTTP_LABELS))
-    };
+    let overrides = Overrides::from_proto(&config.metrics, omissions);
     Ok(Arc::new(IstioStats {
-        families: Families {
-            requests: counters(
-                "requests_total",
-                "istio_requests_total",
-                "Requests.",
-                HTTP_LABELS,
-            ),
-            duration: histograms(
-                "request_duration_milliseconds",
-                "istio_request_duration_milliseconds",
-                "Duration of requests in milliseconds.",
-            ),
-            request_bytes: histograms(
-                "request_bytes",
-                "istio_request_bytes",
-                "Size of request bodies.",
-            ),
-            response_bytes: histograms(
-                "response_bytes",
-                "istio_response_bytes",
-                "Size of response bodies.",
-            ),
-            request_messages: counters(
-                "request_messages_total",
-                "istio_request_messages_total",
-                "gRPC messages from clients.",
-                HTTP_LABELS,
-            ),
-            response_messages: counters(
-                "response_messages_total",
-                "istio_response_messages_total",
-                "gRPC messages to clients.",
-                HTTP_LABELS,
-            ),
-            opened: counters(
-                "tcp_connections_opened_total",
-                "istio_tcp_connections_opened_total",
-                "TCP connections opened.",
-                TCP_LABELS,
-            ),
-            closed: counters(
-                "tcp_connections_closed_total",
-                "istio_tcp_connections_closed_total",
-                "TCP connections closed.",
-                TCP_LABELS,
-            ),
-            received: counters(
-                "tcp_received_bytes_total",
-                "istio_tcp_received_bytes_total",
-                "TCP bytes from clients.",
-                TCP_LABELS,
-            ),
-            sent: counters(
-                "tcp_sent_bytes_total",
-                "istio_tcp_sent_bytes_total",
-                "TCP bytes to clients.",
-                TCP_LABELS,
-            ),
-        },
+        families: families(host, &overrides),
+        overrides,
         key: BindKey::unique(),
     }))
+}
+
+fn families(host: &Arc<dyn Host>, overrides: &Overrides) -> Families {
+    let metrics = host.metrics();
+    let counter = |name: &'static str, help, labels| {
+        let short = name.strip_prefix("istio_").unwrap_or(name);
+        (!overrides.is_dropped(short)).then(|| Metric {
+            family: metrics.counters(name, help, labels),
+            labels: overrides.labels(short).cloned(),
+        })
+    };
+    let histogram = |name: &'static str, help| {
+        let short = name.strip_prefix("istio_").unwrap_or(name);
+        (!overrides.is_dropped(short)).then(|| Metric {
+            family: metrics.histograms(name, help, HTTP_LABELS),
+            labels: overrides.labels(short).cloned(),
+        })
+    };
+    let http = |name, help| counter(name, help, HTTP_LABELS);
+    let tcp = |name, help| counter(name, help, TCP_LABELS);
+    Families {
+        requests: http("istio_requests_total", "Requests."),
+        duration: histogram(
+            "istio_request_duration_milliseconds",
+            "Duration of requests in milliseconds.",
+        ),
+        request_bytes: histogram("istio_request_bytes", "Size of request bodies."),
+        response_bytes: histogram("istio_response_bytes", "Size of response bodies."),
+        request_messages: http(
+            "istio_request_messages_total",
+            "gRPC messages from clients.",
+        ),
+        response_messages: http("istio_response_messages_total", "gRPC messages to clients."),
+        opened: tcp(
+            "istio_tcp_connections_opened_total",
+            "TCP connections opened.",
+        ),
+        closed: tcp(
+            "istio_tcp_connections_closed_total",
+            "TCP connections closed.",
+        ),
+        received: tcp("istio_tcp_received_bytes_total", "TCP bytes from clients."),
+        sent: tcp("istio_tcp_sent_bytes_total", "TCP bytes to clients."),
+    }
 }
 
 /// How often open TCP streams report their bytes (`tcp_reporting_duration`); not below a second.
@@ -198,6 +192,8 @@ struct Outcome {
     code: Option<u16>,
     flags: ResponseFlags,
     grpc: Option<Option<u32>>,
+    /// What the expressions of overrides say; empty where there are none.
+    expressions: Vec<Arc<str>>,
 }
 
 impl Outcome {
@@ -215,6 +211,7 @@ impl Outcome {
         same_upstream
             && same_service
             && (self.code, self.flags, self.grpc) == (other.code, other.flags, other.grpc)
+            && self.expressions == other.expressions
     }
 }
 
@@ -244,6 +241,16 @@ struct TcpHandles {
 }
 
 impl IstioStats {
+    fn expressions(&self, stream: &StreamInfo, state: &StreamState, end: Instant) -> Vec<Arc<str>> {
+        self.overrides.values(&FormatContext {
+            stream,
+            state,
+            request: None,
+            response: None,
+            end,
+        })
+    }
+
     fn record_http(&self, stream: &StreamInfo, handles: &Handles, end: Instant) {
         let state = stream.state();
         let outcome = Outcome {
@@ -252,13 +259,18 @@ impl IstioStats {
             code: state.response.code,
             flags: state.flags,
             grpc: state.grpc.as_ref().map(|grpc| grpc.status),
+            expressions: self.expressions(stream, &state, end),
         };
         let series = self.http_handles(stream, &state, handles, outcome);
         if let Some(requests) = &series.requests {
             requests.add(1);
         }
         if let Some(duration) = &series.duration {
-            duration.observe(end.saturating_duration_since(stream.start).as_secs_f64() * 1000.0);
+            let took = end.saturating_duration_since(stream.start).as_secs_f64() * 1000.0;
+            match state.trace.as_ref().filter(|trace| trace.sampled) {
+                None => duration.observe(took),
+                Some(trace) => duration.observe_in_trace(took, trace.trace_id, SystemTime::now()),
+            }
         }
         if let Some(bytes) = &series.request_bytes {
             bytes.observe(stream.bytes_received() as f64);
@@ -290,10 +302,15 @@ impl IstioStats {
         let labels = labels(stream, state, true);
         let grpc = state.grpc.is_some();
         let f = &self.families;
-        let counter =
-            |family: &Option<Arc<CounterFamily>>| family.as_ref().map(|f| f.with(&labels));
-        let histogram =
-            |family: &Option<Arc<HistogramFamily>>| family.as_ref().map(|f| f.with(&labels));
+        let told = &outcome.expressions;
+        let counter = |metric: &Option<Metric<Counter>>| {
+            let metric = metric.as_ref();
+            metric.map(|metric| metric.with(&labels, told))
+        };
+        let histogram = |metric: &Option<Metric<Histogram>>| {
+            let metric = metric.as_ref();
+            metric.map(|metric| metric.with(&labels, told))
+        };
         let made = Arc::new(HttpHandles {
             requests: counter(&f.requests),
             duration: histogram(&f.duration),
@@ -314,9 +331,14 @@ impl IstioStats {
         if let Some(found) = &*known {
             return found.clone();
         }
-        let labels = labels(stream, &stream.state(), false);
-        let counter =
-            |family: &Option<Arc<CounterFamily>>| family.as_ref().map(|f| f.with(&labels));
+        let state = stream.state();
+        let labels = labels(stream, &state, false);
+        let told = self.expressions(stream, &state, Instant::now());
+        drop(state);
+        let counter = |metric: &Option<Metric<Counter>>| {
+            let metric = metric.as_ref();
+            metric.map(|metric| metric.with(&labels, &told))
+        };
         if let Some(opened) = counter(&self.families.opened) {
             opened.add(1);
         }
@@ -345,6 +367,10 @@ impl IstioStats {
 }
 
 impl Recorder for IstioStats {
+    fn capture(&self) -> Capture {
+        self.overrides.capture()
+    }
+
     fn progress(&self, stream: &StreamInfo) {
         let handles = stream.connection.bound(self.key, Handles::default);
         self.report_tcp(stream, &handles);

@@ -2,5 +2,9 @@
 
 pub mod access_log;
 pub(crate) mod istio_labels;
+mod istio_overrides;
 pub(crate) mod istio_stats;
-pub mod recorder;
+pub mod local_replies;
+mod log_filter;
+mod spans;
+pub mod tracing;

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::service::Response;
@@ -15,6 +16,13 @@ use crate::stream::stream_info::StreamInfo;
 #[derive(Clone, Copy, Debug)]
 pub struct Closing;
 
+/// In the extensions of a response that the waypoint gives itself: its status, whatever gRPC is told, and its text.
+#[derive(Clone, Debug)]
+pub struct Local {
+    pub status: StatusCode,
+    pub body: Bytes,
+}
+
 /// What to answer, and how it is recorded.
 #[derive(Clone, Debug)]
 pub struct LocalReply {
@@ -25,6 +33,8 @@ pub struct LocalReply {
     pub flags: ResponseFlags,
     /// Whether the connection ends with the answer.
     pub close: bool,
+    /// gRPC's status, where it isn't the one that stands for `status`.
+    pub grpc_status: Option<u32>,
 }
 
 impl LocalReply {
@@ -39,11 +49,18 @@ impl LocalReply {
             details: details.into(),
             flags: ResponseFlags::default(),
             close: false,
+            grpc_status: None,
         }
     }
 
     pub fn with_flags(mut self, flags: ResponseFlags) -> LocalReply {
         self.flags = flags;
+        self
+    }
+
+    /// What gRPC is told.
+    pub fn with_grpc_status(mut self, status: u32) -> LocalReply {
+        self.grpc_status = Some(status);
         self
     }
 
@@ -66,14 +83,23 @@ impl LocalReply {
             state.response_code_details = Some(self.details);
         }
         let mut response = http::Response::new(Body::empty());
+        let body = match &self.body {
+            Cow::Borrowed(body) => Bytes::from_static(body.as_bytes()),
+            Cow::Owned(body) => Bytes::from(body.clone()),
+        };
+        response.extensions_mut().insert(Local {
+            status: self.status,
+            body: body.clone(),
+        });
         if grpc {
             let headers = response.headers_mut();
             headers.insert(
                 header::CONTENT_TYPE,
                 HeaderValue::from_static("application/grpc"),
             );
-            headers.insert("grpc-status", grpc_status(self.status).into());
-            if let Ok(message) = HeaderValue::from_str(&percent_encode(&self.body))
+            let status = self.grpc_status.unwrap_or_else(|| grpc_status(self.status));
+            headers.insert("grpc-status", status.into());
+            if let Ok(message) = HeaderValue::from_str(&percent_encode(self.body.as_bytes()))
                 && !self.body.is_empty()
             {
                 headers.insert("grpc-message", message);
@@ -88,10 +114,7 @@ impl LocalReply {
             let headers = response.headers_mut();
             headers.insert(header::CONTENT_LENGTH, self.body.len().into());
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-            *response.body_mut() = match self.body {
-                Cow::Borrowed(body) => Body::full(body),
-                Cow::Owned(body) => Body::full(body),
-            };
+            *response.body_mut() = Body::full(body);
         }
         response
     }
@@ -99,10 +122,13 @@ impl LocalReply {
 
 /// Whether a request's content type is gRPC (`application/grpc`, with or without `+suffix`).
 pub fn is_grpc(request: &HeaderMap) -> bool {
-    request
-        .get(header::CONTENT_TYPE)
-        .and_then(|v| v.as_bytes().strip_prefix(b"application/grpc"))
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
+    request.get(header::CONTENT_TYPE).is_some_and(is_grpc_type)
+}
+
+/// Whether a `content-type` is gRPC's.
+pub fn is_grpc_type(content_type: &HeaderValue) -> bool {
+    let rest = content_type.as_bytes().strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
 }
 
 /// The gRPC status that stands for an HTTP status (gRPC's http-grpc-status-mapping).
@@ -118,9 +144,9 @@ pub fn grpc_status(status: StatusCode) -> u32 {
 }
 
 /// Percent-encoding of `grpc-message` (gRPC over HTTP/2, "Percent-Byte").
-fn percent_encode(text: &str) -> String {
+pub(crate) fn percent_encode(text: &[u8]) -> String {
     let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
+    for &byte in text {
         match byte {
             b' '..=b'~' if byte != b'%' => out.push(char::from(byte)),
             _ => out.push_str(&format!("%{byte:02X}")),
@@ -142,6 +168,6 @@ mod tests {
         };
         assert!(is("application/grpc") && is("application/grpc+proto"));
         assert!(!is("application/grpc-web") && !is("text/plain"));
-        assert_eq!(percent_encode("a%ü"), "a%25%C3%BC");
+        assert_eq!(percent_encode("a%ü".as_bytes()), "a%25%C3%BC");
     }
 }

@@ -6,22 +6,39 @@
 //! however long it is.
 
 pub mod body;
+pub mod cookie;
+pub mod header_changes;
 pub mod local_reply;
+pub mod read_ahead;
 
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use crate::service::body::Body;
+use crate::stream::explanation::RouteStep;
 use crate::stream::route::SelectedRoute;
 use crate::stream::stream_info::StreamInfo;
 
 /// A response as filters see it.
 pub type Response = http::Response<Body>;
+
+/// In a request's extensions: the scheme that its target had, where that is another than `http`.
+#[derive(Clone, Debug)]
+pub struct SaidScheme(pub http::uri::Scheme);
+
+/// In a request's extensions: the router adds no `x-envoy-*` to it, and none to its answer.
+#[derive(Clone, Copy, Debug)]
+pub struct WithoutEnvoyHeaders;
+
+/// In a request's extensions: who the client is, where a header doesn't decide.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientAddress(pub IpAddr);
 
 /// Chooses the route of a request: the route configuration of the chain.
 pub trait RouteResolver: Send + Sync {
@@ -34,6 +51,9 @@ pub trait RouteResolver: Send + Sync {
     /// Whether any route has configuration for the filter at `position`: lets a filter that has
     /// nothing to do here skip resolving the route.
     fn has_per_filter(&self, position: usize) -> bool;
+
+    /// How each route fared, up to the one that was chosen.
+    fn explain(&self, request: &http::Request<Body>, stream: &StreamInfo) -> Vec<RouteStep>;
 }
 
 /// A request on its way through the filters, with what is known about its stream.
@@ -77,6 +97,13 @@ impl HttpRequest {
             times.route_resolution += start.elapsed();
         }
         route
+    }
+
+    /// Writes down how each route fares, where somebody asks why.
+    pub fn explain_routes(&self) {
+        if let Some(explanation) = self.stream.explanation() {
+            explanation.routes(self.routes.explain(&self.http, &self.stream));
+        }
     }
 
     /// Forgets the route, so that it is resolved again with the request as it is then.

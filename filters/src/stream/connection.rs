@@ -29,7 +29,8 @@ pub struct Connection {
     pub tls: Option<Arc<TlsInfo>>,
     /// The client's workload, if the mesh knows it.
     pub downstream_peer: Option<Arc<Peer>>,
-    pub requested_server_name: Option<Arc<str>>,
+    /// Whom the client asks for in the TLS inside the tunnel.
+    pub server_name: ServerName,
     /// Names of the listener and of the filter chain that serve it.
     pub listener: Option<&'static str>,
     pub filter_chain: Option<Arc<str>>,
@@ -39,6 +40,27 @@ pub struct Connection {
     pub holder: Option<Arc<Holder>>,
     pub start: Instant,
     bound: Mutex<Vec<(BindKey, Arc<dyn Any + Send + Sync>)>>,
+}
+
+/// The server name (SNI) of the TLS handshake inside a tunnel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ServerName {
+    /// Nobody has looked, or what was there couldn't be read.
+    #[default]
+    Unread,
+    /// There is no TLS, or its hello has no name.
+    Absent,
+    /// In lower case.
+    Name(Arc<str>),
+}
+
+impl ServerName {
+    pub fn known(&self) -> Option<&str> {
+        match self {
+            ServerName::Name(name) => Some(name),
+            ServerName::Unread | ServerName::Absent => None,
+        }
+    }
 }
 
 /// Identifies a filter instance whose work can be done once per connection.
@@ -66,7 +88,7 @@ impl Connection {
             local: None,
             tls: None,
             downstream_peer: None,
-            requested_server_name: None,
+            server_name: ServerName::Unread,
             listener: None,
             filter_chain: None,
             id: SerialId::default(),

@@ -26,6 +26,11 @@ pub struct Peer {
     pub workload_type: Arc<str>,
     /// Full SPIFFE id, where known.
     pub principal: Arc<str>,
+    /// Where it runs, and `namespace/host` of the waypoint that takes what is sent to it, where it has one.
+    pub node: Arc<str>,
+    pub waypoint: Arc<str>,
+    /// Whether it takes HBONE.
+    pub hbone: bool,
 }
 
 impl Peer {

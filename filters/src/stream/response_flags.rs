@@ -16,7 +16,9 @@ macro_rules! flags {
     };
 }
 
+// Envoy prints flags in the order in which they were set: that there is no further attempt comes before why.
 flags! {
+    UPSTREAM_RETRY_LIMIT_EXCEEDED = 6, "URX", "UpstreamRetryLimitExceeded";
     /// No healthy upstream endpoint.
     NO_HEALTHY_UPSTREAM = 0, "UH", "NoHealthyUpstream";
     /// The upstream connection could not be made.
@@ -27,7 +29,6 @@ flags! {
     UPSTREAM_REMOTE_RESET = 3, "UR", "UpstreamRemoteReset";
     UPSTREAM_REQUEST_TIMEOUT = 4, "UT", "UpstreamRequestTimeout";
     UPSTREAM_OVERFLOW = 5, "UO", "UpstreamOverflow";
-    UPSTREAM_RETRY_LIMIT_EXCEEDED = 6, "URX", "UpstreamRetryLimitExceeded";
     UPSTREAM_PROTOCOL_ERROR = 7, "UPE", "UpstreamProtocolError";
     LOCAL_RESET = 8, "LR", "LocalReset";
     NO_ROUTE = 9, "NR", "NoRouteFound";
@@ -37,13 +38,15 @@ flags! {
     DOWNSTREAM_REMOTE_RESET = 13, "DR", "DownstreamRemoteReset";
     RATE_LIMITED = 14, "RL", "RateLimited";
     UNAUTHORIZED_EXTERNAL_SERVICE = 15, "UAEX", "UnauthorizedExternalService";
-    FAULT_INJECTED = 16, "FI", "FaultInjected";
     DELAY_INJECTED = 17, "DI", "DelayInjected";
+    FAULT_INJECTED = 16, "FI", "FaultInjected";
     STREAM_IDLE_TIMEOUT = 18, "SI", "StreamIdleTimeout";
     DURATION_TIMEOUT = 19, "DT", "DurationTimeout";
     INVALID_REQUEST_HEADERS = 20, "IH", "InvalidEnvoyRequestHeaders";
     /// A local reply of the overload manager.
     OVERLOAD_MANAGER = 21, "OM", "OverloadManagerTerminated";
+    /// A host that a request named can't be looked up.
+    DNS_RESOLUTION_FAILED = 23, "DF", "DnsResolutionFailed";
     /// Configuration for this chain was refused and it is closed; ours, not Envoy's.
     CONFIGURATION_REFUSED = 22, "CR", "ConfigurationRefused";
 }
@@ -71,6 +74,37 @@ impl ResponseFlags {
             .iter()
             .find(|(_, short, _)| *short == name)
             .map(|(flag, ..)| *flag)
+    }
+
+    /// As expressions see them in Envoy: its own bits, which its API has fixed.
+    pub fn envoys_bits(self) -> u64 {
+        const BITS: [(ResponseFlags, u32); 23] = [
+            (ResponseFlags::NO_HEALTHY_UPSTREAM, 1),
+            (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, 2),
+            (ResponseFlags::LOCAL_RESET, 3),
+            (ResponseFlags::UPSTREAM_REMOTE_RESET, 4),
+            (ResponseFlags::UPSTREAM_CONNECTION_FAILURE, 5),
+            (ResponseFlags::UPSTREAM_CONNECTION_TERMINATION, 6),
+            (ResponseFlags::UPSTREAM_OVERFLOW, 7),
+            (ResponseFlags::NO_ROUTE, 8),
+            (ResponseFlags::DELAY_INJECTED, 9),
+            (ResponseFlags::FAULT_INJECTED, 10),
+            (ResponseFlags::RATE_LIMITED, 11),
+            (ResponseFlags::UNAUTHORIZED_EXTERNAL_SERVICE, 12),
+            (ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, 14),
+            (ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED, 15),
+            (ResponseFlags::STREAM_IDLE_TIMEOUT, 16),
+            (ResponseFlags::INVALID_REQUEST_HEADERS, 17),
+            (ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, 18),
+            (ResponseFlags::DURATION_TIMEOUT, 22),
+            (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, 23),
+            (ResponseFlags::NO_CLUSTER, 24),
+            (ResponseFlags::OVERLOAD_MANAGER, 25),
+            (ResponseFlags::DNS_RESOLUTION_FAILED, 26),
+            (ResponseFlags::DOWNSTREAM_REMOTE_RESET, 28),
+        ];
+        let set = BITS.iter().filter(|(flag, _)| self.contains(*flag));
+        set.fold(0, |all, (_, bit)| all | (1 << bit))
     }
 
     /// `%RESPONSE_FLAGS_LONG%`.
@@ -119,7 +153,7 @@ mod tests {
         flags.insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
         assert_eq!(flags.to_string(), "UF");
         flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
-        assert_eq!(flags.to_string(), "UF,URX");
+        assert_eq!(flags.to_string(), "URX,UF");
         assert_eq!(
             ResponseFlags::from_short_name("NR"),
             Some(ResponseFlags::NO_ROUTE)

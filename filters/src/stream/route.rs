@@ -15,6 +15,8 @@ pub struct RouteInfo {
     pub name: Arc<str>,
     /// The route's metadata (`filter_metadata`).
     pub metadata: Metadata,
+    /// What requests count for, where their rate is limited.
+    pub rate_limits: Option<Arc<dyn Any + Send + Sync>>,
     /// By the filter's position in its chain.
     pub per_filter: Box<[Option<PerRouteConfig>]>,
 }
@@ -22,4 +24,7 @@ pub struct RouteInfo {
 /// A route that was chosen for a request. The router downcasts it to its own type.
 pub trait SelectedRoute: Any + Send + Sync {
     fn info(&self) -> &RouteInfo;
+
+    /// Whether it leads to an upstream: it neither redirects nor answers by itself.
+    fn forwards(&self) -> bool;
 }

@@ -6,11 +6,12 @@
 //! contended only by the two directions of one stream.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use parking_lot::{Mutex, MutexGuard};
 use waypoint_hbone::tls::tls_info::TlsInfo;
@@ -18,12 +19,16 @@ use waypoint_hbone::tls::tls_info::TlsInfo;
 use crate::stream::connection::Connection;
 use crate::stream::direction::Direction;
 use crate::stream::dynamic_metadata::Metadata;
+use crate::stream::explanation::Explanation;
 use crate::stream::filter_state::FilterState;
 use crate::stream::peer::Peer;
+use crate::stream::request_trace::RequestTrace;
 use crate::stream::response_flags::ResponseFlags;
 use crate::stream::route::SelectedRoute;
 use crate::stream::serial_id::SerialId;
+use crate::stream::session::Session;
 use crate::stream::upstream_times::{ConnectionTimes, UpstreamTimes};
+use crate::stream::watched::Watched;
 use crate::stream::wire_bytes::WireBytes;
 
 /// What is spoken inside the tunnel.
@@ -59,6 +64,7 @@ pub struct StreamInfo {
     /// Where recorders want to know.
     upstream_times: OnceLock<Box<Mutex<UpstreamTimes>>>,
     wire: OnceLock<Arc<WireBytes>>,
+    explanation: OnceLock<Box<Explanation>>,
     state: Mutex<StreamState>,
 }
 
@@ -67,14 +73,18 @@ pub struct StreamInfo {
 pub struct StreamState {
     pub request: RequestHead,
     pub response: ResponseHead,
+    /// The text of a local reply while its body is made of it.
+    pub local_reply_body: Option<Bytes>,
     pub route: Option<Arc<dyn SelectedRoute>>,
+    /// Who the client is, where the connection manager decides that by what proxies say.
+    pub client: Option<IpAddr>,
     /// The name of the cluster that the route chose, also where there is no such cluster.
     pub cluster: Option<Arc<str>>,
     /// The service behind that cluster.
     pub service: Option<Arc<DestinationService>>,
     /// That cluster's metadata, where the request was answered before anything was sent there.
     pub cluster_metadata: Metadata,
-    /// The last attempt's upstream.
+    /// The last attempt's upstream, reached or not.
     pub upstream: Option<Arc<UpstreamInfo>>,
     /// What that upstream speaks.
     pub upstream_protocol: Option<Protocol>,
@@ -86,9 +96,20 @@ pub struct StreamState {
     pub attempts: u32,
     pub flags: ResponseFlags,
     pub response_code_details: Option<Cow<'static, str>>,
+    /// The policy that denied it, in words.
+    pub denied_by: Option<Arc<str>>,
+    /// The first policy that would have denied it if it weren't in dry run, in words.
+    pub dry_run_denied_by: Option<Arc<str>>,
     pub connection_termination_details: Option<Cow<'static, str>>,
+    /// External checks that have let a TCP stream pass, by the configuration that they were made with: as long as that stays
+    /// as it is, nobody is asked again.
+    pub passed_checks: Vec<Arc<[u8]>>,
     pub upstream_transport_failure_reason: Option<Box<str>>,
     pub grpc: Option<Box<GrpcInfo>>,
+    /// The session that it is of, where sessions are kept.
+    pub session: Option<Box<Session>>,
+    /// The trace that it belongs to, where its chain has a tracer.
+    pub trace: Option<Box<RequestTrace>>,
     pub metadata: Metadata,
     pub filter_state: FilterState,
 }
@@ -105,6 +126,27 @@ pub struct RequestHead {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Bytes of all names and values, if a recorder asked for them.
     pub bytes: u64,
+    /// What recorders asked for; `None`: nothing of heads.
+    pub wanted: Option<Arc<Capture>>,
+}
+
+impl RequestHead {
+    /// Keeps method, path and authority.
+    pub fn keep_line<B>(&mut self, request: &http::Request<B>) {
+        self.method = Some(request.method().clone());
+        self.path = request.uri().path_and_query().cloned();
+        self.authority = request.headers().get(http::header::HOST).cloned();
+    }
+
+    /// A filter has changed the head: recorders tell what goes on to the upstream, as Envoy's do.
+    pub fn renew<B>(&mut self, request: &http::Request<B>) {
+        let Some(wanted) = self.wanted.clone() else {
+            return;
+        };
+        let headers = request.headers();
+        self.keep_line(request);
+        self.headers = Capture::headers(&wanted.request_headers, headers);
+    }
 }
 
 /// What is captured of the response's head.
@@ -125,6 +167,8 @@ pub struct ResponseHead {
 pub struct Capture {
     /// Whether method, path and authority are wanted.
     pub request_line: bool,
+    /// Or wanted while somebody looks at this.
+    pub request_line_for: Option<Watched>,
     pub request_headers: Vec<HeaderName>,
     pub response_headers: Vec<HeaderName>,
     pub response_trailers: Vec<HeaderName>,
@@ -141,6 +185,9 @@ pub struct Capture {
 impl Capture {
     pub fn merge(&mut self, other: &Capture) {
         self.request_line |= other.request_line;
+        if self.request_line_for.is_none() {
+            self.request_line_for.clone_from(&other.request_line_for);
+        }
         self.head_sizes |= other.head_sizes;
         self.tls |= other.tls;
         self.upstream_times |= other.upstream_times;
@@ -160,7 +207,11 @@ impl Capture {
 
     /// Whether anything of the request's head is wanted.
     pub fn of_request(&self) -> bool {
-        self.request_line || self.head_sizes || !self.request_headers.is_empty()
+        let watched = || {
+            let watched = self.request_line_for.as_ref();
+            watched.is_some_and(Watched::is_watched)
+        };
+        self.request_line || self.head_sizes || !self.request_headers.is_empty() || watched()
     }
 
     /// Bytes of names and values, as Envoy counts a head.
@@ -171,12 +222,21 @@ impl Capture {
         bytes.sum::<usize>() as u64
     }
 
-    /// The named headers of `map`.
+    /// The named headers of `map`, with all their values.
     pub fn headers(names: &[HeaderName], map: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+        let of = |name| map.get_all(name).iter();
         names
             .iter()
-            .filter_map(|name| Some((name.clone(), map.get(name)?.clone())))
+            .flat_map(|name| of(name).map(move |value| (name.clone(), value.clone())))
             .collect()
+    }
+}
+
+impl StreamState {
+    /// The last attempt's upstream, if there was a connection to it.
+    pub fn connected_upstream(&self) -> Option<&Arc<UpstreamInfo>> {
+        let upstream = self.upstream.as_ref();
+        upstream.filter(|upstream| upstream.times.is_some())
     }
 }
 
@@ -190,8 +250,8 @@ pub struct UpstreamInfo {
     /// The endpoint's address (of the pod, also where HBONE carries the stream there).
     pub host: SocketAddr,
     pub local: Option<SocketAddr>,
-    /// When the connection was made.
-    pub times: ConnectionTimes,
+    /// When the connection was made; `None`: there was none to be had, and this is whom it would have led to.
+    pub times: Option<ConnectionTimes>,
     /// Of the HBONE connection that carries it.
     pub tls: Option<Arc<TlsInfo>>,
     /// The endpoint's workload.
@@ -238,6 +298,7 @@ impl StreamInfo {
             request_end: OnceLock::new(),
             upstream_times: OnceLock::new(),
             wire: OnceLock::new(),
+            explanation: OnceLock::new(),
             state: Mutex::default(),
         })
     }
@@ -289,6 +350,16 @@ impl StreamInfo {
     /// To be noted; `None`: nobody wants to know. Hold the guard as briefly as the state's.
     pub fn upstream_times(&self) -> Option<MutexGuard<'_, UpstreamTimes>> {
         Some(self.upstream_times.get()?.lock())
+    }
+
+    /// From now on the stream is only explained: nothing of it is sent.
+    pub fn explain(&self) -> &Explanation {
+        self.explanation.get_or_init(Box::default)
+    }
+
+    /// Where steps are written down; `None`, as for all traffic: nobody asks why.
+    pub fn explanation(&self) -> Option<&Explanation> {
+        self.explanation.get().map(|explanation| &**explanation)
     }
 
     /// When the last byte of the request had come, or the rest of it was given up; `None`: more is to come.

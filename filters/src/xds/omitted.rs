@@ -1,5 +1,5 @@
-//! What may be left out: telemetry that isn't built. Traffic doesn't depend on it, so the rest of its chain
-//! is honoured, and what was left out is told of by name.
+//! What may be left out: telemetry that isn't built, and sessions where nothing keeps any. No traffic depends on it, so the
+//! rest of its chain is honoured, and what was left out is told of by name.
 //!
 //! Everything else that isn't built closes the chain it stands in, or leaves it at its last good version:
 //! it may decide or change traffic, whatever the configuration says of its being optional.
@@ -9,7 +9,7 @@ use std::fmt;
 
 use crate::xds::rejected::Refusal;
 
-/// What kind of telemetry was left out.
+/// What kind of thing was left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum OmittedKind {
     /// A sink, or a filter of one.
@@ -20,14 +20,17 @@ pub enum OmittedKind {
     Tracer,
     /// A filter that only counts.
     Statistics,
+    /// Sessions that a route wants to have kept, in a chain without a filter that keeps any.
+    Session,
 }
 
 impl OmittedKind {
-    pub const ALL: [OmittedKind; 4] = [
+    pub const ALL: [OmittedKind; 5] = [
         OmittedKind::AccessLog,
         OmittedKind::MetricOverride,
         OmittedKind::Tracer,
         OmittedKind::Statistics,
+        OmittedKind::Session,
     ];
 
     /// For metric labels.
@@ -37,6 +40,7 @@ impl OmittedKind {
             OmittedKind::MetricOverride => "metric_override",
             OmittedKind::Tracer => "tracer",
             OmittedKind::Statistics => "statistics",
+            OmittedKind::Session => "session",
         }
     }
 }

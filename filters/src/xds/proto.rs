@@ -70,10 +70,15 @@ pub struct Workload {
     pub addresses: Vec<Vec<u8>>,
     #[prost(string, tag = "4")]
     pub network: String,
+    #[prost(enumeration = "WorkloadTunnelProtocol", tag = "5")]
+    pub tunnel_protocol: i32,
     #[prost(string, tag = "6")]
     pub trust_domain: String,
     #[prost(string, tag = "7")]
     pub service_account: String,
+    /// The waypoint that takes what is sent to the workload itself.
+    #[prost(message, optional, tag = "8")]
+    pub waypoint: Option<WorkloadWaypoint>,
     #[prost(string, tag = "9")]
     pub node: String,
     #[prost(string, tag = "10")]
@@ -91,6 +96,30 @@ pub struct Workload {
     pub uid: String,
     #[prost(enumeration = "WorkloadNetworkMode", tag = "25")]
     pub network_mode: i32,
+}
+
+/// `istio.workload.GatewayAddress`, as far as it names a waypoint's service.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct WorkloadWaypoint {
+    #[prost(message, optional, tag = "1")]
+    pub hostname: Option<NamespacedHostname>,
+}
+
+/// `istio.workload.NamespacedHostname`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct NamespacedHostname {
+    #[prost(string, tag = "1")]
+    pub namespace: String,
+    #[prost(string, tag = "2")]
+    pub hostname: String,
+}
+
+/// `istio.workload.TunnelProtocol`: how the workload is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum WorkloadTunnelProtocol {
+    None = 0,
+    Hbone = 1,
 }
 
 /// `istio.workload.NetworkMode`: whose the addresses are.

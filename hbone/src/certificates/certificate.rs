@@ -27,9 +27,9 @@ pub const KEY_FILE: &str = "key.pem";
 pub const ROOTS_FILE: &str = "root-cert.pem";
 
 /// A mesh has few roots; a file with more than this isn't a trust bundle.
-const MAX_ROOTS: usize = 1024;
+pub(crate) const MAX_ROOTS: usize = 1024;
 /// A leaf and its intermediates.
-const MAX_CHAIN: usize = 16;
+pub(crate) const MAX_CHAIN: usize = 16;
 
 /// Certificate chain, private key and trusted roots of one workload.
 pub struct WorkloadCertificate {

@@ -64,6 +64,11 @@ impl CertificateFields {
         names.filter_map(move |(of, name)| (*of == kind).then_some(name.as_str()))
     }
 
+    /// All of its names.
+    pub(crate) fn all_names(&self) -> impl Iterator<Item = (NameKind, &str)> {
+        self.names.iter().map(|(kind, name)| (*kind, name.as_str()))
+    }
+
     /// As PEM, with what a header or a query can't have escaped.
     pub fn url_encoded_pem(&self) -> String {
         let mut text = String::with_capacity(self.der.len() * 2);

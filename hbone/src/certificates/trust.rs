@@ -169,7 +169,7 @@ impl Trust {
 }
 
 /// webpki's verdict in rustls' words.
-fn refused(error: webpki::Error) -> rustls::Error {
+pub(crate) fn refused(error: webpki::Error) -> rustls::Error {
     use webpki::Error;
     let reason = match error {
         Error::BadDer | Error::BadDerTime | Error::TrailingData(_) => CertificateError::BadEncoding,

@@ -10,6 +10,8 @@
 //!
 //! Work gives back more than was taken, and so does time. Connections hold it as a few atomics: its table is looked at
 //! when a connection comes.
+//!
+//! Besides, the connections of an identity share its turns, whatever they do ([`Rounds`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::frames::rounds::Rounds;
 use crate::identity::Identity;
 
 /// Units that a connection may spend at once, where nothing else is said.
@@ -42,12 +45,17 @@ pub struct Allowance {
     refilled: AtomicU64,
     /// When the next paced event may be read: microseconds since the epoch.
     next: AtomicU64,
+    rounds: Rounds,
 }
 
 impl Allowance {
-    /// A full account.
+    /// A full account, on one thread.
     #[must_use]
     pub fn new(budget: u32) -> Arc<Allowance> {
+        Allowance::on(1, budget)
+    }
+
+    fn on(workers: usize, budget: u32) -> Arc<Allowance> {
         let budget = i32::try_from(budget).unwrap_or(i32::MAX / 2).max(1);
         Arc::new(Allowance {
             budget,
@@ -55,11 +63,18 @@ impl Allowance {
             left: AtomicI64::new(budget.into()),
             refilled: AtomicU64::new(0),
             next: AtomicU64::new(0),
+            rounds: Rounds::new(workers),
         })
     }
 
     pub(crate) fn budget(&self) -> i32 {
         self.budget
+    }
+
+    /// Resolves when the next turn of a task begins that has used up one: others run before, and so do those of this identity
+    /// that wait already. Dropped, it gives its place in line up.
+    pub fn turn(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.rounds.turn()
     }
 
     /// Spends, or gives back.
@@ -133,6 +148,7 @@ impl Allowance {
 #[derive(Clone, Debug)]
 pub struct Allowances {
     budget: u32,
+    workers: usize,
     table: Arc<Mutex<Table>>,
 }
 
@@ -145,16 +161,17 @@ struct Table {
 
 impl Default for Allowances {
     fn default() -> Allowances {
-        Allowances::new(DEFAULT_BUDGET)
+        Allowances::new(DEFAULT_BUDGET, 1)
     }
 }
 
 impl Allowances {
-    /// Each connection may spend so many units at once, and each identity for its streams.
+    /// Each connection may spend so many units at once, and each identity for its streams. So many threads serve them.
     #[must_use]
-    pub fn new(budget: u32) -> Allowances {
+    pub fn new(budget: u32, workers: usize) -> Allowances {
         Allowances {
             budget,
+            workers,
             table: Arc::default(),
         }
     }
@@ -169,7 +186,7 @@ impl Allowances {
         if table.of.len() >= table.look_at {
             table.forget();
         }
-        let fresh = Allowance::new(self.budget);
+        let fresh = Allowance::on(self.workers, self.budget);
         table.of.insert(identity.clone(), fresh.clone());
         fresh
     }
@@ -201,7 +218,7 @@ mod tests {
 
     #[test]
     fn the_connections_of_an_identity_share_and_others_have_their_own() {
-        let allowances = Allowances::new(1000);
+        let allowances = Allowances::new(1000, 1);
         let first = allowances.of(&identity("a"));
         let second = allowances.of(&identity("a"));
         let other = allowances.of(&identity("b"));
@@ -250,7 +267,7 @@ mod tests {
 
     #[test]
     fn the_table_forgets_who_is_gone() {
-        let allowances = Allowances::new(1000);
+        let allowances = Allowances::new(1000, 1);
         let here = allowances.of(&identity("here"));
         let owing = allowances.of(&identity("owing"));
         owing.add(-1_000_000);

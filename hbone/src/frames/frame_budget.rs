@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::frames::allowance::Allowance;
+use crate::frames::foresight::Foresight;
 use crate::frames::frame_head::{ACK, END_STREAM, FrameHead, FrameHeads, FrameKind, HEAD, PADDED};
 use crate::frames::open_streams::By;
 use crate::frames::stream_budget::{Event, Side, StreamBudget};
@@ -105,18 +106,20 @@ fn frame_label(kind: FrameKind) -> &'static str {
 
 /// Whether a connection may go on reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
-    Goes,
+pub(crate) enum MayRead {
+    Now,
     /// Others run first.
-    Over,
+    AfterOthers,
     /// Its identity's streams have to wait.
-    Waits(Duration),
+    After(Duration),
 }
 
 /// The share of one HTTP/2 connection.
 #[derive(Debug)]
 pub(crate) struct FrameBudget {
     received: FrameHeads,
+    /// Of what has come and waits, while anything does.
+    waiting: Option<Foresight>,
     sent: FrameHeads,
     /// The most that there may be, and what is left.
     budget: i32,
@@ -144,6 +147,7 @@ impl FrameBudget {
         };
         FrameBudget {
             received: FrameHeads::new(received),
+            waiting: None,
             sent: FrameHeads::new(sent),
             budget: allowance.budget(),
             left: allowance.budget(),
@@ -189,17 +193,17 @@ impl FrameBudget {
     }
 
     /// Whether the turn is over; the next one begins then.
-    pub(crate) fn turn(&mut self) -> Turn {
+    pub(crate) fn turn(&mut self) -> MayRead {
         if self.turn < TURN {
-            return Turn::Goes;
+            return MayRead::Now;
         }
         self.turn = 0;
         if std::mem::take(&mut self.paced)
             && let Some(wait) = self.streams.pace(self.now)
         {
-            return Turn::Waits(wait);
+            return MayRead::After(wait);
         }
-        Turn::Over
+        MayRead::AfterOthers
     }
 
     /// Nothing more has come: the next bytes begin a turn.
@@ -234,6 +238,36 @@ impl FrameBudget {
         Ok(taken)
     }
 
+    /// Looks at what has come behind all that waits.
+    pub(crate) fn foresee(&mut self, bytes: &[u8]) -> Result<(), Flood> {
+        let begun = self.streams.newest_of_peer();
+        let waiting = self
+            .waiting
+            .get_or_insert_with(|| Foresight::new(self.received.clone(), begun));
+        let given_up = waiting.given_up(bytes, begun);
+        if given_up > 0 {
+            self.streams.foresee(given_up);
+        }
+        self.streams()
+    }
+
+    /// Whether anything waits that was looked at.
+    pub(crate) fn foresees(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// Nothing waits any more.
+    pub(crate) fn caught_up(&mut self) {
+        self.waiting = None;
+    }
+
+    fn streams(&self) -> Result<(), Flood> {
+        match self.streams.is_spent() {
+            true => Err(Flood(Spent::Streams)),
+            false => Ok(()),
+        }
+    }
+
     fn receive_frame(&mut self, head: FrameHead) -> Result<(), Flood> {
         self.turn += 1;
         if head.kind == FrameKind::Data {
@@ -245,10 +279,7 @@ impl FrameBudget {
             return Err(Flood(Spent::Frames(head.kind)));
         }
         self.follow(By::Peer, head);
-        match self.streams.is_spent() {
-            true => Err(Flood(Spent::Streams)),
-            false => Ok(()),
-        }
+        self.streams()
     }
 
     /// What a frame of the peer costs. What it gives back is given.
@@ -378,7 +409,7 @@ mod tests {
     fn receive_all(budget: &mut FrameBudget, mut bytes: &[u8]) -> Result<usize, Flood> {
         let mut turns = 1;
         while !bytes.is_empty() {
-            if budget.turn() != Turn::Goes {
+            if budget.turn() != MayRead::Now {
                 turns += 1;
             }
             let taken = budget.receive(bytes)?;
@@ -520,7 +551,7 @@ mod tests {
         while !bytes.is_empty() {
             let taken = budget.receive(bytes).unwrap();
             bytes = &bytes[taken..];
-            pauses += u32::from(matches!(budget.turn(), Turn::Waits(_)));
+            pauses += u32::from(matches!(budget.turn(), MayRead::After(_)));
         }
         pauses
     }
@@ -644,16 +675,16 @@ mod tests {
         assert_eq!(budget.receive(&data), Ok(data.len()), "DATA is not cut");
         assert_eq!(budget.take_data(), data.len() - HEAD);
         assert_eq!(budget.take_data(), 0);
-        assert_eq!(budget.turn(), Turn::Goes);
+        assert_eq!(budget.turn(), MayRead::Now);
         budget.receive(&data).unwrap();
-        assert_eq!(budget.turn(), Turn::Over);
-        assert_eq!(budget.turn(), Turn::Goes, "another one has begun");
+        assert_eq!(budget.turn(), MayRead::AfterOthers);
+        assert_eq!(budget.turn(), MayRead::Now, "another one has begun");
         for _ in 0..4 {
-            assert_eq!(budget.turn(), Turn::Goes);
+            assert_eq!(budget.turn(), MayRead::Now);
             budget.receive(&[0]).unwrap();
             budget.read(1);
         }
-        assert_eq!(budget.turn(), Turn::Over, "many reads of a byte");
+        assert_eq!(budget.turn(), MayRead::AfterOthers, "many reads of a byte");
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl FrameHead {
 }
 
 /// Finds the heads of frames in a stream of bytes that comes in any portions.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct FrameHeads {
     /// Bytes to the next head.
     skip: usize,

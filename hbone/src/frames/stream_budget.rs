@@ -42,6 +42,8 @@ pub(crate) struct StreamBudget {
     side: Side,
     allowance: Arc<Allowance>,
     left: i32,
+    /// Streams that were paid for before they began.
+    foreseen: i32,
     /// The newest stream that was opened.
     newest: u32,
     open: OpenStreams,
@@ -53,6 +55,7 @@ impl StreamBudget {
             side,
             left: allowance.budget(),
             allowance,
+            foreseen: 0,
             newest: 0,
             open: OpenStreams::new(side == Side::Requests),
         }
@@ -134,7 +137,20 @@ impl StreamBudget {
         }
     }
 
+    /// So many streams are given up that wait to begin: they are paid for now.
+    pub(crate) fn foresee(&mut self, given_up: i32) {
+        let units = STREAM.saturating_mul(given_up);
+        self.foreseen = self.foreseen.saturating_add(given_up);
+        self.gain(-units);
+        self.allowance.add(-units);
+    }
+
     fn judge(&mut self, worth: Worth) {
+        if worth == Worth::Nothing && self.foreseen > 0 {
+            self.foreseen -= 1;
+            // Its beginning was charged as well.
+            return self.allowance.add(STREAM);
+        }
         let units = match worth {
             Worth::Work => STREAM,
             Worth::Fair => 0,

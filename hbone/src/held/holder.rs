@@ -58,6 +58,13 @@ impl Share {
     }
 }
 
+/// The streams that carry a tunnel's bytes onward, by a number that each has while it does.
+#[derive(Default)]
+struct Onward {
+    next: u64,
+    windows: Vec<(u64, FlowControl)>,
+}
+
 /// A tunnel, for as long as anything of it is there.
 pub struct Holder {
     share: Arc<Share>,
@@ -67,6 +74,7 @@ pub struct Holder {
     arrived: AtomicUsize,
     taken: AtomicUsize,
     window: Mutex<Option<FlowControl>>,
+    onward: Mutex<Onward>,
     evicted: AtomicBool,
     told: Notify,
 }
@@ -82,6 +90,7 @@ impl Holder {
             arrived: AtomicUsize::new(0),
             taken: AtomicUsize::new(0),
             window: Mutex::default(),
+            onward: Mutex::default(),
             evicted: AtomicBool::new(false),
             told: Notify::new(),
         })
@@ -112,13 +121,20 @@ impl Holder {
         &self.account
     }
 
-    /// What the peer sent and nobody has passed on yet. Takes the HTTP/2 connection's mutex for a moment.
+    /// What the peer sent and nobody has passed on yet, and what came for it on streams that carry its bytes onward. Takes the
+    /// mutexes of HTTP/2 connections for a moment.
     #[must_use]
     pub fn unread(&self) -> usize {
         let window = self.window.lock();
         let in_window = window.as_ref().map_or(0, FlowControl::used_capacity);
         drop(window);
-        in_window.saturating_add(self.untaken())
+        let onward = self.onward.lock();
+        let windows = onward.windows.iter();
+        let answers: usize = windows.map(|(_, window)| window.used_capacity()).sum();
+        drop(onward);
+        in_window
+            .saturating_add(answers)
+            .saturating_add(self.untaken())
     }
 
     /// Has h2 look whether the peer is due a larger window. It looks by itself when bytes are given back. A peer whose
@@ -181,6 +197,21 @@ impl Holder {
     /// The handle keeps a stream alive that nobody uses any more: it would never be reset.
     pub(crate) fn unwatch(&self) {
         self.window.lock().take();
+    }
+
+    /// A stream carries its bytes onward; what is returned says which.
+    pub(crate) fn watch_onward(&self, window: FlowControl) -> u64 {
+        let mut onward = self.onward.lock();
+        let number = onward.next;
+        onward.next += 1;
+        onward.windows.push((number, window));
+        number
+    }
+
+    /// As [`Holder::unwatch`].
+    pub(crate) fn unwatch_onward(&self, number: u64) {
+        let mut onward = self.onward.lock();
+        onward.windows.retain(|(other, _)| *other != number);
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -20,6 +22,37 @@ pub struct SocketOptions {
     /// grows with the link; without this, a peer that reads nothing would make the kernel keep megabytes, which
     /// count against a pod's memory as our own do.
     pub unsent: u32,
+    /// Of sockets that we connect.
+    pub admission: Admission,
+}
+
+/// Whether the process has room for a socket that it connected; it may give it another descriptor, after a moment.
+#[derive(Clone)]
+pub struct Admission(Arc<Admit>);
+
+type Admit = dyn Fn(TcpStream) -> Admitted + Send + Sync;
+type Admitted = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
+
+impl Admission {
+    pub fn new<F>(admit: impl Fn(TcpStream) -> F + Send + Sync + 'static) -> Admission
+    where
+        F: Future<Output = io::Result<TcpStream>> + Send + 'static,
+    {
+        Admission(Arc::new(move |tcp| Box::pin(admit(tcp))))
+    }
+}
+
+impl Default for Admission {
+    /// There is room for all.
+    fn default() -> Admission {
+        Admission::new(|tcp| std::future::ready(Ok(tcp)))
+    }
+}
+
+impl std::fmt::Debug for Admission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Admission")
+    }
 }
 
 /// A few full TLS records: enough for a link to be busy while the writer is woken.
@@ -36,6 +69,7 @@ impl Default for SocketOptions {
             user_timeout: Some(Duration::from_secs(30)),
             keepalive: Some(Duration::from_secs(60)),
             unsent: UNSENT,
+            admission: Admission::default(),
         }
     }
 }
@@ -72,7 +106,7 @@ impl SocketOptions {
         if let Some(source) = source {
             socket.bind(SocketAddr::new(source, 0))?;
         }
-        let tcp = socket.connect(to).await?;
+        let tcp = (self.admission.0)(socket.connect(to).await?).await?;
         self.apply(&tcp)?;
         Ok(tcp)
     }

@@ -42,6 +42,13 @@ impl HopState {
             .map(|(_, pooled)| pooled.connection.lease())
     }
 
+    /// Connections without a tunnel.
+    pub(crate) fn idle(&self) -> Vec<ClientConnection> {
+        let connections = self.connections.iter().map(|pooled| &pooled.connection);
+        let idle = connections.filter(|connection| connection.active_streams() == 0);
+        idle.cloned().collect()
+    }
+
     pub(crate) fn limit(&self, options: &PoolOptions) -> usize {
         options
             .max_streams_per_connection

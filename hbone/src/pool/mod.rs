@@ -114,6 +114,16 @@ impl TunnelPool {
             .sum()
     }
 
+    /// Closes connections without a tunnel: their descriptors are needed. They are gone when their tasks have run.
+    pub fn let_idle_go(&self) {
+        for hop in self.inner.hops.load().values() {
+            let idle = hop.state.lock().idle();
+            for connection in &idle {
+                hop.retire(connection);
+            }
+        }
+    }
+
     async fn lease(&self, address: SocketAddr) -> Result<Lease, ConnectError> {
         let timeout = self.inner.options.connect_timeout;
         let deadline = Instant::now() + timeout;

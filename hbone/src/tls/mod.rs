@@ -5,7 +5,12 @@
 //! started with, and leave when trust has changed against them, see `standing`.
 
 pub mod control_plane;
+pub mod credentials;
+pub mod origination;
+pub mod origination_failure;
+pub mod server_verifier;
 pub(crate) mod standing;
+pub mod tls_choice;
 pub mod tls_failure;
 pub mod tls_info;
 

@@ -2,7 +2,8 @@
 //!
 //! Between tunnels, and from a tunnel to a socket, the bytes aren't copied at all. Back-pressure is kept: a source is
 //! read only when the sink has taken what was read before, and a tunnel's window is given back only then. From a socket
-//! the buffers grow with the traffic, 1 → 16 → 256 KiB, and none is held while nothing comes.
+//! the buffers grow with the traffic, 1 → 16 → 256 KiB, and none is held while nothing comes. Small frames of a tunnel that have
+//! come together go on together: what they cost onward is one write, whoever cuts them how small.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -15,7 +16,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
-use crate::tunnel::stream::TunnelStream;
+use crate::tunnel::stream::{SMALL_FRAME, TunnelStream};
 
 /// A stream of bytes in both directions, as [`copy`] needs it.
 pub trait ByteStream {
@@ -203,9 +204,36 @@ impl Idle {
     }
 }
 
+/// Adds the small frames that have come behind `first`. An end, or an error, is told again by the next look.
+fn gather(tunnel: &mut TunnelStream, cx: &mut Context<'_>, first: Bytes) -> Bytes {
+    let mut gathered = BytesMut::new();
+    while gathered.len() < MEDIUM {
+        let next = match TunnelStream::poll_data(tunnel, cx) {
+            Poll::Ready(Some(Ok(next))) if next.len() < SMALL_FRAME => next,
+            Poll::Ready(Some(Ok(next))) => {
+                tunnel.unread(next);
+                break;
+            }
+            _ => break,
+        };
+        if gathered.is_empty() {
+            gathered.extend_from_slice(&first);
+        }
+        gathered.extend_from_slice(&next);
+    }
+    if gathered.is_empty() {
+        first
+    } else {
+        gathered.freeze()
+    }
+}
+
 impl ByteStream for TunnelStream {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        TunnelStream::poll_data(self, cx)
+        Poll::Ready(match ready!(TunnelStream::poll_data(self, cx)) {
+            Some(Ok(first)) if first.len() < SMALL_FRAME => Some(Ok(gather(self, cx, first))),
+            other => other,
+        })
     }
 
     fn release(&mut self, n: usize) {

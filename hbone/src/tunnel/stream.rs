@@ -16,7 +16,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -39,6 +39,9 @@ const QUIET_STEP: usize = 4 * 1024;
 /// So many bytes may be handed to h2 between two questions for capacity. This bounds what a stalled peer
 /// makes us keep beyond its window.
 const UNCHECKED: usize = 16 * 1024;
+
+/// Frames below this are small.
+pub(crate) const SMALL_FRAME: usize = 512;
 
 /// The most that one `poll_write` copies.
 const MAX_WRITE: usize = 256 * 1024;
@@ -64,13 +67,48 @@ pub struct TunnelStream {
     /// Holds the place in the pool's connection, on the client's side.
     lease: Option<Lease>,
     held_by: Option<Box<Held>>,
+    /// What the peer's first bytes must not begin with, until those have come.
+    unwanted: Option<u8>,
 }
 
 /// Where a stream's memory is kept account of.
 struct Held {
-    /// Of the stream that is the tunnel itself: what it hasn't read is looked at, too.
-    watched_by: Option<Arc<Holder>>,
+    /// Who looks at what it hasn't read.
+    watched_by: Watcher,
     unsent: Arc<Account>,
+}
+
+enum Watcher {
+    /// The holder that the stream itself is.
+    Own(Arc<Holder>),
+    /// One whose bytes it carries, and its number there.
+    Carried(Weak<Holder>, u64),
+}
+
+impl Held {
+    fn new(watched_by: Watcher, holder: &Holder) -> Box<Held> {
+        Box::new(Held {
+            watched_by,
+            unsent: holder.account().exactly_below(MAX_UNSENT / 2),
+        })
+    }
+
+    fn is_carried_for(&self, holder: &Arc<Holder>) -> bool {
+        matches!(&self.watched_by, Watcher::Carried(known, _) if known.as_ptr() == Arc::as_ptr(holder))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        match &self.watched_by {
+            Watcher::Own(holder) => holder.unwatch(),
+            Watcher::Carried(holder, number) => {
+                if let Some(holder) = holder.upgrade() {
+                    holder.unwatch_onward(*number);
+                }
+            }
+        }
+    }
 }
 
 impl TunnelStream {
@@ -87,25 +125,29 @@ impl TunnelStream {
             response_headers: None,
             lease: None,
             held_by: None,
+            unwanted: None,
         }
     }
 
     /// From now on, what the stream holds is `holder`'s.
     pub fn hold(&mut self, holder: &Arc<Holder>) {
         holder.watch(self.recv.flow_control().clone());
-        self.held_by = Some(Box::new(Held {
-            watched_by: Some(holder.clone()),
-            unsent: holder.account().exactly_below(MAX_UNSENT / 2),
-        }));
+        self.held_by = Some(Held::new(Watcher::Own(holder.clone()), holder));
     }
 
-    /// From now on, what is to be sent on this stream is held for `holder`, which is another stream's: where that one's
-    /// bytes go onward.
-    pub fn send_for(&mut self, holder: &Holder) {
-        self.held_by = Some(Box::new(Held {
-            watched_by: None,
-            unsent: holder.account().exactly_below(MAX_UNSENT / 2),
-        }));
+    /// From now on, what is to be sent on this stream, and what has come on it and nobody took, is held for `holder`, which
+    /// is another stream's: where that one's bytes go onward. `None`: for nobody.
+    pub fn carry_for(&mut self, holder: Option<&Arc<Holder>>) {
+        let Some(holder) = holder else {
+            self.held_by = None;
+            return;
+        };
+        if (self.held_by.as_ref()).is_some_and(|held| held.is_carried_for(holder)) {
+            return;
+        }
+        let number = holder.watch_onward(self.recv.flow_control().clone());
+        let carried = Watcher::Carried(Arc::downgrade(holder), number);
+        self.held_by = Some(Held::new(carried, holder));
     }
 
     pub(crate) fn with_lease(mut self, lease: Lease, response_headers: HeaderMap) -> TunnelStream {
@@ -137,6 +179,12 @@ impl TunnelStream {
                 Some(Ok(bytes)) if bytes.is_empty() => continue,
                 Some(Ok(bytes)) => {
                     self.held += bytes.len();
+                    let unwanted = self.unwanted.take();
+                    if unwanted.is_some() && bytes.first() == unwanted.as_ref() {
+                        self.ended = true;
+                        let reason = "the first bytes are of a protocol that may not follow now";
+                        return Poll::Ready(Some(Err(io::Error::other(reason))));
+                    }
                     Some(Ok(bytes))
                 }
                 Some(Err(error)) => Some(Err(io_error(error))),
@@ -151,6 +199,11 @@ impl TunnelStream {
     /// [`poll_data`](TunnelStream::poll_data) as a future. Cancelling it loses nothing.
     pub async fn data(&mut self) -> Option<io::Result<Bytes>> {
         std::future::poll_fn(|cx| self.poll_data(cx)).await
+    }
+
+    /// What comes next from the peer is an error if it begins with this byte.
+    pub fn refuse_first(&mut self, unwanted: u8) {
+        self.unwanted = Some(unwanted);
     }
 
     /// Puts bytes back: the next read hands them out again. They stay unreleased.
@@ -327,19 +380,26 @@ impl AsyncRead for TunnelStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if buf.remaining() == 0 {
-            return Poll::Ready(Ok(()));
+        let before = buf.filled().len();
+        // Small frames that have come together are one read. An end, or an error, is told again by the next.
+        while buf.remaining() > 0 {
+            let some = buf.filled().len() > before;
+            let mut bytes = match this.poll_data(cx) {
+                Poll::Ready(Some(Ok(bytes))) => bytes,
+                _ if some => break,
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(None) => break,
+                Poll::Pending => return Poll::Pending,
+            };
+            let n = bytes.len().min(buf.remaining());
+            buf.put_slice(bytes.get(..n).unwrap_or_default());
+            bytes.advance(n);
+            this.unread = bytes;
+            this.release(n);
+            if n >= SMALL_FRAME {
+                break;
+            }
         }
-        let mut bytes = match ready!(this.poll_data(cx)) {
-            Some(Ok(bytes)) => bytes,
-            Some(Err(error)) => return Poll::Ready(Err(error)),
-            None => return Poll::Ready(Ok(())),
-        };
-        let n = bytes.len().min(buf.remaining());
-        buf.put_slice(bytes.get(..n).unwrap_or_default());
-        bytes.advance(n);
-        this.unread = bytes;
-        this.release(n);
         Poll::Ready(Ok(()))
     }
 }
@@ -372,18 +432,6 @@ impl AsyncWrite for TunnelStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(self.get_mut().finish())
-    }
-}
-
-impl Drop for TunnelStream {
-    fn drop(&mut self) {
-        if let Some(holder) = self
-            .held_by
-            .as_ref()
-            .and_then(|held| held.watched_by.as_ref())
-        {
-            holder.unwatch();
-        }
     }
 }
 

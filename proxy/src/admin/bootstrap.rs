@@ -9,8 +9,8 @@ use envoy_types::pb::envoy::config::core::v3::{
 };
 use envoy_types::pb::envoy::r#type::v3::SemanticVersion;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
-use prometheus::{Gauge, Opts};
 use waypoint_filters::metrics::MetricRegistry;
+use waypoint_filters::metrics::exposition::{Exposition, Kind as MetricKind, Sample};
 use waypoint_hbone::identity::Identity;
 
 use crate::run::ConfigSource;
@@ -100,19 +100,17 @@ pub(crate) fn tell_build(node: &Node, metrics: &MetricRegistry) {
     let fields = node.metadata.as_ref().map(|metadata| &metadata.fields);
     let version = fields.and_then(|fields| fields.get("ISTIO_VERSION"));
     let tag = match version.and_then(|version| version.kind.as_ref()) {
-        Some(Kind::StringValue(version)) => version,
-        _ => "unknown",
+        Some(Kind::StringValue(version)) => version.clone(),
+        _ => "unknown".to_owned(),
     };
-    let options = Opts::new("istio_build", "Istio component build info")
-        .const_label("component", "proxy")
-        .const_label("tag", tag);
-    let registered = Gauge::with_opts(options).and_then(|gauge| {
-        gauge.set(1.0);
-        metrics.register(Box::new(gauge))
+    metrics.register(move |out: &mut dyn Exposition| {
+        out.family(
+            "istio_build",
+            "Istio component build info",
+            MetricKind::Gauge,
+        )?;
+        out.series(&[("component", "proxy"), ("tag", &tag)], &Sample::Whole(1))
     });
-    if let Err(error) = registered {
-        tracing::error!(%error, "no metric istio_build");
-    }
 }
 
 pub(super) fn bootstrap(node: &Node, admin: SocketAddr) -> Bootstrap {

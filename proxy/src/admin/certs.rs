@@ -7,7 +7,7 @@ use waypoint_hbone::certificates::x509::CertificateDetails;
 
 use crate::admin::Admin;
 use crate::admin::answer::{self, Answer};
-use crate::admin::timestamp::rfc3339;
+use crate::view::time::rfc3339;
 
 const DAY: u64 = 24 * 3600;
 

@@ -8,7 +8,8 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use waypoint_config::model::balance::endpoint_set::EndpointSet;
 use waypoint_config::model::cluster::circuit_breakers::Thresholds;
-use waypoint_config::model::cluster::{Cluster, ClusterSlot, Discovery};
+use waypoint_config::model::cluster::slot::ClusterSlot;
+use waypoint_config::model::cluster::{Cluster, Discovery};
 use waypoint_config::model::endpoint::{Endpoint, Locality, Transport};
 
 use crate::admin::Admin;
@@ -63,14 +64,9 @@ fn write_cluster(out: &mut String, slot: &ClusterSlot, cluster: &Cluster) -> std
             Transport::Plain => endpoint.address.to_string(),
             Transport::Hbone { .. } => format!("envoy://{CONNECT_ORIGINATE}/{}", endpoint.address),
         };
-        let health = if endpoint.healthy {
-            "healthy"
-        } else {
-            "/failed_eds_health"
-        };
         for (key, value) in [
             ("rq_active", active(endpoint).to_string()),
-            ("health_flags", health.to_owned()),
+            ("health_flags", health_flags(endpoint)),
             ("weight", endpoint.weight.to_string()),
             ("region", locality.region.to_string()),
             ("zone", locality.zone.to_string()),
@@ -81,6 +77,28 @@ fn write_cluster(out: &mut String, slot: &ClusterSlot, cluster: &Cluster) -> std
         }
     }
     Ok(())
+}
+
+/// What keeps the endpoint from being used, and whether it stays, in Envoy's words and order.
+fn flags(endpoint: &Endpoint) -> impl Iterator<Item = &'static str> {
+    let health = &endpoint.state.health;
+    let flags = [
+        (health.is_failed(), "failed_active_hc"),
+        (endpoint.state.monitor.is_ejected(), "failed_outlier_check"),
+        (!endpoint.healthy, "failed_eds_health"),
+        (health.is_leaving(), "pending_dynamic_removal"),
+        (health.is_timed_out(), "active_hc_timeout"),
+    ];
+    let set = flags.into_iter().filter(|(is_set, _)| *is_set);
+    set.map(|(_, name)| name)
+}
+
+fn health_flags(endpoint: &Endpoint) -> String {
+    let flags: String = flags(endpoint).map(|flag| format!("/{flag}")).collect();
+    match flags.is_empty() {
+        true => "healthy".to_owned(),
+        false => flags,
+    }
 }
 
 /// The circuit breakers, in Envoy's names.
@@ -134,10 +152,18 @@ fn host_status(priority: usize, locality: &Locality, endpoint: &Endpoint) -> Val
     } else {
         "UNHEALTHY"
     };
+    let mut health = json!({"eds_health_status": health});
+    for flag in flags(endpoint).filter(|flag| *flag != "failed_eds_health") {
+        let name = match flag {
+            "failed_active_hc" => "failed_active_health_check",
+            other => other,
+        };
+        health[name] = true.into();
+    }
     json!({
         "address": address,
         "stats": [{"name": "rq_active", "type": "GAUGE", "value": active(endpoint).to_string()}],
-        "health_status": {"eds_health_status": health},
+        "health_status": health,
         "weight": endpoint.weight,
         "priority": priority,
         "locality": {

@@ -33,9 +33,9 @@ impl Admin {
             return text(StatusCode::SERVICE_UNAVAILABLE, "ending\n");
         };
         match Dump::new(&self.received, &self.process(), query) {
-            Ok(dump) => json_stream(move |out| {
+            Ok(dump) => json_stream(move |mut out| {
                 let _turn = turn;
-                dump.write(out)
+                dump.write(&mut out)
             }),
             Err(error) => text(StatusCode::NOT_FOUND, format!("{error}\n")),
         }

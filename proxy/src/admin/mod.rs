@@ -5,31 +5,49 @@
 
 mod answer;
 mod bootstrap;
+mod browser;
 mod certs;
 mod clusters;
 mod config_dump;
+mod diagnostics;
+mod envoy_names;
+mod explain;
 mod listeners;
 mod logging;
 mod page;
 mod process;
+mod quantiles;
 pub(crate) mod server;
+mod started;
 mod state;
 mod stats;
 mod target;
-mod timestamp;
+mod views;
+mod web;
 
-use http::{Method, StatusCode};
+use std::time::Duration;
+
+use http::{HeaderMap, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
 
 use crate::admin::answer::{Answer, ok, text};
 pub(crate) use crate::admin::bootstrap::{node, tell_build};
+pub(crate) use crate::admin::envoy_names::EnvoyNames;
 pub(crate) use crate::admin::page::Port;
 use crate::admin::page::{Page, Size, help_text, index};
-pub(crate) use crate::admin::state::{Admin, LARGE_AT_ONCE, Started};
+pub(crate) use crate::admin::started::Started;
+pub(crate) use crate::admin::state::{Admin, LARGE_AT_ONCE};
 use crate::admin::target::Target;
 
 /// All pages of the admin port, as its index lists them; other ports have some of them ([`Port::page`]).
 static PAGES: &[Page] = &[
-    Page::shows("/", "this page", |_, _| index(PAGES)),
+    Page::shows("/", "this waypoint in a browser", |_, _| page()),
+    Page::shows(
+        "/allocprofiler",
+        "heap profile: not made here",
+        |_, _| diagnostics::heap_profile(),
+    ),
     Page::shows("/certs", "certificate and roots", |admin, _| admin.certs()),
     Page::shows(
         "/clusters",
@@ -43,6 +61,12 @@ static PAGES: &[Page] = &[
         Admin::config_dump,
     )
     .sized(Size::OwnTurn),
+    Page::shows("/contention", "waits for locks: not watched", |_, _| {
+        diagnostics::contention()
+    }),
+    Page::shows("/cpuprofiler", "CPU profile: not made here", |_, _| diagnostics::cpu_profile()),
+    Page::shows("/debug/pprof/heap", "heap profile: not made here", |_, _| diagnostics::heap_profile()),
+    Page::shows("/debug/pprof/profile", "CPU profile: not made here", |_, _| diagnostics::cpu_profile()),
     Page::does(
         "/drain_listeners",
         "tell clients to go elsewhere, and go on",
@@ -51,6 +75,14 @@ static PAGES: &[Page] = &[
             ok()
         },
     ),
+    Page::shows(
+        "/explain",
+        "what would become of a request (from=, method=, url=, to=, header=, source=, jwt=, format=json)",
+        Admin::explain,
+    )
+    .takes_form()
+    .sized(Size::Large),
+    Page::shows("/heap_dump", "heap profile: not made here", |_, _| diagnostics::heap_profile()),
     Page::does("/healthcheck/fail", "not ready from now on", |admin, _| {
         admin.readiness.fail(true);
         ok()
@@ -63,10 +95,19 @@ static PAGES: &[Page] = &[
             ok()
         },
     ),
+    Page::shows("/heapprofiler", "heap profile: not made here", |_, _| diagnostics::heap_profile()),
     Page::shows("/help", "this page as text", |_, _| {
         let help = format!("admin commands are:\n{}", help_text(PAGES));
         text(StatusCode::OK, help)
     }),
+    Page::shows("/hot_restart_version", "hot restart: there is none", |_, _| {
+        diagnostics::hot_restart_version()
+    }),
+    Page::shows(
+        "/init_dump",
+        "what keeps this waypoint from getting traffic",
+        |admin, _| admin.init_dump(),
+    ),
     Page::shows(
         "/listeners",
         "listeners and their addresses (format=json)",
@@ -78,7 +119,13 @@ static PAGES: &[Page] = &[
         |admin, target| logging::answer(&admin.log_levels, target),
     )
     .changes_where(logging::changes),
+    Page::shows("/list", "these pages, to be clicked", |_, _| index(PAGES)),
     Page::shows("/memory", "memory of the process", |_, _| process::memory()),
+    Page::shows(
+        "/peak_heap_dump",
+        "heap profile: not made here",
+        |_, _| diagnostics::heap_profile(),
+    ),
     Page::shows(
         "/problems",
         "what of the configuration is not honoured",
@@ -93,6 +140,9 @@ static PAGES: &[Page] = &[
         "whether this waypoint may get traffic",
         |admin, _| admin.ready(),
     ),
+    Page::does("/reset_counters", "counters begin at 0 again", |admin, _| {
+        admin.reset_counters()
+    }),
     Page::shows("/runtime", "Envoy's runtime flags: none", |_, _| {
         process::runtime()
     }),
@@ -101,17 +151,88 @@ static PAGES: &[Page] = &[
     }),
     Page::shows(
         "/stats",
-        "counters (filter=, usedonly, format=json|prometheus)",
+        "counters (filter=, usedonly, type=, histogram_buckets=, format=json|prometheus)",
         Admin::stats,
     )
     .sized(Size::Large),
     Page::shows(
         "/stats/prometheus",
-        "metrics in Prometheus' format",
-        |admin, _| answer::metrics(admin.metrics.encode()),
+        "metrics in Prometheus' format (filter=, usedonly)",
+        Admin::prometheus,
+    )
+    .sized(Size::OwnTurn),
+    Page::shows(
+        "/stats/recentlookups",
+        "lookups of names: not tracked",
+        |_, _| diagnostics::recent_lookups(),
+    ),
+    Page::does("/stats/recentlookups/clear", "lookups of names: not tracked", |_, _| diagnostics::no_lookups()),
+    Page::does("/stats/recentlookups/disable", "lookups of names: not tracked", |_, _| diagnostics::no_lookups()),
+    Page::does("/stats/recentlookups/enable", "lookups of names: not tracked", |_, _| diagnostics::no_lookups()),
+    Page::shows(
+        "/view/endpoints",
+        "clusters, their endpoints, health and ejections, as JSON",
+        Admin::view_endpoints,
+    )
+    .sized(Size::Large),
+    Page::shows(
+        "/view/log",
+        "a line for each request as it ends, while you read (server-sent events)",
+        Admin::view_log,
+    ),
+    Page::shows(
+        "/view/policies",
+        "what policies allowed and denied, and the last denials, as JSON",
+        Admin::view_policies,
+    )
+    .sized(Size::Large),
+    Page::shows(
+        "/view/resources",
+        "what came from the control plane, and what was refused of it, as JSON",
+        Admin::view_resources,
+    )
+    .sized(Size::Large),
+    Page::shows(
+        "/view/routes",
+        "routes with their shares, as configured and as met, as JSON",
+        Admin::view_routes,
+    )
+    .sized(Size::Large),
+    Page::shows(
+        "/view/services",
+        "the services that this waypoint serves, as JSON",
+        Admin::view_services,
+    )
+    .sized(Size::Large),
+    Page::shows(
+        "/view/status",
+        "how it is, in short, as JSON",
+        Admin::view_status,
+    )
+    .sized(Size::Large),
+    Page::shows(
+        "/view/traffic",
+        "who calls whom, as JSON",
+        Admin::view_traffic,
+    )
+    .sized(Size::Large),
+    Page::shows(
+        "/view/workloads",
+        "the workloads of the mesh that this waypoint is told of, as JSON",
+        Admin::view_workloads,
     )
     .sized(Size::Large),
 ];
+
+/// The page for a browser.
+fn page() -> Answer {
+    web::asset("/").unwrap_or_else(ok)
+}
+
+/// Of a form, at most.
+const MAX_FORM: usize = 64 * 1024;
+/// For a form to come whole.
+const FORM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The page at `path` of a port.
 fn on(port: Port, path: &str) -> Option<&'static Page> {
@@ -119,9 +240,41 @@ fn on(port: Port, path: &str) -> Option<&'static Page> {
     PAGES.iter().find(|page| page.path == path)
 }
 
+fn is_form(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.starts_with("application/x-www-form-urlencoded")
+}
+
 impl Admin {
-    async fn answer(&self, port: Port, local: bool, method: &Method, target: &Target) -> Answer {
+    async fn answer(&self, port: Port, local: bool, request: Request<Incoming>) -> Answer {
+        let mut answer = self.answer_unguarded(port, local, request).await;
+        if port == Port::Admin {
+            web::guard(&mut answer);
+        }
+        answer
+    }
+
+    async fn answer_unguarded(
+        &self,
+        port: Port,
+        local: bool,
+        request: Request<Incoming>,
+    ) -> Answer {
+        let mut target = Target::of(&request);
+        let (parts, body) = request.into_parts();
+        let method = &parts.method;
         tracing::debug!(?port, %method, path = target.path(), "asked");
+        if port == Port::Admin {
+            if let Some(refusal) = browser::refuse(self.admin_addr, method, &parts.headers) {
+                return refusal;
+            }
+            if let (&(Method::GET | Method::HEAD), Some(asset)) =
+                (method, web::asset(target.path()))
+            {
+                return asset;
+            }
+        }
         let Some(page) = on(port, target.path()) else {
             let says = match port {
                 Port::Admin => format!("invalid path. admin commands are:\n{}", help_text(PAGES)),
@@ -129,17 +282,28 @@ impl Admin {
             };
             return text(StatusCode::NOT_FOUND, says);
         };
-        if let Some(refusal) = page.refuse(method, local, target) {
+        if let Some(refusal) = page.refuse(method, local, &target) {
             return refusal;
         }
+        if page.form && method == Method::POST && is_form(&parts.headers) {
+            match tokio::time::timeout(FORM_TIMEOUT, Limited::new(body, MAX_FORM).collect()).await {
+                Ok(Ok(form)) => target.add_form(&form.to_bytes()),
+                _ => {
+                    return text(
+                        StatusCode::BAD_REQUEST,
+                        "the form didn't come, or is too large\n",
+                    );
+                }
+            }
+        }
         let turn = match page.size {
-            Size::Small => return (page.answer)(self, target),
+            Size::Small => return (page.answer)(self, &target),
             // Others don't wait for one whose reader is slow.
             Size::OwnTurn => None,
             Size::Large => self.large.clone().acquire_owned().await.ok(),
         };
         // What takes its time doesn't keep the thread of the ports.
-        let (admin, target) = (self.clone(), target.clone());
+        let admin = self.clone();
         let made = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             (page.answer)(&admin, &target)
@@ -149,9 +313,17 @@ impl Admin {
     }
 
     fn problems(&self) -> Answer {
-        let problems = self.problems.lock();
+        let problems = self.all_problems();
         let lines: String = problems.iter().flat_map(|p| [p.as_str(), "\n"]).collect();
         text(StatusCode::OK, lines)
+    }
+
+    /// What of the configuration isn't honoured.
+    fn all_problems(&self) -> Vec<String> {
+        let mut problems = self.problems.lock().clone();
+        problems.extend(self.jwt_providers.problems());
+        problems.extend(self.telemetry.problems());
+        problems
     }
 
     fn ready(&self) -> Answer {

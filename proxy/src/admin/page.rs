@@ -49,6 +49,8 @@ pub(super) struct Page {
     pub(super) answer: fn(&Admin, &Target) -> Answer,
     pub(super) size: Size,
     changes: Changes,
+    /// Whether parameters may come as a form: what is no business of URLs.
+    pub(super) form: bool,
 }
 
 /// What it takes to make a page.
@@ -84,6 +86,7 @@ impl Page {
             answer,
             size: Size::Small,
             changes: Changes::Never,
+            form: false,
         }
     }
 
@@ -100,6 +103,11 @@ impl Page {
 
     pub(super) const fn sized(mut self, size: Size) -> Page {
         self.size = size;
+        self
+    }
+
+    pub(super) const fn takes_form(mut self) -> Page {
+        self.form = true;
         self
     }
 

@@ -9,6 +9,7 @@ use waypoint_filters::xds::struct_json::struct_to_json;
 use crate::admin::Admin;
 use crate::admin::answer::{self, Answer};
 use crate::admin::bootstrap::version;
+use crate::process::memory::Resident;
 
 impl Admin {
     /// As `envoy.admin.v3.ServerInfo`.
@@ -16,7 +17,7 @@ impl Admin {
         let uptime = seconds(self.started.instant.elapsed());
         answer::json(&json!({
             "version": version(),
-            "state": self.state().0,
+            "state": self.envoy.state().0,
             "uptime_current_epoch": uptime,
             "uptime_all_epochs": uptime,
             "hot_restart_version": "disabled",
@@ -30,16 +31,6 @@ impl Admin {
             },
             "node": self.node_json(),
         }))
-    }
-
-    /// Envoy's name and number of the state that the process is in.
-    pub(super) fn state(&self) -> (&'static str, u64) {
-        match self.readiness.check() {
-            Ok(()) => ("LIVE", 0),
-            // Envoy's word for unhealthy at wish as well.
-            Err(_) if self.readiness.is_draining() || self.readiness.is_failed() => ("DRAINING", 1),
-            Err(_) => ("INITIALIZING", 3),
-        }
     }
 
     fn node_json(&self) -> Value {
@@ -83,33 +74,14 @@ fn seconds(duration: Duration) -> String {
 
 /// As `envoy.admin.v3.Memory`; from the kernel, which knows less than an allocator would.
 pub(super) fn memory() -> Answer {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let bytes = |field: &str| (kib(&status, field) * 1024).to_string();
+    let resident = Resident::now();
     answer::json(&json!({
-        "heap_size": bytes("RssAnon:"),
-        "total_physical_bytes": bytes("VmRSS:"),
+        "heap_size": resident.anonymous.to_string(),
+        "total_physical_bytes": resident.all.to_string(),
     }))
-}
-
-fn kib(status: &str, field: &str) -> u64 {
-    let line = status.lines().find_map(|line| line.strip_prefix(field));
-    let number = line.and_then(|line| line.split_whitespace().next());
-    number.and_then(|n| n.parse().ok()).unwrap_or_default()
 }
 
 /// Envoy's runtime flags: there are none.
 pub(super) fn runtime() -> Answer {
     answer::json(&json!({"layers": [], "entries": {}}))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_kernels_numbers() {
-        let status = "Name:\twaypoint\nVmRSS:\t   12345 kB\nRssAnon:\t 99 kB\n";
-        assert_eq!(kib(status, "VmRSS:"), 12345);
-        assert_eq!(kib(status, "RssFile:"), 0);
-    }
 }

@@ -19,7 +19,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use waypoint_filters::metrics::Counter;
 
-use crate::admin::target::Target;
 use crate::admin::{Admin, Port};
 use crate::process::places::{Bounds, Place, Places};
 use crate::process::vitals::{Beating, Vitals};
@@ -124,9 +123,7 @@ async fn connection(admin: Admin, tcp: TcpStream, from: IpAddr, port: Port, plac
     let local = from.to_canonical().is_loopback();
     let service = service_fn(async |request: Request<Incoming>| {
         place.refresh();
-        let (method, uri) = (request.method(), request.uri());
-        let answer = admin.answer(port, local, method, &Target::new(uri)).await;
-        Ok::<_, Infallible>(answer)
+        Ok::<_, Infallible>(admin.answer(port, local, request).await)
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())

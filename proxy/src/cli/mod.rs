@@ -1,226 +1,52 @@
-//! The command line: `waypoint run`, `cert`, `connect`, `demo`. Its flags are a contract with scripts outside.
+//! The command line: a file a command. Its flags are a contract with scripts outside.
 
+mod analyze;
+mod args;
+mod asked;
+mod config;
 pub(crate) mod connect;
 pub(crate) mod demo;
+mod explain;
+mod failure;
+mod generate;
+mod log;
 mod serve;
+mod services;
+mod status;
+mod table;
+mod terminal;
+mod test;
 
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::Parser;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+use waypoint_filters::metrics::Limits as MetricLimits;
 use waypoint_hbone::certificates::dev_ca::DevCa;
-use waypoint_hbone::identity::Identity;
 
+use crate::cli::args::{CertArgs, Cli, Command, ConnectArgs, DemoArgs, OnRefusedArg, RunArgs};
 use crate::cli::connect::ConnectOptions;
 use crate::cli::demo::DemoOptions;
+use crate::cli::failure::Failure;
+use crate::cli::services::Kind;
 use crate::identity::certificates::DEV_TTL;
 use crate::logs::program::{self, ProcessLog};
 use crate::pod::agent;
+use crate::pod::commands::request::request;
+use crate::pod::commands::version::version;
+use crate::pod::commands::wait::wait;
 use crate::pod::environment::Environment;
-use crate::pod::request::request;
-use crate::pod::version::{VersionArgs, version};
-use crate::pod::wait::{WaitArgs, wait};
 use crate::process::allocator::Allocator;
 use crate::process::descriptor_limit;
 use crate::run::{
     AccessLogTarget, CertificateSource, ConfigSource, CrlFile, DrainTimes, LastResort, Limits,
-    OnRefused, RunOptions, parse_bytes,
+    OnRefused, RunOptions,
 };
-
-/// The L7 waypoint proxy of an Istio ambient mesh.
-#[derive(Debug, Parser)]
-#[command(name = "waypoint", version)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-    /// What is logged on stderr: a level, or target=level,… [default: info; demo: warn]
-    #[arg(long, global = true, env = "WAYPOINT_LOG")]
-    log: Option<String>,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Run a waypoint from Kubernetes manifests.
-    Run(Box<RunArgs>),
-    /// Mint a workload certificate with a local development CA.
-    Cert(CertArgs),
-    /// Play a small mesh with a waypoint in it, and send requests through.
-    Demo(DemoArgs),
-    /// Run as a waypoint pod's container, with the arguments and environment of istiod's template.
-    #[command(disable_help_flag = true)]
-    Proxy(PodArgs),
-    /// Ask a port of the pod, as `pilot-agent request` does.
-    Request(PodArgs),
-    /// Wait until the waypoint is ready, as `pilot-agent wait` does.
-    Wait(WaitArgs),
-    /// Say which Istio this stands for, as `pilot-agent version` does.
-    Version(VersionArgs),
-    /// Carry TCP connections through a waypoint, as the ztunnel of a client does.
-    Connect(ConnectArgs),
-}
-
-#[derive(Debug, Args)]
-struct RunArgs {
-    #[command(flatten)]
-    source: SourceArgs,
-    /// The Gateway that this process is [default: the only one of class istio-waypoint].
-    #[arg(long, value_name = "NS/NAME")]
-    gateway: Option<String>,
-    /// Where tunnels are taken; [::] takes IPv4 too.
-    #[arg(long, default_value = "[::]:15008")]
-    hbone_addr: SocketAddr,
-    /// Admin endpoints.
-    #[arg(long, default_value = "127.0.0.1:15000")]
-    admin_addr: SocketAddr,
-    /// Readiness, at /healthz/ready.
-    #[arg(long, default_value = "0.0.0.0:15021")]
-    readiness_addr: SocketAddr,
-    /// Metrics, at /stats/prometheus.
-    #[arg(long, default_value = "0.0.0.0:15020")]
-    stats_addr: SocketAddr,
-    #[command(flatten)]
-    certificates: CertificateArgs,
-    /// Certificates that are revoked: CRLs in PEM; read again when they change.
-    #[arg(long, value_name = "FILE")]
-    crl: Option<PathBuf>,
-    /// Seconds that a connection may stay whose peer's root or trust domain is gone.
-    #[arg(long, default_value = "3600")]
-    trust_grace_seconds: u64,
-    /// Threads for data [default: one per core].
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    concurrency: Option<u16>,
-    /// Seconds that whoever comes is still served after SIGTERM, and that what runs then may take to end.
-    #[arg(long, default_value = "5")]
-    drain_seconds: u64,
-    /// Tunnels at a time on one connection [default: what the configuration says, 100].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    max_concurrent_streams: Option<u32>,
-    /// Connections that haven't proven who they are; for a further one the oldest is closed.
-    #[arg(long, value_name = "N", default_value_t = Limits::default().handshakes, value_parser = at_least_one)]
-    max_handshakes: usize,
-    /// As many of those from one source: an IPv4 address, or an IPv6 network of 64 bits.
-    #[arg(long, value_name = "N", default_value_t = Limits::default().handshakes_per_source, value_parser = at_least_one)]
-    max_handshakes_per_source: usize,
-    /// Units that a client may spend on HTTP/2 frames that do no work, and on such streams; they come back within ten seconds.
-    #[arg(long, value_name = "UNITS", default_value_t = Limits::default().frames, value_parser = clap::value_parser!(u32).range(1..))]
-    frame_budget: u32,
-    /// What the process may use, as 1Gi [default: what its cgroup may].
-    #[arg(long, value_name = "BYTES", env = "WAYPOINT_MEMORY_LIMIT", value_parser = parse_bytes)]
-    memory_limit: Option<u64>,
-    /// Name servers in place of those of /etc/resolv.conf.
-    #[arg(
-        long = "dns-server",
-        value_name = "IP:PORT",
-        env = "WAYPOINT_DNS_SERVERS",
-        value_delimiter = ','
-    )]
-    dns_servers: Vec<SocketAddr>,
-    /// What becomes of a service whose new configuration is refused: the last good one stays, or it is closed.
-    #[arg(long, value_enum, default_value = "keep")]
-    on_refused: OnRefusedArg,
-}
-
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum OnRefusedArg {
-    Keep,
-    Close,
-}
-
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-struct SourceArgs {
-    /// Manifests: files and folders, YAML or JSON.
-    #[arg(short = 'f', long = "filename", value_name = "PATH", num_args = 1..)]
-    manifests: Vec<PathBuf>,
-    /// Recorded discovery responses instead of manifests.
-    #[arg(long, value_name = "FILE")]
-    xds_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-struct CertificateArgs {
-    /// A folder with cert-chain.pem, key.pem and root-cert.pem; loaded again when they change.
-    #[arg(long, value_name = "DIR")]
-    certs: Option<PathBuf>,
-    /// A local development CA, made on first use.
-    #[arg(long, value_name = "DIR")]
-    dev_ca: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-struct CertArgs {
-    /// The folder of the CA; made on first use.
-    #[arg(long, value_name = "DIR")]
-    dev_ca: PathBuf,
-    /// For whom, e.g. spiffe://cluster.local/ns/default/sa/curl.
-    #[arg(long, value_name = "SPIFFE-ID")]
-    identity: Identity,
-    /// Where cert-chain.pem, key.pem and root-cert.pem are written.
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-}
-
-#[derive(Debug, Args)]
-struct ConnectArgs {
-    /// The waypoint.
-    #[arg(long, value_name = "HOST:15008")]
-    via: String,
-    /// The client's certificate.
-    #[arg(long, value_name = "DIR")]
-    certs: PathBuf,
-    /// Where the connections are to go: the address of a Service or a pod.
-    #[arg(long, value_name = "HOST:PORT")]
-    to: String,
-    /// Where connections are taken.
-    #[arg(long, value_name = "ADDR")]
-    listen: SocketAddr,
-    /// The address that the waypoint is to see.
-    #[arg(long, value_name = "IP")]
-    source: Option<IpAddr>,
-}
-
-#[derive(Debug, Args)]
-struct PodArgs {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    words: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-struct DemoArgs {
-    /// Check what is seen and end; the exit code says whether it was as it should be.
-    #[arg(long)]
-    once: bool,
-    /// The mesh.
-    #[arg(
-        short = 'f',
-        long = "filename",
-        value_name = "PATH",
-        default_value = "examples/bookinfo"
-    )]
-    manifests: PathBuf,
-    /// Where the CA, certificates and the access log go [default: waypoint-demo in the temporary folder].
-    #[arg(long, value_name = "DIR")]
-    work: Option<PathBuf>,
-    /// Where the waypoint takes tunnels.
-    #[arg(long, default_value = "127.0.0.1:15008")]
-    hbone_addr: SocketAddr,
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    let number: std::num::NonZeroUsize = text.parse().map_err(|e| format!("{e}"))?;
-    Ok(number.get())
-}
-
-/// Why a command failed.
-type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Runs the command that the process was started with. A link named `pilot-agent` is this program, too.
 ///
@@ -238,7 +64,7 @@ pub fn main(allocator: Allocator) -> ExitCode {
         _ => None,
     };
     let mut settings = pod.as_ref().map(|pod| pod.log.clone()).unwrap_or_default();
-    if matches!(cli.command, Command::Demo(_)) {
+    if cli.command.only_asks() || matches!(cli.command, Command::Demo(_)) {
         settings.level = LevelFilter::WARN;
     }
     let filter = match &cli.log {
@@ -272,6 +98,16 @@ pub fn main(allocator: Allocator) -> ExitCode {
         Command::Cert(args) => cert(&args),
         Command::Connect(args) => connect(args),
         Command::Demo(args) => demo(args),
+        Command::Explain(args) => explain::run(*args),
+        Command::Test(args) => test::run(args),
+        Command::Analyze(args) => analyze::run(args),
+        Command::Services(args) => services::run(Kind::Services, args),
+        Command::Workloads(args) => services::run(Kind::Workloads, args),
+        Command::Status(args) => status::run(args),
+        Command::Config(args) => config::run(args),
+        Command::Log(args) => log::run(&args),
+        Command::Generate(args) => generate::generate(&args),
+        Command::Enroll(args) => generate::enroll(&args),
     };
     log.flush();
     match done {
@@ -349,6 +185,7 @@ fn run_options(args: RunArgs) -> RunOptions {
             path,
             optional: false,
         }),
+        system_roots: args.system_roots,
         trust_grace: Duration::from_secs(args.trust_grace_seconds),
         drain: DrainTimes::open_for(Duration::from_secs(args.drain_seconds)),
         limits: Limits {
@@ -359,8 +196,14 @@ fn run_options(args: RunArgs) -> RunOptions {
             frames: args.frame_budget,
             ..Limits::default()
         },
+        metrics: MetricLimits {
+            max_series: args.max_metric_series,
+            idle: Duration::from_secs(args.metric_idle_seconds),
+        },
         dns_servers: args.dns_servers,
+        near_allowed: args.near_allowed,
         access_log: AccessLogTarget::AsConfigured,
+        denial_header: args.denial_header,
         on_refused: match args.on_refused {
             OnRefusedArg::Keep => OnRefused::Keep,
             OnRefusedArg::Close => OnRefused::Close,

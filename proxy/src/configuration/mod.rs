@@ -1,64 +1,44 @@
 //! From a configuration source to the store, and what is told of it: log lines, metrics, `/problems`.
 
+mod awaited_secrets;
 pub(crate) mod dns;
+pub(crate) mod health_checks;
+mod in_force;
+pub(crate) mod issuers;
+mod known_issuers;
+pub(crate) mod link;
+pub(crate) mod outliers;
+mod parents;
+pub(crate) mod source;
 
 use std::collections::{BTreeSet, HashSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use envoy_types::pb::envoy::config::core::v3::Node;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use waypoint_config::model::cluster::dns::{Answer, Question};
+use waypoint_config::model::cluster::slot::ClusterSlot;
 use waypoint_config::resource::{Resource, ResourceType, Update};
 use waypoint_config::sources::recorded;
 use waypoint_config::sources::xds::ads::{AdsError, Sink};
-use waypoint_config::sources::xds::channel::ControlPlane;
-use waypoint_config::standalone::told::{self, Level};
+use waypoint_config::standalone::kinds::istio::jwks::JwksUri;
+use waypoint_config::standalone::report::{self, Level};
 use waypoint_config::standalone::{
-    LoadError, ObjectName, Pace, Polled, StandaloneSource, Translation, Watch, difference,
+    IssuerQuestion, ObjectName, Pace, Polled, StandaloneSource, Translation, Watch, difference,
 };
 use waypoint_config::store::{Outcome, Store};
+use waypoint_filters::callout::CalloutCluster;
 use waypoint_filters::metrics::MetricRegistry;
 use waypoint_filters::xds::omitted::OmittedKind;
 use waypoint_hbone::identity::{Identity, IdentityError};
 use waypoint_hbone::tls::{Tls, TrustDomains};
 
-/// Where configuration comes from.
-#[derive(Clone, Debug, PartialEq)]
-pub enum ConfigSource {
-    /// Files and folders of Kubernetes manifests, and which Gateway this process is (`NS/NAME`;
-    /// `None`: the only one of class `istio-waypoint`).
-    Manifests {
-        paths: Vec<PathBuf>,
-        gateway: Option<String>,
-    },
-    /// Recorded delta discovery responses; read once.
-    XdsFile(PathBuf),
-    /// A live istiod, and what it is told of us.
-    Istiod {
-        plane: ControlPlane,
-        node: Box<Node>,
-    },
-}
-
-/// Why there is no configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    #[error("--gateway {0:?}: expected NAMESPACE/NAME")]
-    Gateway(String),
-    #[error(transparent)]
-    Manifests(#[from] LoadError),
-    #[error("{}: {reason}", path.display())]
-    XdsFile { path: PathBuf, reason: String },
-    #[error("the configuration has no {missing}: {rejected}")]
-    Incomplete {
-        missing: &'static str,
-        rejected: String,
-    },
-}
+use crate::configuration::in_force::Closed;
+use crate::configuration::known_issuers::KnownIssuers;
+use crate::configuration::link::Link;
+use crate::configuration::source::{ConfigError, ConfigSource};
 
 /// The first configuration, read and not yet applied.
 pub(crate) struct Loaded {
@@ -67,6 +47,9 @@ pub(crate) struct Loaded {
     watch: Option<Watch>,
     gateway: Option<ObjectName>,
     trust_domain: String,
+    issuers: Vec<IssuerQuestion>,
+    closed: Closed,
+    parents: Vec<String>,
 }
 
 impl Loaded {
@@ -80,8 +63,11 @@ impl Loaded {
                 let problems = report(&translation, &[]);
                 Ok(Loaded {
                     trust_domain: translation.mesh.trust_domain.clone(),
+                    closed: Closed::by(&translation),
+                    parents: parents::unwell(&translation),
                     gateway: Some(translation.gateway),
                     resources: translation.resources,
+                    issuers: translation.issuers,
                     problems,
                     watch: Some(watch),
                 })
@@ -92,6 +78,9 @@ impl Loaded {
                 watch: None,
                 gateway: None,
                 trust_domain: "cluster.local".into(),
+                issuers: Vec::new(),
+                closed: Closed::default(),
+                parents: Vec::new(),
             }),
             ConfigSource::XdsFile(path) => {
                 let failed = |reason: String| ConfigError::XdsFile {
@@ -107,6 +96,9 @@ impl Loaded {
                     watch: None,
                     gateway: None,
                     trust_domain: "cluster.local".into(),
+                    issuers: Vec::new(),
+                    closed: Closed::default(),
+                    parents: Vec::new(),
                 })
             }
         }
@@ -140,14 +132,23 @@ pub(crate) struct Configurator {
     resources: Vec<Resource>,
     /// Files that aren't used as they stand, as last told.
     not_in_use: Vec<String>,
+    /// What manifests close.
+    closed: Closed,
+    /// Parents of routes of which a condition doesn't hold.
+    parents: Vec<String>,
     /// Of the manifests, and of the resources that were made of them.
     translated: Vec<String>,
     /// Lines about what is left out, as last told.
     omitted: Vec<String>,
+    /// Lines about secrets that haven't come, as last told.
+    awaited: Vec<String>,
     problems: Arc<Mutex<Vec<String>>>,
     /// Names that have never been looked up.
     untried_names: Arc<AtomicUsize>,
+    endpoints_changed: Arc<Notify>,
     watch: Option<Watch>,
+    issuers: KnownIssuers,
+    link: Link,
 }
 
 impl Configurator {
@@ -164,12 +165,19 @@ impl Configurator {
             metrics,
             resources: Vec::new(),
             not_in_use: Vec::new(),
+            closed: loaded.closed,
+            parents: loaded.parents,
             translated: loaded.problems,
             omitted: Vec::new(),
+            awaited: Vec::new(),
             problems: Arc::default(),
             untried_names: Arc::default(),
+            endpoints_changed: Arc::default(),
             watch: loaded.watch,
+            issuers: KnownIssuers::new(loaded.issuers),
+            link: Link::default(),
         };
+        in_force::register_updates(&configurator.metrics);
         configurator.replace(loaded.resources);
         configurator
     }
@@ -190,6 +198,11 @@ impl Configurator {
         self.problems.clone()
     }
 
+    /// The stream to an istiod, if there is one.
+    pub(crate) fn link(&self) -> Link {
+        self.link.clone()
+    }
+
     pub(crate) fn untried_names(&self) -> Arc<AtomicUsize> {
         self.untried_names.clone()
     }
@@ -207,7 +220,53 @@ impl Configurator {
     /// Takes what a lookup found.
     pub(crate) fn answer(&mut self, question: &Question, answer: &Answer) {
         self.store.answer(question, answer);
+        self.endpoints_changed.notify_one();
         self.count_untried_names();
+    }
+
+    /// Issuers that are to be asked where their keys are; they may be others whenever the [version](Self::version) changes.
+    pub(crate) fn issuers(&self) -> &[IssuerQuestion] {
+        self.issuers.questions()
+    }
+
+    /// The place of a cluster that is to be called.
+    pub(crate) fn callout_cluster(&self, name: &str) -> Arc<dyn CalloutCluster> {
+        self.store.callout_cluster(name)
+    }
+
+    /// Takes what an issuer says; the next poll brings it into force.
+    pub(crate) fn issuer_answered(
+        &mut self,
+        question: &IssuerQuestion,
+        answer: Result<JwksUri, String>,
+    ) {
+        match answer {
+            Ok(keys) => {
+                self.issuers.spoke(question);
+                if let Some(watch) = &mut self.watch {
+                    watch.tell_issuer(&question.address, keys);
+                }
+            }
+            Err(reason) => self.issuers.kept_silent(question, &reason),
+        }
+        self.publish();
+    }
+
+    /// Told when endpoints may have changed and the [version](Self::version) didn't.
+    pub(crate) fn endpoints_changed(&self) -> Arc<Notify> {
+        self.endpoints_changed.clone()
+    }
+
+    /// The clusters whose endpoints are to be checked.
+    pub(crate) fn checked_clusters(&self) -> Vec<Arc<ClusterSlot>> {
+        self.store.checked_clusters()
+    }
+
+    /// Judges endpoints; when to look again, whatever comes meanwhile.
+    pub(crate) fn look_for_outliers(&mut self, now: Instant) -> Option<Instant> {
+        let next = self.store.look_for_outliers(now, || fastrand::u64(..));
+        self.endpoints_changed.notify_one();
+        next
     }
 
     fn count_untried_names(&self) {
@@ -225,7 +284,7 @@ impl Configurator {
             translation,
             not_in_use,
         } = polled;
-        let not_in_use = told::lines(not_in_use.iter().map(|e| format!("not in use: {e}")));
+        let not_in_use = report::lines(not_in_use.iter().map(|e| format!("not in use: {e}")));
         let before = std::mem::replace(&mut self.not_in_use, not_in_use);
         for line in self.not_in_use.iter().filter(|line| !before.contains(line)) {
             self.count("refused");
@@ -234,6 +293,9 @@ impl Configurator {
         match translation {
             Some(translation) => {
                 self.translated = report(&translation, &self.translated);
+                self.closed = Closed::by(&translation);
+                self.parents = parents::unwell(&translation);
+                self.issuers.replace(translation.issuers);
                 self.replace(translation.resources);
             }
             None => self.publish(),
@@ -245,6 +307,8 @@ impl Configurator {
         let update = difference(&self.resources, &resources);
         self.resources = resources;
         self.update(update);
+        // That was all of it.
+        self.store.settle_secrets();
     }
 
     fn update(&mut self, update: Update) -> Outcome {
@@ -282,13 +346,14 @@ impl Configurator {
                 *n += 1;
             }
         });
-        let lines = told::lines(all.map(|(place, omitted)| format!("{place}: {omitted}")));
+        let lines = report::lines(all.map(|(place, omitted)| format!("{place}: {omitted}")));
         let before: HashSet<String> = std::mem::replace(&mut self.omitted, lines)
             .into_iter()
             .collect();
         for line in self.omitted.iter().filter(|line| !before.contains(*line)) {
             tracing::warn!("{line}");
         }
+        self.awaited = awaited_secrets::told(&self.store.awaited_secrets(), &self.metrics);
         let omitted = self.metrics.gauges(
             "waypoint_config_omitted",
             "Telemetry that configuration asks for and that is left out, by kind.",
@@ -296,14 +361,6 @@ impl Configurator {
         );
         for (kind, n) in kinds {
             omitted.with(&[kind.label().into()]).set(n);
-        }
-        let chains = self.metrics.gauges(
-            "waypoint_filter_chains",
-            "Filter chains: current; stale, their last version is refused or waits; closed.",
-            &["state"],
-        );
-        for (state, n) in self.store.chain_states() {
-            chains.with(&[state.label().into()]).set(n as u64);
         }
     }
 
@@ -319,19 +376,21 @@ impl Configurator {
     }
 
     fn count(&self, result: &'static str) {
-        self.metrics
-            .counters(
-                "waypoint_config_updates_total",
-                "Configuration updates, by whether all of it was accepted, and whether anything in it was new.",
-                &["result"],
-            )
-            .with(&[result.into()])
-            .add(1);
+        let updates = in_force::updates(&self.metrics);
+        updates.with(&[result.into()]).add(1);
     }
 
     fn publish(&self) {
+        in_force::tell(
+            &self.metrics,
+            &self.store,
+            self.closed,
+            self.not_in_use.len(),
+        );
         let lines = self.not_in_use.iter().chain(&self.translated);
-        let lines = lines.chain(&self.omitted).cloned();
+        let lines = lines.chain(&self.parents);
+        let lines = lines.chain(self.issuers.problems());
+        let lines = lines.chain(&self.omitted).chain(&self.awaited).cloned();
         *self.problems.lock() = lines.chain(refused(&self.store)).collect();
     }
 }
@@ -359,10 +418,12 @@ impl Sink for Configurator {
         match state {
             Ok(()) => {
                 streams("opened");
+                self.link.opened();
                 tracing::info!("connected to istiod");
             }
             Err(error) => {
                 streams("ended");
+                self.link.ended();
                 tracing::warn!(%error, "the stream to istiod ended; what is configured stays");
             }
         }
@@ -370,12 +431,12 @@ impl Sink for Configurator {
 }
 
 fn refused(store: &Store) -> Vec<String> {
-    told::lines(store.rejected())
+    report::lines(store.rejected())
 }
 
 /// Logs what was not there before; gives all of it as text, mistakes before what is only for others.
 fn report(translation: &Translation, before: &[String]) -> Vec<String> {
-    let lines = translation.told();
+    let lines = translation.report();
     for line in lines.iter().filter(|line| !before.contains(&line.text)) {
         let text = &line.text;
         match line.level {

@@ -9,17 +9,19 @@ use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use waypoint_config::model::http::connection_limits::ConnectionLimits;
 use waypoint_filters::metrics::{Counter, CounterFamily, Gauge, MetricRegistry};
 use waypoint_hbone::frames::allowance::{Allowances, DEFAULT_BUDGET};
 use waypoint_hbone::server::{ConnectionEnd, ServerConnection, ServerOptions};
 use waypoint_hbone::tls::Tls;
 
 use crate::downstream::data_path::DataPath;
+use crate::downstream::lifetime::{Lifetime, Uses};
 use crate::downstream::newcomers::{Newcomer, Newcomers};
 use crate::downstream::tunnel::{self, HboneConnection};
 use crate::lifecycle::drain::{Drain, Watch};
 use crate::process::listen::BACKLOG;
-use crate::process::open_files::Share;
+use crate::process::open_files::{Room, Share};
 use crate::process::places::Bounds;
 
 /// How often idle connections are looked at.
@@ -83,6 +85,15 @@ pub(crate) struct HbonePort {
     connection_task: Counter,
 }
 
+/// Reasons that aren't the client's: they are counted from 0, so that an alert sees the first.
+const WANTS_ROOM: [&str; 5] = [
+    "crowded",
+    "crowded_source",
+    "descriptors",
+    "limit",
+    "overload",
+];
+
 impl HbonePort {
     pub(crate) fn new(options: HbonePortOptions) -> Arc<HbonePort> {
         let HbonePortOptions {
@@ -98,6 +109,9 @@ impl HbonePort {
             "HBONE connections that failed before their first tunnel, by reason.",
             &["reason"],
         );
+        for reason in WANTS_ROOM {
+            refused.with(&[reason.into()]);
+        }
         let bounds = Bounds {
             total: limits.handshakes,
             per_source: limits.handshakes_per_source,
@@ -113,7 +127,7 @@ impl HbonePort {
             path,
             tls,
             server: ServerOptions {
-                allowances: Allowances::new(limits.frames),
+                allowances: Allowances::new(limits.frames, workers),
                 ..server
             },
             connections,
@@ -175,19 +189,16 @@ impl HbonePort {
         if self.places.available_permits() == 0 {
             return self.refuse("limit", source);
         }
-        let Ok(tcp) = self
-            .path
-            .reach
-            .upstreams
-            .connector
-            .files
-            .fit(tcp, Share::Downstream)
-        else {
+        let files = &self.path.reach.upstreams.connector.files;
+        let room = files.room(tcp, Share::Downstream);
+        if room.as_ref().map_or(true, Room::waits) {
             self.newcomers.make_room();
+        }
+        let Ok(room) = room else {
             return self.refuse("descriptors", source);
         };
         let newcomer = self.newcomers.enter(source);
-        tokio::spawn(self.clone().connection(newcomer, tcp, source, drain));
+        tokio::spawn(self.clone().connection(newcomer, room, source, drain));
     }
 
     fn refuse(&self, reason: &'static str, source: SocketAddr) {
@@ -210,10 +221,13 @@ impl HbonePort {
     async fn connection(
         self: Arc<Self>,
         newcomer: Newcomer,
-        tcp: TcpStream,
+        room: Room,
         source: SocketAddr,
         drain: Watch,
     ) {
+        let Ok(tcp) = room.found().await else {
+            return self.refuse("descriptors", source);
+        };
         let options = self.server_options();
         let proving = self
             .newcomers
@@ -225,9 +239,8 @@ impl HbonePort {
             return self.refuse("limit", source);
         };
         self.count_connections();
-        self.clone()
-            .serve_connection(connection, source, drain)
-            .await;
+        // Large, and there for as long as the connection.
+        Box::pin(self.clone().serve_connection(connection, source, drain)).await;
         drop(place);
         self.count_connections();
     }
@@ -247,14 +260,25 @@ impl HbonePort {
             held: self.path.overload.connection(&connection.peer),
             allowance: connection.allowance.clone(),
         });
-        let (used, farewell) = drain.farewell();
+        let (used, until_goaway) = drain.until_goaway();
+        let (uses, mut lifetime) = self.lifetime();
+        let until_goaway = async move {
+            tokio::select! {
+                () = until_goaway => {}
+                _ = lifetime.over() => {}
+            }
+        };
         let (busy, untrusted) = (self.connection_task.clone(), self.untrusted.clone());
         let peer = connection.peer.clone();
         let path = self.path.clone();
-        let serving = connection.serve(farewell, move |request| {
+        let serving = connection.serve(until_goaway, move |request| {
             used.mark();
             let (path, outer, drain) = (self.path.clone(), outer.clone(), drain.clone());
-            tokio::spawn(tunnel::serve(path, outer, request, drain));
+            let in_use = uses.begin();
+            tokio::spawn(async move {
+                let _in_use = in_use;
+                tunnel::serve(path, outer, request, drain).await;
+            });
         });
         match timed(serving, &busy).await {
             ConnectionEnd::Untrusted(reason) => {
@@ -264,6 +288,19 @@ impl HbonePort {
             ConnectionEnd::Flooded(flood) => path.floods.count("hbone", source, flood),
             _ => {}
         }
+    }
+
+    /// How long a connection lives, by the configuration that it begins under.
+    fn lifetime(&self) -> (Arc<Uses>, Lifetime) {
+        let snapshot = self.path.snapshot.load();
+        let configured = snapshot.map(|snapshot| snapshot.connect_terminate.clone());
+        let limits = match &configured {
+            Some(listener) => &listener.manager.connections,
+            None => &ConnectionLimits::default(),
+        };
+        let uses = Uses::new(limits);
+        let lifetime = Lifetime::new(uses.clone(), limits, fastrand::f64());
+        (uses, lifetime)
     }
 
     /// The server's settings as configuration has them now.
@@ -317,7 +354,6 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::net::IpAddr;
     use std::path::PathBuf;
 
     use http::{HeaderMap, Response};
@@ -326,11 +362,10 @@ mod tests {
     use waypoint_config::standalone::StandaloneSource;
     use waypoint_config::store::workloads::WorkloadIndex;
     use waypoint_config::store::{OnRefused, Store};
-    use waypoint_filters::callout::Callouts;
-    use waypoint_filters::host::{Host, LogSink, Terminal};
+    use waypoint_filters::host::Terminal;
+    use waypoint_filters::host::detached::DetachedHost;
     use waypoint_filters::service::body::Body;
     use waypoint_filters::service::{HttpCall, HttpRequest, HttpService, ResponseFuture};
-    use waypoint_filters::stream::peer::Peer;
     use waypoint_hbone::certificates::dev_ca::DevCa;
     use waypoint_hbone::identity::Identity;
     use waypoint_hbone::pool::{PoolOptions, TunnelPool};
@@ -342,6 +377,7 @@ mod tests {
     use crate::process::open_files::{OpenFiles, Shares};
     use crate::process::vitals::Vitals;
     use crate::router::terminals::{ConnectTerminal, Terminals};
+    use crate::upstream::outside::Outside;
 
     /// The end of all chains: panics at one path, answers others.
     struct Trap;
@@ -350,39 +386,6 @@ mod tests {
         fn call(&self, request: HttpRequest) -> ResponseFuture {
             assert!(request.http.uri().path() != "/panic", "the trap is sprung");
             ResponseFuture::ready(Response::new(Body::full("fine")))
-        }
-    }
-
-    struct TrapHost(Arc<MetricRegistry>);
-
-    struct NoLog;
-
-    impl LogSink for NoLog {
-        fn write(&self, _: &[u8]) {}
-    }
-
-    impl Host for TrapHost {
-        fn workload(&self, _: IpAddr) -> Option<Arc<Peer>> {
-            None
-        }
-
-        fn log_sink(&self, _: &str) -> Arc<dyn LogSink> {
-            Arc::new(NoLog)
-        }
-
-        fn metrics(&self) -> &Arc<MetricRegistry> {
-            &self.0
-        }
-
-        fn callouts(&self) -> Arc<dyn Callouts> {
-            unreachable!("the trap calls nobody")
-        }
-
-        fn terminal(&self, terminal: Terminal) -> HttpService {
-            match terminal {
-                Terminal::Router => HttpService::new(Trap),
-                Terminal::Connect => HttpService::new(ConnectTerminal),
-            }
         }
     }
 
@@ -415,11 +418,13 @@ mod tests {
             )
         };
         let metrics = Arc::new(MetricRegistry::default());
-        let mut store = Store::new(
-            Arc::new(TrapHost(metrics.clone())),
-            WorkloadIndex::default(),
-            OnRefused::Keep,
-        );
+        let host = DetachedHost::default()
+            .with_metrics(metrics.clone())
+            .with_terminal(|terminal| match terminal {
+                Terminal::Router => HttpService::new(Trap),
+                Terminal::Connect => HttpService::new(ConnectTerminal),
+            });
+        let mut store = Store::new(Arc::new(host), WorkloadIndex::default(), OnRefused::Keep);
         let examples = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/bookinfo");
         let added = StandaloneSource::new(vec![examples], None)
             .load()
@@ -439,6 +444,7 @@ mod tests {
             Arc::new(|_| None),
             Overload::start(None, Allocator::UNKNOWN, &metrics, Vitals::new()).unwrap(),
             &metrics,
+            &Outside::default(),
         );
         let path = DataPath::new(store.handle(), terminals, Vec::new(), &metrics);
         let port = HbonePort::new(HbonePortOptions {

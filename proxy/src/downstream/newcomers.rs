@@ -39,25 +39,25 @@ pub(crate) struct Newcomer {
 
 /// Why nothing came of one.
 #[derive(Debug, thiserror::Error)]
-enum Refusal {
+enum TurnedAway {
     #[error("it had to make room for others")]
     Crowded(Crowd),
     #[error(transparent)]
     Failed(#[from] AcceptError),
 }
 
-impl Refusal {
+impl TurnedAway {
     fn label(&self) -> &'static str {
         match self {
-            Refusal::Crowded(Crowd::All) => "crowded",
-            Refusal::Crowded(Crowd::Source) => "crowded_source",
-            Refusal::Failed(error) => error.label(),
+            TurnedAway::Crowded(Crowd::All) => "crowded",
+            TurnedAway::Crowded(Crowd::Source) => "crowded_source",
+            TurnedAway::Failed(error) => error.label(),
         }
     }
 
     /// Whether it is worth a line in the log: who has shown no certificate may be anybody.
     fn has_shown_a_certificate(&self) -> bool {
-        let Refusal::Failed(AcceptError::Tls(failure)) = self else {
+        let TurnedAway::Failed(AcceptError::Tls(failure)) = self else {
             return false;
         };
         !matches!(
@@ -171,10 +171,10 @@ impl Newcomers {
 async fn or_go<T>(
     told_to_go: ToldToGo,
     accepting: impl Future<Output = Result<T, AcceptError>>,
-) -> Result<T, Refusal> {
+) -> Result<T, TurnedAway> {
     tokio::select! {
         biased;
-        crowd = told_to_go => Err(Refusal::Crowded(crowd)),
+        crowd = told_to_go => Err(TurnedAway::Crowded(crowd)),
         accepted = accepting => Ok(accepted?),
     }
 }

@@ -53,7 +53,7 @@ pub(crate) async fn is_http2(stream: &mut TunnelStream) -> bool {
     http2
 }
 
-fn put_back(stream: &mut TunnelStream, bytes: Bytes) {
+pub(crate) fn put_back(stream: &mut TunnelStream, bytes: Bytes) {
     if !bytes.is_empty() {
         stream.unread(bytes);
     }

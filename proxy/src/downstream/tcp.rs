@@ -5,15 +5,19 @@
 //! or that is closed now, ends the stream. At the process's end a stream has the last time, and is then cut off at both ends.
 
 use std::borrow::Cow;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpStream;
+use waypoint_config::model::cluster::Cluster;
+use waypoint_config::model::cluster::slot::ClusterSlot;
 use waypoint_config::model::listener::chain::{ChainSlot, FilterChain};
 use waypoint_config::model::listener::tcp_proxy::{TcpChain, TcpProxy};
-use waypoint_filters::network::Verdict;
+use waypoint_config::model::route::hash_policy::of_address;
+use waypoint_filters::http::dynamic_forward_proxy::cache::DYNAMIC_PORT;
+use waypoint_filters::network::{Decision, Verdict};
 use waypoint_filters::stream::connection::Connection;
 use waypoint_filters::stream::direction::Direction;
 use waypoint_filters::stream::response_flags::ResponseFlags;
@@ -26,8 +30,11 @@ use crate::lifecycle::drain::Watch;
 use crate::overload;
 use crate::upstream::body::ActiveRequest;
 use crate::upstream::dial::Dialled;
+use crate::upstream::dial::carrier::Carrier;
+use crate::upstream::dial::upstream_io::{Kind, UpstreamIo};
+use crate::upstream::dynamic::NotFound;
+use crate::upstream::dynamic::host::DynamicHost;
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
-use crate::upstream::io::{Kind, UpstreamIo};
 use crate::upstream::reach::{AttemptClock, ToCluster};
 
 /// An endpoint that was tried is avoided for so many choices.
@@ -38,7 +45,7 @@ pub(crate) async fn serve(
     path: &DataPath,
     slot: Arc<ChainSlot>,
     info: Arc<Connection>,
-    downstream: TunnelStream,
+    mut downstream: TunnelStream,
     drain: &Watch,
 ) {
     let loaded = slot.load();
@@ -47,9 +54,13 @@ pub(crate) async fn serve(
     };
     let stream = StreamInfo::new(info, Protocol::Tcp, Instant::now(), SystemTime::now());
     let record = TcpRecord::open(chain.clone(), stream.clone());
-    if let Verdict::Close(details) = decide(chain, &stream) {
-        close(&stream, details);
-        return;
+    let deciding = decide(chain.clone(), stream.clone());
+    match while_wanted(&mut downstream, &stream, drain, deciding).await {
+        Verdict::Continue => {}
+        Verdict::Close(details) => {
+            close(&stream, details);
+            return;
+        }
     }
     match connect(path, &chain.proxy, &stream).await {
         Ok((upstream, active)) => {
@@ -109,20 +120,48 @@ impl Drop for TcpRecord {
     }
 }
 
-fn decide(chain: &TcpChain, stream: &StreamInfo) -> Verdict {
+/// One filter after the other. Owns what it looks at: it may have to ask somebody, and the stream goes on meanwhile.
+pub(crate) async fn decide(chain: Arc<TcpChain>, stream: Arc<StreamInfo>) -> Verdict {
     for filter in &chain.filters {
-        match filter.on_connection(stream) {
-            Verdict::Continue => {}
-            close => return close,
+        let verdict = match filter.on_connection(&stream) {
+            Decision::Made(verdict) => verdict,
+            Decision::Awaited(asking) => asking.await,
+        };
+        if verdict != Verdict::Continue {
+            return verdict;
         }
     }
     Verdict::Continue
 }
 
+/// The verdict, unless the client leaves, or is to, before there is one.
+async fn while_wanted(
+    downstream: &mut TunnelStream,
+    stream: &StreamInfo,
+    drain: &Watch,
+    deciding: impl Future<Output = Verdict>,
+) -> Verdict {
+    tokio::select! {
+        biased;
+        verdict = deciding => verdict,
+        _ = std::future::poll_fn(|cx| downstream.poll_reset(cx)) => {
+            let gone = ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;
+            stream.state().flags.insert(gone);
+            Verdict::Close("downstream_remote_disconnect".into())
+        }
+        () = stream.connection.evicted() => {
+            stream.state().flags.insert(ResponseFlags::OVERLOAD_MANAGER);
+            Verdict::Close(overload::DETAILS.into())
+        }
+        () = drain.over() => Verdict::Close("waypoint_ended".into()),
+    }
+}
+
 fn close(stream: &StreamInfo, details: Cow<'static, str>) {
     let mut state = stream.state();
-    state.connection_termination_details = Some(details);
-    state.response_code_details = Some("connection_termination".into());
+    state.connection_termination_details = Some(details).filter(|details| !details.is_empty());
+    let details = &mut state.response_code_details;
+    details.get_or_insert("connection_termination".into());
 }
 
 async fn connect(
@@ -130,14 +169,20 @@ async fn connect(
     proxy: &TcpProxy,
     stream: &Arc<StreamInfo>,
 ) -> Result<(Dialled, ActiveRequest), UpstreamError> {
-    let slot = proxy.clusters.choose(fastrand::u64(..));
+    let slot = proxy.clusters.take(fastrand::u64(..));
     stream.state().cluster = Some(slot.name.clone());
     let Some(cluster) = slot.cluster() else {
         stream.state().flags.insert(ResponseFlags::NO_CLUSTER);
         return Err(UpstreamError::new(UpstreamErrorKind::NoHealthyUpstream));
     };
     stream.state().service = cluster.service.clone();
-    let way = ToCluster::new(&path.reach, stream, slot, cluster, AttemptClock::default());
+    let source = || of_address(stream.connection.source.ip());
+    let hash = (proxy.hash_source_ip && cluster.balancing.policy.hashes()).then(source);
+    let clock = AttemptClock::default();
+    let host = named_server(path, slot, &cluster, stream).await?;
+    let way = ToCluster::new(&path.reach, stream, slot, cluster, clock)
+        .by_hash(hash)
+        .for_host(host);
     let mut tried = Vec::new();
     let mut last = UpstreamError::new(UpstreamErrorKind::NoHealthyUpstream);
     for _ in 0..proxy.max_connect_attempts.max(1) {
@@ -156,6 +201,30 @@ async fn connect(
         }
     }
     Err(last)
+}
+
+/// The server that the client asks for by name, where the cluster leads to such.
+async fn named_server(
+    path: &DataPath,
+    slot: &Arc<ClusterSlot>,
+    cluster: &Cluster,
+    stream: &StreamInfo,
+) -> Result<Option<Arc<DynamicHost>>, UpstreamError> {
+    let port = {
+        let state = stream.state();
+        let port = state.filter_state.string(DYNAMIC_PORT);
+        port.and_then(|port| port.parse().ok())
+    };
+    let named = stream.connection.server_name.known();
+    let found = path.reach.dynamic.find(slot, cluster, named, port).await;
+    found.map_err(|error| {
+        tracing::debug!(cluster = %slot.name, host = named, reason = error.reason(), "no such server");
+        let failed = UpstreamError::new(UpstreamErrorKind::NoHealthyUpstream);
+        match error {
+            NotFound::NotAdmitted => failed.because(error.reason()),
+            _ => failed,
+        }
+    })
 }
 
 /// Carries bytes until both directions have ended, the stream failed, or its chain no longer allows it.
@@ -186,9 +255,26 @@ async fn carry(
             }
             ended
         }
+        Kind::Tls(mut tls) => {
+            if let Carrier::Tunnel(tunnel) = tls.get_mut()
+                && let Some(holder) = &record.stream.connection.holder
+            {
+                tunnel.carry_for(Some(holder));
+            }
+            let mut upstream = Socket::new(tls);
+            let copying = copy(&mut downstream, &mut upstream, &copied, idle);
+            let ended = watch_over(path, slot, record, &copied, copying, drain).await;
+            if let (false, Carrier::Tcp(tcp)) = (
+                matches!(ended, Ended::Done),
+                upstream.into_inner().get_mut(),
+            ) {
+                reset(tcp);
+            }
+            ended
+        }
         Kind::Tunnel(mut upstream) => {
             if let Some(holder) = &record.stream.connection.holder {
-                upstream.send_for(holder);
+                upstream.carry_for(Some(holder));
             }
             let copying = copy(&mut downstream, &mut *upstream, &copied, idle);
             watch_over(path, slot, record, &copied, copying, drain).await
@@ -238,6 +324,7 @@ async fn watch_over(
     let interval = record.chain.reporting_interval;
     let mut report = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
     let mut current = slot.load();
+    let mut deciding: Option<Pin<Box<dyn Future<Output = Verdict> + Send>>> = None;
     // What changed between the first decision and now is looked at, too.
     version.mark_changed();
     loop {
@@ -252,6 +339,12 @@ async fn watch_over(
                 record.count(copied);
                 record.progress();
             }
+            verdict = async { deciding.as_mut()?.await.into() }, if deciding.is_some() => {
+                deciding = None;
+                if let Some(Verdict::Close(details)) = verdict {
+                    return Ended::Denied(details);
+                }
+            }
             Ok(()) = version.changed() => {
                 let latest = slot.load();
                 if Arc::ptr_eq(&latest, &current) && record.began_with(&latest) {
@@ -259,9 +352,7 @@ async fn watch_over(
                 }
                 match &*latest {
                     FilterChain::Tcp(chain) => {
-                        if let Verdict::Close(details) = decide(chain, &record.stream) {
-                            return Ended::Denied(details);
-                        }
+                        deciding = Some(Box::pin(decide(chain.clone(), record.stream.clone())));
                     }
                     FilterChain::Http(_) => {
                         return Ended::Denied("the_service's_protocol_has_changed".into());

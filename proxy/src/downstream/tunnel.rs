@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::{HeaderMap, Request, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use waypoint_config::model::listener::chain::{ChainSlot, FilterChain};
 use waypoint_config::model::listener::filter_chain_matcher::{
     ApplicationProtocol, ChainChoice, ChainInput,
@@ -16,6 +16,7 @@ use waypoint_config::model::listener::filter_chain_matcher::{
 use waypoint_config::model::listener::snapshot::Snapshot;
 use waypoint_config::model::listener::{CONNECT_TERMINATE, MAIN_INTERNAL};
 use waypoint_filters::metrics::Counter;
+use waypoint_filters::network::NameUse;
 use waypoint_filters::service::HttpRequest;
 use waypoint_filters::service::body::Body;
 use waypoint_filters::service::local_reply::LocalReply;
@@ -36,6 +37,7 @@ use crate::downstream::http::connection::HttpConnection;
 use crate::downstream::http::exchange::capture_request;
 use crate::downstream::http::record::RecordGuard;
 use crate::downstream::http::serving;
+use crate::downstream::server_name;
 use crate::downstream::sniff;
 use crate::downstream::tcp;
 use crate::lifecycle::drain::Watch;
@@ -88,7 +90,11 @@ pub(crate) async fn serve(
     };
     info.filter_chain = Some(slot.name.clone());
     let allowance = outer.allowance.clone();
-    run(&path, slot, Arc::new(info), stream, drain, allowance).await;
+    let inspected = snapshot
+        .main
+        .inspection
+        .reads_server_name(info.destination.port());
+    run(&path, slot, (info, inspected), stream, drain, allowance).await;
 }
 
 /// A panic ends its tunnel and nothing else; it is counted.
@@ -166,7 +172,7 @@ async fn join(
         SystemTime::now(),
     );
     let mut guard = RecordGuard::new(stream.clone(), manager.clone());
-    let head = connect_head(request);
+    let head = connect_head(request.method(), request.headers(), request.authority());
     capture_request(&stream, &head, &manager.capture);
     let head = HttpRequest::new(head, stream.clone(), manager.routes.clone());
     let found = if !path.overload.admits_tunnel(&outer.held) {
@@ -192,7 +198,7 @@ async fn find_chain(
     if !response.status().is_success() {
         return Err(Unserved::Answered(response.status()));
     }
-    let info = inner_connection(outer, &stream)
+    let info = inner_connection(&stream)
         .filter(|info| !path.is_forbidden(info.destination, outer.local_address))
         .ok_or(Unserved::NoChain)?;
     match choose(snapshot, &info, None) {
@@ -207,7 +213,7 @@ async fn find_chain(
     }
 }
 
-fn choose(
+pub(crate) fn choose(
     snapshot: &Snapshot,
     info: &Connection,
     protocol: Option<ApplicationProtocol>,
@@ -223,15 +229,15 @@ fn choose(
 }
 
 /// The CONNECT as the filters see it. Its authority may be no valid one; it is a header then only.
-fn connect_head(request: &TunnelRequest) -> Request<Body> {
+pub(crate) fn connect_head(method: &Method, headers: &HeaderMap, authority: &str) -> Request<Body> {
     let mut head = Request::new(Body::empty());
-    *head.method_mut() = request.method().clone();
+    *head.method_mut() = method.clone();
     *head.version_mut() = http::Version::HTTP_2;
-    *head.headers_mut() = request.headers().clone();
-    if let Ok(authority) = http::HeaderValue::from_str(request.authority()) {
-        head.headers_mut().insert(http::header::HOST, authority);
+    *head.headers_mut() = headers.clone();
+    if let Ok(value) = http::HeaderValue::from_str(authority) {
+        head.headers_mut().insert(http::header::HOST, value);
     }
-    if let Ok(uri) = Uri::try_from(request.authority()) {
+    if let Ok(uri) = Uri::try_from(authority) {
         *head.uri_mut() = uri;
     }
     head
@@ -239,17 +245,17 @@ fn connect_head(request: &TunnelRequest) -> Request<Body> {
 
 /// What the filters of `connect_terminate` put into the shared state is the inner connection's identity.
 /// `None`: the authority is no address.
-fn inner_connection(outer: &HboneConnection, stream: &StreamInfo) -> Option<Connection> {
-    let state = stream.state();
+pub(crate) fn inner_connection(stream: &StreamInfo) -> Option<Connection> {
+    let (outer, state) = (&stream.connection, stream.state());
     let source = state
         .filter_state
         .address(ORIGINAL_DST_REMOTE)
         .unwrap_or(outer.source);
     let destination = state.filter_state.address(ORIGINAL_DST_LOCAL)?;
     let mut info = Connection::new(source, destination, stream.start);
-    info.peer = Some(outer.peer.clone());
-    info.local = Some(outer.local.clone());
-    info.tls = Some(outer.tls.clone());
+    info.peer = outer.peer.clone();
+    info.local = outer.local.clone();
+    info.tls = outer.tls.clone();
     info.listener = Some(MAIN_INTERNAL);
     info.downstream_peer = state.filter_state.peer(DOWNSTREAM_PEER).cloned();
     info.filter_state = state.filter_state.shared();
@@ -259,8 +265,8 @@ fn inner_connection(outer: &HboneConnection, stream: &StreamInfo) -> Option<Conn
 async fn run(
     path: &Arc<DataPath>,
     slot: Arc<ChainSlot>,
-    info: Arc<Connection>,
-    stream: TunnelStream,
+    (mut info, inspected): (Connection, bool),
+    mut stream: TunnelStream,
     drain: Watch,
     allowance: Arc<Allowance>,
 ) {
@@ -268,6 +274,7 @@ async fn run(
     match &*chain {
         FilterChain::Http(manager) => {
             let overload = path.overload.clone();
+            let info = Arc::new(info);
             let connection = HttpConnection::new(info, slot, manager.clone(), drain, overload);
             let source = connection.info.source;
             let serving = serving::serve(Arc::new(connection), stream, allowance);
@@ -275,7 +282,13 @@ async fn run(
                 path.floods.count("tunnel", source, flood);
             }
         }
-        FilterChain::Tcp(_) => tcp::serve(path, slot, info, stream, &drain).await,
+        FilterChain::Tcp(chain) => {
+            if inspected || chain.server_name != NameUse::Unused {
+                let decides = chain.server_name == NameUse::Decides;
+                info.server_name = server_name::read(&mut stream, decides).await;
+            }
+            tcp::serve(path, slot, Arc::new(info), stream, &drain).await;
+        }
         FilterChain::Closed(reason) => {
             tracing::warn!(chain = %slot.name, %reason, source = %info.source, "closed: its configuration was refused");
             serving::serve_closed(stream).await;

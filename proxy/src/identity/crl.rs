@@ -14,7 +14,7 @@ use waypoint_filters::metrics::{CounterFamily, MetricRegistry};
 use waypoint_hbone::certificates::revocation::{RevocationError, Revocations};
 use waypoint_hbone::tls::Tls;
 
-use crate::identity::seconds_until::SecondsUntil;
+use crate::identity::seconds_until;
 
 /// A file larger than this is no list of a mesh's CAs.
 const MAX_BYTES: u64 = 64 << 20;
@@ -64,21 +64,25 @@ impl CrlKeeper {
         metrics: &MetricRegistry,
     ) -> Result<CrlKeeper, CrlError> {
         let source = tls.clone();
-        SecondsUntil::register(
+        seconds_until::register(
             metrics,
             "waypoint_crl_next_update_seconds",
             "Seconds until the first CRL is due to be replaced; negative when it is overdue.",
             &[],
             move || source.revocations().next_update(),
         );
+        let loads = metrics.counters(
+            "waypoint_crl_loads_total",
+            "Files of CRLs that were read, by result.",
+            &["result"],
+        );
+        for result in ["loaded", "failed"] {
+            loads.with(&[result.into()]);
+        }
         let mut keeper = CrlKeeper {
             file,
             tls,
-            loads: metrics.counters(
-                "waypoint_crl_loads_total",
-                "Files of CRLs that were read, by result.",
-                &["result"],
-            ),
+            loads,
             judged: None,
             seen: None,
             told_overdue: false,

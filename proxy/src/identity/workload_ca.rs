@@ -56,6 +56,9 @@ impl WorkloadCa {
             "Certificates asked for, by result.",
             &["result"],
         );
+        for result in ["issued", "failed"] {
+            requests.with(&[result.into()]);
+        }
         loop {
             let certificate = self.certificate(&requests).await;
             tracing::info!(

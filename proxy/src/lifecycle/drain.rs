@@ -156,13 +156,13 @@ impl Watch {
         reached(self.stage.clone(), Stage::Over)
     }
 
-    /// For a connection on which many things go on: when it is to say goodbye. That is when it drains and has been used, for
+    /// For a connection on which many things go on: when it is to send GOAWAY. That is when it drains and has been used, for
     /// whoever comes now comes for something; at the end in any case.
-    pub(crate) fn farewell(&self) -> (Used, impl Future<Output = ()> + use<>) {
+    pub(crate) fn until_goaway(&self) -> (Used, impl Future<Output = ()> + use<>) {
         let used = Used(Arc::new(Notify::new()));
         let first = used.clone();
         let (draining, ending) = (self.draining(), self.ending());
-        let farewell = async move {
+        let until_goaway = async move {
             // One after the other: until the drain, each turn of a connection's task asks for one thing alone.
             draining.await;
             tokio::select! {
@@ -170,7 +170,7 @@ impl Watch {
                 () = first.0.notified() => {}
             }
         };
-        (used, farewell)
+        (used, until_goaway)
     }
 }
 
@@ -279,10 +279,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_says_goodbye_after_its_first_use_or_at_the_end() {
         let drain = Drain::new();
-        let (_never_marked, farewell) = drain.watch().farewell();
-        let unused = tokio::spawn(farewell);
-        let (marked, farewell) = drain.watch().farewell();
-        let used = tokio::spawn(farewell);
+        let (_never_marked, until_goaway) = drain.watch().until_goaway();
+        let unused = tokio::spawn(until_goaway);
+        let (marked, until_goaway) = drain.watch().until_goaway();
+        let used = tokio::spawn(until_goaway);
         marked.mark();
         tokio::time::sleep(STEP).await;
         assert!(!used.is_finished() && !unused.is_finished());

@@ -12,15 +12,27 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 /// Envoy's loggers, and what they are here. The first target tells the level.
 const LOGGERS: &[(&str, &[&str])] = &[
+    ("a2a", &[]),
     ("admin", &["waypoint_proxy::admin"]),
+    ("ai_protocol_manager", &[]),
     ("alternate_protocols_cache", &[]),
     ("assert", &[]),
     ("aws", &[]),
     ("backtrace", &[]),
+    ("basic_auth", &[]),
+    ("cache_filter", &[]),
     ("client", &["waypoint_hbone::client"]),
+    ("compression", &[]),
     (
         "config",
         &["waypoint_config", "waypoint_proxy::configuration"],
+    ),
+    (
+        "conn_handler",
+        &[
+            "waypoint_proxy::downstream::hbone_port",
+            "waypoint_proxy::downstream::newcomers",
+        ],
     ),
     (
         "connection",
@@ -31,9 +43,20 @@ const LOGGERS: &[(&str, &[&str])] = &[
             "waypoint_hbone::server",
         ],
     ),
-    ("dns", &[]),
+    ("credential_injector", &[]),
+    ("decompression", &[]),
+    ("dns", &["waypoint_proxy::configuration::dns"]),
     ("dubbo", &[]),
-    ("ext_authz", &[]),
+    ("dynamic_modules", &[]),
+    ("envoy_bug", &[]),
+    (
+        "ext_authz",
+        &[
+            "waypoint_filters::http::ext_authz",
+            "waypoint_filters::network::ext_authz",
+            "waypoint_filters::security::ext_authz",
+        ],
+    ),
     ("ext_proc", &[]),
     ("file", &["waypoint_proxy::logs::access_file"]),
     (
@@ -41,6 +64,8 @@ const LOGGERS: &[(&str, &[&str])] = &[
         &["waypoint_filters", "waypoint_proxy::downstream::tcp"],
     ),
     ("forward_proxy", &[]),
+    ("geolocation", &[]),
+    ("golang", &[]),
     ("grpc", &["tonic", "waypoint_config::sources::xds"]),
     ("happy_eyeballs", &[]),
     ("hc", &[]),
@@ -57,8 +82,12 @@ const LOGGERS: &[(&str, &[&str])] = &[
     ("hystrix", &[]),
     ("init", &["waypoint_proxy::lifecycle::readiness"]),
     ("io", &["waypoint_proxy::process::listen"]),
-    ("jwt", &[]),
+    ("ip_tagging", &[]),
+    ("json_rpc", &[]),
+    ("jwt", &["waypoint_filters::security::jwt"]),
     ("kafka", &[]),
+    ("key_value_store", &[]),
+    ("local_rate_limit", &[]),
     ("lua", &[]),
     (
         "main",
@@ -73,24 +102,30 @@ const LOGGERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("matcher", &["waypoint_filters::matcher"]),
+    ("mcp", &[]),
     ("misc", &["waypoint_proxy::run::host"]),
     ("mongo", &[]),
     ("multi_connection", &[]),
+    ("notification", &[]),
     ("oauth2", &[]),
     (
         "pool",
         &["waypoint_hbone::pool", "waypoint_proxy::upstream::pools"],
     ),
     ("quic", &[]),
+    ("quic_stream", &[]),
+    ("rate_limit_quota", &[]),
     (
         "rbac",
         &[
-            "waypoint_filters::rbac",
+            "waypoint_filters::security::rbac",
             "waypoint_filters::http::rbac",
             "waypoint_filters::network::rbac",
         ],
     ),
+    ("rds", &["waypoint_config::model::route"]),
     ("redis", &[]),
+    ("rocketmq", &[]),
     ("router", &["waypoint_proxy::router"]),
     ("runtime", &[]),
     (
@@ -101,11 +136,19 @@ const LOGGERS: &[(&str, &[&str])] = &[
             "waypoint_hbone::tls",
         ],
     ),
+    ("sse", &[]),
     ("stats", &["waypoint_filters::metrics"]),
+    ("stats_sinks", &[]),
     ("tap", &[]),
     ("testing", &[]),
     ("thrift", &[]),
-    ("tracing", &[]),
+    (
+        "tracing",
+        &[
+            "waypoint_filters::telemetry::trace",
+            "waypoint_filters::record::spans",
+        ],
+    ),
     ("udp", &[]),
     ("upstream", &["waypoint_proxy::upstream"]),
     ("wasm", &[]),
@@ -114,6 +157,8 @@ const LOGGERS: &[(&str, &[&str])] = &[
     ("waypoint_filters", &["waypoint_filters"]),
     ("waypoint_hbone", &["waypoint_hbone"]),
     ("waypoint_proxy", &["waypoint_proxy"]),
+    // Envoy's again.
+    ("websocket", &["waypoint_proxy::downstream::http::upgrade"]),
 ];
 
 /// Envoy's levels. `critical` is asked for only: nothing here is worse than an error.
@@ -294,7 +339,9 @@ mod tests {
         assert_eq!(level(&levels, "udp"), "trace");
         assert_eq!(level(&levels, "router"), "info");
         assert!(
-            applied.lock().contains("waypoint_filters::rbac=debug"),
+            applied
+                .lock()
+                .contains("waypoint_filters::security::rbac=debug"),
             "{}",
             applied.lock()
         );

@@ -5,3 +5,4 @@ pub mod levels;
 pub mod losses;
 pub(crate) mod program;
 pub(crate) mod throttle;
+pub(crate) mod witness;

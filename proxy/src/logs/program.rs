@@ -24,7 +24,7 @@ use crate::logs::losses::{Loss, Losses};
 use crate::logs::throttle::Throttle;
 
 /// What may pass until the last lines are written.
-const FAREWELL: Duration = Duration::from_millis(500);
+const LAST_LINES: Duration = Duration::from_millis(500);
 
 /// The log at work; clones are the same one.
 #[derive(Clone)]
@@ -37,7 +37,7 @@ pub(crate) struct ProcessLog {
 impl ProcessLog {
     /// Waits a little while until all is written, before the process ends.
     pub(crate) fn flush(&self) {
-        self.writer.flush(FAREWELL);
+        self.writer.flush(LAST_LINES);
     }
 }
 

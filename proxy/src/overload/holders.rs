@@ -64,6 +64,15 @@ pub(crate) struct IdentityHeld {
     pub(crate) exchanges: usize,
 }
 
+/// How much there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct InFlight {
+    pub(crate) connections: u64,
+    pub(crate) tunnels: u64,
+    /// HTTP requests in them.
+    pub(crate) requests: u64,
+}
+
 /// How much may be at work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bounds {
@@ -89,6 +98,20 @@ impl Holders {
         });
         self.connections.lock().push(Arc::downgrade(&connection));
         connection
+    }
+
+    /// How much is in flight.
+    pub(crate) fn in_flight(&self) -> InFlight {
+        let mut sum = InFlight::default();
+        for connection in self.live() {
+            sum.connections += 1;
+            let tunnels = connection.tunnels.lock();
+            for tunnel in tunnels.iter().filter_map(Weak::upgrade) {
+                sum.tunnels += 1;
+                sum.requests += tunnel.exchanges() as u64;
+            }
+        }
+        sum
     }
 
     /// What each tunnel holds. Forgets what is gone.
@@ -245,6 +268,12 @@ mod tests {
             [&mine[0], &mine[1], &other].map(|c| c.share().is_refusing())
         };
         let mut exchanges = vec![tunnel.exchange(), tunnel.exchange()];
+        let in_flight = InFlight {
+            connections: 3,
+            tunnels: 2,
+            requests: 2,
+        };
+        assert_eq!(holders.in_flight(), in_flight);
         assert_eq!(refusing(), [false; 3]);
         exchanges.push(tunnel.exchange());
         assert_eq!(refusing(), [true, false, false]);

@@ -14,7 +14,7 @@ mod ladder;
 pub(crate) mod limit;
 mod meter;
 pub(crate) mod paced;
-mod told;
+mod step_log;
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
@@ -25,11 +25,11 @@ use waypoint_filters::service::local_reply::LocalReply;
 use waypoint_filters::stream::response_flags::ResponseFlags;
 use waypoint_hbone::http2::Squeeze;
 
-use crate::overload::holders::{Bounds, Connection, Held, Holders, by_identity, largest};
+use crate::overload::holders::{Bounds, Connection, Held, Holders, InFlight, by_identity, largest};
 use crate::overload::ladder::{Ladder, Step};
 use crate::overload::limit::Cgroup;
 use crate::overload::meter::{Meter, pause};
-use crate::overload::told::{Sums, Told};
+use crate::overload::step_log::{StepLog, Sums};
 use crate::process::allocator::Allocator;
 use crate::process::vitals::{Beating, Vitals};
 
@@ -139,6 +139,14 @@ impl Overload {
             "What was refused because memory is short, or because its connection or identity has too much at work.",
             &["what"],
         );
+        let taken = metrics.counters(
+            "waypoint_overload_actions_total",
+            "How often this began because memory was short.",
+            &["action"],
+        );
+        for step in Step::ALL {
+            taken.with(&[step.name().into()]);
+        }
         let all = limit.unwrap_or(0);
         gauge(
             "waypoint_memory_limit_bytes",
@@ -165,11 +173,7 @@ impl Overload {
                     .iter()
                     .map(|step| active.with(&[step.name().into()]))
                     .collect(),
-                taken: metrics.counters(
-                    "waypoint_overload_actions_total",
-                    "How often this began because memory was short.",
-                    &["action"],
-                ),
+                taken,
                 tunnels_reset: metrics.counter(
                     "waypoint_overload_tunnels_reset_total",
                     "Tunnels that were reset because memory was short, and their peer held most.",
@@ -184,6 +188,11 @@ impl Overload {
         identity: &waypoint_hbone::identity::Identity,
     ) -> Arc<Connection> {
         self.holders.connection(identity)
+    }
+
+    /// How much is in flight, as a sum over all that is.
+    pub(crate) fn in_flight(&self) -> InFlight {
+        self.holders.in_flight()
     }
 
     /// On while peers may send little ahead.
@@ -228,7 +237,7 @@ impl Overload {
     }
 
     /// Does what is to be done about this much.
-    fn act(&self, ladder: &mut Ladder, told: &mut Told, used: u64, limit: u64, now: Instant) {
+    fn act(&self, ladder: &mut Ladder, log: &mut StepLog, used: u64, limit: u64, now: Instant) {
         let before = ladder.step;
         ladder.go(used, limit, now);
         let held = self.holders.look();
@@ -246,11 +255,11 @@ impl Overload {
         if ladder.step != before {
             self.take(ladder.step, before);
             let held = sum;
-            told.step(ladder.step, before, Sums { used, held, limit }, now);
+            log.step(ladder.step, before, Sums { used, held, limit }, now);
         }
         let one = most.is_some_and(|most| most >= fair);
         if let Some(excess) = ladder.excess(used, limit, one, now) {
-            self.reset(largest(held, excess), told, now);
+            self.reset(largest(held, excess), log, now);
         }
     }
 
@@ -274,9 +283,9 @@ impl Overload {
         }
     }
 
-    fn reset(&self, victims: Vec<Held>, told: &mut Told, now: Instant) {
+    fn reset(&self, victims: Vec<Held>, log: &mut StepLog, now: Instant) {
         self.metrics.tunnels_reset.add(victims.len() as u64);
-        told.reset(&victims, now);
+        log.reset(&victims, now);
         for victim in victims {
             victim.tunnel.evict();
         }
@@ -286,7 +295,7 @@ impl Overload {
 /// Looks for as long as anybody has the overload manager.
 fn watch(overload: &Weak<Overload>, mut meter: Meter, limit: u64, vitals: &Vitals) {
     let mut ladder = Ladder::default();
-    let mut told = Told::default();
+    let mut log = StepLog::default();
     loop {
         vitals.beat_once(Beating::Overload);
         let used = meter.used(limit);
@@ -294,7 +303,7 @@ fn watch(overload: &Weak<Overload>, mut meter: Meter, limit: u64, vitals: &Vital
             return;
         };
         let start = Instant::now();
-        overload.act(&mut ladder, &mut told, used, limit, start);
+        overload.act(&mut ladder, &mut log, used, limit, start);
         drop(overload);
         // Where there are thousands of tunnels a look takes a while: at most a fifth of the time goes into looking.
         let pause = pause(used, limit).max(start.elapsed() * 4);
@@ -326,11 +335,11 @@ mod tests {
         );
         let tunnel = greedy.tunnel();
         let held = tunnel.account().charge(vec![0; 8 * MIB as usize].into());
-        let (mut ladder, mut told, now) = (Ladder::default(), Told::default(), Instant::now());
+        let (mut ladder, mut log, now) = (Ladder::default(), StepLog::default(), Instant::now());
         let mut at = |percent: u64| {
             overload.act(
                 &mut ladder,
-                &mut told,
+                &mut log,
                 LIMIT / 100 * percent + 100,
                 LIMIT,
                 now,
@@ -383,13 +392,13 @@ mod tests {
         let connection = overload.connection(&identity("one"));
         let tunnel = connection.tunnel();
         let _held = tunnel.account().charge(vec![0; MIB as usize].into());
-        let (mut ladder, mut told, now) = (Ladder::default(), Told::default(), Instant::now());
+        let (mut ladder, mut log, now) = (Ladder::default(), StepLog::default(), Instant::now());
         for (percent, admitted, evicted) in
             [(78, true, false), (81, false, false), (86, false, true)]
         {
             overload.act(
                 &mut ladder,
-                &mut told,
+                &mut log,
                 LIMIT / 100 * percent + 100,
                 LIMIT,
                 now,

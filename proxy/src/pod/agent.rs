@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
+use crate::pod::environment::variables::EnvironmentError;
 use crate::pod::environment::{Environment, Sources};
 use crate::pod::node::node;
-use crate::pod::variables::EnvironmentError;
 use crate::run::{AccessLogTarget, CertificateSource, ConfigSource, CrlFile, RunOptions};
 
 /// Stands for `/` in front of the pod's files; for tests and for trying it outside a pod.
@@ -48,8 +48,11 @@ pub(crate) fn options(environment: &Environment) -> RunOptions {
         renewal: environment.renewal,
         drain: environment.drain,
         limits: environment.limits,
+        metrics: environment.metrics,
         dns_servers: environment.dns_servers.clone(),
+        near_allowed: environment.near_allowed.clone(),
         on_refused: environment.on_refused,
+        denial_header: environment.denial_header.clone(),
         access_log: AccessLogTarget::AsConfigured,
         ..RunOptions::new(source, certificates)
     }

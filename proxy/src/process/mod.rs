@@ -3,6 +3,7 @@
 pub mod allocator;
 pub(crate) mod descriptor_limit;
 pub(crate) mod listen;
+pub(crate) mod memory;
 pub(crate) mod open_files;
 pub(crate) mod places;
 pub(crate) mod vitals;

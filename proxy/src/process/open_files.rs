@@ -2,18 +2,21 @@
 //!
 //! The kernel gives out the lowest descriptor that is free. So a socket whose number is beyond a part's share tells that all
 //! below are taken: no counting is needed, and what others have open counts as well. Before a socket is refused,
-//! idle connections to upstreams are closed, and it moves down to a free number.
+//! idle connections to upstreams are closed, and it moves down to a free number. A tunnel's connection takes a moment to close,
+//! so that few sockets at a time wait for it.
 
 use std::error::Error;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rlimit::Resource;
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use waypoint_filters::metrics::Counter;
+use waypoint_hbone::io::socket::Admission;
 
 use crate::process::places::Bounds;
 
@@ -23,6 +26,8 @@ const OWN: u64 = 40;
 const PLAIN: u64 = 128;
 /// Idle connections are closed for want of descriptors once in this time.
 const RELIEF: Duration = Duration::from_millis(100);
+/// Between looks for a free number, in milliseconds: half a second in all.
+const LOOKS: [u64; 8] = [0, 2, 8, 16, 32, 64, 128, 250];
 
 /// Who asks for a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +44,8 @@ pub(crate) struct Shares {
     downstream: u64,
     upstream: u64,
     plain: usize,
+    /// Sockets that may wait for a number, beyond all shares.
+    waiting: usize,
 }
 
 impl Shares {
@@ -55,6 +62,7 @@ impl Shares {
             downstream: upstream.saturating_sub(limit / 4),
             upstream,
             plain: usize::try_from((reserve / 8).min(PLAIN)).unwrap_or(1),
+            waiting: usize::try_from(reserve / 8).unwrap_or(1),
         }
     }
 
@@ -89,7 +97,15 @@ pub(crate) struct OpenFiles {
     relief: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Milliseconds after the start.
     relieved: AtomicU64,
+    waiting: Arc<Semaphore>,
     scarce: Counter,
+}
+
+/// A socket that has a number in its share, or may wait for one.
+pub(crate) struct Room {
+    tcp: TcpStream,
+    end: u64,
+    waits: Option<OwnedSemaphorePermit>,
 }
 
 impl OpenFiles {
@@ -100,6 +116,7 @@ impl OpenFiles {
             started: Instant::now(),
             relief: OnceLock::new(),
             relieved: AtomicU64::new(0),
+            waiting: Arc::new(Semaphore::new(shares.waiting)),
             scarce,
         }
     }
@@ -118,22 +135,34 @@ impl OpenFiles {
             Err(error) if self.relieve_after(&error) => dial().await?,
             connected => connected?,
         };
-        self.fit(tcp, Share::Upstream)
+        self.fit(tcp, Share::Upstream).await
     }
 
-    /// The socket, if there is room for it.
-    pub(crate) fn fit(&self, tcp: TcpStream, share: Share) -> io::Result<TcpStream> {
+    /// [`fit`](OpenFiles::fit), for the connections under tunnels.
+    pub(crate) fn admission(self: &Arc<Self>) -> Admission {
+        let files = self.clone();
+        Admission::new(move |tcp| {
+            let files = files.clone();
+            async move { files.fit(tcp, Share::Upstream).await }
+        })
+    }
+
+    /// The socket, once there is room for it.
+    async fn fit(&self, tcp: TcpStream, share: Share) -> io::Result<TcpStream> {
+        self.room(tcp, share)?.found().await
+    }
+
+    /// Room for the socket, if there is some or may be soon.
+    pub(crate) fn room(&self, tcp: TcpStream, share: Share) -> io::Result<Room> {
         let end = self.shares.end(share);
-        if is_below(&tcp, end) {
-            return Ok(tcp);
-        }
-        self.relieve();
-        let tcp = tcp.into_std()?;
-        let tcp = tcp.try_clone()?;
-        if is_below(&tcp, end) {
-            return TcpStream::from_std(tcp);
-        }
-        Err(io::Error::other("too many open files"))
+        let waits = if is_below(&tcp, end) {
+            None
+        } else {
+            self.relieve();
+            let waiting = self.waiting.clone().try_acquire_owned();
+            Some(waiting.map_err(|_| io::Error::from_raw_os_error(EMFILE))?)
+        };
+        Ok(Room { tcp, end, waits })
     }
 
     /// Closes idle connections if that is what `error` comes from; says whether it is.
@@ -172,13 +201,40 @@ impl OpenFiles {
     }
 }
 
+impl Room {
+    /// Whether others have to go first.
+    pub(crate) fn waits(&self) -> bool {
+        self.waits.is_some()
+    }
+
+    /// The socket, with a number of its share.
+    pub(crate) async fn found(self) -> io::Result<TcpStream> {
+        if self.waits.is_none() {
+            return Ok(self.tcp);
+        }
+        let tcp = self.tcp.into_std()?;
+        for pause in LOOKS {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            // Without a number for the copy there is none that is free.
+            if let Ok(moved) = tcp.try_clone()
+                && is_below(&moved, self.end)
+            {
+                return TcpStream::from_std(moved);
+            }
+        }
+        Err(io::Error::from_raw_os_error(EMFILE))
+    }
+}
+
 fn is_below(tcp: &impl AsRawFd, end: u64) -> bool {
     u64::try_from(tcp.as_raw_fd()).is_ok_and(|number| number < end)
 }
 
-/// EMFILE, ENFILE.
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+
 fn are_scarce(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(23 | 24))
+    matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
 }
 
 #[cfg(test)]
@@ -197,6 +253,7 @@ mod tests {
             downstream: end,
             upstream: end,
             plain: 4,
+            waiting: 2,
         };
         let scarce = MetricRegistry::default().counter("scarce", "scarce");
         OpenFiles::new(shares, scarce)
@@ -242,17 +299,43 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_takes_a_moment_to_close_is_waited_for_by_few() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let mut idle = Vec::new();
+        for _ in 0..8 {
+            idle.push(std::net::TcpStream::connect(to).unwrap());
+        }
+        let highest = idle.iter().map(AsRawFd::as_raw_fd).max().unwrap();
+        let files = files(u64::try_from(highest).unwrap());
+        let mut waiting = Vec::new();
+        for _ in 0..2 {
+            let tcp = TcpStream::connect(to).await.unwrap();
+            let room = files.room(tcp, Share::Downstream).unwrap();
+            assert!(room.waits());
+            waiting.push(room);
+        }
+        let tcp = TcpStream::connect(to).await.unwrap();
+        let refused = files.room(tcp, Share::Downstream).err().unwrap();
+        assert!(are_scarce(&refused));
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            idle.clear();
+        });
+        for room in waiting {
+            let tcp = room.found().await.unwrap();
+            assert!(tcp.as_raw_fd() < highest);
+        }
+        let tcp = TcpStream::connect(to).await.unwrap();
+        assert!(files.room(tcp, Share::Downstream).is_ok());
+    }
+
+    #[tokio::test]
     async fn beyond_the_share_nothing_is_taken() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = listener.local_addr().unwrap();
         let error = files(3).connect(|| TcpStream::connect(to)).await;
-        assert!(
-            error
-                .unwrap_err()
-                .to_string()
-                .contains("too many open files")
-        );
-        assert!(are_scarce(&io::Error::from_raw_os_error(24)));
+        assert!(are_scarce(&error.unwrap_err()));
         assert!(!are_scarce(&io::ErrorKind::ConnectionRefused.into()));
     }
 }

@@ -1,4 +1,5 @@
-//! Time limits as Envoy counts them: from the end of the request, which may come late, or never.
+//! Time limits as Envoy counts them: from the end of the request, which may come late, or never, and not while filters
+//! held it back.
 //!
 //! A route's limit spans all attempts and the whole answer. An attempt's limit counts from when its connection was
 //! there, too, and ends with the head of the answer. What the limits leave is told to the upstream
@@ -21,6 +22,8 @@ use waypoint_config::model::route::forward::Forward;
 use waypoint_filters::service::body::{Body, BodyError};
 use waypoint_filters::stream::stream_info::StreamInfo;
 
+use crate::upstream::error::UpstreamErrorKind;
+
 const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
@@ -31,20 +34,42 @@ pub(crate) struct TimeLimits {
     pub(crate) route: Option<Duration>,
     /// Each attempt, up to the head of its answer.
     pub(crate) attempt: Option<Duration>,
+    /// How long nothing may come of an attempt.
+    pub(crate) idle: Option<Duration>,
     /// Whether the upstream's gRPC is told its limit.
     tell_grpc: bool,
+    /// Whether Envoy's own header says it.
+    tell_envoy: bool,
 }
 
 impl TimeLimits {
     pub(crate) fn of(forward: &Forward, grpc: bool, headers: &HeaderMap) -> TimeLimits {
         let route = forward.timeout_of(grpc, headers);
         let attempt = forward.retry.as_ref().and_then(|p| p.per_try_timeout);
+        let idle = forward.retry.as_ref().and_then(|p| p.per_try_idle_timeout);
         TimeLimits {
             route,
             // One that can't come first doesn't count.
             attempt: attempt.filter(|attempt| route.is_none_or(|route| *attempt < route)),
+            idle,
             tell_grpc: grpc && forward.max_grpc_timeout.is_some(),
+            tell_envoy: true,
         }
+    }
+
+    /// How long it may take until the head of an attempt's answer is there, and what is over then.
+    pub(crate) fn before_head(&self) -> Option<(Duration, UpstreamErrorKind)> {
+        let attempt = self.attempt.map(|a| (a, UpstreamErrorKind::PerTryTimeout));
+        let idle = self.idle.map(|i| (i, UpstreamErrorKind::PerTryIdleTimeout));
+        match (attempt, idle) {
+            (Some(attempt), Some(idle)) if idle.0 < attempt.0 => Some(idle),
+            (attempt, idle) => attempt.or(idle),
+        }
+    }
+
+    /// Whether the upstream hears of them in Envoy's own header, too.
+    pub(crate) fn told(self, tell_envoy: bool) -> TimeLimits {
+        TimeLimits { tell_envoy, ..self }
     }
 
     /// Tells the upstream what is left when `elapsed` has passed since the request's end.
@@ -59,7 +84,9 @@ impl TimeLimits {
         }
         let millis = expected.as_nanos().div_ceil(1_000_000);
         let millis = u64::try_from(millis).unwrap_or(u64::MAX);
-        headers.insert(EXPECTED_TIMEOUT, millis.into());
+        if self.tell_envoy {
+            headers.insert(EXPECTED_TIMEOUT, millis.into());
+        }
         if self.tell_grpc {
             headers.insert(GRPC_TIMEOUT, grpc_timeout(millis));
         }
@@ -67,7 +94,7 @@ impl TimeLimits {
 }
 
 /// At most eight digits and a unit.
-fn grpc_timeout(millis: u64) -> HeaderValue {
+pub(crate) fn grpc_timeout(millis: u64) -> HeaderValue {
     const MOST: u64 = 99_999_999;
     let text = match millis {
         0..=MOST => format!("{millis}m"),
@@ -80,13 +107,17 @@ fn grpc_timeout(millis: u64) -> HeaderValue {
 /// A time limit whose clock may not have started.
 pub(crate) struct Deadline {
     limit: Duration,
+    /// No clock runs before.
+    began: Instant,
     sleep: Pin<Box<Sleep>>,
 }
 
 impl Deadline {
-    pub(crate) fn new(limit: Duration) -> Deadline {
+    /// For a request that came to the router at `began`: what filters held it back before doesn't count.
+    pub(crate) fn new(limit: Duration, began: Instant) -> Deadline {
         Deadline {
             limit,
+            began,
             sleep: Box::pin(tokio::time::sleep(limit)),
         }
     }
@@ -100,12 +131,17 @@ impl Deadline {
         loop {
             ready!(self.sleep.as_mut().poll(cx));
             let now = Instant::now();
-            let due = started().unwrap_or(now) + self.limit;
+            let due = started().unwrap_or(now).max(self.began) + self.limit;
             if due <= now {
                 return Poll::Ready(());
             }
             self.sleep.as_mut().reset(due.into());
         }
+    }
+
+    /// Begins anew.
+    pub(crate) fn restart(&mut self, now: Instant) {
+        self.began = now;
     }
 
     /// The future's value; `None` if the time is over first. The future is large, and stays where it is.
@@ -124,13 +160,13 @@ impl Deadline {
     }
 }
 
-/// The time was over before the answer was.
+/// The time was over before the answer was; and what details say of that.
 #[derive(Debug)]
-pub(crate) struct OutOfTime;
+pub(crate) struct OutOfTime(pub(crate) &'static str);
 
 impl std::fmt::Display for OutOfTime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the route's time limit ended the answer")
+        write!(f, "a time limit ended the answer: {}", self.0)
     }
 }
 
@@ -172,7 +208,7 @@ impl http_body::Body for LimitedBody {
         {
             // The upstream is let go at once.
             this.body = Body::empty();
-            return Poll::Ready(Some(Err(OutOfTime.into())));
+            return Poll::Ready(Some(Err(OutOfTime("response_timeout").into())));
         }
         Pin::new(&mut this.body).poll_frame(cx)
     }
@@ -203,7 +239,9 @@ mod tests {
         let limits = TimeLimits {
             route: millis(1000),
             attempt: millis(300),
+            idle: None,
             tell_grpc: true,
+            tell_envoy: true,
         };
         assert_eq!(told(limits, 0), (Some("300".into()), Some("300m".into())));
         assert_eq!(told(limits, 900), (Some("100".into()), Some("100m".into())));
@@ -218,7 +256,7 @@ mod tests {
         let begun = Instant::now();
         let request_end = begun + Duration::from_millis(250);
         let started = || (Instant::now() >= request_end).then_some(request_end);
-        let mut deadline = Deadline::new(Duration::from_millis(100));
+        let mut deadline = Deadline::new(Duration::from_millis(100), begun);
         let never = std::pin::pin!(std::future::pending::<()>());
         assert!(deadline.before(started, never).await.is_none());
         assert!(begun.elapsed() >= Duration::from_millis(350));

@@ -13,15 +13,17 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, header};
 use http_body::{Body as _, Frame, SizeHint};
-use waypoint_config::model::cluster::ClusterSlot;
+use waypoint_config::model::cluster::slot::ClusterSlot;
 use waypoint_config::model::route::mirror::Mirror;
 use waypoint_filters::callout::{Answer, CalloutLimits, Callouts, Content};
 use waypoint_filters::metrics::{CounterFamily, MetricRegistry};
 use waypoint_filters::service::body::{Body, BodyError};
+use waypoint_filters::stream::request_trace::RequestTrace;
+use waypoint_filters::telemetry::trace::context::inject_copy;
 
 use crate::overload::Overload;
 use crate::router::deadline::TimeLimits;
-use crate::upstream::agreed_upgrade::Upgrade;
+use crate::upstream::exchange::agreed_upgrade::Upgrade;
 
 /// Bytes of one request's body; Envoy's bound.
 const MAX_BODY: usize = 1024 * 1024;
@@ -80,6 +82,7 @@ impl Mirrors {
         mirrors: &[Mirror],
         request: &mut http::Request<Body>,
         times: &TimeLimits,
+        trace: Option<&RequestTrace>,
     ) {
         // An upgrade's request doesn't end.
         if request.extensions().get::<Upgrade>().is_some() {
@@ -87,7 +90,13 @@ impl Mirrors {
         }
         let due = mirrors.iter().filter(|m| m.applies(fastrand::u64(..)));
         let to: Vec<_> = due
-            .map(|mirror| (mirror.cluster.clone(), head(request, mirror, times)))
+            .map(|mirror| {
+                let mut head = head(request, mirror, times);
+                if let Some(trace) = trace {
+                    inject_copy(trace, fastrand::u64(1..), head.headers_mut());
+                }
+                (mirror.cluster.clone(), head)
+            })
             .collect();
         if to.is_empty() {
             return;

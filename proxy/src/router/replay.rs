@@ -30,8 +30,9 @@ struct Source {
     ended: bool,
     /// Too much, or broken: there is no further attempt.
     lost: bool,
-    /// The attempt that may read; an earlier one may still be held by its connection.
-    attempt: u32,
+    /// The first attempt that may read; an earlier one may still be held by its connection.
+    first: u32,
+    attempts: u32,
     size: SizeHint,
 }
 
@@ -53,23 +54,43 @@ impl Replay {
             trailers: None,
             ended: false,
             lost: false,
-            attempt: 0,
+            first: 0,
+            attempts: 1,
             size,
         }));
         let first = Attempt::body(source.clone(), 0);
         (Replay(source), first)
     }
 
-    /// The body from its beginning. The attempt before reads no more. `None`: it is not whole any more.
+    /// The body from its beginning. The attempts before read no more. `None`: it is not whole any more.
     pub(crate) fn again(&self) -> Option<Body> {
+        let attempt = self.next()?;
+        self.0.lock().first = attempt;
+        Some(Attempt::body(self.0.clone(), attempt))
+    }
+
+    /// The body from its beginning, while the attempts before go on. Only of a body that has come to its end: several
+    /// can't wait for the rest of one. `None`: as above.
+    pub(crate) fn beside(&self) -> Option<Body> {
+        let attempt = self.next()?;
+        self.0
+            .lock()
+            .ended
+            .then(|| Attempt::body(self.0.clone(), attempt))
+    }
+
+    /// Whether what came of it is kept.
+    pub(crate) fn is_kept(&self) -> bool {
+        !self.0.lock().lost
+    }
+
+    fn next(&self) -> Option<u32> {
         let mut source = self.0.lock();
         if source.lost {
             return None;
         }
-        source.attempt += 1;
-        let attempt = source.attempt;
-        drop(source);
-        Some(Attempt::body(self.0.clone(), attempt))
+        source.attempts += 1;
+        Some(source.attempts - 1)
     }
 }
 
@@ -112,7 +133,7 @@ impl http_body::Body for Attempt {
         let this = self.get_mut();
         let mut guard = this.source.lock();
         let source = &mut *guard;
-        if source.attempt != this.attempt {
+        if this.attempt < source.first {
             return Poll::Ready(Some(Err("another attempt took over".into())));
         }
         if this.finished {
@@ -207,6 +228,22 @@ mod tests {
         let third = replay.again().unwrap().collect().await.unwrap();
         assert!(third.trailers().is_some());
         assert_eq!(third.to_bytes().len(), 12);
+    }
+
+    #[tokio::test]
+    async fn attempts_beside_each_other_have_the_whole_body_once_it_has_ended() {
+        let (replay, mut first) = Replay::split(scripted(&[3, 4], true));
+        first.frame().await.unwrap().unwrap();
+        assert!(replay.beside().is_none(), "the rest is to come");
+        while let Some(frame) = first.frame().await {
+            frame.unwrap();
+        }
+        let (second, third) = (replay.beside().unwrap(), replay.beside().unwrap());
+        for body in [third, second] {
+            let whole = body.collect().await.unwrap();
+            assert!(whole.trailers().is_some());
+            assert_eq!(whole.to_bytes().len(), 7);
+        }
     }
 
     #[tokio::test]

@@ -16,6 +16,9 @@ use crate::process::open_files::OpenFiles;
 use crate::router::Router;
 use crate::router::mirror::Mirrors;
 use crate::upstream::callout::UpstreamCallouts;
+use crate::upstream::dial::client_tls::ClientTls;
+use crate::upstream::dynamic::DynamicHosts;
+use crate::upstream::outside::Outside;
 use crate::upstream::pools::Upstreams;
 use crate::upstream::reach::{PeerLookup, Reach};
 
@@ -38,8 +41,10 @@ impl Terminals {
         peer: PeerLookup,
         overload: Arc<Overload>,
         metrics: &MetricRegistry,
+        outside: &Outside,
     ) -> Terminals {
-        let upstreams = Upstreams::new(tunnels, tls, files.clone(), overload.clone());
+        let client_tls = ClientTls::new(tls.clone(), outside.system_roots.clone(), metrics);
+        let upstreams = Upstreams::new(tunnels, tls, files.clone(), overload.clone(), client_tls);
         let upstreams = Arc::new(upstreams);
         let idle = Arc::downgrade(&upstreams);
         files.on_scarce(move || {
@@ -47,7 +52,8 @@ impl Terminals {
                 upstreams.let_idle_go(Instant::now());
             }
         });
-        let reach = Arc::new(Reach::new(upstreams, peer));
+        let dynamic = DynamicHosts::new(outside, peer.clone(), metrics);
+        let reach = Arc::new(Reach::new(upstreams, dynamic, peer));
         let callouts: Arc<dyn Callouts> = Arc::new(UpstreamCallouts::new(reach.clone(), metrics));
         let mirrors = Mirrors::new(callouts.clone(), overload.clone(), metrics);
         Terminals {

@@ -1,4 +1,4 @@
-//! The control thread: configuration, certificates and housekeeping, apart from the data path.
+//! The control thread: configuration, certificates, keys of tokens and housekeeping, apart from the data path.
 //!
 //! Nothing goes on without what runs here: a panic of any of it is told to [`Vitals`], which end the process.
 
@@ -7,23 +7,23 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use futures_util::future::BoxFuture;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use waypoint_config::resource::{ResourceType, Update};
 use waypoint_config::sources::xds::ads::{AdsClient, AdsError, Sink};
 use waypoint_config::store::Outcome;
 use waypoint_filters::metrics::MetricRegistry;
+use waypoint_filters::security::jwt::provider::providers::Providers;
+use waypoint_filters::telemetry::services::TelemetryServices;
 
-use crate::configuration::Configurator;
 use crate::configuration::dns::Dns;
+use crate::configuration::issuers::Issuers;
+use crate::configuration::{Configurator, health_checks, outliers};
 use crate::identity::certificates::CertificateKeeper;
 use crate::identity::crl::CrlKeeper;
 use crate::identity::workload_ca::WorkloadCa;
 use crate::lifecycle::readiness::Readiness;
 use crate::process::vitals::{Beating, Vitals};
-
-/// How often unused metric series are looked for.
-const EXPIRE: Duration = Duration::from_secs(60);
+use crate::upstream::health::HealthChecks;
 
 /// What the control thread works with.
 pub(crate) struct Control {
@@ -32,9 +32,15 @@ pub(crate) struct Control {
     pub(crate) metrics: Arc<MetricRegistry>,
     pub(crate) live: Live,
     pub(crate) configurator: Configurator,
+    pub(crate) jwt_providers: Arc<Providers>,
+    pub(crate) telemetry: Arc<TelemetryServices>,
     pub(crate) keeper: CertificateKeeper,
     pub(crate) crl: Option<CrlKeeper>,
     pub(crate) dns: Dns,
+    pub(crate) issuers: Issuers,
+    pub(crate) checks: HealthChecks,
+    /// Told when an endpoint may be an outlier.
+    pub(crate) suspects: Arc<Notify>,
     /// How often files are looked at.
     pub(crate) poll: Duration,
 }
@@ -49,36 +55,15 @@ pub(crate) struct Live {
 impl Control {
     /// Works until told to stop.
     pub(crate) fn run(self, stopped: oneshot::Receiver<()>) {
-        let runtime = match tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-        {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                let what = format!("no runtime for the control thread: {error}");
-                return self.vitals.lose(what);
-            }
-        };
-        let vitals = self.vitals.clone();
-        runtime.block_on(async {
-            tokio::select! {
-                _ = vitals.guard("the control thread", self.work()) => {}
-                _ = stopped => {}
-            }
-        });
+        run(self.vitals.clone(), self.work(), stopped);
     }
 
     async fn work(mut self) {
         let vitals = self.vitals;
-        tokio::spawn(vitals.clone().beat(Beating::Control));
-        let essential = |what: &'static str, work: BoxFuture<'static, ()>| {
-            let vitals = vitals.clone();
-            tokio::spawn(async move { vitals.guard(what, work).await });
-        };
         if let Some(ca) = self.live.certificates.take() {
-            essential("the certificate's renewal", Box::pin(ca.run()));
+            essential(&vitals, "the certificate's renewal", ca.run());
         }
-        essential("readiness", Box::pin(self.readiness.hesitate()));
+        essential(&vitals, "readiness", self.readiness.hesitate());
         let (mut keeper, mut crl, poll) = (self.keeper, self.crl, self.poll);
         let files = async move {
             loop {
@@ -90,15 +75,25 @@ impl Control {
                 }
             }
         };
-        essential("the files of certificates", Box::pin(files));
+        essential(&vitals, "the files of certificates", files);
         let metrics = self.metrics;
         let expiry = async move {
             loop {
-                tokio::time::sleep(EXPIRE).await;
+                tokio::time::sleep(metrics.limits().sweep()).await;
                 metrics.expire(Instant::now());
             }
         };
-        essential("metrics", Box::pin(expiry));
+        essential(&vitals, "metrics", expiry);
+        let keys = self.jwt_providers;
+        essential(
+            &vitals,
+            "the keys of tokens",
+            async move { keys.run().await },
+        );
+        let telemetry = self.telemetry;
+        essential(&vitals, "spans and access logs for services", async move {
+            telemetry.run().await
+        });
         let configurator = RefCell::new(self.configurator);
         let source = async {
             match self.live.configuration.take() {
@@ -115,8 +110,38 @@ impl Control {
                 }
             }
         };
-        tokio::join!(source, self.dns.run(&configurator));
+        let outliers = outliers::run(self.suspects, &configurator);
+        let names = self.dns.run(&configurator);
+        let issuers = self.issuers.run(&configurator);
+        let checks = health_checks::run(self.checks, &configurator);
+        tokio::join!(source, names, issuers, outliers, checks);
     }
+}
+
+/// Runs the control thread's work until told to stop.
+fn run(vitals: Vitals, work: impl Future<Output = ()>, stopped: oneshot::Receiver<()>) {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return vitals.lose(format!("no runtime for the control thread: {error}"));
+        }
+    };
+    runtime.block_on(async {
+        tokio::spawn(vitals.clone().beat(Beating::Control));
+        tokio::select! {
+            _ = vitals.guard("the control thread", work) => {}
+            _ = stopped => {}
+        }
+    });
+}
+
+/// Starts a part of the control thread's work that must not end.
+fn essential(vitals: &Vitals, what: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+    let vitals = vitals.clone();
+    tokio::spawn(async move { vitals.guard(what, work).await });
 }
 
 /// The configurator, which the source of configuration and the lookups of names take turns at: both run on
@@ -134,5 +159,59 @@ impl Sink for Shared<'_> {
 
     fn connected(&mut self, state: Result<(), &AdsError>) {
         self.0.borrow_mut().connected(state);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    /// What is wrong, once it is told.
+    fn trouble(vitals: &Vitals) -> String {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
+        let died = async { tokio::time::timeout(Duration::from_secs(30), vitals.died()).await };
+        let told = runtime.unwrap().block_on(died).unwrap();
+        assert_eq!(vitals.trouble(), Some(told.clone()));
+        told
+    }
+
+    #[test]
+    fn a_panic_of_the_control_thread_is_told() {
+        let vitals = Vitals::new();
+        let (_stop, stopped) = oneshot::channel();
+        let work = {
+            let vitals = vitals.clone();
+            async move { assert!(vitals.trouble().is_some(), "an update") }
+        };
+        let control = vitals.clone();
+        let thread = thread::spawn(move || run(control, work, stopped));
+        assert_eq!(trouble(&vitals), "the control thread: an update");
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_panic_of_any_part_of_its_work_is_told_though_the_others_go_on() {
+        let vitals = Vitals::new();
+        let (stop, stopped) = oneshot::channel();
+        let work = {
+            let vitals = vitals.clone();
+            async move {
+                let fails = vitals.clone();
+                let part = async move { assert!(fails.trouble().is_some(), "a file") };
+                essential(&vitals, "the files of certificates", part);
+                std::future::pending().await
+            }
+        };
+        let control = vitals.clone();
+        let thread = thread::spawn(move || run(control, work, stopped));
+        assert_eq!(trouble(&vitals), "the files of certificates: a file");
+        assert!(!thread.is_finished());
+        drop(stop);
+        thread.join().unwrap();
     }
 }

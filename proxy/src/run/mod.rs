@@ -5,7 +5,9 @@
 
 pub(crate) mod control;
 pub(crate) mod host;
+pub(crate) mod offline;
 pub(crate) mod settings;
+mod sockets;
 pub(crate) mod threads;
 
 use std::io;
@@ -13,6 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::core::v3::Node;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
@@ -23,15 +26,19 @@ use waypoint_config::store::Store;
 use waypoint_config::store::workloads::WorkloadIndex;
 use waypoint_filters::host::Host;
 use waypoint_filters::metrics::MetricRegistry;
+use waypoint_filters::security::jwt::provider::providers::Providers;
+use waypoint_filters::telemetry::services::TelemetryServices;
 use waypoint_hbone::client::ServerFloods;
+use waypoint_hbone::io::socket::SocketOptions;
 use waypoint_hbone::pool::{PoolOptions, TunnelPool};
 use waypoint_hbone::server::ServerOptions;
 use waypoint_hbone::tls::{Tls, TrustDomains};
 
 use crate::admin::server::PlainPorts;
-use crate::admin::{Admin, LARGE_AT_ONCE, Port, Started, node, tell_build};
+use crate::admin::{Admin, EnvoyNames, LARGE_AT_ONCE, Started, node, tell_build};
 use crate::configuration::dns::Dns;
-pub use crate::configuration::{ConfigError, ConfigSource};
+use crate::configuration::issuers::Issuers;
+pub use crate::configuration::source::{ConfigError, ConfigSource};
 use crate::configuration::{Configurator, Loaded};
 use crate::downstream::data_path::DataPath;
 use crate::downstream::floods::Floods;
@@ -41,7 +48,7 @@ use crate::identity::certificates::CertificateKeeper;
 pub use crate::identity::certificates::{CertificateSource, CertificateSourceError};
 use crate::identity::crl::CrlKeeper;
 pub use crate::identity::crl::{CrlError, CrlFile};
-use crate::identity::seconds_until::SecondsUntil;
+use crate::identity::seconds_until;
 pub use crate::identity::workload_ca::RenewalPoint;
 use crate::identity::workload_ca::WorkloadCa;
 use crate::lifecycle::drain::Drain;
@@ -49,10 +56,10 @@ pub use crate::lifecycle::drain::DrainTimes;
 use crate::lifecycle::readiness::Readiness;
 pub use crate::logs::access_file::AccessLogTarget;
 use crate::logs::access_file::LogWriter;
+use crate::logs::witness::Witness;
 use crate::overload::Overload;
 pub use crate::overload::limit::parse_bytes;
 pub use crate::process::listen::ListenError;
-use crate::process::listen::listen;
 use crate::process::open_files::{OpenFiles, Shares};
 pub use crate::process::vitals::LastResort;
 use crate::process::vitals::Vitals;
@@ -60,7 +67,10 @@ use crate::router::terminals::Terminals;
 use crate::run::control::{Control, Live};
 use crate::run::host::ProxyHost;
 pub use crate::run::settings::RunOptions;
+use crate::run::settings::fitting;
+use crate::run::sockets::Sockets;
 use crate::run::threads::Threads;
+use crate::upstream::health::HealthChecks;
 
 /// Why the waypoint doesn't start.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +97,7 @@ pub struct Running {
     drain_times: DrainTimes,
     readiness: Readiness,
     logs: Arc<LogWriter>,
+    telemetry: Arc<TelemetryServices>,
     quit: Arc<Notify>,
     vitals: Vitals,
     threads: Threads,
@@ -104,16 +115,20 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
     let sockets = Sockets::bind(&options)?;
     let addresses = sockets.addresses()?;
     let vitals = Vitals::new();
+    let [hbone_addr, admin_addr, readiness_addr, stats_addr, ..] = addresses;
+    let node = Arc::new(node(&options.source, &identity, hbone_addr));
     let Core {
         metrics,
         logs,
         tls,
         terminals,
         store,
+        jwt_providers,
+        telemetry,
+        witness,
+        workloads,
         shares,
-    } = Core::new(&options, &vitals)?;
-    let [hbone_addr, admin_addr, readiness_addr, stats_addr, ..] = addresses;
-    let node = Arc::new(node(&options.source, &identity, hbone_addr));
+    } = Core::new(&options, &vitals, &node)?;
     tell_build(&node, &metrics);
     let (snapshot, received) = (store.handle(), store.received());
     let live = live(&options, &tls, &metrics);
@@ -128,6 +143,11 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
     }
 
     let own_ports = addresses.iter().map(SocketAddr::port).collect();
+    let suspects = terminals.reach.suspects.clone();
+    let checks = HealthChecks::new(&terminals.reach, Handle::current());
+    let callouts = terminals.callouts.clone();
+    let open = terminals.reach.upstreams.connector.open.clone();
+    let overload = terminals.overload.clone();
     let port = HbonePort::new(HbonePortOptions {
         path: DataPath::new(snapshot.clone(), terminals, own_ports, &metrics),
         tls: tls.clone(),
@@ -141,7 +161,7 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
     tokio::spawn(async move { guarding.guard("the HBONE port", serving).await });
 
     let readiness = Readiness::new(
-        snapshot,
+        snapshot.clone(),
         tls.clone(),
         configurator.untried_names(),
         drain.clone(),
@@ -149,12 +169,31 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
     );
     let dns = Dns::new(&options.dns_servers, &metrics);
     let quit = Arc::new(Notify::new());
+    let envoy = EnvoyNames {
+        readiness: readiness.clone(),
+        tls: tls.clone(),
+        received: received.clone(),
+        link: live.configuration.is_some().then(|| configurator.link()),
+        open,
+        overload,
+        hbone_addr,
+        concurrency: Handle::current().metrics().num_workers(),
+        started,
+    };
+    metrics.register(envoy.clone());
     let admin = Admin {
+        envoy,
         readiness: readiness.clone(),
         metrics: metrics.clone(),
         tls,
         received,
+        snapshot,
         problems: configurator.problems(),
+        jwt_providers: jwt_providers.clone(),
+        telemetry: telemetry.clone(),
+        workloads,
+        witness,
+        source: options.source.to_string(),
         node,
         hbone_addr,
         admin_addr,
@@ -177,9 +216,14 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
         metrics,
         live,
         configurator,
+        jwt_providers,
+        telemetry: telemetry.clone(),
         keeper,
         crl,
         dns,
+        issuers: Issuers { callouts },
+        checks,
+        suspects,
         poll: options.poll,
     };
     let threads = Threads::start(ports, control, &vitals, options.last_resort)?;
@@ -192,68 +236,15 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
         drain_times: options.drain,
         readiness,
         logs,
+        telemetry,
         quit,
         vitals,
         threads,
     })
 }
 
-/// For the last lines of the access log to be written.
+/// For the last lines of the access log to be written, and for the last spans and entries to be sent.
 const FLUSHING: Duration = Duration::from_millis(500);
-
-/// The limits, as far as there are descriptors for them.
-fn fitting(limits: Limits, shares: Shares) -> Limits {
-    let (connections, handshakes) = shares.connections();
-    let fitting = Limits {
-        connections: limits.connections.min(connections),
-        handshakes: limits.handshakes.min(handshakes),
-        ..limits
-    };
-    if fitting != limits {
-        tracing::warn!(
-            connections = fitting.connections,
-            handshakes = fitting.handshakes,
-            "the limit of open files allows no more"
-        );
-    }
-    fitting
-}
-
-/// The ports, bound before anything is started.
-struct Sockets {
-    hbone: std::net::TcpListener,
-    ports: Vec<(std::net::TcpListener, Port)>,
-}
-
-impl Sockets {
-    fn bind(options: &RunOptions) -> Result<Sockets, ListenError> {
-        let hbone = listen(options.hbone_addr, "HBONE")?;
-        let mut ports = vec![
-            (listen(options.admin_addr, "admin")?, Port::Admin),
-            (
-                listen(options.readiness_addr, "readiness")?,
-                Port::Readiness,
-            ),
-            (listen(options.stats_addr, "metrics")?, Port::Stats),
-        ];
-        if let Some(address) = options.envoy_stats_addr {
-            ports.push((
-                listen(address, "metrics, where Envoy has them")?,
-                Port::EnvoyStats,
-            ));
-        }
-        Ok(Sockets { hbone, ports })
-    }
-
-    /// HBONE, admin, readiness, metrics, and metrics again where Envoy has them.
-    fn addresses(&self) -> io::Result<[SocketAddr; 5]> {
-        let mut addresses = [self.hbone.local_addr()?; 5];
-        for (place, (listener, _)) in addresses.iter_mut().skip(1).zip(&self.ports) {
-            *place = listener.local_addr()?;
-        }
-        Ok(addresses)
-    }
-}
 
 /// What data path and configuration share.
 struct Core {
@@ -262,12 +253,16 @@ struct Core {
     tls: Tls,
     terminals: Terminals,
     store: Store,
+    jwt_providers: Arc<Providers>,
+    telemetry: Arc<TelemetryServices>,
+    witness: Arc<Witness>,
+    workloads: WorkloadIndex,
     shares: Shares,
 }
 
 impl Core {
-    fn new(options: &RunOptions, vitals: &Vitals) -> io::Result<Core> {
-        let metrics = Arc::new(MetricRegistry::default());
+    fn new(options: &RunOptions, vitals: &Vitals, node: &Node) -> io::Result<Core> {
+        let metrics = Arc::new(MetricRegistry::new(options.metrics));
         let dropped = metrics.counter(
             "waypoint_access_log_dropped_total",
             "Access log lines that were not written: buffers full, or no file.",
@@ -281,14 +276,13 @@ impl Core {
         let tls = Tls::new(None, TrustDomains::default());
         tls.set_trust_grace(options.trust_grace);
         let own = tls.clone();
-        SecondsUntil::register(
+        seconds_until::register(
             &metrics,
             "istio_agent_cert_expiry_seconds",
             "Seconds until the certificate expires; negative when it has.",
             &[("resource_name", "default")],
             move || Some(own.certificate()?.not_after()),
         );
-        let tunnels = TunnelPool::new(tls.clone(), pool_options(options.limits, &metrics));
         let workloads = WorkloadIndex::default();
         let index = workloads.clone();
         let peer = Arc::new(move |address| index.lookup(address));
@@ -298,37 +292,63 @@ impl Core {
             "Times that idle connections to upstreams were closed because descriptors were scarce.",
         );
         let files = Arc::new(OpenFiles::new(shares, scarce));
+        let tunnels = pool_options(options.limits, &files, &metrics);
+        let tunnels = TunnelPool::new(tls.clone(), tunnels);
         let overload = Overload::start(
             options.limits.memory,
             options.allocator,
             &metrics,
             vitals.clone(),
         )?;
-        let terminals = Terminals::new(tls.clone(), tunnels, files, peer, overload, &metrics);
+        let terminals = Terminals::new(
+            tls.clone(),
+            tunnels,
+            files,
+            peer,
+            overload,
+            &metrics,
+            &options.outside(),
+        );
+        let jwt_providers = Arc::new(Providers::new(&metrics));
+        let telemetry = TelemetryServices::new(&node.id, &node.cluster, &metrics);
+        let telemetry = Arc::new(telemetry);
+        let witness = Arc::<Witness>::default();
         let host: Arc<dyn Host> = Arc::new(ProxyHost {
             workloads: workloads.clone(),
             logs: logs.clone(),
             metrics: metrics.clone(),
+            jwt_providers: jwt_providers.clone(),
+            telemetry: telemetry.clone(),
+            witness: witness.clone(),
+            denial_header: options.denial_header.clone(),
             terminals: terminals.clone(),
         });
-        let store = Store::new(host, workloads, options.on_refused);
+        let store = Store::new(host, workloads.clone(), options.on_refused);
         Ok(Core {
             metrics,
             logs,
             tls,
             terminals,
             store,
+            jwt_providers,
+            telemetry,
+            witness,
+            workloads,
             shares,
         })
     }
 }
 
-fn pool_options(limits: Limits, metrics: &MetricRegistry) -> PoolOptions {
+fn pool_options(limits: Limits, files: &Arc<OpenFiles>, metrics: &MetricRegistry) -> PoolOptions {
     let floods = Floods::new(metrics);
     PoolOptions {
         floods: ServerFloods {
             budget: limits.frames,
             told: Arc::new(move |hop, flood| floods.count("upstream", hop, flood)),
+        },
+        socket: SocketOptions {
+            admission: files.admission(),
+            ..SocketOptions::default()
         },
         ..PoolOptions::default()
     }
@@ -398,6 +418,7 @@ impl Running {
 
     /// Stops at once; what runs is cut off.
     pub async fn stop(self) {
+        self.telemetry.flush(FLUSHING).await;
         let (threads, logs) = (self.threads, self.logs);
         let stopping = move || {
             threads.stop();

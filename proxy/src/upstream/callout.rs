@@ -1,17 +1,26 @@
 //! Callouts at work: requests of filters and of the background, on the pools, limits and balancing that all requests have.
 //!
 //! A callout has a stream of its own, that nobody records, on a connection that there is only one of: it comes from nobody,
-//! and leads to no destination of its own.
+//! and leads to no destination of its own. Whoever calls, the connection is the data path's, and its threads drive it.
 
+use std::future::poll_fn;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::{Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
+use http::header;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use waypoint_config::model::cluster::ClusterSlot;
+use tokio::task::JoinSet;
+use tokio::time::Sleep;
+use waypoint_config::model::cluster::Cluster;
+use waypoint_config::model::cluster::slot::ClusterSlot;
 use waypoint_filters::callout::{
     Answer, CalloutCluster, CalloutError, CalloutErrorKind, CalloutFuture, CalloutLimits, Callouts,
     Content,
@@ -21,11 +30,14 @@ use waypoint_filters::service::body::{Body, BodyError};
 use waypoint_filters::stream::connection::Connection;
 use waypoint_filters::stream::stream_info::{Protocol, StreamInfo};
 
+use crate::upstream::dynamic::host::DynamicHost;
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::reach::{AttemptClock, Reach, ToCluster};
 
 /// Callouts under way at most, of everybody.
-const MAX_ACTIVE: usize = 1024;
+const MAX_ACTIVE: usize = 4096;
+/// And to one cluster: who waits for a service that is stuck leaves room for those who ask others.
+const MAX_OF_CLUSTER: usize = 1024;
 
 /// The way out; clones are one.
 #[derive(Clone)]
@@ -36,6 +48,8 @@ struct Shared {
     /// What callouts come on.
     connection: Arc<Connection>,
     places: Semaphore,
+    /// Where traffic runs.
+    data: Option<Handle>,
     ended: Arc<CounterFamily>,
 }
 
@@ -53,9 +67,10 @@ impl UpstreamCallouts {
             reach,
             connection: Arc::new(Connection::new(nowhere, nowhere, Instant::now())),
             places: Semaphore::new(MAX_ACTIVE),
+            data: Handle::try_current().ok(),
             ended: metrics.counters(
                 "waypoint_callouts_total",
-                "Requests that the waypoint made by itself (mirrors), by cluster and by what came of them.",
+                "Requests that the waypoint made by itself (checks of external authorization, mirrors, keys of tokens), by cluster and by what came of them.",
                 &["cluster", "result"],
             ),
         }))
@@ -70,33 +85,55 @@ impl Callouts for UpstreamCallouts {
         limits: CalloutLimits,
     ) -> CalloutFuture {
         let shared = self.0.clone();
-        Box::pin(async move { shared.call(&*cluster, request, limits).await })
+        Box::pin(async move {
+            let Some(data) = shared.elsewhere() else {
+                return shared.call(cluster, request, limits).await;
+            };
+            let name = cluster.name().clone();
+            // Dropped with the future, and then nothing goes on there.
+            let mut there = JoinSet::new();
+            let call = async move { shared.call(cluster, request, limits).await };
+            there.spawn_on(call, &data);
+            match there.join_next().await {
+                Some(Ok(outcome)) => outcome,
+                _ => Err(CalloutError {
+                    kind: CalloutErrorKind::BrokenOff,
+                    cluster: name,
+                    reason: None,
+                    unsent: false,
+                }),
+            }
+        })
     }
 }
 
 impl Shared {
+    /// Where traffic runs, if that isn't here.
+    fn elsewhere(&self) -> Option<Handle> {
+        let data = self.data.as_ref()?;
+        let here = Handle::try_current().map(|here| here.id());
+        (here.ok() != Some(data.id())).then(|| data.clone())
+    }
+
     async fn call(
         &self,
-        cluster: &dyn CalloutCluster,
+        cluster: Arc<dyn CalloutCluster>,
         request: http::Request<Content>,
         limits: CalloutLimits,
     ) -> Result<http::Response<Content>, CalloutError> {
-        let outcome = match (ClusterSlot::of(cluster), self.places.try_acquire()) {
+        let slot = ClusterSlot::shared(cluster.clone());
+        let slot = slot.as_ref();
+        let places = (self.places.try_acquire(), slot.map(|slot| Place::of(slot)));
+        let outcome = match (slot, places) {
             (None, _) => Err(Failure::before(CalloutErrorKind::NoCluster)),
-            (_, Err(_)) => Err(Failure::before(CalloutErrorKind::Overflow)),
-            (Some(slot), Ok(_place)) => {
-                let exchange = self.exchange(slot, request, limits.answer);
-                let late = |_| Err(Failure::after(CalloutErrorKind::Timeout));
-                let outcome = tokio::time::timeout(limits.time, exchange).await;
-                outcome.unwrap_or_else(late)
+            (_, (Err(_), _) | (_, Some(None) | None)) => {
+                Err(Failure::before(CalloutErrorKind::Overflow))
+            }
+            (Some(slot), (Ok(_place), Some(Some(_of_cluster)))) => {
+                self.exchange(slot, request, limits).await
             }
         };
-        let result = match &outcome {
-            Ok(_) => "answered",
-            Err(failure) => failure.kind.name(),
-        };
-        let labels = [cluster.name().clone(), result.into()];
-        self.ended.with(&labels).add(1);
+        self.count(&*cluster, slot.map(|slot| &**slot), &outcome);
         outcome.map_err(|failure| CalloutError {
             kind: failure.kind,
             cluster: cluster.name().clone(),
@@ -105,11 +142,28 @@ impl Shared {
         })
     }
 
+    /// The host that the request is for, where the cluster leads to such.
+    async fn find(
+        &self,
+        slot: &Arc<ClusterSlot>,
+        cluster: &Cluster,
+        request: &http::Request<Content>,
+    ) -> Result<Option<Arc<DynamicHost>>, Failure> {
+        let hosts = &self.reach.dynamic;
+        let named = request.uri().authority().map(|a| a.as_str());
+        let named = named.or_else(|| request.headers().get(header::HOST)?.to_str().ok());
+        let found = hosts.find(slot, cluster, named, None).await;
+        found.map_err(|error| Failure {
+            reason: Some(error.reason().to_owned()),
+            ..Failure::before(CalloutErrorKind::NoHealthyEndpoint)
+        })
+    }
+
     async fn exchange(
         &self,
-        slot: &ClusterSlot,
+        slot: &Arc<ClusterSlot>,
         request: http::Request<Content>,
-        answer: Answer,
+        limits: CalloutLimits,
     ) -> Result<http::Response<Content>, Failure> {
         let Some(cluster) = slot.cluster() else {
             return Err(Failure::before(CalloutErrorKind::NoCluster));
@@ -121,14 +175,79 @@ impl Shared {
         let connection = self.connection.clone();
         let stream = StreamInfo::new(connection, protocol, Instant::now(), SystemTime::now());
         let clock = AttemptClock::default();
-        let way = ToCluster::new(&self.reach, &stream, slot, cluster, clock);
+        // One timer for the host, the head and the body.
+        let mut end = pin!(tokio::time::sleep(limits.time));
+        let host = match cluster.dynamic() {
+            None => None,
+            Some(_) => {
+                let finding = pin!(self.find(slot, &cluster, &request));
+                let found = before(end.as_mut(), finding).await;
+                found.ok_or_else(|| Failure::before(CalloutErrorKind::Timeout))??
+            }
+        };
+        let way = ToCluster::new(&self.reach, &stream, slot, cluster, clock).for_host(host);
         let Some(chosen) = way.choose(&[], 0) else {
             return Err(Failure::before(CalloutErrorKind::NoHealthyEndpoint));
         };
-        let response = way.exchange(request.map(sent), chosen).await?;
-        let (parts, body) = response.into_parts();
-        let content = received(body, answer).await?;
-        Ok(http::Response::from_parts(parts, content))
+        let late = || Failure::after(CalloutErrorKind::Timeout);
+        let exchange = way.exchange(request.map(sent), chosen);
+        let Some(response) = before(end.as_mut(), exchange).await else {
+            way.timed_out();
+            return Err(late());
+        };
+        let (parts, body) = response?.into_parts();
+        let content = before(end, received(body, limits.answer)).await;
+        Ok(http::Response::from_parts(
+            parts,
+            content.ok_or_else(late)??,
+        ))
+    }
+
+    /// Counts what came of a callout. An answer, which is what mostly comes, takes no lock.
+    fn count(
+        &self,
+        cluster: &dyn CalloutCluster,
+        slot: Option<&ClusterSlot>,
+        outcome: &Result<http::Response<Content>, Failure>,
+    ) {
+        let counter = |result: &str| self.ended.with(&[cluster.name().clone(), result.into()]);
+        match (outcome, slot) {
+            (Ok(_), Some(slot)) => {
+                let answered = slot.answered_callouts.get_or_init(|| counter("answered"));
+                answered.add(1);
+            }
+            (Ok(_), None) => counter("answered").add(1),
+            (Err(failure), _) => counter(failure.kind.name()).add(1),
+        }
+    }
+}
+
+/// What comes of `work`; `None`: the end came first.
+async fn before<T>(mut end: Pin<&mut Sleep>, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    poll_fn(|context| match work.as_mut().poll(context) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => end.as_mut().poll(context).map(|()| None),
+    })
+    .await
+}
+
+/// One of a cluster's places.
+struct Place<'a>(&'a AtomicUsize);
+
+impl Place<'_> {
+    fn of(slot: &ClusterSlot) -> Option<Place<'_>> {
+        let more = |count| (count < MAX_OF_CLUSTER).then(|| count + 1);
+        let taken = slot
+            .callouts
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.ok().map(|_| Place(&slot.callouts))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -197,9 +316,9 @@ impl From<UpstreamError> for Failure {
             UpstreamErrorKind::Refused => CalloutErrorKind::Refused,
             UpstreamErrorKind::Protocol => CalloutErrorKind::Protocol,
             UpstreamErrorKind::NoHealthyUpstream => CalloutErrorKind::NoHealthyEndpoint,
-            UpstreamErrorKind::RequestTimeout | UpstreamErrorKind::PerTryTimeout => {
-                CalloutErrorKind::Timeout
-            }
+            UpstreamErrorKind::RequestTimeout
+            | UpstreamErrorKind::PerTryTimeout
+            | UpstreamErrorKind::PerTryIdleTimeout => CalloutErrorKind::Timeout,
             UpstreamErrorKind::Overflow => CalloutErrorKind::Overflow,
         };
         Failure {
@@ -236,6 +355,16 @@ mod tests {
         }
         let let_go = received(sent(content(b"abc")), Answer::Discarded).await;
         assert_eq!(let_go.ok().unwrap(), content(b""));
+    }
+
+    #[test]
+    fn a_cluster_has_so_many_places() {
+        let slot = ClusterSlot::missing("authz");
+        let mut places: Vec<_> = (0..MAX_OF_CLUSTER).map(|_| Place::of(&slot)).collect();
+        assert!(places.iter().all(Option::is_some));
+        assert!(Place::of(&slot).is_none());
+        places.pop();
+        assert!(Place::of(&slot).is_some());
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use waypoint_filters::service::body::Body;
 use waypoint_filters::service::local_reply::LocalReply;
 use waypoint_filters::stream::response_flags::ResponseFlags;
 use waypoint_hbone::io::reset::{Reset, reset_of};
+use waypoint_hbone::tls::origination_failure::failure_reason;
 
 /// A failed attempt.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub(crate) enum UpstreamErrorKind {
     /// The route's or the attempt's time is over.
     RequestTimeout,
     PerTryTimeout,
+    /// Nothing came of the attempt for as long as that may be.
+    PerTryIdleTimeout,
     /// A circuit breaker's limit.
     Overflow,
 }
@@ -68,9 +71,16 @@ impl UpstreamError {
             None if error.is_parse() => UpstreamErrorKind::Protocol,
             None => UpstreamErrorKind::Terminated,
         };
-        UpstreamError::new(kind)
+        UpstreamError {
+            // Of a server that refuses our certificate after its side of the handshake.
+            reason: failure_reason(error),
+            ..UpstreamError::new(kind)
+        }
     }
 }
+
+/// `%RESPONSE_CODE_DETAILS%` of an attempt of which nothing came for too long.
+pub(crate) const IDLE_DETAILS: &str = "upstream_per_try_idle_timeout";
 
 /// An answer that had begun, and breaks off.
 #[derive(Debug)]
@@ -104,15 +114,15 @@ impl UpstreamErrorKind {
             }
             UpstreamErrorKind::Protocol => ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
             UpstreamErrorKind::NoHealthyUpstream => ResponseFlags::NO_HEALTHY_UPSTREAM,
-            UpstreamErrorKind::RequestTimeout | UpstreamErrorKind::PerTryTimeout => {
-                ResponseFlags::UPSTREAM_REQUEST_TIMEOUT
-            }
+            UpstreamErrorKind::RequestTimeout
+            | UpstreamErrorKind::PerTryTimeout
+            | UpstreamErrorKind::PerTryIdleTimeout => ResponseFlags::UPSTREAM_REQUEST_TIMEOUT,
             UpstreamErrorKind::Overflow => ResponseFlags::UPSTREAM_OVERFLOW,
         }
     }
 
     /// Envoy's words for a reset's reason.
-    fn reset_reason(self) -> &'static str {
+    pub(crate) fn reset_reason(self) -> &'static str {
         match self {
             UpstreamErrorKind::Connect => "remote connection failure",
             UpstreamErrorKind::ConnectTimeout => "connection timeout",
@@ -123,7 +133,8 @@ impl UpstreamErrorKind {
             UpstreamErrorKind::Overflow => "overflow",
             UpstreamErrorKind::NoHealthyUpstream
             | UpstreamErrorKind::RequestTimeout
-            | UpstreamErrorKind::PerTryTimeout => "local reset",
+            | UpstreamErrorKind::PerTryTimeout
+            | UpstreamErrorKind::PerTryIdleTimeout => "local reset",
         }
     }
 
@@ -145,19 +156,25 @@ impl UpstreamErrorKind {
                 "upstream request timeout",
                 "upstream_per_try_timeout",
             ),
+            UpstreamErrorKind::PerTryIdleTimeout => LocalReply::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream request timeout",
+                IDLE_DETAILS,
+            ),
             kind => {
                 let status = if kind == UpstreamErrorKind::Protocol {
                     StatusCode::BAD_GATEWAY
                 } else {
                     StatusCode::SERVICE_UNAVAILABLE
                 };
-                LocalReply::new(status, kind.body(reason, retried), kind.details(reason))
+                LocalReply::new(status, kind.body(retried), kind.details(reason))
             }
         }
         .with_flags(self.flag())
     }
 
-    fn body(self, reason: Option<&str>, retried: bool) -> Cow<'static, str> {
+    /// Why a transport failed is for logs: clients aren't told, as with Envoy 1.40.
+    fn body(self, retried: bool) -> Cow<'static, str> {
         let mut body = String::from("upstream connect error or disconnect/reset before headers. ");
         body.push_str(if retried {
             "retried and the latest reset reason: "
@@ -165,10 +182,6 @@ impl UpstreamErrorKind {
             "reset reason: "
         });
         body.push_str(self.reset_reason());
-        if let Some(reason) = reason {
-            body.push_str(", transport failure reason: ");
-            body.push_str(reason);
-        }
         body.into()
     }
 
@@ -197,7 +210,7 @@ mod tests {
         assert_eq!(
             reply.body,
             "upstream connect error or disconnect/reset before headers. retried and the latest reset \
-             reason: remote connection failure, transport failure reason: connection refused"
+             reason: remote connection failure"
         );
         assert_eq!(
             reply.details,

@@ -1,25 +1,17 @@
-//! The way up: connections to endpoints, plain or through HBONE tunnels, and the pools that keep them.
+//! The way up: connections to endpoints, plain or through HBONE tunnels, with TLS inside where it is configured, and the pools that keep them.
 
-pub(crate) mod agreed_upgrade;
 pub(crate) mod body;
+pub(crate) mod by_session;
 pub(crate) mod callout;
+pub(crate) mod connection;
 pub(crate) mod dial;
+pub(crate) mod dynamic;
 pub(crate) mod error;
 pub(crate) mod exchange;
-pub(crate) mod expectation;
-pub(crate) mod h1;
-pub(crate) mod h1_pool;
-pub(crate) mod h2;
-pub(crate) mod held_body;
-pub(crate) mod io;
-pub(crate) mod lifetimes;
+pub(crate) mod health;
+pub(crate) mod judge;
 pub(crate) mod limits;
-pub(crate) mod message_form;
-pub(crate) mod open;
 pub(crate) mod original_dst;
-pub(crate) mod place;
+pub(crate) mod outside;
 pub(crate) mod pools;
 pub(crate) mod reach;
-pub(crate) mod read_ahead;
-pub(crate) mod timed_body;
-pub(crate) mod upload;

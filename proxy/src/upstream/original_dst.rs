@@ -33,7 +33,10 @@ impl OriginalDestinations {
         peer: impl FnOnce(SocketAddr) -> Option<Arc<Peer>>,
     ) -> Option<Arc<Endpoint>> {
         let (address, transport) = match cluster.discovery {
-            Discovery::Eds { .. } | Discovery::Static | Discovery::Dns(_) => return None,
+            Discovery::Eds { .. }
+            | Discovery::Static
+            | Discovery::Dns(_)
+            | Discovery::Dynamic(_) => return None,
             Discovery::OriginalDst { port_override } => {
                 let port = port_override.unwrap_or(destination.port());
                 (SocketAddr::new(destination.ip(), port), Transport::Plain)
@@ -54,6 +57,8 @@ impl OriginalDestinations {
             .or_insert_with(|| {
                 Arc::new(Endpoint {
                     address,
+                    additional: Box::default(),
+                    check: None,
                     transport,
                     healthy: true,
                     weight: 1,

@@ -5,9 +5,11 @@
 
 pub mod documents;
 pub mod imports;
+pub mod lengths;
 pub mod log_targets;
 pub mod modules;
 pub mod rust;
+pub mod stories;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -130,7 +130,7 @@ async fn stats_tell_the_truth_to_istios_probe() {
         line.contains(".reporter.waypoint.") && line.ends_with(": 1"),
         "{line}"
     );
-    let membership = format!("cluster.{WEB}.membership_healthy");
+    let membership = format!("cluster.{WEB};.membership_healthy");
     assert!(
         get(&waypoint, "/stats")
             .await
@@ -193,7 +193,7 @@ async fn the_process_tells_of_itself() {
     let runtime: Value = serde_json::from_str(&get(&waypoint, "/runtime").await).unwrap();
     assert_eq!(runtime["entries"], json!({}));
     assert!(
-        get(&waypoint, "/")
+        get(&waypoint, "/list")
             .await
             .contains("<a href=\"/config_dump\">")
     );
@@ -213,7 +213,7 @@ async fn the_process_tells_of_itself() {
     assert!(
         get(&waypoint, "/logging")
             .await
-            .starts_with("active loggers:\n  admin: ")
+            .starts_with("active loggers:\n  a2a: ")
     );
     let (status, ..) = http_request(admin, "POST", "/logging?level=debug").await;
     assert_eq!(status, 400);

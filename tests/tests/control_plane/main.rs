@@ -6,3 +6,7 @@ mod admin;
 mod config_dump;
 mod control_plane;
 mod many_services;
+mod metrics;
+mod sequence;
+mod trust;
+mod views;

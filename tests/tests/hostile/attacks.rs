@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -29,7 +29,8 @@ const SHORT: Duration = Duration::from_secs(1);
 /// A debug build on a busy machine.
 const MEDIAN: Duration = Duration::from_millis(1500);
 
-const POLICY: &str = "
+/// What the shapes are made for: requests that are denied are denied by it.
+pub(super) const POLICY: &str = "
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {name: only-one-path, namespace: default}
@@ -155,6 +156,77 @@ async fn streams_that_do_no_work_end_their_connection() {
         let all = CONNECTIONS as f64;
         scene.waypoint.until_metric(metric, &labels, all).await;
     }
+}
+
+/// Many connections of one identity: each has a budget of its own, and all have to wait for each other. A stream that is
+/// given up while it waits to begin is seen then, not when its turn comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_many_connections_reset_end_all_of_them_soon() {
+    const MANY: usize = 50;
+    let scene = scene().await;
+    let resets = |shape: &&Shape| shape.name == "streams reset once accepted";
+    for shape in shapes().iter().filter(resets) {
+        let started = Instant::now();
+        let attackers: Vec<_> = (0..MANY)
+            .map(|_| {
+                let (shape, to, via) = (*shape, scene.to, scene.waypoint.address());
+                let certificate = scene.mesh.certificate("default", "curl");
+                tokio::spawn(async move {
+                    let outcome = attack(&shape, via, &certificate, to, LENGTH).await;
+                    outcome.unwrap()
+                })
+            })
+            .collect();
+        for attacker in attackers {
+            let outcome = attacker.await.unwrap();
+            let told = outcome.closed && outcome.goaway == Some(ENHANCE_YOUR_CALM);
+            assert!(told, "{:?}: {outcome:?}", shape.place);
+            // Two portions are a round of streams.
+            assert!(outcome.portions < 60, "{:?}: {outcome:?}", shape.place);
+        }
+        let took = started.elapsed();
+        println!(
+            "{:?}, {}: all closed after {took:?}",
+            shape.place, shape.name
+        );
+        let client = scene.mesh.client(&scene.waypoint, "default", "curl").await;
+        let answer = client.get(scene.to, "/p/1").await;
+        assert_eq!(answer.status, http::StatusCode::OK);
+    }
+}
+
+/// The same identity and as many connections, whose requests take too long now and then: all of them are given up at
+/// once, and tried again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_many_connections_give_up_now_and_then_are_no_flood() {
+    const MANY: usize = 30;
+    let scene = scene().await;
+    let mut connections = Vec::new();
+    for _ in 0..MANY {
+        let client = scene.mesh.client(&scene.waypoint, "default", "curl").await;
+        connections.push((client.http2(scene.to).await, client));
+    }
+    for _ in 0..3 {
+        let given_up = connections.iter().flat_map(|(connection, _)| {
+            (0..20).map(|_| async {
+                let slow = request(http::Method::GET, "/p/1", &[("x-delay-ms", "400")]);
+                let _ =
+                    tokio::time::timeout(Duration::from_millis(50), connection.start(slow)).await;
+            })
+        });
+        futures_util::future::join_all(given_up).await;
+        for (connection, _) in &connections {
+            let answer = connection
+                .clone()
+                .send(waypoint_tests::ztunnel::get("/p/1"))
+                .await;
+            assert_eq!(answer.status, http::StatusCode::OK);
+        }
+    }
+    let flooded = scene
+        .waypoint
+        .metric("waypoint_connections_flooded_total", &[]);
+    assert_eq!(flooded.await, 0.0);
 }
 
 /// With a budget for 125 streams that do nothing: many tunnels for a request each, and requests that are answered with

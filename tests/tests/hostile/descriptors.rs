@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use http::{Method, StatusCode};
 use tokio::net::TcpStream;
 use waypoint_tests::pace::Pace;
+use waypoint_tests::pod_ztunnel::PodZtunnel;
 use waypoint_tests::wait::{until, within};
 use waypoint_tests::ztunnel::{get, request};
-use waypoint_tests::{Mesh, Program, Ztunnel};
+use waypoint_tests::{App, Mesh, Program, Ztunnel};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_waypoint-under-test");
 const FEW: &str = "ulimit -n 200";
@@ -110,6 +111,43 @@ async fn idle_connections_to_upstreams_go_when_others_need_their_descriptors() {
     })
     .await;
     probe(&program, pace).await;
+}
+
+/// Each pod's ztunnel has a connection of its own, which stays open for an hour.
+#[tokio::test]
+async fn tunnels_to_more_pods_than_there_are_descriptors_leave_some_for_others() {
+    const PODS: u8 = 150;
+    let mesh = Mesh::alone().await;
+    let certificate = mesh.certificate("default", "web");
+    let mut pods = Vec::new();
+    for n in 1..=PODS {
+        mesh.describe_pod(n, &format!("web-{n}"), "web", true);
+        let app = App::http(mesh.backend(n), "web").await;
+        pods.push((app, PodZtunnel::start(mesh.pod_ip(n), &certificate).await));
+    }
+    let to = mesh.service(1, "web");
+    let program = Program::start(&mesh, BINARY, FEW, &[], |_| {}).await;
+    let pace = Pace::of(async || answers(&program).await).await;
+    let client = program.client(&mesh, "curl").await;
+    let reached = || pods.iter().filter(|(_, ztunnel)| ztunnel.connections() > 0);
+    let mut refused = 0;
+    while reached().count() < usize::from(PODS) - 10 {
+        match client.get(to, "/").await.status {
+            StatusCode::OK => {}
+            StatusCode::SERVICE_UNAVAILABLE => refused += 1,
+            other => panic!("{other}"),
+        }
+    }
+    let open = std::fs::read_dir(format!("/proc/{}/fd", program.child.id()));
+    let open = open.unwrap().count();
+    // Of 200 upstreams may have those below 150.
+    assert!(open <= 152, "{open} descriptors");
+    assert!(refused < 5, "{refused} requests refused");
+    probe(&program, pace).await;
+    let other = program.client(&mesh, "other").await;
+    assert_eq!(other.get(to, "/").await.status, StatusCode::OK);
+    let scarce = program.metric("waypoint_descriptors_scarce_total", &[]);
+    assert!(scarce.await > 0.0);
 }
 
 #[tokio::test]

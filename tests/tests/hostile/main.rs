@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod attacks;
+mod crowds;
 mod descriptors;
 mod floods;
 mod handshakes;
+mod held;
 mod limits;
 mod logs_never_stop;
 mod memory;
 mod probes;
+mod scrapes;

@@ -29,6 +29,18 @@ async fn a_routes_limits_count_from_the_requests_end_to_the_answers() {
     }
 }
 
+#[tokio::test]
+async fn an_attempt_may_be_idle_for_so_long() {
+    let mesh = Mesh::new();
+    let (to, _attempts) = clocks::service(&mesh, false).await;
+    let istiod = ControlPlane::start(&mesh).await;
+    istiod.discovery.set(clocks::idle(&mesh));
+    let (waypoint, client) = mesh.started_under(&istiod).await;
+    istiod.discovery.until_answered().await;
+    assert_eq!(istiod.discovery.refusals(), [""; 0]);
+    clocks::play_idle(&client, to, || waypoint.log()).await;
+}
+
 /// The mesh's resources, where connections to services live as these options say.
 fn living(mesh: &Mesh, options: &CommonOptions) -> Vec<Resource> {
     const NAME: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";

@@ -360,7 +360,7 @@ async fn broken_upstreams_are_answered_for() {
             .starts_with("upstream connect error or disconnect/reset before headers.")
     );
     let line = waypoint.until_logged("/refused").await;
-    assert!(line.contains(" 503 UF,URX "), "{line}");
+    assert!(line.contains(" 503 URX,UF "), "{line}");
 
     let answer = curl.get(empty, "/empty").await;
     assert_eq!(

@@ -59,7 +59,11 @@ async fn who_is_not_of_the_mesh_is_not_spoken_to() {
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(ztunnel.connects().is_empty() && app.seen().is_empty());
     let line = waypoint.until_logged("/foreign").await;
-    assert!(line.contains(" 503 UF"), "{line}");
+    assert!(line.contains(" 503 URX,UF "), "{line}");
+    assert!(
+        line.contains(&format!(" \"{}:8080\" ", mesh.pod_ip(1))),
+        "{line}"
+    );
 }
 
 #[tokio::test]

@@ -179,7 +179,7 @@ async fn what_failed_is_told_by_flags_in_log_and_metrics() {
     let (waypoint, client) = mesh.started().await;
     let slow = [("x-delay-ms", "3000")];
     for (to, path, headers, code, flags) in [
-        (refused, "/a", &[][..], "503", "UF,URX"),
+        (refused, "/a", &[][..], "503", "URX,UF"),
         (empty, "/b", &[][..], "503", "UH"),
         (web, "/c", &[][..], "404", "NR"),
         (web, "/known/d", &slow[..], "504", "UT"),

@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod balancing;
 mod changes;
+mod istioctl;
 mod load;
 mod pod;
 mod refusals;
 mod scenarios;
+mod secrets;
+mod tokens;

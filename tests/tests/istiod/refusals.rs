@@ -11,7 +11,7 @@ use waypoint_tests::wait::until;
 use crate::changes::policy;
 use crate::load::{Load, client};
 
-/// A filter that isn't built: JWT.
+/// A filter that is refused: it would verify tokens by keys that are none.
 const JWT: &str = "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: jwt, namespace: default}\n\
     spec: {targetRefs: [{group: '', kind: Service, name: web}], jwtRules: [{issuer: me, jwks: '{\"keys\": []}'}]}\n";
 
@@ -100,7 +100,6 @@ async fn a_service_that_never_had_a_good_version_is_closed_and_holds_readiness_b
     assert_eq!(client.get(web, "/").await.status, StatusCode::OK);
 }
 
-/// Outlier detection isn't built; a connect timeout is.
 fn destination_rule(traffic_policy: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: web, namespace: default}}\n\
@@ -117,13 +116,12 @@ async fn a_refused_cluster_keeps_its_last_good_version_until_it_is_corrected() {
     let pod = Pod::start(&mesh, &istiod, 240);
     pod.until_ready().await;
     let load = Load::start(&mesh, &pod, web).await;
-    let outliers = "outlierDetection: {consecutive5xxErrors: 3}";
-    mesh.manifest("rule.yaml", &destination_rule(outliers));
-    istiod.until_nacked(CLUSTER, "outlier_detection").await;
+    let tls = "tls: {mode: SIMPLE, sni: no name}";
+    mesh.manifest("rule.yaml", &destination_rule(tls));
+    istiod.until_nacked(CLUSTER, "is no host name").await;
     let (_, problems) = http_get(pod.admin, "/problems").await;
     assert!(
-        problems
-            .starts_with("inbound-vip|80|http|web.default.svc.cluster.local: outlier_detection"),
+        problems.starts_with("inbound-vip|80|http|web.default.svc.cluster.local: transport_socket"),
         "{problems}"
     );
     let timeout = "connectionPool: {tcp: {connectTimeout: 2s}}";
@@ -138,7 +136,7 @@ const BACKEND_TLS: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Backe
 
 #[tokio::test]
 #[ignore = "needs istiod"]
-async fn tls_to_a_backend_is_refused_and_nothing_goes_in_the_clear() {
+async fn tls_that_a_backend_does_not_speak_fails_and_nothing_goes_in_the_clear() {
     for manifest in [
         &destination_rule("tls: {mode: SIMPLE, sni: web.example.com}"),
         BACKEND_TLS,
@@ -148,8 +146,8 @@ async fn tls_to_a_backend_is_refused_and_nothing_goes_in_the_clear() {
         mesh.manifest("tls.yaml", manifest);
         let istiod = Istiod::start(&mesh);
         let pod = Pod::start(&mesh, &istiod, 240);
-        pod.until_started().await;
-        istiod.until_nacked(CLUSTER, "transport_socket").await;
+        pod.until_ready().await;
+        istiod.until_synced().await;
         let client = client(&mesh, &pod).await;
         until("the service", async || {
             let (status, _) = client.connect_to(&web.to_string(), &[]).await.ok()?;

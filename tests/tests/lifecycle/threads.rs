@@ -5,9 +5,48 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::StatusCode;
 use waypoint_tests::telemetry::http_get;
+use waypoint_tests::wait::until;
+use waypoint_tests::ztunnel::get;
 use waypoint_tests::{Mesh, Program};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_waypoint-under-test");
+
+/// Of the threads that all else depends on any will do; how the control thread tells of its panics is told where it is
+/// (`proxy/src/run/control.rs`).
+#[tokio::test]
+async fn a_thread_that_panics_is_seen_and_the_process_drains_and_ends() {
+    let mesh = Mesh::new();
+    let (to, _) = mesh.http_service(1, "web").await;
+    let panics = mesh.folder().join("panics");
+    let log = mesh.folder().join("log");
+    let arguments = ["--memory-limit", "4Gi"];
+    let mut program = Program::start(&mesh, BINARY, "", &arguments, |command| {
+        command
+            .env("WAYPOINT_UNDER_TEST_PANICS", &panics)
+            .stderr(std::fs::File::create(&log).unwrap());
+    })
+    .await;
+    let client = program.client(&mesh, "curl").await;
+    let mut connection = client.http1(to).await;
+    assert_eq!(connection.send(get("/before")).await.status, StatusCode::OK);
+
+    std::fs::write(&panics, "").unwrap();
+    let unready = until("readiness", async || {
+        let (status, reason) = http_get(program.readiness, "/healthz/ready").await;
+        (status != 200).then_some((status, reason))
+    })
+    .await;
+    assert_eq!(unready.0, 503, "{}", unready.1);
+    // While it drains, whoever is there is served.
+    assert_eq!(connection.send(get("/after")).await.status, StatusCode::OK);
+    drop((connection, client));
+    assert_eq!(program.ended().await.code(), Some(1));
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(
+        log.contains("the overload manager: as the story wants it"),
+        "{log}"
+    );
+}
 
 /// The file of CRLs becomes one that opening never ends for, as on a network disk whose server is gone.
 #[tokio::test]

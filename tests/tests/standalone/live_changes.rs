@@ -98,10 +98,7 @@ async fn a_broken_policy_closes_what_it_targets_and_says_so() {
     let (other, _) = mesh.http_service(2, "shop").await;
     let (waypoint, client) = mesh.started().await;
     assert_eq!(client.get(to, "/before").await.status, StatusCode::OK);
-    mesh.manifest(
-        "policy.yaml",
-        &policy(", action: CUSTOM, provider: {name: x}, rules: [{}]"),
-    );
+    mesh.manifest("policy.yaml", &policy(", action: PERHAPS"));
     waypoint
         .until_problem("AuthorizationPolicy default/p")
         .await;
@@ -119,6 +116,25 @@ async fn a_broken_policy_closes_what_it_targets_and_says_so() {
     app.forget();
     client.get(to, "/closed").await;
     assert!(app.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_policy_that_asks_nobody_denies_what_its_rules_match_and_says_so() {
+    let mesh = Mesh::new();
+    let (to, app) = mesh.http_service(1, "web").await;
+    mesh.manifest(
+        "policy.yaml",
+        &policy(", action: CUSTOM, provider: {name: x}, rules: [{to: [{operation: {paths: [/login]}}]}]"),
+    );
+    let (waypoint, client) = mesh.started().await;
+    let problems = waypoint.problems().await;
+    assert!(
+        problems.contains("AuthorizationPolicy default/p (closed what it targets): spec.provider.name: MeshConfig has no provider"),
+        "{problems}"
+    );
+    assert_eq!(client.get(to, "/login").await.status, StatusCode::FORBIDDEN);
+    assert!(app.seen().is_empty());
+    assert_eq!(client.get(to, "/").await.status, StatusCode::OK);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tokio::io::AsyncWriteExt as _;
-use waypoint_tests::{App, Mesh, logs};
+use waypoint_tests::{App, Mesh, logs, wait};
 
 /// A connection that is closed ends the wait before.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -187,4 +187,32 @@ async fn what_the_api_server_would_refuse_changes_nothing_or_closes() {
         "{}",
         answer.text()
     );
+}
+
+#[tokio::test]
+async fn what_istiod_would_write_of_a_routes_parents_is_on_problems_where_it_is_not_well() {
+    let mesh = Mesh::new();
+    let (_, _app) = mesh.http_service(1, "web").await;
+    let route = |parent: &str, backend: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, namespace: default}}\n\
+             spec: {{parentRefs: [{{group: '', kind: Service, name: {parent}}}], rules: [{{backendRefs: [{{name: {backend}, port: 80}}]}}]}}\n"
+        )
+    };
+    mesh.manifest("route.yaml", &route("web", "nobody"));
+    let waypoint = mesh.start().await;
+    let problems = waypoint.problems().await;
+    let line = "HTTPRoute default/r: parent Service default/web: ResolvedRefs=False (BackendNotFound): \
+                backend(nobody.default.svc.cluster.local) not found\n";
+    assert!(problems.contains(line), "{problems}");
+    assert!(!problems.contains("Accepted=False"), "{problems}");
+    mesh.manifest("route.yaml", &route("no-service", "web"));
+    waypoint
+        .until_problem("HTTPRoute default/r: parent Service default/no-service: Accepted=False (NoMatchingParent): ")
+        .await;
+    mesh.manifest("route.yaml", &route("web", "web"));
+    wait::until("the end of the problems", async || {
+        waypoint.problems().await.is_empty().then_some(())
+    })
+    .await;
 }

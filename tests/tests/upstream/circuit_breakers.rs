@@ -6,14 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::thresholds::RetryBudget;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::LbPolicy;
+use envoy_types::pb::envoy::r#type::v3::Percent;
+use envoy_types::pb::google::protobuf::UInt32Value;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use waypoint_config::resource::Resource;
+use waypoint_tests::balancing::{clusters, pods};
 use waypoint_tests::circuit_breakers::{Limits, NONE, limited};
 use waypoint_tests::telemetry::http_get;
 use waypoint_tests::wait::{until, within};
-use waypoint_tests::ztunnel::{Answer, request};
+use waypoint_tests::ztunnel::{Answer, Http1, request};
 use waypoint_tests::{App, ControlPlane, Mesh, Script, Then, Waypoint, Ztunnel};
 
 const OVERFLOW: &str =
@@ -313,7 +319,7 @@ async fn tcp_streams_beyond_the_limit_are_closed() {
 async fn retries_beyond_the_limit_are_not_made() {
     for (limit, flags, body) in [
         (0, "UF,UO", ". reset reason: "),
-        (1, "UF,URX", ". retried and the latest reset reason: "),
+        (1, "URX,UF", ". retried and the latest reset reason: "),
     ] {
         let mesh = Mesh::new();
         let (to, _) = mesh.bare_service(1, "web");
@@ -364,5 +370,72 @@ async fn limits_change_under_requests_and_go() {
     istiod.discovery.set(limited(&mesh, [NONE, NONE, 1, NONE]));
     istiod.discovery.until_answered().await;
     assert_eq!(client.get(to, "/five").await.status, StatusCode::OK);
+    assert_eq!(istiod.discovery.refusals(), [""; 0]);
+}
+
+/// The mesh's resources, where retries have a budget.
+fn budgeted(mesh: &Mesh, percent: f64, least: u32) -> Vec<Resource> {
+    let mut resources = mesh.resources();
+    clusters(&mut resources, "web", |cluster| {
+        cluster.lb_policy = LbPolicy::RoundRobin as i32;
+        let breakers = cluster.circuit_breakers.as_mut().unwrap();
+        breakers.thresholds[0].retry_budget = Some(RetryBudget {
+            budget_percent: Some(Percent { value: percent }),
+            min_retry_concurrency: Some(UInt32Value { value: least }),
+            budget_interval: None,
+        });
+    });
+    resources
+}
+
+#[tokio::test]
+async fn retries_are_a_part_of_what_is_under_way() {
+    let mesh = Mesh::new();
+    let app = pods(&mesh, 1).await.remove(0);
+    // Nobody listens in the other.
+    mesh.describe_pod(2, "web-2", "web", false);
+    let to = mesh.service(1, "web");
+    let istiod = ControlPlane::start(&mesh).await;
+    istiod.discovery.set(budgeted(&mesh, 50.0, 0));
+    let (waypoint, client) = mesh.started_under(&istiod).await;
+    // Alone, half of nothing is nothing.
+    let mut failed = 0;
+    for n in 0..6 {
+        let path = format!("/alone/{n}");
+        if client.get(to, &path).await.status != StatusCode::OK {
+            failed += 1;
+            let line = waypoint.until_logged(&path).await;
+            assert!(line.contains(" 503 UF,UO "), "{line}");
+        }
+    }
+    assert!(failed > 0);
+
+    // Beside two others there may be one.
+    let (mut one, mut two) = (client.http1(to).await, client.http1(to).await);
+    app.forget();
+    let beside = async {
+        for path in ["/one", "/two"] {
+            until_seen(&app, path).await;
+        }
+        for n in 0..6 {
+            let path = format!("/beside/{n}");
+            assert_eq!(client.get(to, &path).await.status, StatusCode::OK);
+        }
+    };
+    let long = async |connection: &mut Http1, path: &str| loop {
+        // One that meets the other pod fails: there is no budget for it.
+        if connection.send(slow(path, 3000)).await.status == StatusCode::OK {
+            break;
+        }
+    };
+    tokio::join!(long(&mut one, "/one"), long(&mut two, "/two"), beside);
+
+    // So many there may always be.
+    istiod.discovery.set(budgeted(&mesh, 0.0, 1));
+    istiod.discovery.until_answered().await;
+    for n in 0..6 {
+        let path = format!("/few/{n}");
+        assert_eq!(client.get(to, &path).await.status, StatusCode::OK);
+    }
     assert_eq!(istiod.discovery.refusals(), [""; 0]);
 }

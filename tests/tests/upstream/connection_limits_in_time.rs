@@ -1,6 +1,7 @@
-//! Time limits of connections, not of requests: how long one may take to be made, and how long a TCP stream may be
-//! silent. Standalone manifests don't say these, so a scripted istiod does.
+//! Time limits of connections, not of requests: how long one may take to be made, how long a TCP stream may be silent, and
+//! how soon a silent peer is asked. What standalone manifests don't say, a scripted istiod does.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
@@ -12,7 +13,7 @@ use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use waypoint_config::resource::{Resource, ResourceType};
-use waypoint_tests::wait::within;
+use waypoint_tests::wait::{until, within};
 use waypoint_tests::ztunnel::get;
 use waypoint_tests::{App, ControlPlane, Mesh};
 
@@ -89,7 +90,7 @@ async fn a_connection_that_is_not_made_in_time_is_given_up() {
     assert!(took >= LIMIT, "{took:?}");
     assert!(took < Duration::from_secs(20), "{took:?}");
     let line = waypoint.until_logged("/slow-to-connect").await;
-    assert!(line.contains(" UF"), "{line}");
+    assert!(line.contains(" URX,UF "), "{line}");
     drop(full);
 }
 
@@ -121,4 +122,45 @@ async fn a_tcp_stream_is_silent_from_its_last_byte_in_either_direction() {
     assert!(!matches!(end, Ok(1..)), "{end:?}");
     let took = silent.elapsed() + LIMIT / 4;
     assert!(took >= LIMIT - Duration::from_millis(50), "{took:?}");
+}
+
+/// Seconds until the kernel asks a silent peer on a connection to this address; `None`: it won't. As `/proc/net/tcp` tells it.
+fn asked_in(peer: SocketAddr) -> Option<u64> {
+    let SocketAddr::V4(peer) = peer else {
+        panic!("{peer}");
+    };
+    let address = u32::from_le_bytes(peer.ip().octets());
+    let remote = format!("{address:08X}:{:04X}", peer.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let mut rows = table
+        .lines()
+        .map(|row| row.split_whitespace().collect::<Vec<_>>());
+    let row = rows.find(|row| row[2] == remote && row[3] == "01");
+    // The kind of timer (2: keepalive) and when it rings, in hundredths of seconds.
+    let (kind, when) = row.expect("a connection")[5].split_once(':').unwrap();
+    (kind == "02").then(|| u64::from_str_radix(when, 16).unwrap() / 100)
+}
+
+#[tokio::test]
+async fn silent_peers_are_asked_as_often_as_a_rule_says() {
+    for (settings, seconds) in [
+        ("{time: 900s, interval: 9s, probes: 3}", 890..901),
+        // Linux's own time.
+        ("{interval: 9s}", 7190..7201),
+    ] {
+        let mesh = Mesh::new();
+        let (to, _app) = mesh.http_service(1, "web").await;
+        mesh.manifest(
+            "rule.yaml",
+            &format!(
+                "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: web, namespace: default}}\n\
+                 spec: {{host: web, trafficPolicy: {{connectionPool: {{tcp: {{tcpKeepalive: {settings}}}}}}}}}\n"
+            ),
+        );
+        let (_waypoint, client) = mesh.started().await;
+        assert_eq!(client.get(to, "/").await.status, StatusCode::OK);
+        // Until what was sent is acknowledged it is the retransmission's timer.
+        let asked = until("the keepalive's timer", async || asked_in(mesh.backend(1))).await;
+        assert!(seconds.contains(&asked), "{settings}: {asked} s");
+    }
 }

@@ -298,6 +298,23 @@ async fn a_logical_host_is_where_the_first_address_is() {
 }
 
 #[tokio::test]
+async fn a_logical_host_that_is_not_at_its_first_address_is_at_the_next() {
+    let scene = Scene::new().await;
+    scene.configure(|cluster| {
+        let kind = DiscoveryType::LogicalDns.into();
+        cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(kind));
+    });
+    let (a, _) = scene.app(1, "a").await;
+    // Nobody is at the first.
+    scene.says(&[scene.mesh.pod_ip(2), a]);
+    let (waypoint, client) = scene.play().await;
+    assert_eq!(scene.ask(&client).await, "a");
+    let shown = clusters(&waypoint).await;
+    let first = format!("{WEB}::{}::weight", scene.mesh.backend(2));
+    assert!(shown.contains(&first), "{shown}");
+}
+
+#[tokio::test]
 async fn who_stays_keeps_their_connections() {
     let scene = Scene::new().await;
     let ((a, in_a), (b, in_b)) = (scene.app(1, "a").await, scene.app(2, "b").await);

@@ -13,10 +13,15 @@ use envoy_types::pb::envoy::config::core::v3::{HealthStatus, Locality, address};
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
 };
-use envoy_types::pb::google::protobuf::UInt32Value;
+use envoy_types::pb::envoy::config::route::v3::retry_policy::RetryPriority;
+use envoy_types::pb::envoy::config::route::v3::retry_policy::retry_priority::ConfigType;
+use envoy_types::pb::envoy::config::route::v3::{RetryPolicy, RouteAction};
+use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
+use envoy_types::pb::google::protobuf::{Any, UInt32Value};
 use http::StatusCode;
-use prost::Message;
+use prost::{Message, Name};
 use waypoint_config::resource::{Resource, ResourceType};
+use waypoint_tests::balancing::routes;
 use waypoint_tests::discovery::AdsStream;
 use waypoint_tests::pod_ztunnel::PodZtunnel;
 use waypoint_tests::ztunnel::{Http1, get};
@@ -34,7 +39,7 @@ struct Zones {
     /// By pod.
     endpoints: BTreeMap<&'static str, LbEndpoint>,
     _istiod: ControlPlane,
-    _peers: Vec<(App, PodZtunnel)>,
+    peers: Vec<(App, PodZtunnel)>,
     _mesh: Mesh,
 }
 
@@ -43,6 +48,11 @@ type Place<'a> = (u32, &'a str, u32, &'a [(&'a str, HealthStatus)]);
 
 impl Zones {
     async fn start() -> Zones {
+        Zones::start_with(|_| {}).await
+    }
+
+    /// With resources of the story's own.
+    async fn start_with(change: impl FnOnce(&mut Vec<Resource>)) -> Zones {
         let mesh = Mesh::new();
         let mut peers = Vec::new();
         for (n, pod) in (1..).zip(PODS) {
@@ -73,6 +83,7 @@ impl Zones {
                 _ => {}
             }
         }
+        change(&mut resources);
         let istiod = ControlPlane::start(&mesh).await;
         istiod.discovery.set(resources);
         let (waypoint, client) = mesh.started_under(&istiod).await;
@@ -84,7 +95,7 @@ impl Zones {
             waypoint,
             endpoints,
             _istiod: istiod,
-            _peers: peers,
+            peers,
             _mesh: mesh,
         }
     }
@@ -218,4 +229,52 @@ async fn priorities_fail_over_and_back() {
 
     zones.place(&[(0, "near", 2, &both), far]).await;
     assert_eq!(zones.shares().await[2], 0);
+}
+
+/// Two retries of 5xx, the second away from where the first two attempts went.
+fn retries_go_elsewhere(route: &mut RouteAction) {
+    let config = PreviousPrioritiesConfig {
+        update_frequency: 2,
+    };
+    route.retry_policy = Some(RetryPolicy {
+        retry_on: "5xx".into(),
+        num_retries: Some(UInt32Value { value: 2 }),
+        retry_priority: Some(RetryPriority {
+            name: "envoy.retry_priorities.previous_priorities".into(),
+            config_type: Some(ConfigType::TypedConfig(Any {
+                type_url: PreviousPrioritiesConfig::type_url(),
+                value: config.encode_to_vec(),
+            })),
+        }),
+        ..RetryPolicy::default()
+    });
+}
+
+#[tokio::test]
+async fn retries_leave_out_priorities_that_were_tried() {
+    for (elsewhere, far_answers) in [(false, StatusCode::BAD_GATEWAY), (true, StatusCode::OK)] {
+        let mut zones = Zones::start_with(|resources| {
+            routes(resources, "web", |route| {
+                retries_go_elsewhere(route);
+                if !elsewhere && let Some(policy) = &mut route.retry_policy {
+                    policy.retry_priority = None;
+                }
+            });
+        })
+        .await;
+        let near = [("near-1", Healthy), ("near-2", Healthy)];
+        let far: Place<'_> = (1, "far", 1, &[("far-1", Healthy)]);
+        zones.place(&[(0, "near", 2, &near), far]).await;
+        for (app, _) in &zones.peers[..2] {
+            app.fail(Some(StatusCode::BAD_GATEWAY));
+        }
+        for n in 1..=5 {
+            let answer = zones.connection.send(get("/")).await;
+            assert_eq!(answer.status, far_answers);
+            let seen = |app: &App| app.seen().len();
+            let seen: Vec<_> = zones.peers.iter().map(|(app, _)| seen(app)).collect();
+            let (near, far) = if elsewhere { (2, 1) } else { (3, 0) };
+            assert_eq!((seen[0] + seen[1], seen[2]), (near * n, far * n));
+        }
+    }
 }

@@ -1,18 +1,31 @@
 //! A set's endpoints as a balancer looks at them: what each priority and locality takes of the load.
 //!
 //! Shares are Envoy's. A priority, and a locality within it, takes 1.4 times its share of healthy endpoints
-//! (`overprovisioning_factor` 140), at most all of its load; what priority 0 can't take spills to the next.
+//! (`overprovisioning_factor`, 140 if an assignment doesn't say otherwise), at most all of its load; what priority 0 can't take spills to the next.
 //! All of this depends on the set alone and is computed once for it. Nothing here draws; whose turn it is (round robin) is kept
 //! beside the endpoints that take turns.
 
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use crate::model::balance::consistent_hash::HashTable;
+use crate::model::balance::policy::Balancing;
 use crate::model::balance::round_robin::Rotation;
 use crate::model::endpoint::{Endpoint, Locality};
 
 /// Healthy endpoints take this percent of what would be their share if all were healthy.
-const OVERPROVISIONING: u64 = 140;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Overprovisioning(pub(crate) u32);
+
+impl Default for Overprovisioning {
+    /// Envoy's.
+    fn default() -> Overprovisioning {
+        Overprovisioning(140)
+    }
+}
+
 /// The whole availability of a locality, in fine enough parts that a weight of 1 can be split.
 const WHOLE: u64 = 1 << 16;
 
@@ -22,6 +35,8 @@ pub struct Hosts {
     priorities: Box<[PriorityHosts]>,
     /// Whether healthy endpoints take all of the load.
     enough: bool,
+    /// When the newest endpoint came.
+    newest: Option<Instant>,
     /// By priority, percent of the load: as healthy endpoints take it.
     loads: Box<[u64]>,
     /// The same where every priority panics: by the number of endpoints.
@@ -31,6 +46,8 @@ pub struct Hosts {
 /// The endpoints of one priority.
 #[derive(Debug)]
 pub struct PriorityHosts {
+    /// Percent of the load that it takes.
+    health: u64,
     all: Box<[Arc<Endpoint>]>,
     all_equal: bool,
     all_turns: Rotation,
@@ -39,6 +56,8 @@ pub struct PriorityHosts {
     healthy_equal: bool,
     healthy_turns: Rotation,
     localities: Box<[LocalityShare]>,
+    /// Where the policy hashes.
+    table: Option<HashTable>,
 }
 
 /// A locality that gets something where localities are chosen by weight.
@@ -63,29 +82,70 @@ pub struct Candidates<'a> {
 }
 
 impl Hosts {
-    pub(crate) fn new(priorities: &[Vec<Locality>]) -> Hosts {
-        let priorities: Box<[_]> = priorities.iter().map(|l| PriorityHosts::new(l)).collect();
-        let health: Vec<u64> = priorities.iter().map(PriorityHosts::health).collect();
+    pub(crate) fn new(priorities: &[Vec<Locality>], factor: Overprovisioning) -> Hosts {
+        let priority = |localities: &Vec<Locality>| PriorityHosts::new(localities, factor);
+        let priorities: Box<[_]> = priorities.iter().map(priority).collect();
+        let health: Vec<u64> = priorities.iter().map(|p| p.health).collect();
         let available = health.iter().sum::<u64>().min(100);
         let counts: Vec<u64> = priorities.iter().map(|p| p.all.len() as u64).collect();
         Hosts {
             enough: available == 100,
+            newest: priorities
+                .iter()
+                .flat_map(|p| &p.all)
+                .map(|e| e.state.since)
+                .max(),
             loads: loads(&health, available),
             panic_loads: loads(&counts, counts.iter().sum()),
             priorities,
         }
     }
 
+    /// For a policy that hashes.
+    pub(crate) fn with_tables(
+        priorities: &[Vec<Locality>],
+        factor: Overprovisioning,
+        balancing: &Balancing,
+    ) -> Hosts {
+        let mut hosts = Hosts::new(priorities, factor);
+        let threshold = balancing.panic_threshold;
+        let panic: Vec<bool> = hosts
+            .priorities
+            .iter()
+            .map(|priority| hosts.panics(priority, threshold))
+            .collect();
+        let of = hosts.priorities.iter_mut().zip(priorities).zip(panic);
+        for ((priority, localities), panics) in of {
+            priority.table = HashTable::new(localities, panics, balancing);
+        }
+        hosts
+    }
+
+    /// Whether an endpoint came less than `window` ago.
+    pub(crate) fn has_newer_than(&self, window: Duration, now: Instant) -> bool {
+        let age = |since| now.saturating_duration_since(since);
+        self.newest.is_some_and(|since| age(since) < window)
+    }
+
+    /// While healthy endpoints take everything nothing panics, however few a priority has.
+    fn panics(&self, priority: &PriorityHosts, threshold: f64) -> bool {
+        !self.enough && priority.healthy_percent() < threshold
+    }
+
     /// The priority on which `point` falls, and whether it panics: uses all that it has, because fewer percent
     /// than `panic_threshold` are healthy. `None`: there is nothing to use.
-    pub fn priority(&self, panic_threshold: f64, point: u64) -> Option<(&PriorityHosts, bool)> {
-        // While healthy endpoints take everything nothing panics, however few a priority has.
-        let panics =
-            |hosts: &PriorityHosts| !self.enough && hosts.healthy_percent() < panic_threshold;
-        let loads = if self.priorities.iter().all(panics) {
-            &self.panic_loads
-        } else {
-            &self.loads
+    pub fn priority(
+        &self,
+        panic_threshold: f64,
+        point: u64,
+        left_out: &[bool],
+    ) -> Option<(&PriorityHosts, bool)> {
+        let panics = |hosts: &PriorityHosts| self.panics(hosts, panic_threshold);
+        let without = self.loads_without(left_out);
+        let loads = match &without {
+            Some(without) => without,
+            None if self.priorities.iter().all(panics) => &self.panic_loads,
+            None => &self.loads,
         };
         let mut point = point % 100;
         for (hosts, load) in self.priorities.iter().zip(loads) {
@@ -95,6 +155,39 @@ impl Hosts {
             point -= load;
         }
         None
+    }
+}
+
+impl Hosts {
+    /// Percent of the load that priorities take which aren't left out.
+    pub(crate) fn available_without(&self, left_out: &[bool]) -> u64 {
+        let available = self.health_without(left_out).sum::<u64>();
+        available.min(100)
+    }
+
+    fn health_without(&self, left_out: &[bool]) -> impl Iterator<Item = u64> {
+        let left_out = left_out.iter().copied().chain(std::iter::repeat(false));
+        let priorities = self.priorities.iter().zip(left_out);
+        priorities.map(|(priority, left_out)| match left_out {
+            true => 0,
+            false => priority.health,
+        })
+    }
+
+    /// How load is shared without some priorities; `None`: none is left out, or nothing would be left.
+    fn loads_without(&self, left_out: &[bool]) -> Option<Box<[u64]>> {
+        if left_out.is_empty() {
+            return None;
+        }
+        let available = self.available_without(left_out);
+        let health: Vec<u64> = self.health_without(left_out).collect();
+        (available > 0).then(|| loads(&health, available))
+    }
+
+    /// The priority in which there is an endpoint at this address.
+    pub(crate) fn priority_of(&self, address: SocketAddr) -> Option<usize> {
+        let has = |priority: &PriorityHosts| priority.all.iter().any(|e| e.address == address);
+        self.priorities.iter().position(has)
     }
 }
 
@@ -119,7 +212,7 @@ fn ratio(part: u64, whole: u64) -> u64 {
 }
 
 impl PriorityHosts {
-    fn new(localities: &[Locality]) -> PriorityHosts {
+    fn new(localities: &[Locality], factor: Overprovisioning) -> PriorityHosts {
         let endpoints = localities.iter().flat_map(|l| &l.endpoints);
         let all: Box<[_]> = endpoints.cloned().collect();
         let mut healthy = Vec::with_capacity(all.len());
@@ -127,9 +220,15 @@ impl PriorityHosts {
         let mut until: u64 = 0;
         for locality in localities {
             let first = healthy.len();
-            healthy.extend(locality.endpoints.iter().filter(|e| e.healthy).cloned());
+            healthy.extend(
+                locality
+                    .endpoints
+                    .iter()
+                    .filter(|e| e.is_healthy())
+                    .cloned(),
+            );
             let own = healthy.get(first..).unwrap_or_default();
-            let share = share(locality.weight, own.len(), locality.endpoints.len());
+            let share = share(locality.weight, own.len(), locality.endpoints.len(), factor);
             if share > 0 {
                 until = until.saturating_add(share);
                 let equal = equal_weights(own);
@@ -142,7 +241,9 @@ impl PriorityHosts {
             }
         }
         let (all_equal, healthy_equal) = (equal_weights(&all), equal_weights(&healthy));
+        let taken = u64::from(factor.0) * healthy.len() as u64;
         PriorityHosts {
+            health: ratio(taken, all.len() as u64).min(100),
             all_equal,
             all_turns: Rotation::new(&all, all_equal),
             all,
@@ -150,17 +251,21 @@ impl PriorityHosts {
             healthy_turns: Rotation::new(&healthy, healthy_equal),
             healthy: healthy.into(),
             localities: shares.into(),
+            table: None,
         }
-    }
-
-    /// Percent of the load that it takes.
-    fn health(&self) -> u64 {
-        let taken = OVERPROVISIONING * self.healthy.len() as u64;
-        ratio(taken, self.all.len() as u64).min(100)
     }
 
     fn healthy_percent(&self) -> f64 {
         self.healthy.len() as f64 * 100.0 / self.all.len().max(1) as f64
+    }
+
+    /// Where a hash leads to, at the first choice or a further one.
+    pub(crate) fn by_hash(&self, hash: u64, further: u32) -> Option<&Arc<Endpoint>> {
+        self.table.as_ref()?.choose(&self.all, hash, further)
+    }
+
+    pub(crate) fn has_table(&self) -> bool {
+        self.table.is_some()
     }
 
     pub fn all(&self) -> Candidates<'_> {
@@ -198,8 +303,8 @@ impl PriorityHosts {
 }
 
 /// A locality's weight, times how much of its load its healthy endpoints take.
-fn share(weight: u32, healthy: usize, all: usize) -> u64 {
-    let taken = OVERPROVISIONING * WHOLE * healthy as u64;
+fn share(weight: u32, healthy: usize, all: usize, factor: Overprovisioning) -> u64 {
+    let taken = (u64::from(factor.0) * WHOLE).saturating_mul(healthy as u64);
     u64::from(weight) * ratio(taken, 100 * all as u64).min(WHOLE)
 }
 
@@ -212,7 +317,7 @@ fn equal_weights(endpoints: &[Arc<Endpoint>]) -> bool {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use waypoint_filters::stream::dynamic_metadata::Metadata;
@@ -225,6 +330,8 @@ mod tests {
         let endpoint = |i: u16| {
             Arc::new(Endpoint {
                 address: ([10, 0, 0, 1], port + i).into(),
+                additional: Box::default(),
+                check: None,
                 transport: Transport::Plain,
                 healthy: i < healthy,
                 weight: 1,
@@ -244,7 +351,7 @@ mod tests {
     fn priorities(hosts: &Hosts, panic_threshold: f64) -> BTreeMap<u16, (usize, bool)> {
         let mut found = BTreeMap::new();
         for point in 0..100 {
-            let (priority, panics) = hosts.priority(panic_threshold, point).unwrap();
+            let (priority, panics) = hosts.priority(panic_threshold, point, &[]).unwrap();
             let hundred = priority.all[0].address.port() / 100;
             let (count, panicked) = found.entry(hundred).or_insert((0, panics));
             *count += 1;
@@ -253,11 +360,21 @@ mod tests {
         found
     }
 
-    fn of(health: &[(u16, u16)]) -> Hosts {
+    pub(crate) fn of(health: &[(u16, u16)]) -> Hosts {
         let priorities = (1..).zip(health);
         let priorities =
             priorities.map(|(i, (healthy, all))| vec![locality(100 * i, 1, *healthy, *all)]);
-        Hosts::new(&priorities.collect::<Vec<_>>())
+        Hosts::new(&priorities.collect::<Vec<_>>(), Overprovisioning::default())
+    }
+
+    #[test]
+    fn an_assignment_may_say_how_much_healthy_endpoints_take() {
+        for (factor, loads) in [(100, [50, 50]), (140, [70, 30]), (200, [100, 0])] {
+            let half = vec![locality(100, 1, 5, 10)];
+            let whole = vec![locality(200, 1, 10, 10)];
+            let hosts = Hosts::new(&[half, whole], Overprovisioning(factor));
+            assert_eq!(*hosts.loads, loads, "{factor}");
+        }
     }
 
     #[test]
@@ -306,13 +423,17 @@ mod tests {
     #[test]
     fn nothing_healthy_is_nothing_without_panic_and_everything_with_it() {
         let none = of(&[(0, 2), (0, 6)]);
-        assert!(none.priority(0.0, 7).is_none());
+        assert!(none.priority(0.0, 7, &[]).is_none());
         assert_eq!(
             priorities(&none, 1.0),
             BTreeMap::from([(1, (25, true)), (2, (75, true))])
         );
-        assert!(Hosts::new(&[]).priority(50.0, 7).is_none());
-        assert!(of(&[(0, 0)]).priority(50.0, 7).is_none());
+        assert!(
+            Hosts::new(&[], Overprovisioning::default())
+                .priority(50.0, 7, &[])
+                .is_none()
+        );
+        assert!(of(&[(0, 0)]).priority(50.0, 7, &[]).is_none());
     }
 
     /// Draws by the hundred of the port, in percent.
@@ -358,7 +479,7 @@ mod tests {
             let zip = (1..).zip(&given);
             let set =
                 zip.map(|(i, (weight, healthy, all))| locality(100 * i, *weight, *healthy, *all));
-            let hosts = Hosts::new(&[set.collect()]);
+            let hosts = Hosts::new(&[set.collect()], Overprovisioning::default());
             assert_eq!(localities(&hosts), BTreeMap::from_iter(shares), "{given:?}");
         }
     }

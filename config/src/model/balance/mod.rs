@@ -4,26 +4,43 @@
 //! locality in it, both by the shares that the set of endpoints has computed ([`hosts`]); then the policy has its say.
 //! A policy is a file here, a variant of [`LbPolicy`](policy::LbPolicy) and an arm of [`choose`].
 
+mod consistent_hash;
 pub mod endpoint_set;
+mod hash_share;
 pub mod hosts;
 mod least_request;
+pub(crate) mod maglev;
+mod murmur_hash;
 pub mod policy;
+pub mod previous_priorities;
 mod random;
+pub(crate) mod ring_hash;
 mod round_robin;
+pub(crate) mod runtime_double;
+pub mod slow_start;
+pub mod xx_hash;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::model::balance::endpoint_set::EndpointSet;
 use crate::model::balance::policy::{Balancing, LbPolicy};
+use crate::model::balance::slow_start::SlowStart;
 use crate::model::endpoint::Endpoint;
 
 /// What a choice depends on beside the endpoints.
 pub struct Draw<'a, R> {
     pub random: R,
+    /// The request's, where the policy hashes; one that has none is led anywhere.
+    pub hash: Option<u64>,
+    /// Where new endpoints begin slowly.
+    pub now: Option<Instant>,
     /// Endpoints that are avoided, for at most so many further choices.
     pub tried: &'a [SocketAddr],
     pub attempts: u32,
+    /// By priority, whether the request's earlier attempts went there and this one is to go elsewhere.
+    pub left_out: &'a [bool],
 }
 
 /// Chooses an endpoint; `None`: there is no healthy one (`UH`).
@@ -32,23 +49,53 @@ pub fn choose<R: FnMut() -> u64>(
     endpoints: &EndpointSet,
     mut draw: Draw<'_, R>,
 ) -> Option<Arc<Endpoint>> {
-    let mut chosen = pick(balancing, endpoints, &mut draw.random)?;
+    if balancing.policy.hashes() {
+        return by_hash(balancing, endpoints, draw);
+    }
+    let (now, left_out) = (draw.now, draw.left_out);
+    let mut pick = || pick(balancing, endpoints, now, left_out, &mut draw.random);
+    let mut chosen = pick()?;
     for _ in 0..draw.attempts {
         if !draw.tried.contains(&chosen.address) {
             break;
         }
-        chosen = pick(balancing, endpoints, &mut draw.random)?;
+        chosen = pick()?;
     }
     Some(chosen.clone())
+}
+
+/// As Envoy: the hash says the priority, too, and further choices stay in it.
+fn by_hash<R: FnMut() -> u64>(
+    balancing: Balancing,
+    endpoints: &EndpointSet,
+    mut draw: Draw<'_, R>,
+) -> Option<Arc<Endpoint>> {
+    let hash = draw.hash.unwrap_or_else(&mut draw.random);
+    let hosts = endpoints.hosts();
+    let (priority, _) = hosts.priority(balancing.panic_threshold, hash, &[])?;
+    if !priority.has_table() {
+        // The policy is changing right now.
+        return pick(balancing, endpoints, None, &[], &mut draw.random).cloned();
+    }
+    let mut further = 0;
+    loop {
+        let chosen = priority.by_hash(hash, further)?;
+        if further == draw.attempts || !draw.tried.contains(&chosen.address) {
+            return Some(chosen.clone());
+        }
+        further += 1;
+    }
 }
 
 fn pick<'a>(
     balancing: Balancing,
     endpoints: &'a EndpointSet,
+    now: Option<Instant>,
+    left_out: &[bool],
     random: &mut impl FnMut() -> u64,
 ) -> Option<&'a Arc<Endpoint>> {
     let hosts = endpoints.hosts();
-    let (priority, panics) = hosts.priority(balancing.panic_threshold, random())?;
+    let (priority, panics) = hosts.priority(balancing.panic_threshold, random(), left_out)?;
     let candidates = if panics {
         priority.all()
     } else if balancing.by_locality {
@@ -57,37 +104,78 @@ fn pick<'a>(
         priority.healthy()
     };
     let equal = candidates.equal_weights;
+    if let (Some(slow), Some(now)) = (balancing.slow_start, now)
+        && hosts.has_newer_than(slow.window, now)
+    {
+        return warming(balancing.policy, candidates.endpoints, slow, now, random);
+    }
     match (balancing.policy, candidates.endpoints) {
         (_, []) => None,
         (_, [only]) => Some(only),
-        (LbPolicy::LeastRequest { choice_count }, many) => {
-            least_request::choose(many, equal, choice_count, random)
+        (LbPolicy::LeastRequest { choice_count, bias }, many) => {
+            least_request::choose(many, equal, choice_count, bias, random)
         }
         (LbPolicy::RoundRobin, many) => candidates.rotation.next(many, random),
-        (LbPolicy::Random | LbPolicy::ClusterProvided, many) => random::choose(many, equal, random),
+        (
+            LbPolicy::Random
+            | LbPolicy::ClusterProvided
+            | LbPolicy::RingHash(_)
+            | LbPolicy::Maglev { .. },
+            many,
+        ) => random::choose(many, equal, random),
     }
+}
+
+/// One of endpoints of which some are new.
+fn warming<'a>(
+    policy: LbPolicy,
+    endpoints: &'a [Arc<Endpoint>],
+    slow: SlowStart,
+    now: Instant,
+    random: &mut impl FnMut() -> u64,
+) -> Option<&'a Arc<Endpoint>> {
+    let share = |e: &Endpoint| {
+        let age = now.saturating_duration_since(e.state.since);
+        let whole = match policy {
+            LbPolicy::LeastRequest { bias, .. } => least_request::share(e, bias),
+            _ => random::weight(e) << 16,
+        };
+        ((whole as f64 * slow.part(age)) as u64).max(1)
+    };
+    random::by_share(endpoints, share, random)
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use crate::model::endpoint::{EndpointState, Locality, Transport};
+    use envoy_types::pb::envoy::config::cluster::v3::cluster::SlowStartConfig;
+    use envoy_types::pb::google::protobuf::Duration as DurationProto;
     use std::sync::atomic::Ordering;
+    use std::time::Duration;
     use waypoint_filters::stream::dynamic_metadata::Metadata;
 
     use super::*;
+
+    const LEAST_REQUEST: LbPolicy = LbPolicy::LeastRequest {
+        choice_count: 2,
+        bias: 1.0,
+    };
 
     fn by(policy: LbPolicy) -> Balancing {
         Balancing {
             policy,
             panic_threshold: 0.0,
             by_locality: false,
+            slow_start: None,
         }
     }
 
     fn endpoint(port: u16, healthy: bool, weight: u32) -> Arc<Endpoint> {
         Arc::new(Endpoint {
             address: ([10, 0, 0, 1], port).into(),
+            additional: Box::default(),
+            check: None,
             transport: Transport::Plain,
             healthy,
             weight,
@@ -114,8 +202,11 @@ mod tests {
     fn avoiding<'a, R>(random: R, tried: &'a [SocketAddr], attempts: u32) -> Draw<'a, R> {
         Draw {
             random,
+            hash: None,
+            now: None,
             tried,
             attempts,
+            left_out: &[],
         }
     }
 
@@ -135,7 +226,7 @@ mod tests {
         a.state.active.store(10, Ordering::Relaxed);
         let set = set(vec![vec![a, b]]);
         let mut random = counter();
-        let balancing = by(LbPolicy::LeastRequest { choice_count: 2 });
+        let balancing = by(LEAST_REQUEST);
         let loaded = (0..1000)
             .filter(|_| {
                 choose(balancing, &set, avoiding(&mut random, &[], 0))
@@ -156,7 +247,7 @@ mod tests {
         let (light, heavy) = (endpoint(1, true, 1), endpoint(2, true, 3));
         let set = set(vec![vec![light, heavy.clone()]]);
         let mut random = counter();
-        let balancing = by(LbPolicy::LeastRequest { choice_count: 2 });
+        let balancing = by(LEAST_REQUEST);
         let mut of_light = || {
             let chosen =
                 (0..4000).filter_map(|_| choose(balancing, &set, avoiding(&mut random, &[], 0)));
@@ -301,7 +392,7 @@ mod tests {
         ];
         let set = set(vec![endpoints]);
         let mut random = counter();
-        let mut balancing = by(LbPolicy::LeastRequest { choice_count: 2 });
+        let mut balancing = by(LEAST_REQUEST);
         balancing.by_locality = true;
         let mut healthy = |threshold| {
             balancing.panic_threshold = threshold;
@@ -311,5 +402,75 @@ mod tests {
         };
         assert_eq!(healthy(0.0), 300);
         assert!((60..140).contains(&healthy(50.0)));
+    }
+
+    #[test]
+    fn requests_in_flight_count_to_the_power_of_the_bias() {
+        let (light, heavy) = (endpoint(1, true, 1), endpoint(2, true, 2));
+        heavy.state.active.store(3, Ordering::Relaxed);
+        let set = set(vec![vec![light, heavy]]);
+        let mut random = counter();
+        for (bias, expected) in [(0.0, 1333), (0.5, 2000), (1.0, 2667)] {
+            let balancing = by(LbPolicy::LeastRequest {
+                choice_count: 2,
+                bias,
+            });
+            let chosen =
+                (0..4000).filter_map(|_| choose(balancing, &set, avoiding(&mut random, &[], 0)));
+            let light = chosen.filter(|e| e.address.port() == 1).count();
+            assert!(light.abs_diff(expected) < 120, "{bias}: {light}");
+        }
+    }
+
+    #[test]
+    fn a_new_endpoint_begins_slowly_whoever_takes_turns_or_is_compared() {
+        let start = Instant::now();
+        let at = |port, seconds| {
+            let endpoint = endpoint(port, true, 1);
+            let state = EndpointState {
+                since: start + Duration::from_secs(seconds),
+                ..EndpointState::default()
+            };
+            Arc::new(Endpoint {
+                state: Arc::new(state),
+                address: endpoint.address,
+                additional: Box::default(),
+                check: None,
+                transport: endpoint.transport,
+                healthy: true,
+                weight: 1,
+                metadata: Metadata::default(),
+                peer: None,
+            })
+        };
+        let set = set(vec![vec![at(1, 0), at(2, 0), at(3, 1000)]]);
+        let config = SlowStartConfig {
+            slow_start_window: Some(DurationProto {
+                seconds: 100,
+                nanos: 0,
+            }),
+            ..SlowStartConfig::default()
+        };
+        let mut random = counter();
+        for policy in [LbPolicy::RoundRobin, LEAST_REQUEST] {
+            let balancing = Balancing {
+                slow_start: SlowStart::from_proto(&config).unwrap(),
+                ..by(policy)
+            };
+            let mut third = |seconds| {
+                let chosen = (0..4200).filter_map(|_| {
+                    let draw = Draw {
+                        now: Some(start + Duration::from_secs(seconds)),
+                        ..avoiding(&mut random, &[], 0)
+                    };
+                    choose(balancing, &set, draw)
+                });
+                chosen.filter(|e| e.address.port() == 3).count()
+            };
+            // A tenth, a half, and all of its weight beside two others.
+            assert!((150..250).contains(&third(1000)), "{policy:?}");
+            assert!((760..920).contains(&third(1050)), "{policy:?}");
+            assert!((1280..1520).contains(&third(1100)), "{policy:?}");
+        }
     }
 }

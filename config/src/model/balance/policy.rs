@@ -2,18 +2,25 @@
 
 use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster as ClusterProto, cluster};
-use waypoint_filters::xds::coverage::well_known::UINT32_VALUE;
+use waypoint_filters::xds::coverage::well_known::{PERCENT, UINT32_VALUE};
 use waypoint_filters::xds::coverage::{Table, honoured};
 use waypoint_filters::xds::rejected::Refusal;
 
+use crate::model::balance::maglev;
+use crate::model::balance::ring_hash::RingSettings;
+use crate::model::balance::runtime_double::RUNTIME_DOUBLE;
+use crate::model::balance::slow_start::{SLOW_START_CONFIG, SlowStart};
+
 /// How one cluster balances.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Balancing {
     pub policy: LbPolicy,
     /// Percent of healthy endpoints below which all are used; istiod sends 0: never.
     pub panic_threshold: f64,
     /// Whether a locality is chosen by its weight first; otherwise those of a priority are one set.
     pub by_locality: bool,
+    /// How new endpoints begin, where turns are taken or requests compared.
+    pub slow_start: Option<SlowStart>,
 }
 
 impl Balancing {
@@ -22,24 +29,32 @@ impl Balancing {
             policy: LbPolicy::from_proto(proto)?,
             panic_threshold: panic_threshold(proto),
             by_locality: locality_weighted(proto),
+            slow_start: slow_start(proto)?,
         })
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LbPolicy {
     RoundRobin,
-    /// `choice_count` random endpoints are compared (Envoy: 2).
+    /// `choice_count` random endpoints are compared (Envoy: 2); with different weights, requests in flight count to the power of
+    /// `bias` (Envoy: 1).
     LeastRequest {
         choice_count: u32,
+        bias: f64,
     },
     Random,
+    RingHash(RingSettings),
+    Maglev {
+        table_size: u64,
+    },
     /// The discovery type decides.
     ClusterProvided,
 }
 
 /// The policies of `lb_policy`, as the API names them.
-pub(crate) const HONOURED: &str = "ROUND_ROBIN, LEAST_REQUEST, RANDOM, CLUSTER_PROVIDED";
+pub(crate) const HONOURED: &str =
+    "ROUND_ROBIN, LEAST_REQUEST, RING_HASH, RANDOM, MAGLEV, CLUSTER_PROVIDED";
 
 pub(crate) static COMMON_LB_CONFIG: Table = Table {
     name: "envoy.config.cluster.v3.Cluster.CommonLbConfig",
@@ -59,54 +74,66 @@ static LOCALITY_WEIGHTED_LB_CONFIG: Table = Table {
     required: &[],
 };
 
-static PERCENT: Table = Table {
-    name: "envoy.type.v3.Percent",
-    fields: &[honoured(1, "value")],
-    refused: "",
-    required: &[],
-};
-
 pub(crate) static LEAST_REQUEST_LB_CONFIG: Table = Table {
     name: "envoy.config.cluster.v3.Cluster.LeastRequestLbConfig",
-    fields: &[honoured(1, "choice_count").of(&UINT32_VALUE)],
-    refused: "2 active_request_bias, 3 slow_start_config",
+    fields: &[
+        honoured(1, "choice_count").of(&UINT32_VALUE),
+        honoured(2, "active_request_bias").of(&RUNTIME_DOUBLE),
+        honoured(3, "slow_start_config").of(&SLOW_START_CONFIG),
+    ],
+    refused: "",
     required: &[],
 };
 
 pub(crate) static ROUND_ROBIN_LB_CONFIG: Table = Table {
     name: "envoy.config.cluster.v3.Cluster.RoundRobinLbConfig",
-    fields: &[],
-    refused: "1 slow_start_config",
+    fields: &[honoured(1, "slow_start_config").of(&SLOW_START_CONFIG)],
+    refused: "",
     required: &[],
 };
 
 impl LbPolicy {
+    /// Whether it leads by a hash of the request.
+    pub fn hashes(self) -> bool {
+        matches!(self, LbPolicy::RingHash(_) | LbPolicy::Maglev { .. })
+    }
+
     fn from_proto(proto: &ClusterProto) -> Result<LbPolicy, Refusal> {
         let policy = cluster::LbPolicy::try_from(proto.lb_policy)
             .map_err(|_| Refusal::new("lb_policy", format!("unknown value {}", proto.lb_policy)))?;
-        match &proto.lb_config {
-            None | Some(cluster::LbConfig::OriginalDstLbConfig(_)) => {}
-            Some(
-                cluster::LbConfig::LeastRequestLbConfig(_)
-                | cluster::LbConfig::RoundRobinLbConfig(_),
-            ) => {}
-            Some(_) => return Err(Refusal::unsupported("lb_config")),
-        }
         Ok(match policy {
             cluster::LbPolicy::RoundRobin => LbPolicy::RoundRobin,
             cluster::LbPolicy::Random => LbPolicy::Random,
             cluster::LbPolicy::ClusterProvided => LbPolicy::ClusterProvided,
             cluster::LbPolicy::LeastRequest => {
-                let count = match &proto.lb_config {
-                    Some(cluster::LbConfig::LeastRequestLbConfig(config)) => {
-                        config.choice_count.as_ref()
-                    }
+                let config = match &proto.lb_config {
+                    Some(cluster::LbConfig::LeastRequestLbConfig(config)) => Some(config),
                     _ => None,
                 };
+                let count = config.and_then(|c| c.choice_count);
+                let bias = config.and_then(|c| c.active_request_bias.as_ref());
+                let bias = bias.map_or(1.0, |b| b.default_value);
+                if !bias.is_finite() || bias < 0.0 {
+                    let field = "least_request_lb_config.active_request_bias";
+                    return Err(Refusal::new(field, "is below 0"));
+                }
                 LbPolicy::LeastRequest {
                     choice_count: count.map_or(2, |c| c.value),
+                    bias,
                 }
             }
+            cluster::LbPolicy::RingHash => {
+                LbPolicy::RingHash(RingSettings::from_proto(match &proto.lb_config {
+                    Some(cluster::LbConfig::RingHashLbConfig(config)) => Some(config),
+                    _ => None,
+                })?)
+            }
+            cluster::LbPolicy::Maglev => LbPolicy::Maglev {
+                table_size: maglev::table_size(match &proto.lb_config {
+                    Some(cluster::LbConfig::MaglevLbConfig(config)) => Some(config),
+                    _ => None,
+                })?,
+            },
             other => {
                 return Err(Refusal::unsupported(format!(
                     "lb_policy {}",
@@ -115,6 +142,23 @@ impl LbPolicy {
             }
         })
     }
+}
+
+fn slow_start(proto: &ClusterProto) -> Result<Option<SlowStart>, Refusal> {
+    use cluster::{LbConfig, LbPolicy};
+    let (config, field) = match (proto.lb_policy(), &proto.lb_config) {
+        (LbPolicy::RoundRobin, Some(LbConfig::RoundRobinLbConfig(config))) => {
+            (config.slow_start_config.as_ref(), "round_robin_lb_config")
+        }
+        (LbPolicy::LeastRequest, Some(LbConfig::LeastRequestLbConfig(config))) => {
+            (config.slow_start_config.as_ref(), "least_request_lb_config")
+        }
+        // As in Envoy, what is said for another policy counts for nothing.
+        _ => return Ok(None),
+    };
+    let slow_start = config.map(SlowStart::from_proto).transpose();
+    let slow_start = slow_start.map_err(|e| e.within("slow_start_config").within(field))?;
+    Ok(slow_start.flatten())
 }
 
 /// Percent of healthy endpoints below which all are used; Envoy's default where nothing is said.

@@ -86,6 +86,8 @@ mod tests {
         let endpoint = |(port, weight): (u16, &u32)| {
             Arc::new(Endpoint {
                 address: ([10, 0, 0, 1], port).into(),
+                additional: Box::default(),
+                check: None,
                 transport: Transport::Plain,
                 healthy: true,
                 weight: *weight,

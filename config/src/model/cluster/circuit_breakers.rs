@@ -4,12 +4,18 @@
 //! nothing is counted. What is counted lives in the cluster's slot, so that an update of the cluster doesn't
 //! forget it.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::cluster::v3::CircuitBreakers;
 use envoy_types::pb::google::protobuf::UInt32Value;
 use waypoint_filters::xds::coverage::well_known::UINT32_VALUE;
 use waypoint_filters::xds::coverage::{OWN_COUNTERS, Table, harmless, honoured};
+use waypoint_filters::xds::rejected::Refusal;
+
+use crate::model::cluster::recent_requests::RecentRequests;
+use crate::model::cluster::retry_budget::{RETRY_BUDGET, RetryBudget};
 
 /// istiod's, where nobody asked for a limit.
 const NO_LIMIT: u32 = u32::MAX;
@@ -33,8 +39,9 @@ static THRESHOLDS: Table = Table {
         honoured(4, "max_requests").of(&UINT32_VALUE),
         honoured(5, "max_retries").of(&UINT32_VALUE),
         harmless(6, "track_remaining", OWN_COUNTERS),
+        honoured(8, "retry_budget").of(&RETRY_BUDGET),
     ],
-    refused: "1 priority, 7 max_connection_pools, 8 retry_budget",
+    refused: "1 priority, 7 max_connection_pools",
     required: &[],
 };
 
@@ -52,12 +59,14 @@ pub enum Resource {
 }
 
 /// A cluster's limits; 4294967295 is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Thresholds {
     pub max_connections: u32,
     pub max_pending_requests: u32,
     pub max_requests: u32,
     pub max_retries: u32,
+    /// In place of `max_retries`.
+    pub retry_budget: Option<RetryBudget>,
 }
 
 impl Thresholds {
@@ -66,39 +75,64 @@ impl Thresholds {
         max_pending_requests: NO_LIMIT,
         max_requests: NO_LIMIT,
         max_retries: NO_LIMIT,
+        retry_budget: None,
     };
 
     /// `None`: there is no limit, and nothing to count.
-    pub(crate) fn from_proto(proto: Option<&CircuitBreakers>) -> Option<Thresholds> {
+    pub(crate) fn from_proto(
+        proto: Option<&CircuitBreakers>,
+    ) -> Result<Option<Thresholds>, Refusal> {
         // All are of the one priority that is honoured; the first counts, as in Envoy.
-        let first = proto?.thresholds.first()?;
+        let Some(first) = proto.and_then(|proto| proto.thresholds.first()) else {
+            return Ok(None);
+        };
         let or = |value: &Option<UInt32Value>, default| value.as_ref().map_or(default, |v| v.value);
         let thresholds = Thresholds {
             max_connections: or(&first.max_connections, DEFAULT_MAX),
             max_pending_requests: or(&first.max_pending_requests, DEFAULT_MAX),
             max_requests: or(&first.max_requests, DEFAULT_MAX),
             max_retries: or(&first.max_retries, DEFAULT_MAX_RETRIES),
+            retry_budget: first
+                .retry_budget
+                .as_ref()
+                .map(RetryBudget::from_proto)
+                .transpose()
+                .map_err(|e| e.within("retry_budget"))?,
         };
-        (thresholds != Thresholds::UNLIMITED).then_some(thresholds)
+        Ok((thresholds != Thresholds::UNLIMITED).then_some(thresholds))
     }
 
-    pub fn max(&self, resource: Resource) -> u32 {
+    /// How much there may be at this time, beside what is `in_use`.
+    pub fn max(&self, resource: Resource, in_use: &InUse, now: impl Fn() -> Instant) -> u32 {
         match resource {
             Resource::Connections => self.max_connections,
             Resource::PendingRequests => self.max_pending_requests,
             Resource::Requests => self.max_requests,
-            Resource::Retries => self.max_retries,
+            Resource::Retries => match &self.retry_budget {
+                None => self.max_retries,
+                Some(budget) => budget.most(match budget.interval {
+                    Some(interval) => in_use.begun(now(), interval),
+                    None => {
+                        let waiting = in_use.count(Resource::PendingRequests);
+                        waiting.saturating_add(in_use.count(Resource::Requests))
+                    }
+                }),
+            },
         }
     }
 }
 
 /// How much is on its way to a cluster, counted while there are limits.
 #[derive(Debug, Default)]
-pub struct InUse([AtomicU32; 4]);
+pub struct InUse {
+    counts: [AtomicU32; 4],
+    /// Where a retry budget has an interval.
+    recent: OnceLock<Box<RecentRequests>>,
+}
 
 impl InUse {
     fn of(&self, resource: Resource) -> &AtomicU32 {
-        let [connections, pending, requests, retries] = &self.0;
+        let [connections, pending, requests, retries] = &self.counts;
         match resource {
             Resource::Connections => connections,
             Resource::PendingRequests => pending,
@@ -125,6 +159,20 @@ impl InUse {
         self.of(resource).fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A request begins, of which a retry budget's interval takes notice.
+    pub fn begin(&self, now: Instant, interval: Duration) {
+        let recent = self
+            .recent
+            .get_or_init(|| Box::new(RecentRequests::new(now)));
+        recent.add(now, interval);
+    }
+
+    /// How many requests began within an interval.
+    fn begun(&self, now: Instant, interval: Duration) -> u32 {
+        let recent = self.recent.get();
+        recent.map_or(0, |recent| recent.count(now, interval))
+    }
+
     pub fn give_back(&self, resource: Resource) {
         self.of(resource).fetch_sub(1, Ordering::Relaxed);
     }
@@ -134,6 +182,7 @@ impl InUse {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers;
+    use envoy_types::pb::envoy::r#type::v3::Percent;
 
     use super::*;
 
@@ -142,6 +191,7 @@ mod tests {
             thresholds,
             ..Default::default()
         }))
+        .unwrap()
     }
 
     fn value(value: u32) -> Option<UInt32Value> {
@@ -160,7 +210,7 @@ mod tests {
 
     #[test]
     fn without_limits_there_is_nothing_to_count() {
-        assert_eq!(Thresholds::from_proto(None), None);
+        assert_eq!(Thresholds::from_proto(None), Ok(None));
         assert_eq!(of(Vec::new()), None);
         assert_eq!(of(vec![unlimited()]), None);
     }
@@ -171,12 +221,63 @@ mod tests {
             max_retries: value(7),
             ..unlimited()
         };
-        assert_eq!(of(vec![limited]).unwrap().max(Resource::Retries), 7);
+        let none = InUse::default();
+        let max = |thresholds: Thresholds, resource| thresholds.max(resource, &none, Instant::now);
+        assert_eq!(max(of(vec![limited]).unwrap(), Resource::Retries), 7);
         let empty = of(vec![circuit_breakers::Thresholds::default(), unlimited()]).unwrap();
-        assert_eq!(empty.max(Resource::Connections), 1024);
-        assert_eq!(empty.max(Resource::PendingRequests), 1024);
-        assert_eq!(empty.max(Resource::Requests), 1024);
-        assert_eq!(empty.max(Resource::Retries), 3);
+        assert_eq!(max(empty, Resource::Connections), 1024);
+        assert_eq!(max(empty, Resource::PendingRequests), 1024);
+        assert_eq!(max(empty, Resource::Requests), 1024);
+        assert_eq!(max(empty, Resource::Retries), 3);
+    }
+
+    #[test]
+    fn a_budget_of_retries_grows_with_what_is_under_way() {
+        let budget = circuit_breakers::thresholds::RetryBudget {
+            budget_percent: Some(Percent { value: 50.0 }),
+            min_retry_concurrency: value(1),
+            ..Default::default()
+        };
+        let thresholds = of(vec![circuit_breakers::Thresholds {
+            retry_budget: Some(budget),
+            ..unlimited()
+        }]);
+        let in_use = InUse::default();
+        let now = Instant::now;
+        let most = || thresholds.unwrap().max(Resource::Retries, &in_use, now);
+        assert_eq!(most(), 1);
+        (0..5).for_each(|_| in_use.add(Resource::Requests));
+        assert_eq!(most(), 2);
+        in_use.add(Resource::PendingRequests);
+        assert_eq!(most(), 3);
+    }
+
+    #[test]
+    fn with_an_interval_a_budget_counts_what_began_within_it() {
+        let budget = circuit_breakers::thresholds::RetryBudget {
+            budget_percent: Some(Percent { value: 50.0 }),
+            min_retry_concurrency: value(1),
+            budget_interval: Some(envoy_types::pb::google::protobuf::Duration {
+                seconds: 10,
+                nanos: 0,
+            }),
+        };
+        let thresholds = of(vec![circuit_breakers::Thresholds {
+            retry_budget: Some(budget),
+            ..unlimited()
+        }])
+        .unwrap();
+        let interval = thresholds.retry_budget.unwrap().interval.unwrap();
+        let (start, in_use) = (Instant::now(), InUse::default());
+        let most = |after: u64| {
+            let now = start + Duration::from_secs(after);
+            thresholds.max(Resource::Retries, &in_use, || now)
+        };
+        // What is under way doesn't count.
+        (0..8).for_each(|_| in_use.add(Resource::Requests));
+        assert_eq!(most(0), 1);
+        (0..8).for_each(|_| in_use.begin(start, interval));
+        assert_eq!((most(0), most(9), most(10)), (4, 4, 1));
     }
 
     #[test]

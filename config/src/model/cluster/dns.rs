@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{DnsLookupFamily, RefreshRate};
-use envoy_types::pb::envoy::config::core::v3::{SocketAddress, address};
+use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, address};
 use envoy_types::pb::envoy::config::endpoint::v3::{
-    ClusterLoadAssignment, LbEndpoint, lb_endpoint,
+    ClusterLoadAssignment, LbEndpoint, endpoint::AdditionalAddress, lb_endpoint,
 };
 use envoy_types::pb::google::protobuf::Duration as DurationProto;
 use waypoint_filters::xds::coverage::well_known::DURATION;
@@ -40,7 +40,7 @@ pub struct DnsDiscovery {
 pub enum DnsKind {
     /// Every address is an endpoint.
     Strict,
-    /// There is one endpoint, at the first address of the newest answer.
+    /// There is one endpoint, at the first address of the newest answer; the others are further addresses of it.
     Logical,
 }
 
@@ -115,8 +115,8 @@ static CARES: Table = Table {
 };
 
 impl LookupFamily {
-    pub(crate) fn from_proto(proto: &ClusterProto) -> Result<LookupFamily, Refusal> {
-        Ok(match DnsLookupFamily::try_from(proto.dns_lookup_family) {
+    pub(crate) fn from_number(number: i32) -> Result<LookupFamily, Refusal> {
+        Ok(match DnsLookupFamily::try_from(number) {
             Ok(DnsLookupFamily::Auto) => LookupFamily::V6ThenV4,
             Ok(DnsLookupFamily::V4Only) => LookupFamily::V4,
             Ok(DnsLookupFamily::V6Only) => LookupFamily::V6,
@@ -170,17 +170,21 @@ impl DnsDiscovery {
     /// What of an answer becomes endpoints.
     pub(crate) fn usable(&self, addresses: &[IpAddr]) -> Vec<IpAddr> {
         match self.kind {
-            DnsKind::Logical => addresses.first().copied().into_iter().collect(),
-            // Servers turn the order round; that is no change.
-            DnsKind::Strict => {
-                let sorted: BTreeSet<IpAddr> = addresses.iter().copied().collect();
-                sorted.into_iter().collect()
+            DnsKind::Logical => {
+                let (first, rest) = addresses.split_at(addresses.len().min(1));
+                let mut rest = sorted(rest);
+                rest.retain(|address| !first.contains(address));
+                first.iter().copied().chain(rest).collect()
             }
+            DnsKind::Strict => sorted(addresses),
         }
     }
 }
 
-fn rate(proto: &Option<DurationProto>, field: &str) -> Result<Option<Duration>, Refusal> {
+pub(crate) fn rate(
+    proto: &Option<DurationProto>,
+    field: &str,
+) -> Result<Option<Duration>, Refusal> {
     match duration::optional(proto, field)? {
         Some(rate) if rate < Duration::from_millis(1) => {
             Err(Refusal::new(field, "is below a millisecond"))
@@ -189,7 +193,7 @@ fn rate(proto: &Option<DurationProto>, field: &str) -> Result<Option<Duration>, 
     }
 }
 
-fn failure(proto: &RefreshRate) -> Result<(Duration, Duration), Refusal> {
+pub(crate) fn failure(proto: &RefreshRate) -> Result<(Duration, Duration), Refusal> {
     let base = rate(&proto.base_interval, "base_interval")?
         .ok_or_else(|| Refusal::missing("base_interval"))?;
     let longest = rate(&proto.max_interval, "max_interval")?.unwrap_or(base * 10);
@@ -224,9 +228,16 @@ pub(crate) fn names(assignment: &ClusterLoadAssignment) -> BTreeSet<Arc<str>> {
     names.map(Arc::from).collect()
 }
 
+/// Servers turn the order round; that is no change.
+fn sorted(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let sorted: BTreeSet<IpAddr> = addresses.iter().copied().collect();
+    sorted.into_iter().collect()
+}
+
 /// The assignment with the names' addresses in place of them.
 pub(crate) fn resolved(
     assignment: &ClusterLoadAssignment,
+    kind: DnsKind,
     addresses: impl Fn(&str) -> Vec<IpAddr>,
 ) -> ClusterLoadAssignment {
     let mut resolved = assignment.clone();
@@ -236,8 +247,12 @@ pub(crate) fn resolved(
             match name(&endpoint).map(&addresses) {
                 None => locality.lb_endpoints.push(endpoint),
                 Some(addresses) => {
-                    let at = |address| at_address(&endpoint, address);
-                    locality.lb_endpoints.extend(addresses.iter().map(at));
+                    let each = match kind {
+                        DnsKind::Strict => addresses.chunks(1),
+                        DnsKind::Logical => addresses.chunks(addresses.len().max(1)),
+                    };
+                    let at = |addresses| at_addresses(&endpoint, addresses);
+                    locality.lb_endpoints.extend(each.filter_map(at));
                 }
             }
         }
@@ -259,15 +274,27 @@ fn name(endpoint: &LbEndpoint) -> Option<&str> {
     }
 }
 
-fn at_address(endpoint: &LbEndpoint, ip: &IpAddr) -> LbEndpoint {
+/// The endpoint at the first of these, and further at the others.
+fn at_addresses(endpoint: &LbEndpoint, addresses: &[IpAddr]) -> Option<LbEndpoint> {
+    let (first, further) = addresses.split_first()?;
     let mut endpoint = endpoint.clone();
     if let Some(lb_endpoint::HostIdentifier::Endpoint(inner)) = &mut endpoint.host_identifier
-        && let Some(address) = &mut inner.address
-        && let Some(address::Address::SocketAddress(socket)) = &mut address.address
+        && let Some(named) = inner.address.clone()
     {
+        let further = further.iter().map(|ip| AdditionalAddress {
+            address: Some(at_address(named.clone(), ip)),
+        });
+        inner.additional_addresses = further.collect();
+        inner.address = Some(at_address(named, first));
+    }
+    Some(endpoint)
+}
+
+fn at_address(mut named: Address, ip: &IpAddr) -> Address {
+    if let Some(address::Address::SocketAddress(socket)) = &mut named.address {
         socket.address = ip.to_string();
     }
-    endpoint
+    named
 }
 
 #[cfg(test)]
@@ -361,7 +388,7 @@ mod tests {
         };
         let ip = |n: u8| IpAddr::from([10, 0, 0, n]);
         let answer = [ip(3), ip(1), ip(3)];
-        assert_eq!(how(DnsKind::Logical).usable(&answer), [ip(3)]);
+        assert_eq!(how(DnsKind::Logical).usable(&answer), [ip(3), ip(1)]);
         assert_eq!(how(DnsKind::Strict).usable(&answer), [ip(1), ip(3)]);
     }
 }

@@ -7,10 +7,12 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
     HttpProtocolOptions, http_protocol_options,
 };
 use waypoint_filters::xds::coverage::well_known::{DURATION, UINT32_VALUE};
-use waypoint_filters::xds::coverage::{Table, decode_any, harmless, honoured};
+use waypoint_filters::xds::coverage::{Table, decode_any, honoured};
 use waypoint_filters::xds::rejected::Refusal;
 
+use crate::model::cluster::upstream_http2::{HTTP2_OPTIONS, UpstreamHttp2};
 use crate::model::duration;
+use crate::model::header_case::{HEADER_KEY_FORMAT, HeaderCase};
 
 const NAME: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
@@ -21,6 +23,17 @@ pub enum UpstreamProtocol {
     Http2,
     /// What the client spoke.
     Downstream,
+    /// What is agreed on in TLS (ALPN).
+    Negotiated,
+}
+
+/// What the host that a request is for has to do with TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerNameFrom {
+    /// It is SNI.
+    pub host: bool,
+    /// It must be a name of the server's certificate.
+    pub verified: bool,
 }
 
 /// How long an idle connection lives where nothing is said (Envoy's default).
@@ -29,20 +42,25 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// What of a cluster's options the data path needs.
 pub(crate) struct ProtocolOptions {
     pub(crate) protocol: UpstreamProtocol,
+    pub(crate) server_name: ServerNameFrom,
     /// `None`: without end.
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) max_connection_duration: Option<Duration>,
     pub(crate) max_requests_per_connection: Option<u32>,
+    pub(crate) header_case: HeaderCase,
+    pub(crate) http2: UpstreamHttp2,
 }
 
 pub(crate) static HTTP_PROTOCOL_OPTIONS: Table = Table {
     name: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
     fields: &[
         honoured(1, "common_http_protocol_options").of(&COMMON_OPTIONS),
+        honoured(2, "upstream_http_protocol_options").of(&UPSTREAM_OPTIONS),
         honoured(3, "explicit_http_config").of(&EXPLICIT),
         honoured(4, "use_downstream_protocol_config").of(&USE_DOWNSTREAM),
+        honoured(5, "auto_config").of(&AUTO),
     ],
-    refused: "2 upstream_http_protocol_options, 5 auto_config, 6 http_filters, \
+    refused: "6 http_filters, \
               7 header_validation_config, 8 outlier_detection, 9 request_mirror_policies, \
               10 hash_policy, 11 retry_policy",
     required: &[],
@@ -80,33 +98,29 @@ static USE_DOWNSTREAM: Table = Table {
     required: &[],
 };
 
-static HTTP1_OPTIONS: Table = Table {
-    name: "envoy.config.core.v3.Http1ProtocolOptions",
-    fields: &[],
-    refused: "1 allow_absolute_url, 2 accept_http_10, 3 default_host_for_http_10, \
-              4 header_key_format, 5 enable_trailers, 6 allow_chunked_length, \
-              7 override_stream_error_on_invalid_http_message, 8 send_fully_qualified_url, \
-              9 use_balsa_parser, 10 allow_custom_methods, 11 ignore_http_11_upgrade",
+static AUTO: Table = Table {
+    name: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig",
+    fields: &[
+        honoured(1, "http_protocol_options").of(&HTTP1_OPTIONS),
+        honoured(2, "http2_protocol_options").of(&HTTP2_OPTIONS),
+    ],
+    refused: "3 http3_protocol_options, 4 alternate_protocols_cache_options",
     required: &[],
 };
 
-static HTTP2_OPTIONS: Table = Table {
-    name: "envoy.config.core.v3.Http2ProtocolOptions",
-    fields: &[harmless(
-        5,
-        "allow_connect",
-        "of the clusters behind which tunnels begin",
-    )],
-    refused: "1 hpack_table_size, 2 max_concurrent_streams, 3 initial_stream_window_size, \
-              4 initial_connection_window_size, 6 allow_metadata, 7 max_outbound_frames, \
-              8 max_outbound_control_frames, 9 max_consecutive_inbound_frames_with_empty_payload, \
-              10 max_inbound_priority_frames_per_stream, \
-              11 max_inbound_window_update_frames_per_data_frame_sent, \
-              12 stream_error_on_invalid_http_messaging, 13 custom_settings_parameters, \
-              14 override_stream_error_on_invalid_http_message, 15 connection_keepalive, \
-              16 use_oghttp2_codec, 17 max_metadata_size, 18 enable_huffman_encoding, \
-              19 max_header_field_size_kb, 20 disallow_obs_text, 21 stream_reset_burst, \
-              22 stream_reset_rate",
+static UPSTREAM_OPTIONS: Table = Table {
+    name: "envoy.config.core.v3.UpstreamHttpProtocolOptions",
+    fields: &[honoured(1, "auto_sni"), honoured(2, "auto_san_validation")],
+    refused: "3 override_auto_sni_header",
+    required: &[],
+};
+
+static HTTP1_OPTIONS: Table = Table {
+    name: "envoy.config.core.v3.Http1ProtocolOptions",
+    fields: &[honoured(4, "header_key_format").of(&HEADER_KEY_FORMAT)],
+    refused: "1 allow_absolute_url, 2 accept_http_10, 3 default_host_for_http_10, 5 enable_trailers, 6 allow_chunked_length, \
+              7 override_stream_error_on_invalid_http_message, 8 send_fully_qualified_url, \
+              9 use_balsa_parser, 10 allow_custom_methods, 11 ignore_http_11_upgrade",
     required: &[],
 };
 
@@ -114,9 +128,12 @@ impl ProtocolOptions {
     pub(crate) fn from_proto(cluster: &ClusterProto) -> Result<ProtocolOptions, Refusal> {
         let mut options = ProtocolOptions {
             protocol: UpstreamProtocol::Http1,
+            server_name: ServerNameFrom::default(),
             idle_timeout: Some(IDLE_TIMEOUT),
             max_connection_duration: None,
             max_requests_per_connection: None,
+            header_case: HeaderCase::Lower,
+            http2: UpstreamHttp2::default(),
         };
         for (name, any) in &cluster.typed_extension_protocol_options {
             if name != NAME {
@@ -150,10 +167,37 @@ impl ProtocolOptions {
                     }
                 }
             }
-            Some(UpstreamProtocolOptions::AutoConfig(_)) => {
-                return Err(Refusal::unsupported("auto_config"));
-            }
+            Some(UpstreamProtocolOptions::AutoConfig(_)) => UpstreamProtocol::Negotiated,
         };
+        let (http1, http2) = match &proto.upstream_protocol_options {
+            Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(config)) => (
+                config.http_protocol_options.as_ref(),
+                config.http2_protocol_options.as_ref(),
+            ),
+            Some(UpstreamProtocolOptions::ExplicitHttpConfig(config)) => {
+                match &config.protocol_config {
+                    Some(ProtocolConfig::HttpProtocolOptions(http1)) => (Some(http1), None),
+                    Some(ProtocolConfig::Http2ProtocolOptions(http2)) => (None, Some(http2)),
+                    _ => (None, None),
+                }
+            }
+            Some(UpstreamProtocolOptions::AutoConfig(config)) => (
+                config.http_protocol_options.as_ref(),
+                config.http2_protocol_options.as_ref(),
+            ),
+            None => (None, None),
+        };
+        self.header_case = HeaderCase::from_proto(http1)?;
+        if let Some(http2) = http2 {
+            self.http2 =
+                UpstreamHttp2::from_proto(http2).map_err(|e| e.within("http2_protocol_options"))?;
+        }
+        if let Some(upstream) = &proto.upstream_http_protocol_options {
+            self.server_name = ServerNameFrom {
+                host: upstream.auto_sni,
+                verified: upstream.auto_san_validation,
+            };
+        }
         if let Some(common) = &proto.common_http_protocol_options {
             self.idle_timeout = match duration::optional(&common.idle_timeout, "idle_timeout")? {
                 None => Some(IDLE_TIMEOUT),

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::config::core::v3::{
+    HttpProtocolOptions, http_protocol_options::HeadersWithUnderscoresAction,
+};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager as HttpConnectionManagerProto, http_connection_manager::CodecType,
 };
-use waypoint_filters::xds::coverage::well_known::{DURATION, UINT32_VALUE};
-use waypoint_filters::xds::coverage::{Table, harmless, honoured, required};
+use waypoint_filters::xds::coverage::well_known::UINT32_VALUE;
+use waypoint_filters::xds::coverage::{Table, honoured};
 use waypoint_filters::xds::rejected::Refusal;
 
-use crate::model::duration;
+use crate::model::header_case::{HEADER_KEY_FORMAT, HeaderCase};
+use crate::model::http2_keepalive::{KEEPALIVE, keepalive};
 
 /// HTTP/1 and HTTP/2 settings of the server side.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +24,10 @@ pub struct CodecOptions {
     pub max_request_headers_bytes: u32,
     pub max_request_headers_count: u32,
     pub accept_http_10: bool,
+    /// Of answers over HTTP/1; `Preserved` also keeps what requests have.
+    pub header_case: HeaderCase,
+    /// Whether upgrades come over HTTP/2, too (RFC 8441). An HBONE port is there for CONNECT, whatever it says.
+    pub http2_allow_connect: bool,
     pub http2_max_concurrent_streams: Option<u32>,
     pub http2_initial_stream_window: Option<u32>,
     pub http2_initial_connection_window: Option<u32>,
@@ -34,6 +41,15 @@ pub enum Codec {
     Http2,
 }
 
+/// What becomes of headers whose names have a `_`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeadersWithUnderscores {
+    #[default]
+    Allow,
+    RejectRequest,
+    DropHeader,
+}
+
 /// Envoy's defaults.
 const MAX_REQUEST_HEADERS_KB: u32 = 60;
 const MAX_HEADERS_COUNT: u32 = 100;
@@ -44,7 +60,7 @@ pub(crate) static HTTP2_OPTIONS: Table = Table {
         honoured(2, "max_concurrent_streams").of(&UINT32_VALUE),
         honoured(3, "initial_stream_window_size").of(&UINT32_VALUE),
         honoured(4, "initial_connection_window_size").of(&UINT32_VALUE),
-        harmless(5, "allow_connect", "an HBONE port is there for CONNECT"),
+        honoured(5, "allow_connect"),
         honoured(15, "connection_keepalive").of(&KEEPALIVE),
     ],
     refused: "1 hpack_table_size, 6 allow_metadata, 7 max_outbound_frames, \
@@ -60,22 +76,14 @@ pub(crate) static HTTP2_OPTIONS: Table = Table {
 
 pub(crate) static HTTP1_OPTIONS: Table = Table {
     name: "envoy.config.core.v3.Http1ProtocolOptions",
-    fields: &[honoured(2, "accept_http_10")],
-    refused: "1 allow_absolute_url, 3 default_host_for_http_10, 4 header_key_format, \
-              5 enable_trailers, 6 allow_chunked_length, \
+    fields: &[
+        honoured(2, "accept_http_10"),
+        honoured(4, "header_key_format").of(&HEADER_KEY_FORMAT),
+    ],
+    refused: "1 allow_absolute_url, 3 default_host_for_http_10, 5 enable_trailers, 6 allow_chunked_length, \
               7 override_stream_error_on_invalid_http_message, 8 send_fully_qualified_url, \
               9 use_balsa_parser, 10 allow_custom_methods, 11 ignore_http_11_upgrade",
     required: &[],
-};
-
-static KEEPALIVE: Table = Table {
-    name: "envoy.config.core.v3.KeepaliveSettings",
-    fields: &[
-        honoured(1, "interval").of(&DURATION),
-        honoured(2, "timeout").of(&DURATION),
-    ],
-    refused: "3 interval_jitter, 4 connection_idle_interval",
-    required: &[required("timeout", &[2])],
 };
 
 impl CodecOptions {
@@ -90,15 +98,6 @@ impl CodecOptions {
             _ => return Err(Refusal::unsupported("codec_type")),
         };
         let http2 = proto.http2_protocol_options.clone().unwrap_or_default();
-        let keepalive = match &http2.connection_keepalive {
-            None => None,
-            Some(settings) => {
-                let interval =
-                    duration::limit(&settings.interval, "connection_keepalive.interval")?;
-                let timeout = duration::limit(&settings.timeout, "connection_keepalive.timeout")?;
-                interval.zip(timeout)
-            }
-        };
         let kb = proto
             .max_request_headers_kb
             .as_ref()
@@ -114,13 +113,37 @@ impl CodecOptions {
                 .http_protocol_options
                 .as_ref()
                 .is_some_and(|http1| http1.accept_http_10),
+            header_case: HeaderCase::from_proto(proto.http_protocol_options.as_ref())
+                .map_err(|e| e.within("http_protocol_options"))?,
+            http2_allow_connect: http2.allow_connect,
             http2_max_concurrent_streams: http2.max_concurrent_streams.as_ref().map(|n| n.value),
             http2_initial_stream_window: http2.initial_stream_window_size.as_ref().map(|n| n.value),
             http2_initial_connection_window: http2
                 .initial_connection_window_size
                 .as_ref()
                 .map(|n| n.value),
-            http2_keepalive: keepalive,
+            http2_keepalive: keepalive(&http2)?,
         })
+    }
+}
+
+impl HeadersWithUnderscores {
+    pub(crate) fn from_proto(
+        common: &HttpProtocolOptions,
+    ) -> Result<HeadersWithUnderscores, Refusal> {
+        use HeadersWithUnderscoresAction as Action;
+        Ok(
+            match Action::try_from(common.headers_with_underscores_action) {
+                Ok(Action::Allow) => HeadersWithUnderscores::Allow,
+                Ok(Action::RejectRequest) => HeadersWithUnderscores::RejectRequest,
+                Ok(Action::DropHeader) => HeadersWithUnderscores::DropHeader,
+                Err(_) => {
+                    return Err(Refusal::new(
+                        "headers_with_underscores_action",
+                        "unknown value",
+                    ));
+                }
+            },
+        )
     }
 }

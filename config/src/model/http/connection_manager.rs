@@ -3,38 +3,41 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::{
-    HttpProtocolOptions, http_protocol_options::HeadersWithUnderscoresAction,
-};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager as HttpConnectionManagerProto, HttpFilter as HttpFilterProto,
-    http_connection_manager::{
-        ForwardClientCertDetails, RouteSpecifier, ServerHeaderTransformation,
-    },
+    RequestIdExtension,
+    http_connection_manager::{ForwardClientCertDetails, RouteSpecifier},
     http_filter,
 };
+use envoy_types::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 use envoy_types::pb::google::protobuf::Any;
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 use waypoint_filters::host::{Host, Terminal};
 use waypoint_filters::http::{FilterContext, ROUTER, TABLES};
-use waypoint_filters::record::access_log::{ACCESS_LOG, AccessLog};
-use waypoint_filters::record::recorder::Recorder;
+use waypoint_filters::record::access_log::{ACCESS_LOG, AccessLog, LogContext};
+use waypoint_filters::record::local_replies::{LOCAL_REPLIES, LocalReplies};
+use waypoint_filters::record::tracing::{TRACING, Tracing, TracingContext};
+use waypoint_filters::security::rbac::tally::TalliedRules;
 use waypoint_filters::service::HttpService;
-use waypoint_filters::stream::stream_info::Capture;
-use waypoint_filters::xds::coverage::well_known::{BOOL_VALUE, DURATION, UINT32_VALUE};
-use waypoint_filters::xds::coverage::{
-    OWN_COUNTERS, Table, harmless, honoured, left_out, required,
-};
-use waypoint_filters::xds::omitted::{Omissions, OmittedKind};
+use waypoint_filters::stream::recorder::Recorder;
+use waypoint_filters::stream::stream_info::{Capture, StreamInfo};
+use waypoint_filters::xds::coverage::well_known::{BOOL_VALUE, DURATION, PERCENT, UINT32_VALUE};
+use waypoint_filters::xds::coverage::{Table, decode_any, harmless, honoured, required};
+use waypoint_filters::xds::omitted::Omissions;
 use waypoint_filters::xds::rejected::Refusal;
 
-use crate::model::cluster::ClusterSlot;
+use crate::model::cluster::slot::ClusterSlot;
 use crate::model::discovered::{EXTENSION_SOURCE, Lookup, RDS};
 use crate::model::duration;
-use crate::model::http::codec::{CodecOptions, HTTP1_OPTIONS, HTTP2_OPTIONS};
+use crate::model::http::codec::{
+    CodecOptions, HTTP1_OPTIONS, HTTP2_OPTIONS, HeadersWithUnderscores,
+};
+use crate::model::http::connection_limits::{COMMON_OPTIONS, ConnectionLimits};
+use crate::model::http::forwarding::Forwarding;
 use crate::model::http::path_normalization::PathNormalization;
 use crate::model::route::context::RouteContext;
 use crate::model::route::{ROUTE_CONFIGURATION, RouteConfiguration};
+use crate::model::stream_limits::StreamLimits;
 
 /// A compiled `HttpConnectionManager` with its filters folded into one service.
 #[derive(Debug)]
@@ -43,51 +46,54 @@ pub struct HttpConnectionManager {
     pub filters: HttpService,
     /// Access logs and metrics, in the order of the configuration.
     pub recorders: Box<[Arc<dyn Recorder>]>,
+    /// Rules of access, with their numbers, in the order in which they are asked.
+    pub tallied: Box<[TalliedRules]>,
     /// What the recorders need of heads.
-    pub capture: Capture,
+    pub capture: Arc<Capture>,
+    /// The same of a request that is traced.
+    capture_traced: Option<Arc<Capture>>,
     pub routes: Arc<RouteConfiguration>,
     pub codec: CodecOptions,
     pub path_normalization: PathNormalization,
-    /// `server:` of responses; `None` passes the upstream's through.
-    pub server_name: Option<HeaderValue>,
+    /// What is told of the client, and of this proxy.
+    pub forwarding: Forwarding,
     /// Whether a client's `x-forwarded-client-cert` is kept.
     pub keep_client_cert_header: bool,
-    pub generate_request_id: bool,
     /// Whether `expect: 100-continue` goes to the upstream, and its 100 comes back.
     pub proxy_100_continue: bool,
     /// Upgrades that are allowed, lower case (`websocket`).
     pub upgrades: Box<[Box<str>]>,
-    /// Whether spans are configured: responses then name the route's operation.
-    pub tracing: bool,
+    /// Which requests are traced. Where it is configured, responses name the route's operation.
+    pub tracing: Option<Tracing>,
     pub request_headers_timeout: Option<Duration>,
+    /// What its own answers look like; `None`: as they are.
+    pub local_replies: Option<LocalReplies>,
+    /// Of connections of clients.
+    pub connections: ConnectionLimits,
+    /// Of each request.
+    pub streams: StreamLimits,
     pub headers_with_underscores: HeadersWithUnderscores,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum HeadersWithUnderscores {
-    #[default]
-    Allow,
-    RejectRequest,
-    DropHeader,
 }
 
 pub(crate) static HTTP_CONNECTION_MANAGER: Table = Table {
     name: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
     fields: &[
         honoured(1, "codec_type").only("AUTO, HTTP1, HTTP2"),
-        harmless(2, "stat_prefix", OWN_COUNTERS),
+        harmless(
+            2,
+            "stat_prefix",
+            "names what RBAC filters count, and nothing else",
+        ),
         honoured(3, "rds").of(&RDS),
         honoured(4, "route_config").of(&ROUTE_CONFIGURATION),
         honoured(5, "http_filters").named(1).of(&HTTP_FILTER),
-        left_out(7, "tracing", "no tracer is built: no spans are sent"),
+        honoured(7, "tracing").of(&TRACING),
         honoured(8, "http_protocol_options").of(&HTTP1_OPTIONS),
         honoured(9, "http2_protocol_options").of(&HTTP2_OPTIONS),
         honoured(10, "server_name"),
-        harmless(12, "drain_timeout", "the process has its own drain period"),
+        honoured(12, "drain_timeout").of(&DURATION),
         honoured(13, "access_log").named(1).of(&ACCESS_LOG),
-        honoured(14, "use_remote_address")
-            .only("false")
-            .of(&BOOL_VALUE),
+        honoured(14, "use_remote_address").of(&BOOL_VALUE),
         honoured(15, "generate_request_id").of(&BOOL_VALUE),
         honoured(16, "forward_client_cert_details"),
         harmless(
@@ -96,41 +102,41 @@ pub(crate) static HTTP_CONNECTION_MANAGER: Table = Table {
             "goes into a header of the CONNECT, which nobody reads",
         ),
         honoured(18, "proxy_100_continue"),
+        honoured(19, "xff_num_trusted_hops"),
+        honoured(21, "skip_xff_append"),
+        honoured(22, "via"),
         honoured(23, "upgrade_configs").named(1).of(&UPGRADE),
-        honoured(24, "stream_idle_timeout")
-            .only("0s, no limit")
-            .of(&DURATION),
-        honoured(28, "request_timeout")
-            .only("0s, no limit")
-            .of(&DURATION),
+        honoured(24, "stream_idle_timeout").of(&DURATION),
+        honoured(26, "delayed_close_timeout").of(&DURATION),
+        honoured(28, "request_timeout").of(&DURATION),
         honoured(29, "max_request_headers_kb").of(&UINT32_VALUE),
         honoured(30, "normalize_path").of(&BOOL_VALUE),
-        harmless(
-            32,
-            "preserve_external_request_id",
-            "ids that clients send are kept, as without use_remote_address",
-        ),
+        honoured(32, "preserve_external_request_id"),
         honoured(33, "merge_slashes"),
-        honoured(34, "server_header_transformation").only("OVERWRITE, PASS_THROUGH"),
+        honoured(34, "server_header_transformation"),
         honoured(35, "common_http_protocol_options").of(&COMMON_OPTIONS),
         honoured(36, "request_id_extension").of(&REQUEST_ID),
+        honoured(37, "always_set_request_id_in_response"),
+        honoured(38, "local_reply_config").of(&LOCAL_REPLIES),
+        honoured(39, "strip_matching_host_port"),
         honoured(41, "request_headers_timeout").of(&DURATION),
+        honoured(42, "strip_any_host_port"),
         honoured(45, "path_with_escaped_slashes_action"),
+        honoured(47, "strip_trailing_host_dot"),
+        honoured(51, "append_x_forwarded_port"),
+        honoured(58, "http1_safe_max_connection_duration"),
+        honoured(62, "drain_timeout_jitter").of(&PERCENT),
     ],
-    refused: "6 add_user_agent, 19 xff_num_trusted_hops, \
-              20 represent_ipv4_remote_address_as_ipv4_mapped_ipv6, 21 skip_xff_append, 22 via, \
-              25 internal_address_config, 26 delayed_close_timeout, 31 scoped_routes, \
-              37 always_set_request_id_in_response, 38 local_reply_config, \
-              39 strip_matching_host_port, 40 stream_error_on_invalid_http_message, \
-              42 strip_any_host_port, 43 path_normalization_options, 44 http3_protocol_options, \
-              46 original_ip_detection_extensions, 47 strip_trailing_host_dot, \
+    refused: "6 add_user_agent, 20 represent_ipv4_remote_address_as_ipv4_mapped_ipv6, \
+              25 internal_address_config, 31 scoped_routes, \
+              40 stream_error_on_invalid_http_message, 43 path_normalization_options, \
+              44 http3_protocol_options, 46 original_ip_detection_extensions, \
               48 scheme_header_transformation, 49 proxy_status_config, \
-              50 typed_header_validation_config, 51 append_x_forwarded_port, \
-              52 early_header_mutation_extensions, 53 add_proxy_protocol_connection_state, \
-              54 access_log_flush_interval, 55 flush_access_log_on_new_request, \
-              56 access_log_options, 57 append_local_overload, \
-              58 http1_safe_max_connection_duration, 59 stream_flush_timeout, \
-              60 forward_client_cert_matcher, 61 forward_proto_config, 62 drain_timeout_jitter",
+              50 typed_header_validation_config, 52 early_header_mutation_extensions, \
+              53 add_proxy_protocol_connection_state, 54 access_log_flush_interval, \
+              55 flush_access_log_on_new_request, 56 access_log_options, \
+              57 append_local_overload, 59 stream_flush_timeout, 60 forward_client_cert_matcher, \
+              61 forward_proto_config",
     required: &[
         required("route_specifier", &[3, 4]),
         required("http_filters", &[5]),
@@ -173,24 +179,10 @@ static REQUEST_ID: Table = Table {
 static UUID: Table = Table {
     name: "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig",
     fields: &[
-        harmless(1, "pack_trace_reason", NO_TRACING),
-        harmless(2, "use_request_id_for_trace_sampling", NO_TRACING),
+        honoured(1, "pack_trace_reason").of(&BOOL_VALUE),
+        honoured(2, "use_request_id_for_trace_sampling").of(&BOOL_VALUE),
     ],
     refused: "",
-    required: &[],
-};
-
-const NO_TRACING: &str = "no tracer is built";
-
-static COMMON_OPTIONS: Table = Table {
-    name: "envoy.config.core.v3.HttpProtocolOptions",
-    fields: &[
-        honoured(2, "max_headers_count").of(&UINT32_VALUE),
-        honoured(5, "headers_with_underscores_action"),
-    ],
-    refused: "1 idle_timeout, 3 max_connection_duration, 4 max_stream_duration, \
-              6 max_requests_per_connection, 7 max_response_headers_kb, \
-              8 max_connection_duration_jitter",
     required: &[],
 };
 
@@ -208,17 +200,35 @@ pub(crate) struct ChainContext<'a> {
 }
 
 impl HttpConnectionManager {
+    /// What is to be kept of a request's heads.
+    pub fn capture_of(&self, stream: &StreamInfo) -> &Arc<Capture> {
+        let traced = |stream: &StreamInfo| {
+            let state = stream.state();
+            state.trace.as_ref().is_some_and(|trace| trace.sampled)
+        };
+        match &self.capture_traced {
+            Some(capture) if traced(stream) => capture,
+            _ => &self.capture,
+        }
+    }
+
     pub(crate) fn from_proto(
         proto: &HttpConnectionManagerProto,
         context: &ChainContext<'_>,
         terminal: Terminal,
     ) -> Result<HttpConnectionManager, Refusal> {
-        check_values(proto, context.omissions)?;
+        let upgrades = upgrades(proto, &terminal)?;
+        let takes_connect = terminal == Terminal::Connect;
         let filters = named_filters(&proto.http_filters, context.lookup)?;
         let mut chain = context.host.terminal(terminal);
         let mut recorders: Vec<Arc<dyn Recorder>> = Vec::new();
+        let logs = LogContext {
+            host: &**context.host,
+            clusters: &|name| (context.slot)(name),
+        };
+        let mut tallied: Vec<TalliedRules> = Vec::new();
         for log in &proto.access_log {
-            if let Some(log) = AccessLog::optional(log, &**context.host, context.omissions) {
+            if let Some(log) = AccessLog::optional(log, &logs, context.omissions) {
                 recorders.push(Arc::new(log));
             }
         }
@@ -229,6 +239,7 @@ impl HttpConnectionManager {
                 &FilterContext {
                     name,
                     position,
+                    stat_prefix: &proto.stat_prefix,
                     host: context.host,
                     clusters: &|name| (context.slot)(name),
                     omissions: context.omissions,
@@ -239,11 +250,29 @@ impl HttpConnectionManager {
                 chain = tower_layer(&*layer, chain);
             }
             recorders.extend(built.recorder);
+            tallied.splice(0..0, built.tallied);
+        }
+        if terminal == Terminal::Router {
+            recorders.extend(context.host.witness());
         }
         let mut capture = Capture::default();
         recorders
             .iter()
             .for_each(|recorder| capture.merge(&recorder.capture()));
+        let local_replies = proto.local_reply_config.as_ref();
+        let local_replies = local_replies.map(LocalReplies::from_proto).transpose();
+        let local_replies = local_replies.map_err(|e| e.within("local_reply_config"))?;
+        if let Some(replies) = &local_replies {
+            capture.merge(&replies.capture());
+        }
+        let tracing = tracing(proto, context)?;
+        let tracer = tracing.as_ref().and_then(Tracing::recorder);
+        let capture_traced = tracer.as_ref().map(|tracer| {
+            let mut both = capture.clone();
+            both.merge(&tracer.capture());
+            Arc::new(both)
+        });
+        recorders.extend(tracer);
         let (routes, field) = match &proto.route_specifier {
             Some(RouteSpecifier::RouteConfig(routes)) => (routes, "route_config"),
             Some(RouteSpecifier::Rds(rds)) => {
@@ -256,7 +285,9 @@ impl HttpConnectionManager {
         let route_context = RouteContext {
             slot: context.slot,
             filters: &filters,
+            omissions: context.omissions,
             max_direct_response: 0,
+            takes_connect,
         };
         let routes =
             RouteConfiguration::from_proto(routes, route_context).map_err(|e| e.within(field))?;
@@ -264,23 +295,49 @@ impl HttpConnectionManager {
         Ok(HttpConnectionManager {
             filters: chain,
             recorders: recorders.into(),
-            capture,
+            tallied: tallied.into(),
+            capture: Arc::new(capture),
+            capture_traced,
             routes: Arc::new(routes),
             codec: CodecOptions::from_proto(proto, &common)?,
             path_normalization: PathNormalization::from_proto(proto)?,
-            server_name: server_name(proto)?,
+            forwarding: Forwarding::from_proto(proto)?,
             keep_client_cert_header: keep_client_cert_header(proto.forward_client_cert_details)?,
-            generate_request_id: proto.generate_request_id.as_ref().is_none_or(|g| g.value),
             proxy_100_continue: proto.proxy_100_continue,
-            upgrades: upgrades(proto),
-            tracing: proto.tracing.is_some(),
+            upgrades,
+            tracing,
             request_headers_timeout: duration::limit(
                 &proto.request_headers_timeout,
                 "request_headers_timeout",
             )?,
-            headers_with_underscores: underscores(&common)?,
+            local_replies,
+            connections: ConnectionLimits::from_proto(proto, &common)?,
+            streams: StreamLimits::from_proto(proto, &common)?,
+            headers_with_underscores: HeadersWithUnderscores::from_proto(&common)?,
         })
     }
+}
+
+fn tracing(
+    proto: &HttpConnectionManagerProto,
+    context: &ChainContext<'_>,
+) -> Result<Option<Tracing>, Refusal> {
+    let Some(tracing) = &proto.tracing else {
+        return Ok(None);
+    };
+    let request_id = match &proto.request_id_extension {
+        Some(RequestIdExtension {
+            typed_config: Some(any),
+        }) => decode_any(any).map_err(|e| e.within("request_id_extension"))?,
+        _ => UuidRequestIdConfig::default(),
+    };
+    let context = TracingContext {
+        host: context.host,
+        clusters: &|name| (context.slot)(name),
+        omissions: context.omissions,
+    };
+    let tracing = Tracing::from_proto(tracing, &request_id, &context);
+    tracing.map(Some).map_err(|e| e.within("tracing"))
 }
 
 fn tower_layer(
@@ -288,32 +345,6 @@ fn tower_layer(
     inner: HttpService,
 ) -> HttpService {
     layer.layer(inner)
-}
-
-/// Refuses values that would change what is done and aren't honoured.
-fn check_values(proto: &HttpConnectionManagerProto, omissions: &Omissions) -> Result<(), Refusal> {
-    if proto.use_remote_address.as_ref().is_some_and(|u| u.value) {
-        return Err(Refusal::unsupported("use_remote_address"));
-    }
-    // istiod writes `0s`, no limit; others aren't kept yet.
-    for (timeout, field) in [
-        (&proto.stream_idle_timeout, "stream_idle_timeout"),
-        (&proto.request_timeout, "request_timeout"),
-    ] {
-        if duration::limit(timeout, field)?.is_some() {
-            return Err(Refusal::unsupported(field));
-        }
-    }
-    if let Some(tracing) = &proto.tracing
-        && let Some(provider) = &tracing.provider
-    {
-        let field = format!("tracing.provider[{:?}]", provider.name);
-        omissions.add(
-            OmittedKind::Tracer,
-            Refusal::new(field, "no spans are sent"),
-        );
-    }
-    Ok(())
 }
 
 /// Names and configurations by position.
@@ -346,22 +377,6 @@ fn named_filters(
     }
 }
 
-fn server_name(proto: &HttpConnectionManagerProto) -> Result<Option<HeaderValue>, Refusal> {
-    match ServerHeaderTransformation::try_from(proto.server_header_transformation) {
-        Ok(ServerHeaderTransformation::PassThrough) => Ok(None),
-        Ok(ServerHeaderTransformation::Overwrite) => {
-            let name = match proto.server_name.as_str() {
-                "" => "envoy",
-                name => name,
-            };
-            HeaderValue::from_str(name)
-                .map(Some)
-                .map_err(|_| Refusal::new("server_name", "is no header value"))
-        }
-        _ => Err(Refusal::unsupported("server_header_transformation")),
-    }
-}
-
 /// Envoy removes the header of a connection without a client certificate, as all inside tunnels are,
 /// unless it is told to forward it always.
 fn keep_client_cert_header(details: i32) -> Result<bool, Refusal> {
@@ -371,31 +386,22 @@ fn keep_client_cert_header(details: i32) -> Result<bool, Refusal> {
     }
 }
 
-fn upgrades(proto: &HttpConnectionManagerProto) -> Box<[Box<str>]> {
-    proto
+/// Upgrades by their names. A CONNECT of a client inside a tunnel leads nowhere yet.
+fn upgrades(
+    proto: &HttpConnectionManagerProto,
+    terminal: &Terminal,
+) -> Result<Box<[Box<str>]>, Refusal> {
+    let upgrades: Box<[Box<str>]> = proto
         .upgrade_configs
         .iter()
         .filter(|upgrade| upgrade.enabled.as_ref().is_none_or(|e| e.value))
         .map(|upgrade| upgrade.upgrade_type.to_ascii_lowercase().into())
-        .collect()
-}
-
-fn underscores(common: &HttpProtocolOptions) -> Result<HeadersWithUnderscores, Refusal> {
-    Ok(
-        match HeadersWithUnderscoresAction::try_from(common.headers_with_underscores_action) {
-            Ok(HeadersWithUnderscoresAction::Allow) => HeadersWithUnderscores::Allow,
-            Ok(HeadersWithUnderscoresAction::RejectRequest) => {
-                HeadersWithUnderscores::RejectRequest
-            }
-            Ok(HeadersWithUnderscoresAction::DropHeader) => HeadersWithUnderscores::DropHeader,
-            Err(_) => {
-                return Err(Refusal::new(
-                    "headers_with_underscores_action",
-                    "unknown value",
-                ));
-            }
-        },
-    )
+        .collect();
+    let connect = upgrades.iter().any(|upgrade| &**upgrade == "connect");
+    if connect && matches!(terminal, Terminal::Router) {
+        return Err(Refusal::unsupported("upgrade_configs[\"CONNECT\"]"));
+    }
+    Ok(upgrades)
 }
 
 #[cfg(test)]

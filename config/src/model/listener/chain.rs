@@ -47,10 +47,43 @@ impl ChainSlot {
     pub fn store(&self, chain: FilterChain) {
         self.chain.store(Arc::new(chain));
     }
+
+    /// The port and the host that it serves, if it is a service's.
+    pub fn service_port(&self) -> Option<(u16, &str)> {
+        service_port(&self.name)
+    }
+}
+
+/// The port and the host in a chain's name, `inbound-vip|9080|http|reviews.default.svc.cluster.local`.
+pub fn service_port(chain: &str) -> Option<(u16, &str)> {
+    let mut parts = chain.split('|');
+    let (Some("inbound-vip"), Some(port), Some(_), Some(host), None) = (
+        parts.next(),
+        parts.next(),
+        parts.next(),
+        parts.next(),
+        parts.next(),
+    ) else {
+        return None;
+    };
+    Some((port.parse().ok()?, host))
 }
 
 impl fmt::Debug for ChainSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("ChainSlot").field(&self.name).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_is_named_by_its_service_and_port() {
+        assert_eq!(service_port("inbound-vip|80|http|a.b"), Some((80, "a.b")));
+        assert_eq!(service_port("inbound-vip|80|tcp|a.b"), Some((80, "a.b")));
+        assert_eq!(service_port("direct-http"), None);
+        assert_eq!(service_port("inbound-vip|x|http|a.b"), None);
     }
 }

@@ -93,6 +93,11 @@ impl FilterChainMatcher {
     pub fn lookup(&self, input: ChainInput<'_>) -> ChainChoice {
         self.0.lookup(&input)
     }
+
+    /// An address that leads to a chain of which `wanted` is true, if the chain is found by address.
+    pub fn address_of(&self, wanted: &dyn Fn(&str) -> bool) -> Option<IpAddr> {
+        self.0.address_of(None, wanted)
+    }
 }
 
 impl Node {
@@ -113,7 +118,41 @@ impl Node {
     }
 }
 
+impl Node {
+    fn address_of(&self, at: Option<IpAddr>, wanted: &dyn Fn(&str) -> bool) -> Option<IpAddr> {
+        match self {
+            Node::Chain(slot) => at.filter(|_| wanted(&slot.name)),
+            Node::Tree { tree, no_match } => {
+                let below = tree.children(at);
+                let mut found = below
+                    .into_iter()
+                    .map(|(at, node)| node.address_of(at, wanted));
+                let no_match = || no_match.as_ref()?.address_of(at, wanted);
+                found.find_map(|address| address).or_else(no_match)
+            }
+        }
+    }
+}
+
 impl Tree {
+    /// All nodes below, with the address that leads to each.
+    fn children(&self, at: Option<IpAddr>) -> Vec<(Option<IpAddr>, &Node)> {
+        match self {
+            Tree::Ip { hosts, ranges } => {
+                let hosts = hosts
+                    .iter()
+                    .flat_map(|(ip, nodes)| nodes.iter().map(|node| (Some(*ip), &**node)));
+                let ranges = ranges.iter().map(|(net, node)| (Some(net.addr()), &**node));
+                let mut all: Vec<_> = hosts.chain(ranges).collect();
+                all.sort_by_key(|(ip, _)| *ip);
+                all
+            }
+            Tree::Port(ports) => ports.values().map(|node| (at, node)).collect(),
+            Tree::Protocol(protocols) => protocols.iter().map(|(_, node)| (at, node)).collect(),
+            Tree::Authority(names) => names.values().map(|node| (at, node)).collect(),
+        }
+    }
+
     fn lookup(&self, input: &ChainInput<'_>) -> ChainChoice {
         match self {
             Tree::Port(ports) => child(ports.get(&input.destination.port()), input),

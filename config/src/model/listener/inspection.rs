@@ -42,7 +42,7 @@ static TLS_INSPECTOR: Table = Table {
     fields: &[harmless(
         2,
         "initial_read_buffer_size",
-        "server names are not read",
+        "a hello is read as it comes",
     )],
     refused: "1 enable_ja3_fingerprinting, 3 enable_ja4_fingerprinting, \
               4 close_connection_on_client_hello_parsing_errors, 5 max_client_hello_size",
@@ -67,13 +67,23 @@ static DISABLED_SET: Table = Table {
 };
 
 /// On which ports the first bytes are looked at.
-#[derive(Clone, Debug)]
-pub struct Inspection(Vec<(u16, u16)>, bool);
+#[derive(Clone, Debug, Default)]
+pub struct Inspection {
+    http: Inspector,
+    tls: Inspector,
+}
+
+/// One inspector: it is there or isn't, and doesn't look at these ports.
+#[derive(Clone, Debug, Default)]
+struct Inspector {
+    looks: bool,
+    disabled_on: Vec<(u16, u16)>,
+}
 
 impl Inspection {
-    /// From the listener filters of `main_internal`: `http_inspector` looks, `filter_disabled` says where not.
+    /// From the listener filters of `main_internal`: they look, and `filter_disabled` says where not.
     pub(crate) fn from_proto(filters: &[ListenerFilter]) -> Result<Inspection, Refusal> {
-        let mut inspection = Inspection(Vec::new(), false);
+        let mut inspection = Inspection::default();
         for filter in filters {
             let field = |e: Refusal| e.within(format!("listener_filters[{:?}]", filter.name));
             let Some(listener_filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
@@ -85,14 +95,11 @@ impl Inspection {
                     return Err(field(Refusal::unsupported("filter_disabled")));
                 }
                 Some("original_dst.v3.OriginalDst") => {}
-                // Server names are read by nothing that is built: policies that ask for one are refused.
-                Some("tls_inspector.v3.TlsInspector") => {}
+                Some("tls_inspector.v3.TlsInspector") => {
+                    inspection.tls.add(filter).map_err(field)?;
+                }
                 Some("http_inspector.v3.HttpInspector") => {
-                    inspection.1 = true;
-                    if let Some(predicate) = &filter.filter_disabled {
-                        disabled_ports(predicate, &mut inspection.0)
-                            .map_err(|e| field(e.within("filter_disabled")))?;
-                    }
+                    inspection.http.add(filter).map_err(field)?;
                 }
                 _ => return Err(field(Refusal::unsupported(any.type_url.as_str()))),
             }
@@ -100,13 +107,30 @@ impl Inspection {
         Ok(inspection)
     }
 
-    /// Whether streams to this port are looked at.
+    /// Whether streams to this port are looked at, for HTTP.
     pub fn looks_at(&self, port: u16) -> bool {
-        self.1
-            && !self
-                .0
-                .iter()
-                .any(|(start, end)| (*start..*end).contains(&port))
+        self.http.looks_at(port)
+    }
+
+    /// Whether the server name of TLS streams to this port is read.
+    pub fn reads_server_name(&self, port: u16) -> bool {
+        self.tls.looks_at(port)
+    }
+}
+
+impl Inspector {
+    fn add(&mut self, filter: &ListenerFilter) -> Result<(), Refusal> {
+        self.looks = true;
+        match &filter.filter_disabled {
+            Some(predicate) => disabled_ports(predicate, &mut self.disabled_on)
+                .map_err(|e| e.within("filter_disabled")),
+            None => Ok(()),
+        }
+    }
+
+    fn looks_at(&self, port: u16) -> bool {
+        let disabled = |(start, end): &(u16, u16)| (*start..*end).contains(&port);
+        self.looks && !self.disabled_on.iter().any(disabled)
     }
 }
 

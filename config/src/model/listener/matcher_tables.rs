@@ -1,6 +1,7 @@
 //! What of `xds.type.matcher.v3.Matcher` is honoured, and of the messages that it holds and that hold it again.
 
-use waypoint_filters::xds::coverage::well_known::{STRING_VALUE, UINT32_VALUE};
+use waypoint_filters::matcher::cidr::XDS_CIDR_RANGE;
+use waypoint_filters::xds::coverage::well_known::STRING_VALUE;
 use waypoint_filters::xds::coverage::{Table, harmless, honoured, required};
 
 pub(crate) static MATCHER: Table = Table {
@@ -114,19 +115,9 @@ static IP_MATCHER: Table = Table {
 static RANGE_MATCHER: Table = Table {
     name: "xds.type.matcher.v3.IPMatcher.IPRangeMatcher",
     fields: &[
-        honoured(1, "ranges").list().of(&RANGE),
+        honoured(1, "ranges").list().of(&XDS_CIDR_RANGE),
         honoured(2, "on_match").of(&ON_MATCH),
     ],
     refused: "3 exclusive",
     required: &[required("ranges", &[1]), required("on_match", &[2])],
-};
-
-static RANGE: Table = Table {
-    name: "xds.core.v3.CidrRange",
-    fields: &[
-        honoured(1, "address_prefix"),
-        honoured(2, "prefix_len").of(&UINT32_VALUE),
-    ],
-    refused: "",
-    required: &[required("address_prefix", &[1])],
 };

@@ -22,10 +22,10 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
-use waypoint_filters::host::{Host, Terminal};
+use waypoint_filters::host::Terminal;
 use waypoint_filters::network;
-use waypoint_filters::record::access_log::{ACCESS_LOG, AccessLog};
-use waypoint_filters::record::recorder::Recorder;
+use waypoint_filters::record::access_log::{ACCESS_LOG, AccessLog, LogContext};
+use waypoint_filters::stream::recorder::Recorder;
 use waypoint_filters::xds::coverage::{self, Table, decode_any, harmless, honoured, required};
 use waypoint_filters::xds::omitted::Omissions;
 use waypoint_filters::xds::rejected::Refusal;
@@ -185,11 +185,11 @@ impl RawListener {
 /// The access logs of the listener itself: connections for which there is no chain.
 pub(crate) fn recorders(
     listener: &Listener,
-    host: &dyn Host,
+    context: &LogContext<'_>,
     omissions: &Omissions,
 ) -> Box<[Arc<dyn Recorder>]> {
     let logs = listener.access_log.iter();
-    let logs = logs.filter_map(|log| AccessLog::optional(log, host, omissions));
+    let logs = logs.filter_map(|log| AccessLog::optional(log, context, omissions));
     logs.map(|log| Arc::new(log) as Arc<dyn Recorder>).collect()
 }
 

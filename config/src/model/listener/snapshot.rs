@@ -39,7 +39,7 @@ pub struct MainListener {
     pub inspection: Inspection,
     pub chains: std::collections::HashMap<Arc<str>, Arc<ChainSlot>>,
     /// Access logs of connections for which there is no chain.
-    pub recorders: Box<[Arc<dyn waypoint_filters::record::recorder::Recorder>]>,
+    pub recorders: Box<[Arc<dyn waypoint_filters::stream::recorder::Recorder>]>,
 }
 
 impl MainListener {

@@ -9,9 +9,10 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
 };
 use envoy_types::pb::google::protobuf::Any;
 use waypoint_filters::http::FilterContext;
-use waypoint_filters::network::{BuiltNetworkFilter, NetworkFilter};
-use waypoint_filters::record::access_log::{ACCESS_LOG, AccessLog};
-use waypoint_filters::record::recorder::Recorder;
+use waypoint_filters::network::{BuiltNetworkFilter, NameUse, NetworkFilter};
+use waypoint_filters::record::access_log::{ACCESS_LOG, AccessLog, LogContext};
+use waypoint_filters::security::rbac::tally::TalliedRules;
+use waypoint_filters::stream::recorder::Recorder;
 use waypoint_filters::stream::stream_info::Capture;
 use waypoint_filters::xds::coverage::well_known::{DURATION, UINT32_VALUE};
 use waypoint_filters::xds::coverage::{
@@ -19,7 +20,7 @@ use waypoint_filters::xds::coverage::{
 };
 use waypoint_filters::xds::rejected::Refusal;
 
-use crate::model::cluster::ClusterSlot;
+use crate::model::cluster::slot::ClusterSlot;
 use crate::model::duration;
 use crate::model::http::connection_manager::ChainContext;
 use crate::model::weighted::Weighted;
@@ -34,7 +35,11 @@ const REPORTING_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct TcpChain {
     pub filters: Box<[Box<dyn NetworkFilter>]>,
+    /// What filters do with the server name that the client asks for.
+    pub server_name: NameUse,
     pub recorders: Box<[Arc<dyn Recorder>]>,
+    /// Rules of access, with their numbers, in the order in which they are asked.
+    pub tallied: Box<[TalliedRules]>,
     /// What recorders want to know besides.
     pub capture: Capture,
     pub proxy: TcpProxy,
@@ -50,6 +55,8 @@ pub struct TcpProxy {
     /// `None`: no limit. Envoy's default is one hour.
     pub idle_timeout: Option<Duration>,
     pub max_connect_attempts: u32,
+    /// Whether clusters that balance by hashes do so by the client's address.
+    pub hash_source_ip: bool,
 }
 
 pub(crate) static TCP_PROXY: Table = Table {
@@ -61,14 +68,29 @@ pub(crate) static TCP_PROXY: Table = Table {
         honoured(7, "max_connect_attempts").of(&UINT32_VALUE),
         honoured(8, "idle_timeout").of(&DURATION),
         honoured(10, "weighted_clusters").of(&WEIGHTED_CLUSTERS),
+        honoured(11, "hash_policy").list().of(&HASH_POLICY),
     ],
-    refused: "3 downstream_idle_timeout, 4 upstream_idle_timeout, 9 metadata_match, 11 hash_policy, \
+    refused: "3 downstream_idle_timeout, 4 upstream_idle_timeout, 9 metadata_match, \
               12 tunneling_config, 13 max_downstream_connection_duration, 14 on_demand, \
               15 access_log_flush_interval, 16 flush_access_log_on_connected, \
               17 access_log_options, 18 backoff_options, 19 proxy_protocol_tlvs, \
               20 max_downstream_connection_duration_jitter_percentage, 21 upstream_connect_mode, \
               22 max_early_data_bytes, 23 proxy_protocol_tlv_merge_policy, 24 check_drain_close",
     required: &[required("cluster_specifier", &[2, 10])],
+};
+
+static HASH_POLICY: Table = Table {
+    name: "envoy.type.v3.HashPolicy",
+    fields: &[honoured(1, "source_ip").of(&SOURCE_IP)],
+    refused: "2 filter_state",
+    required: &[required("policy_specifier", &[1])],
+};
+
+static SOURCE_IP: Table = Table {
+    name: "envoy.type.v3.HashPolicy.SourceIp",
+    fields: &[],
+    refused: "",
+    required: &[],
 };
 
 static WEIGHTED_CLUSTERS: Table = Table {
@@ -95,11 +117,15 @@ impl TcpChain {
         };
         let mut built = Vec::new();
         let mut recorders = Vec::new();
+        let mut tallied = Vec::new();
         let mut reporting_interval = REPORTING_INTERVAL;
+        let mut server_name = NameUse::default();
         for (position, network) in before.iter().enumerate() {
             let filter = network_filter(network, position, context)?;
+            server_name = server_name.max(filter.server_name);
             built.extend(filter.filter);
             recorders.extend(filter.recorder);
+            tallied.extend(filter.tallied);
             reporting_interval = filter.reporting_interval.unwrap_or(reporting_interval);
         }
         let field = |e: Refusal| e.within(format!("filters[{:?}]", last.name));
@@ -111,11 +137,16 @@ impl TcpChain {
             ))));
         }
         let proto: TcpProxyProto = decode_any(config).map_err(field)?;
+        let logs = LogContext {
+            host: &**context.host,
+            clusters: &|name| (context.slot)(name),
+        };
         for log in &proto.access_log {
-            if let Some(log) = AccessLog::optional(log, &**context.host, context.omissions) {
+            if let Some(log) = AccessLog::optional(log, &logs, context.omissions) {
                 recorders.push(Arc::new(log));
             }
         }
+        recorders.extend(context.host.witness());
         let mut capture = Capture::default();
         for recorder in &recorders {
             capture.merge(&recorder.capture());
@@ -123,7 +154,9 @@ impl TcpChain {
         Ok(TcpChain {
             filters: built.into(),
             capture,
+            server_name,
             recorders: recorders.into(),
+            tallied: tallied.into(),
             proxy: TcpProxy::from_proto(&proto, context).map_err(field)?,
             reporting_interval,
         })
@@ -139,6 +172,7 @@ fn network_filter(
     let filter_context = FilterContext {
         name: &filter.name,
         position,
+        stat_prefix: "",
         host: context.host,
         clusters: &|name| (context.slot)(name),
         omissions: context.omissions,
@@ -183,6 +217,8 @@ impl TcpProxy {
                 limit => limit.filter(|limit| !limit.is_zero()),
             },
             max_connect_attempts: proto.max_connect_attempts.as_ref().map_or(1, |n| n.value),
+            // The only policy that isn't refused.
+            hash_source_ip: !proto.hash_policy.is_empty(),
         })
     }
 }

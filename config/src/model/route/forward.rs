@@ -4,21 +4,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::route::v3::{
-    RouteAction as RouteActionProto, route_action, weighted_cluster,
+    HedgePolicy, RouteAction as RouteActionProto, route_action, weighted_cluster,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use waypoint_filters::http::rate_limit::descriptor::RATE_LIMIT;
 use waypoint_filters::matcher::regex::SUBSTITUTION;
-use waypoint_filters::xds::coverage::well_known::{DURATION, UINT32_VALUE};
+use waypoint_filters::service::header_changes::{HEADER_VALUE_OPTION, HeaderChanges};
+use waypoint_filters::stream::session::SessionHost;
+use waypoint_filters::xds::coverage::well_known::{BOOL_VALUE, DURATION, UINT32_VALUE};
 use waypoint_filters::xds::coverage::{Table, harmless, honoured, required};
 use waypoint_filters::xds::rejected::Refusal;
 
-use crate::model::cluster::ClusterSlot;
+use crate::model::cluster::slot::ClusterSlot;
 use crate::model::duration;
 use crate::model::route::context::RouteContext;
-use crate::model::route::header_changes::{HEADER_VALUE_OPTION, HeaderChanges};
+use crate::model::route::hash_policy::{HASH_POLICY, HashPolicy};
 use crate::model::route::mirror::{Mirror, REQUEST_MIRROR_POLICY};
 use crate::model::route::path_rewrite::PathRewrite;
 use crate::model::route::retry_policy::{RETRY_POLICY, RetryPolicy};
+use crate::model::stream_limits::{MAX_STREAM_DURATION, RouteStreamLimits};
 use crate::model::weighted::Weighted;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -34,20 +38,30 @@ pub struct Forward {
     /// `None`: no limit (istiod writes `0s`).
     pub timeout: Option<Duration>,
     pub retry: Option<Arc<RetryPolicy>>,
+    /// An attempt whose time is over goes on while another one is made.
+    pub hedge_on_per_try_timeout: bool,
     /// gRPC requests bring their own limit (`grpc-timeout`), of at most this; zero: whatever they say. istiod always
     /// allows it.
     pub max_grpc_timeout: Option<Duration>,
+    /// How long streams may take, whatever the limits above say.
+    pub streams: RouteStreamLimits,
     pub path_rewrite: Option<PathRewrite>,
     pub host_rewrite: Option<HeaderValue>,
     pub append_x_forwarded_host: bool,
     pub mirrors: Box<[Mirror]>,
+    /// Where clusters balance by hashes.
+    pub hash_policy: Option<HashPolicy>,
 }
 
 /// One cluster, or several by weight.
 #[derive(Debug)]
 pub enum Destinations {
     Single(Arc<ClusterSlot>),
-    Weighted(Weighted<WeightedCluster>),
+    Weighted {
+        shares: Weighted<WeightedCluster>,
+        /// Those without a weight: only sessions that began there get there.
+        resting: Box<[WeightedCluster]>,
+    },
 }
 
 #[derive(Debug)]
@@ -67,28 +81,45 @@ pub(crate) static ROUTE_ACTION: Table = Table {
         honoured(6, "host_rewrite_literal"),
         honoured(8, "timeout").of(&DURATION),
         honoured(9, "retry_policy").of(&RETRY_POLICY),
+        honoured(13, "rate_limits").list().of(&RATE_LIMIT),
+        honoured(14, "include_vh_rate_limits").of(&BOOL_VALUE),
+        honoured(15, "hash_policy").list().of(&HASH_POLICY),
         honoured(20, "cluster_not_found_response_code"),
         honoured(23, "max_grpc_timeout").of(&DURATION),
-        honoured(24, "idle_timeout")
-            .only("0s, no limit")
-            .of(&DURATION),
-        honoured(25, "upgrade_configs").named(1).of(&UPGRADE),
+        honoured(24, "idle_timeout").of(&DURATION),
+        honoured(25, "upgrade_configs")
+            .named(1)
+            .only("where tunnels begin")
+            .of(&UPGRADE),
+        honoured(27, "hedge_policy").of(&HEDGE_POLICY),
         honoured(30, "request_mirror_policies")
             .list()
             .of(&REQUEST_MIRROR_POLICY),
         honoured(32, "regex_rewrite").of(&SUBSTITUTION),
+        honoured(36, "max_stream_duration").of(&MAX_STREAM_DURATION),
         honoured(38, "append_x_forwarded_host"),
     ],
-    refused: "2 cluster_header, 4 metadata_match, 7 auto_host_rewrite, 11 priority, 13 rate_limits, \
-              14 include_vh_rate_limits, 15 hash_policy, 17 cors, 26 internal_redirect_action, \
-              27 hedge_policy, 28 grpc_timeout_offset, 29 host_rewrite_header, \
+    refused: "2 cluster_header, 4 metadata_match, 7 auto_host_rewrite, 11 priority, 17 cors, 26 internal_redirect_action, \
+              28 grpc_timeout_offset, 29 host_rewrite_header, \
               31 max_internal_redirects, 33 retry_policy_typed_config, \
-              34 internal_redirect_policy, 35 host_rewrite_path_regex, 36 max_stream_duration, \
+              34 internal_redirect_policy, 35 host_rewrite_path_regex, \
               37 cluster_specifier_plugin, 39 inline_cluster_specifier_plugin, \
               40 early_data_policy, 41 path_rewrite_policy, 42 flush_timeout, 44 host_rewrite, \
               45 path_rewrite",
     required: &[required("cluster_specifier", &[1, 3])],
 };
+
+pub(crate) static HEDGE_POLICY: Table = Table {
+    name: "envoy.config.route.v3.HedgePolicy",
+    fields: &[honoured(3, "hedge_on_per_try_timeout")],
+    refused: "1 initial_requests, 2 additional_request_chance",
+    required: &[],
+};
+
+/// Whether a request is hedged where it says so.
+pub(crate) fn hedges_on_timeout(policy: Option<&HedgePolicy>) -> bool {
+    policy.is_some_and(|policy| policy.hedge_on_per_try_timeout)
+}
 
 static UPGRADE: Table = Table {
     name: "envoy.config.route.v3.RouteAction.UpgradeConfig",
@@ -140,15 +171,40 @@ static CLUSTER_WEIGHT: Table = Table {
     required: &[required("name", &[1])],
 };
 
+fn of(chosen: &WeightedCluster) -> (&Arc<ClusterSlot>, Option<&WeightedCluster>) {
+    (&chosen.cluster, Some(chosen))
+}
+
 impl Destinations {
     /// The cluster for a random number, with what its weight brings along.
     pub fn choose(&self, random: u64) -> (&Arc<ClusterSlot>, Option<&WeightedCluster>) {
         match self {
             Destinations::Single(slot) => (slot, None),
-            Destinations::Weighted(clusters) => {
-                let chosen = clusters.choose(random);
-                (&chosen.cluster, Some(chosen))
-            }
+            Destinations::Weighted { shares, .. } => of(shares.choose(random)),
+        }
+    }
+
+    /// The same for traffic: it is counted.
+    pub fn take(&self, random: u64) -> (&Arc<ClusterSlot>, Option<&WeightedCluster>) {
+        match self {
+            Destinations::Single(slot) => (slot, None),
+            Destinations::Weighted { shares, .. } => of(shares.take(random)),
+        }
+    }
+
+    /// The cluster that has the endpoint which a session names, where there are several.
+    pub fn having(&self, host: SessionHost) -> Option<&WeightedCluster> {
+        let Destinations::Weighted { shares, resting } = self else {
+            return None;
+        };
+        let mut all = shares.iter().chain(resting);
+        all.find(|to| to.cluster.endpoints().at(host).is_some())
+    }
+
+    /// Counts one that a session took instead of its weight. Those without a weight have no share to be counted in.
+    pub fn count(&self, taken: &WeightedCluster) {
+        if let Destinations::Weighted { shares, .. } = self {
+            shares.count(|cluster| std::ptr::eq(cluster, taken));
         }
     }
 }
@@ -165,10 +221,7 @@ impl Forward {
             }
             Some(_) => return Err(Refusal::unsupported("host_rewrite_specifier")),
         };
-        // `0s`, no limit, is what there is.
-        if duration::limit(&proto.idle_timeout, "idle_timeout")?.is_some() {
-            return Err(Refusal::unsupported("idle_timeout"));
-        }
+        let streams = RouteStreamLimits::from_proto(proto)?;
         // CONNECT is routed by the waypoint itself; other upgrades are the chain's to allow.
         for upgrade in &proto.upgrade_configs {
             if !upgrade.upgrade_type.eq_ignore_ascii_case("connect") {
@@ -198,21 +251,36 @@ impl Forward {
             destinations: destinations(proto, context)?,
             cluster_not_found,
             timeout: match duration::optional(&proto.timeout, "timeout")? {
+                _ if streams.replaces_timeout() => None,
                 None => Some(DEFAULT_TIMEOUT),
                 limit => limit.filter(|limit| !limit.is_zero()),
             },
-            retry: proto
-                .retry_policy
-                .as_ref()
-                .map(|policy| RetryPolicy::from_proto(policy).map(Arc::new))
-                .transpose()
-                .map_err(|e| e.within("retry_policy"))?,
-            max_grpc_timeout: duration::optional(&proto.max_grpc_timeout, "max_grpc_timeout")?,
+            retry: RetryPolicy::shared(proto.retry_policy.as_ref())?,
+            max_grpc_timeout: duration::optional(&proto.max_grpc_timeout, "max_grpc_timeout")?
+                .filter(|_| !streams.replaces_timeout()),
+            streams,
+            hedge_on_per_try_timeout: hedges_on_timeout(proto.hedge_policy.as_ref()),
             path_rewrite,
             host_rewrite,
             append_x_forwarded_host: proto.append_x_forwarded_host,
             mirrors: mirrors(proto, context)?,
+            hash_policy: HashPolicy::from_proto(&proto.hash_policy)?,
         })
+    }
+
+    /// Takes what the virtual host says where `own` says nothing.
+    pub(crate) fn inherit(
+        &mut self,
+        own: &RouteActionProto,
+        retry: Option<&Arc<RetryPolicy>>,
+        hedges: bool,
+    ) {
+        if own.retry_policy.is_none() {
+            self.retry = retry.cloned();
+        }
+        if own.hedge_policy.is_none() {
+            self.hedge_on_per_try_timeout = hedges;
+        }
     }
 
     /// How long the answer may take, from the request's end to its own; `None`: as long as it likes. A gRPC request's
@@ -222,14 +290,17 @@ impl Forward {
             return self.timeout;
         };
         let limit = |limit: Duration| (!limit.is_zero()).then_some(limit);
-        let own = headers
-            .get(GRPC_TIMEOUT)
-            .and_then(|v| limit(grpc_timeout(v.to_str().ok()?)?));
+        let own = asked_by_grpc(headers).and_then(limit);
         match (own, limit(max)) {
             (Some(own), Some(max)) => Some(own.min(max)),
             (own, max) => own.or(max),
         }
     }
+}
+
+/// The time that a request says it has (`grpc-timeout`).
+pub fn asked_by_grpc(headers: &HeaderMap) -> Option<Duration> {
+    grpc_timeout(headers.get(GRPC_TIMEOUT)?.to_str().ok()?)
 }
 
 /// gRPC over HTTP/2, "Timeout": at most eight digits and a unit.
@@ -280,12 +351,17 @@ fn destinations(
                     Ok((weight, compiled))
                 })
                 .collect::<Result<Vec<_>, _>>()?;
-            let clusters = Weighted::new(clusters)
+            let (clusters, resting): (Vec<_>, Vec<_>) =
+                clusters.into_iter().partition(|(weight, _)| *weight > 0);
+            let shares = Weighted::new(clusters)
                 .ok_or_else(|| Refusal::new("weighted_clusters", "no cluster has a weight"))?;
-            if u32::try_from(clusters.total()).is_err() {
+            if u32::try_from(shares.total()).is_err() {
                 return Err(Refusal::new("weighted_clusters", "weights are too large"));
             }
-            Ok(Destinations::Weighted(clusters))
+            Ok(Destinations::Weighted {
+                shares,
+                resting: resting.into_iter().map(|(_, to)| to).collect(),
+            })
         }
         Some(_) => Err(Refusal::unsupported("cluster_specifier")),
     }

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
 use envoy_types::pb::envoy::config::route::v3::route_action::RequestMirrorPolicy;
-use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
+use waypoint_filters::matcher::fraction::{Fraction, RUNTIME_FRACTION};
 use waypoint_filters::xds::coverage::well_known::BOOL_VALUE;
 use waypoint_filters::xds::coverage::{Table, harmless, honoured, required};
 use waypoint_filters::xds::rejected::Refusal;
 
-use crate::model::cluster::ClusterSlot;
+use crate::model::cluster::slot::ClusterSlot;
 use crate::model::route::context::RouteContext;
 
 /// A compiled `RequestMirrorPolicy`.
@@ -18,14 +17,7 @@ pub struct Mirror {
     pub cluster: Arc<ClusterSlot>,
     /// Whether the copy's host says what it is, with `-shadow` at its end.
     pub marks_host: bool,
-    share: Share,
-}
-
-/// `numerator` of `denominator`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Share {
-    numerator: u32,
-    denominator: u32,
+    share: Fraction,
 }
 
 pub(crate) static REQUEST_MIRROR_POLICY: Table = Table {
@@ -33,32 +25,16 @@ pub(crate) static REQUEST_MIRROR_POLICY: Table = Table {
     fields: &[
         honoured(1, "cluster"),
         honoured(3, "runtime_fraction").of(&RUNTIME_FRACTION),
-        harmless(4, "trace_sampled", "no tracer is built").of(&BOOL_VALUE),
+        harmless(
+            4,
+            "trace_sampled",
+            "copies have no spans, and the context that they carry is never sampled",
+        )
+        .of(&BOOL_VALUE),
         honoured(6, "disable_shadow_host_suffix_append"),
     ],
     refused: "5 cluster_header, 7 request_headers_mutations, 8 host_rewrite_literal",
     required: &[required("cluster", &[1])],
-};
-
-static RUNTIME_FRACTION: Table = Table {
-    name: "envoy.config.core.v3.RuntimeFractionalPercent",
-    fields: &[
-        honoured(1, "default_value").of(&FRACTION),
-        harmless(
-            2,
-            "runtime_key",
-            "there is no runtime that could override the value",
-        ),
-    ],
-    refused: "",
-    required: &[required("default_value", &[1])],
-};
-
-static FRACTION: Table = Table {
-    name: "envoy.type.v3.FractionalPercent",
-    fields: &[honoured(1, "numerator"), honoured(2, "denominator")],
-    refused: "",
-    required: &[],
 };
 
 impl Mirror {
@@ -71,46 +47,25 @@ impl Mirror {
             cluster: (context.slot)(&proto.cluster),
             marks_host: !proto.disable_shadow_host_suffix_append,
             share: fraction
-                .map_or(Ok(Share::ALL), Share::from_proto)
+                .map_or(Ok(Fraction::ALL), Fraction::of_runtime)
                 .map_err(|e| e.within("runtime_fraction"))?,
         })
     }
 
     /// Whether a request is mirrored, by a random number.
     pub fn applies(&self, random: u64) -> bool {
-        random % u64::from(self.share.denominator.max(1)) < u64::from(self.share.numerator)
-    }
-}
-
-impl Share {
-    const ALL: Share = Share {
-        numerator: 1,
-        denominator: 1,
-    };
-
-    fn from_proto(proto: &RuntimeFractionalPercent) -> Result<Share, Refusal> {
-        let value = proto.default_value.as_ref();
-        let value = value.ok_or_else(|| Refusal::missing("default_value"))?;
-        let denominator = match DenominatorType::try_from(value.denominator) {
-            Ok(DenominatorType::Hundred) => 100,
-            Ok(DenominatorType::TenThousand) => 10_000,
-            Ok(DenominatorType::Million) => 1_000_000,
-            Err(_) => {
-                let reason = format!("unknown value {}", value.denominator);
-                return Err(Refusal::new("default_value.denominator", reason));
-            }
-        };
-        Ok(Share {
-            numerator: value.numerator,
-            denominator,
-        })
+        self.share.applies(random)
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
     use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
+    use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
+
+    use waypoint_filters::xds::omitted::Omissions;
 
     use super::*;
 
@@ -129,7 +84,9 @@ mod tests {
         let context = RouteContext {
             slot: &|name| Arc::new(ClusterSlot::missing(name)),
             filters: &[],
+            omissions: &Omissions::default(),
             max_direct_response: 0,
+            takes_connect: false,
         };
         Mirror::from_proto(&proto, &context)
     }

@@ -1,39 +1,53 @@
 //! Route configurations: virtual hosts with their routes, and what a route does with a request.
 
+mod connect;
 pub(crate) mod context;
+pub mod direct_response;
 pub mod forward;
-pub mod header_changes;
+pub mod hash_policy;
 pub mod mirror;
 pub mod path_rewrite;
+mod per_filter;
+pub mod retry_back_off;
 pub mod retry_policy;
-pub mod route_match;
+pub(crate) mod route_index;
 
-use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, Route as RouteProto, RouteConfiguration as RouteConfigurationProto,
+    Route as RouteProto, RouteConfiguration as RouteConfigurationProto,
     VirtualHost as VirtualHostProto, route,
 };
 use envoy_types::pb::google::protobuf::Any;
-use http::{StatusCode, header};
+use http::header;
 use prost::Message as _;
 use waypoint_filters::http::PER_ROUTE_TABLES;
+use waypoint_filters::http::rate_limit::descriptor::{
+    RATE_LIMIT, RateLimit, RouteRateLimits, rate_limits,
+};
+use waypoint_filters::matcher::route_match::{ROUTE_MATCH, RouteMatch};
 use waypoint_filters::service::RouteResolver;
 use waypoint_filters::service::body::Body;
+use waypoint_filters::service::header_changes::{HEADER_VALUE_OPTION, HeaderChanges};
 use waypoint_filters::stream::dynamic_metadata::{METADATA, Metadata};
-use waypoint_filters::stream::route::{PerRouteConfig, RouteInfo, SelectedRoute};
+use waypoint_filters::stream::explanation::RouteStep;
+use waypoint_filters::stream::route::{RouteInfo, SelectedRoute};
 use waypoint_filters::stream::stream_info::StreamInfo;
 use waypoint_filters::xds::coverage::well_known::UINT32_VALUE;
 use waypoint_filters::xds::coverage::{self, OWN_COUNTERS, Table, harmless, honoured, required};
+use waypoint_filters::xds::omitted::Omissions;
 use waypoint_filters::xds::rejected::Refusal;
 
-use crate::model::cluster::ClusterSlot;
+use crate::model::cluster::slot::ClusterSlot;
+use crate::model::route::connect::refuse_connect;
 use crate::model::route::context::RouteContext;
-use crate::model::route::forward::{Forward, ROUTE_ACTION};
-use crate::model::route::header_changes::{HEADER_VALUE_OPTION, HeaderChanges};
+use crate::model::route::direct_response::{DIRECT_RESPONSE, DirectResponse, direct_response};
+use crate::model::route::forward::{Forward, HEDGE_POLICY, ROUTE_ACTION, hedges_on_timeout};
 use crate::model::route::path_rewrite::{REDIRECT, Redirect};
-use crate::model::route::route_match::{ROUTE_MATCH, RouteMatch};
+use crate::model::route::per_filter::{inherit, per_filter};
+use crate::model::route::retry_policy::{RETRY_POLICY, RetryPolicy};
+use crate::model::route::route_index::RouteIndex;
 
 /// A compiled `RouteConfiguration`.
 #[derive(Debug)]
@@ -51,6 +65,8 @@ pub struct VirtualHost {
     /// `*`, exact names, `*.suffix` and `prefix.*`, as Envoy orders them.
     pub domains: Box<[Box<str>]>,
     pub routes: Box<[Arc<Route>]>,
+    /// Where there are many.
+    index: Option<RouteIndex>,
 }
 
 /// One route.
@@ -63,6 +79,8 @@ pub struct Route {
     pub response_headers: HeaderChanges,
     /// The span's name (`decorator.operation`).
     pub operation: Option<Arc<str>>,
+    /// Requests that took it.
+    pub taken: AtomicU64,
 }
 
 /// What a route does.
@@ -70,10 +88,7 @@ pub struct Route {
 pub enum RouteAction {
     Forward(Box<Forward>),
     Redirect(Box<Redirect>),
-    DirectResponse {
-        status: StatusCode,
-        body: bytes::Bytes,
-    },
+    DirectResponse(DirectResponse),
 }
 
 impl Route {
@@ -88,6 +103,10 @@ impl SelectedRoute for Route {
     fn info(&self) -> &RouteInfo {
         &self.info
     }
+
+    fn forwards(&self) -> bool {
+        matches!(self.action, RouteAction::Forward(_))
+    }
 }
 
 impl RouteResolver for RouteConfiguration {
@@ -97,15 +116,41 @@ impl RouteResolver for RouteConfiguration {
         stream: &StreamInfo,
     ) -> Option<Arc<dyn SelectedRoute>> {
         let host = self.virtual_host(request)?;
-        let route = host
-            .routes
-            .iter()
-            .find(|route| route.matcher.matches(request, stream))?;
-        Some(route.clone())
+        let matches = |route: &Arc<Route>| route.matcher.matches(request, stream);
+        let route = match &host.index {
+            None => host.routes.iter().find(|route| matches(route)),
+            Some(index) => {
+                let at = |place: usize| host.routes.get(place).is_some_and(matches);
+                let place = index.first(request.uri().path(), at);
+                place.and_then(|place| host.routes.get(place))
+            }
+        };
+        Some(route?.clone())
     }
 
     fn has_per_filter(&self, position: usize) -> bool {
         self.per_filter.get(position).copied().unwrap_or(false)
+    }
+
+    fn explain(&self, request: &http::Request<Body>, stream: &StreamInfo) -> Vec<RouteStep> {
+        let mut steps = Vec::new();
+        for route in self
+            .virtual_host(request)
+            .into_iter()
+            .flat_map(|h| &h.routes)
+        {
+            let misses = route.matcher.misses(request, stream);
+            let chosen = misses.is_empty();
+            steps.push(RouteStep {
+                name: route.info.name.to_string(),
+                matches: route.matcher.to_string(),
+                misses,
+            });
+            if chosen {
+                break;
+            }
+        }
+        steps
     }
 }
 
@@ -136,11 +181,16 @@ static VIRTUAL_HOST: Table = Table {
         honoured(1, "name"),
         honoured(2, "domains").list(),
         honoured(3, "routes").list().of(&ROUTE),
+        honoured(6, "rate_limits").list().of(&RATE_LIMIT),
+        honoured(15, "typed_per_filter_config")
+            .map()
+            .any(&[PER_ROUTE_TABLES]),
+        honoured(16, "retry_policy").of(&RETRY_POLICY),
+        honoured(17, "hedge_policy").of(&HEDGE_POLICY),
     ],
-    refused: "4 require_tls, 5 virtual_clusters, 6 rate_limits, 7 request_headers_to_add, 8 cors, \
+    refused: "4 require_tls, 5 virtual_clusters, 7 request_headers_to_add, 8 cors, \
               10 response_headers_to_add, 11 response_headers_to_remove, \
               13 request_headers_to_remove, 14 include_request_attempt_count, \
-              15 typed_per_filter_config, 16 retry_policy, 17 hedge_policy, \
               18 per_request_buffer_limit_bytes, 19 include_attempt_count_in_response, \
               20 retry_policy_typed_config, 21 matcher, 22 request_mirror_policies, \
               23 include_is_timeout_retry_header, 24 metadata, 25 request_body_buffer_limit, \
@@ -180,20 +230,6 @@ static DECORATOR: Table = Table {
     name: "envoy.config.route.v3.Decorator",
     fields: &[honoured(1, "operation")],
     refused: "2 propagate",
-    required: &[],
-};
-
-static DIRECT_RESPONSE: Table = Table {
-    name: "envoy.config.route.v3.DirectResponseAction",
-    fields: &[honoured(1, "status"), honoured(2, "body").of(&BODY)],
-    refused: "3 body_format",
-    required: &[required("status", &[1])],
-};
-
-static BODY: Table = Table {
-    name: "envoy.config.core.v3.DataSource",
-    fields: &[honoured(2, "inline_bytes"), honoured(3, "inline_string")],
-    refused: "1 filename, 4 environment_variable, 5 watched_directory",
     required: &[],
 };
 
@@ -279,15 +315,25 @@ impl VirtualHost {
         proto: &VirtualHostProto,
         context: &RouteContext<'_>,
     ) -> Result<VirtualHost, Refusal> {
-        let routes = proto
+        let of_host = per_filter(&proto.typed_per_filter_config, context)?;
+        let limits = rate_limits(&proto.rate_limits)?;
+        let retry = RetryPolicy::shared(proto.retry_policy.as_ref())?;
+        let hedges = hedges_on_timeout(proto.hedge_policy.as_ref());
+        let routes: Box<[Arc<Route>]> = proto
             .routes
             .iter()
             .enumerate()
-            .map(|(i, route)| {
-                let route = Route::from_proto(route, context);
-                route
-                    .map(Arc::new)
-                    .map_err(|e| e.within(format!("routes[{i}]")))
+            .map(|(i, proto)| {
+                let field = |e: Refusal| e.within(format!("routes[{i}]"));
+                let mut route = Route::from_proto(proto, context).map_err(field)?;
+                inherit(&mut route.info.per_filter, &of_host);
+                route.info.rate_limits = limits_of(proto, &limits).map_err(field)?;
+                if let (RouteAction::Forward(forward), Some(route::Action::Route(own))) =
+                    (&mut route.action, &proto.action)
+                {
+                    forward.inherit(own, retry.as_ref(), hedges);
+                }
+                Ok(Arc::new(route))
             })
             .collect::<Result<_, _>>()?;
         Ok(VirtualHost {
@@ -297,6 +343,7 @@ impl VirtualHost {
                 .iter()
                 .map(|d| d.to_ascii_lowercase().into())
                 .collect(),
+            index: RouteIndex::of(routes.iter().map(|route| route.matcher.path_key())),
             routes,
         })
     }
@@ -311,13 +358,18 @@ pub(crate) fn check(proto: &RouteProto, filters: &[(String, Any)]) -> Result<(),
     let context = RouteContext {
         slot: &|name| Arc::new(ClusterSlot::missing(name)),
         filters,
+        omissions: &Omissions::default(),
         max_direct_response: u32::MAX,
+        takes_connect: false,
     };
     Route::from_proto(proto, &context).map(drop)
 }
 
 impl Route {
     fn from_proto(proto: &RouteProto, context: &RouteContext<'_>) -> Result<Route, Refusal> {
+        if !context.takes_connect {
+            refuse_connect(proto)?;
+        }
         let matcher = proto
             .r#match
             .as_ref()
@@ -331,7 +383,8 @@ impl Route {
                 Redirect::from_proto(action).map_err(|e| e.within("redirect"))?,
             )),
             Some(route::Action::DirectResponse(action)) => {
-                direct_response(action, context).map_err(|e| e.within("direct_response"))?
+                let response = direct_response(action, context);
+                RouteAction::DirectResponse(response.map_err(|e| e.within("direct_response"))?)
             }
             Some(route::Action::FilterAction(_) | route::Action::NonForwardingAction(_)) => {
                 return Err(Refusal::unsupported("action"));
@@ -342,6 +395,7 @@ impl Route {
                 name: proto.name.as_str().into(),
                 metadata: Metadata::from_proto(proto.metadata.as_ref()),
                 per_filter: per_filter(&proto.typed_per_filter_config, context)?,
+                rate_limits: None,
             },
             matcher: RouteMatch::from_proto(matcher).map_err(|e| e.within("match"))?,
             action,
@@ -359,54 +413,25 @@ impl Route {
                 .decorator
                 .as_ref()
                 .map(|d| d.operation.as_str().into()),
+            taken: AtomicU64::new(0),
         })
     }
 }
 
-fn per_filter(
-    configs: &HashMap<String, Any>,
-    context: &RouteContext<'_>,
-) -> Result<Box<[Option<PerRouteConfig>]>, Refusal> {
-    let mut built: Vec<Option<PerRouteConfig>> = Vec::new();
-    for (name, config) in configs {
-        let field = |e: Refusal| e.within(format!("typed_per_filter_config[{name:?}]"));
-        let found = context
-            .filters
-            .iter()
-            .enumerate()
-            .find(|(_, (filter, _))| filter == name);
-        let Some((position, (_, filter))) = found else {
-            return Err(field(Refusal::new("", "no such filter in the chain")));
-        };
-        built.resize_with(context.filters.len(), || None);
-        let config = waypoint_filters::http::build_per_route(filter, config).map_err(field)?;
-        if let Some(place) = built.get_mut(position) {
-            *place = Some(config);
-        }
-    }
-    Ok(built.into())
-}
-
-fn direct_response(
-    proto: &DirectResponseAction,
-    context: &RouteContext<'_>,
-) -> Result<RouteAction, Refusal> {
-    use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
-    let status = u16::try_from(proto.status)
-        .ok()
-        .and_then(|status| StatusCode::from_u16(status).ok())
-        .ok_or_else(|| Refusal::new("status", format!("{} is no status", proto.status)))?;
-    let body = match proto.body.as_ref().and_then(|body| body.specifier.as_ref()) {
-        None => bytes::Bytes::new(),
-        Some(Specifier::InlineString(text)) => text.clone().into(),
-        Some(Specifier::InlineBytes(bytes)) => bytes.clone().into(),
-        Some(_) => return Err(Refusal::unsupported("body")),
+/// What requests of a route count for, where their rate is limited; `of_host` is what the virtual host says.
+fn limits_of(
+    proto: &RouteProto,
+    of_host: &Arc<[RateLimit]>,
+) -> Result<Option<Arc<dyn std::any::Any + Send + Sync>>, Refusal> {
+    let Some(route::Action::Route(action)) = &proto.action else {
+        return Ok(None);
     };
-    if body.len() > context.max_direct_response as usize {
-        return Err(Refusal::new(
-            "body",
-            format!("is larger than {} bytes", context.max_direct_response),
-        ));
-    }
-    Ok(RouteAction::DirectResponse { status, body })
+    let include = action.include_vh_rate_limits.as_ref();
+    let limits = RouteRateLimits {
+        of_route: rate_limits(&action.rate_limits).map_err(|e| e.within("route"))?,
+        of_host: of_host.clone(),
+        include_host: include.is_some_and(|include| include.value),
+    };
+    let any = !limits.of_route.is_empty() || !limits.of_host.is_empty();
+    Ok(any.then(|| Arc::new(limits) as _))
 }

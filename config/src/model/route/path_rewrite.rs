@@ -12,7 +12,7 @@ use waypoint_filters::xds::rejected::Refusal;
 /// How the path changes on its way up; the query stays.
 #[derive(Debug)]
 pub enum PathRewrite {
-    /// Replaces what the route's prefix matched.
+    /// Replaces what the route's prefix matched; all of a path that matched an expression.
     Prefix(Box<str>),
     /// Every match of `pattern` in the path.
     Regex {
@@ -36,7 +36,10 @@ impl PathRewrite {
     /// The new target; `None`: it would be none.
     pub fn apply(&self, uri: &Uri, matched: Option<&str>) -> Option<Uri> {
         let path = match self {
-            PathRewrite::Prefix(replacement) => replace_prefix(uri.path(), matched?, replacement)?,
+            PathRewrite::Prefix(replacement) => {
+                let matched = matched.unwrap_or(uri.path());
+                replace_prefix(uri.path(), matched, replacement)?
+            }
             PathRewrite::Regex {
                 pattern,
                 substitution,
@@ -64,7 +67,7 @@ fn target(mut path: String, query: Option<&str>) -> Option<Uri> {
 }
 
 /// RE2's `\1` as the regex crate writes it, with its own `$` escaped.
-fn re2_substitution(text: &str) -> String {
+pub(crate) fn re2_substitution(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
@@ -233,6 +236,9 @@ mod tests {
     fn prefixes_and_expressions() {
         let prefix = PathRewrite::Prefix("/v2".into());
         assert_eq!(rewritten(&prefix, "/api/a?x=1", "/api"), "/v2/a?x=1");
+        // What matched was an expression, and that is the whole path.
+        let whole = prefix.apply(&"/api/a?x=1".parse().unwrap(), None).unwrap();
+        assert_eq!(whole.to_string(), "/v2?x=1");
         let to_root = PathRewrite::regex(&RegexMatchAndSubstitute {
             pattern: Some(RegexMatcher {
                 regex: "^/api(/?)(.*)".into(),

@@ -1,28 +1,43 @@
 //! Retry policies: when a request may be sent again, and how often.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::route::v3::HeaderMatcher as HeaderMatcherProto;
 use envoy_types::pb::envoy::config::route::v3::RetryPolicy as RetryPolicyProto;
+use envoy_types::pb::envoy::config::route::v3::retry_policy::retry_priority::ConfigType;
+use http::{HeaderMap, Request};
+use waypoint_filters::matcher::header::{HEADER_MATCHER, HeaderMatcher};
 use waypoint_filters::xds::coverage::well_known::{DURATION, UINT32_VALUE};
-use waypoint_filters::xds::coverage::{Table, harmless, honoured, required};
+use waypoint_filters::xds::coverage::{Table, decode_any, harmless, honoured, required};
 use waypoint_filters::xds::rejected::Refusal;
 
+use crate::model::balance::previous_priorities::{PREVIOUS_PRIORITIES, update_frequency};
 use crate::model::duration;
+use crate::model::route::retry_back_off::{BACK_OFF, BackOff, RATE_LIMITED_BACK_OFF, ResetHeaders};
 
 /// A compiled `RetryPolicy`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct RetryPolicy {
     pub on: RetryOn,
     pub num_retries: u32,
     pub per_try_timeout: Option<Duration>,
+    /// How long nothing may come of an attempt, its answer's body included.
+    pub per_try_idle_timeout: Option<Duration>,
     /// Status codes that `retriable-status-codes` means; istiod's default names none.
     pub status_codes: Box<[u16]>,
+    /// What `retriable-headers` means: an answer with any of these.
+    pub headers: Box<[HeaderMatcher]>,
+    /// Only requests with any of these are repeated; none: all.
+    request_headers: Box<[HeaderMatcher]>,
     /// Avoid hosts that were tried already, choosing again up to `host_selection_attempts` times.
     pub previous_hosts: bool,
     pub host_selection_attempts: u32,
-    /// First interval of the exponential back-off (Envoy: 25 ms), and its cap (ten times that).
-    pub base_interval: Duration,
-    pub max_interval: Duration,
+    /// Leave out priorities that were tried already, after each so many attempts.
+    pub previous_priorities: Option<usize>,
+    pub back_off: BackOff,
+    /// Where answers say when they may be asked for again.
+    pub resets: Option<ResetHeaders>,
 }
 
 /// The conditions of `retry_on`.
@@ -36,6 +51,7 @@ pub struct RetryOn {
     pub refused_stream: bool,
     pub retriable_4xx: bool,
     pub retriable_status_codes: bool,
+    pub retriable_headers: bool,
     pub envoy_ratelimited: bool,
     pub http3_post_connect_failure: bool,
     pub grpc_cancelled: bool,
@@ -51,17 +67,32 @@ pub(crate) static RETRY_POLICY: Table = Table {
         honoured(1, "retry_on"),
         honoured(2, "num_retries").of(&UINT32_VALUE),
         honoured(3, "per_try_timeout").of(&DURATION),
+        honoured(4, "retry_priority").of(&RETRY_PRIORITY),
         honoured(5, "retry_host_predicate")
             .named(1)
             .of(&HOST_PREDICATE),
         honoured(6, "host_selection_retry_max_attempts"),
         honoured(7, "retriable_status_codes").list(),
         honoured(8, "retry_back_off").of(&BACK_OFF),
+        honoured(9, "retriable_headers").list().of(&HEADER_MATCHER),
+        honoured(10, "retriable_request_headers")
+            .list()
+            .of(&HEADER_MATCHER),
+        honoured(11, "rate_limited_retry_back_off").of(&RATE_LIMITED_BACK_OFF),
+        honoured(13, "per_try_idle_timeout").of(&DURATION),
     ],
-    refused: "4 retry_priority, 9 retriable_headers, 10 retriable_request_headers, \
-              11 rate_limited_retry_back_off, 12 retry_options_predicates, 13 per_try_idle_timeout, \
-              14 refresh_cluster_on_retry",
+    refused: "12 retry_options_predicates, 14 refresh_cluster_on_retry",
     required: &[],
+};
+
+static RETRY_PRIORITY: Table = Table {
+    name: "envoy.config.route.v3.RetryPolicy.RetryPriority",
+    fields: &[
+        harmless(1, "name", "the type decides"),
+        honoured(3, "typed_config").any(&[&[&PREVIOUS_PRIORITIES]]),
+    ],
+    refused: "",
+    required: &[required("typed_config", &[3])],
 };
 
 static HOST_PREDICATE: Table = Table {
@@ -81,45 +112,89 @@ static PREVIOUS_HOSTS: Table = Table {
     required: &[],
 };
 
-static BACK_OFF: Table = Table {
-    name: "envoy.config.route.v3.RetryPolicy.RetryBackOff",
-    fields: &[
-        honoured(1, "base_interval").of(&DURATION),
-        honoured(2, "max_interval").of(&DURATION),
-    ],
-    refused: "",
-    required: &[required("base_interval", &[1])],
-};
-
 impl RetryPolicy {
-    pub(crate) fn from_proto(proto: &RetryPolicyProto) -> Result<RetryPolicy, Refusal> {
+    /// # Errors
+    /// What in it isn't honoured.
+    pub fn from_proto(proto: &RetryPolicyProto) -> Result<RetryPolicy, Refusal> {
         let status_codes = proto
             .retriable_status_codes
             .iter()
             .map(|code| u16::try_from(*code))
             .collect::<Result<_, _>>()
             .map_err(|_| Refusal::new("retriable_status_codes", "is no status code"))?;
-        let (base, max) = match &proto.retry_back_off {
-            None => (None, None),
-            Some(back_off) => (
-                duration::limit(&back_off.base_interval, "retry_back_off.base_interval")?,
-                duration::limit(&back_off.max_interval, "retry_back_off.max_interval")?,
-            ),
-        };
-        let base_interval = base.unwrap_or(Duration::from_millis(25));
         Ok(RetryPolicy {
             on: RetryOn::parse(&proto.retry_on)?,
             num_retries: proto.num_retries.as_ref().map_or(1, |n| n.value),
             per_try_timeout: duration::limit(&proto.per_try_timeout, "per_try_timeout")?,
+            per_try_idle_timeout: duration::limit(
+                &proto.per_try_idle_timeout,
+                "per_try_idle_timeout",
+            )?,
             status_codes,
+            headers: matchers(&proto.retriable_headers, "retriable_headers")?,
+            request_headers: matchers(
+                &proto.retriable_request_headers,
+                "retriable_request_headers",
+            )?,
             // The only predicate that isn't refused.
             previous_hosts: !proto.retry_host_predicate.is_empty(),
             host_selection_attempts: u32::try_from(proto.host_selection_retry_max_attempts)
                 .map_err(|_| Refusal::new("host_selection_retry_max_attempts", "is negative"))?,
-            base_interval,
-            max_interval: max.unwrap_or(base_interval * 10),
+            previous_priorities: previous_priorities(proto)?,
+            back_off: BackOff::from_proto(proto.retry_back_off.as_ref())
+                .map_err(|e| e.within("retry_back_off"))?,
+            resets: proto
+                .rate_limited_retry_back_off
+                .as_ref()
+                .map(ResetHeaders::from_proto)
+                .transpose()
+                .map_err(|e| e.within("rate_limited_retry_back_off"))?,
         })
     }
+
+    /// As [`from_proto`](RetryPolicy::from_proto), for all that it is the policy of.
+    pub(crate) fn shared(
+        proto: Option<&RetryPolicyProto>,
+    ) -> Result<Option<Arc<RetryPolicy>>, Refusal> {
+        let policy = proto.map(|proto| RetryPolicy::from_proto(proto).map(Arc::new));
+        policy.transpose().map_err(|e| e.within("retry_policy"))
+    }
+
+    /// Whether anything may be repeated.
+    pub fn has_conditions(&self) -> bool {
+        self.on != RetryOn::default()
+    }
+
+    /// Whether this request may be repeated.
+    pub fn is_for<B>(&self, request: &Request<B>) -> bool {
+        let mut any = self.request_headers.iter();
+        self.request_headers.is_empty() || any.any(|matcher| matcher.matches(request))
+    }
+
+    /// Whether an answer has one of the headers that `retriable-headers` means.
+    pub fn has_header(&self, answer: &HeaderMap) -> bool {
+        self.headers.iter().any(|matcher| matcher.matches(answer))
+    }
+}
+
+fn matchers(protos: &[HeaderMatcherProto], field: &str) -> Result<Box<[HeaderMatcher]>, Refusal> {
+    let matchers = protos.iter().enumerate().map(|(i, proto)| {
+        HeaderMatcher::from_proto(proto).map_err(|e| e.within(format!("{field}[{i}]")))
+    });
+    matchers.collect()
+}
+
+/// The only way to prefer priorities that isn't refused.
+fn previous_priorities(proto: &RetryPolicyProto) -> Result<Option<usize>, Refusal> {
+    let Some(priority) = &proto.retry_priority else {
+        return Ok(None);
+    };
+    let config = match &priority.config_type {
+        Some(ConfigType::TypedConfig(any)) => decode_any(any),
+        None => Err(Refusal::missing("typed_config")),
+    };
+    let frequency = config.and_then(|config| update_frequency(&config));
+    frequency.map(Some).map_err(|e| e.within("retry_priority"))
 }
 
 impl RetryOn {
@@ -135,6 +210,7 @@ impl RetryOn {
                 "refused-stream" => &mut on.refused_stream,
                 "retriable-4xx" => &mut on.retriable_4xx,
                 "retriable-status-codes" => &mut on.retriable_status_codes,
+                "retriable-headers" => &mut on.retriable_headers,
                 "envoy-ratelimited" => &mut on.envoy_ratelimited,
                 "http3-post-connect-failure" => &mut on.http3_post_connect_failure,
                 "cancelled" => &mut on.grpc_cancelled,

@@ -170,6 +170,7 @@ impl AdsClient {
         sender.send(self.session.answer(&received, &rejected));
         if received.kind == ResourceType::Cluster {
             self.subscribe_endpoints(sink, sender);
+            self.subscribe_secrets(sink, sender);
             if let Some(request) = self.session.subscribe_all(ResourceType::Listener) {
                 sender.send(request);
             }
@@ -190,6 +191,24 @@ impl AdsClient {
         if !removals.removed.is_empty() {
             sink.apply(removals);
             self.subscribe_endpoints(sink, sender);
+            self.subscribe_secrets(sink, sender);
+        }
+    }
+
+    /// Those that no cluster names any more aren't kept, and come again when one does.
+    fn subscribe_secrets(&mut self, sink: &mut impl Sink, sender: &Sender) {
+        let kind = ResourceType::Secret;
+        let Some(request) = self.session.subscribe(kind, sink.wanted(kind)) else {
+            return;
+        };
+        let unused = request.resource_names_unsubscribe.iter();
+        let removed: Vec<_> = unused.map(|name| (kind, name.clone())).collect();
+        sender.send(request);
+        if !removed.is_empty() {
+            sink.apply(Update {
+                removed,
+                ..Update::default()
+            });
         }
     }
 

@@ -74,6 +74,7 @@ impl DeltaSession {
         let order = [
             ResourceType::Cluster,
             ResourceType::Endpoints,
+            ResourceType::Secret,
             ResourceType::Listener,
             ResourceType::Extension,
             ResourceType::Routes,

@@ -44,6 +44,15 @@ pub struct OwnerReference {
 }
 
 impl ObjectMeta {
+    /// Of an object that has nothing but a name.
+    pub fn named(name: ObjectName) -> ObjectMeta {
+        ObjectMeta {
+            name: name.name,
+            namespace: name.namespace,
+            ..ObjectMeta::default()
+        }
+    }
+
     /// The API server's checks and defaults.
     fn complete(&mut self, namespaced: bool) -> Result<(), (String, String)> {
         let refused = |field: &str, reason: &str| Err((field.to_owned(), reason.to_owned()));
@@ -223,6 +232,15 @@ impl Manifest {
             resource: Some(self.resource()),
             field: Some(field.into()),
             ..LoadError::document(&self.origin, reason.into())
+        }
+    }
+
+    /// Refuses whatever stands beside `spec` and `status`, for kinds whose API refuses fields that it doesn't know.
+    pub fn has_only_spec_and_status(&self) -> Result<(), LoadError> {
+        let known = |field: &&String| matches!(field.as_str(), "spec" | "status");
+        match self.body.keys().find(|field| !known(field)) {
+            Some(field) => Err(self.refused(field.clone(), "unknown field")),
+            None => Ok(()),
         }
     }
 

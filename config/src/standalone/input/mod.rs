@@ -1,5 +1,6 @@
 //! From files to manifests: what was read, and in which words it is complained of.
 
+pub(crate) mod duration;
 pub(crate) mod files;
 pub(crate) mod json;
 pub(crate) mod labels;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Where a document stands.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Origin {
     pub file: PathBuf,
     /// Number of the YAML document in its file, from 1.
@@ -86,6 +86,20 @@ pub enum Severity {
     Fatal,
 }
 
+impl Severity {
+    /// What was done, in words.
+    #[must_use]
+    pub fn effect(self) -> &'static str {
+        match self {
+            Severity::NoEffect => "no effect",
+            Severity::Ignored => "not honoured",
+            Severity::FailClosed => "closed what it targets",
+            Severity::Broken => "broken, closed what it targets",
+            Severity::Fatal => "broken, target unknown",
+        }
+    }
+}
+
 /// Something in the manifests that is not honoured.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Problem {
@@ -100,13 +114,7 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let done = match self.severity {
-            Severity::NoEffect => "no effect",
-            Severity::Ignored => "not honoured",
-            Severity::FailClosed => "closed what it targets",
-            Severity::Broken => "broken, closed what it targets",
-            Severity::Fatal => "broken, target unknown",
-        };
+        let done = self.severity.effect();
         write!(f, "{}: {} ({done}): ", self.origin, self.resource)?;
         if !self.field.is_empty() {
             write!(f, "{}: ", self.field)?;

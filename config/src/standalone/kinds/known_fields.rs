@@ -1,7 +1,8 @@
-//! Fields of the core kinds that the API knows: one that isn't here is a misspelt one, or newer than this list.
+//! Fields that the API knows: one that a kind doesn't list (`FIELDS`) is a misspelt one, or newer than the list.
 //!
 //! `kubectl apply` refuses it; the API server drops it. Here it is told, and the rest of the object counts: what a
-//! newer cluster adds must not stop a waypoint. HTTPRoute and AuthorizationPolicy refuse such fields themselves.
+//! newer cluster adds must not stop a waypoint. Routes, AuthorizationPolicy and
+//! RequestAuthentication refuse such fields themselves.
 
 use serde_json::{Map, Value};
 
@@ -10,216 +11,19 @@ use crate::standalone::input::metadata_fields::METADATA;
 use crate::standalone::input::near::nearest;
 use crate::standalone::input::problem::{Problem, Severity};
 
-/// What is told of an unknown field.
-#[derive(Clone, Copy, PartialEq)]
-enum Told {
+/// When an unknown field is reported.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Report {
     Always,
     /// Only where it looks like one of these: the rest is for others.
     IfNear,
 }
 
-/// Kind, path of a mapping, its fields.
-type Row = (&'static str, &'static str, Told, &'static [&'static str]);
+/// The path of a mapping, and its fields.
+pub type KnownFields = (&'static str, Report, &'static [&'static str]);
 
-const TABLE: &[Row] = &[
-    ("Service", "", Told::Always, &["spec", "status"]),
-    (
-        "Service",
-        "spec",
-        Told::Always,
-        &[
-            "allocateLoadBalancerNodePorts",
-            "clusterIP",
-            "clusterIPs",
-            "externalIPs",
-            "externalName",
-            "externalTrafficPolicy",
-            "healthCheckNodePort",
-            "internalTrafficPolicy",
-            "ipFamilies",
-            "ipFamilyPolicy",
-            "loadBalancerClass",
-            "loadBalancerIP",
-            "loadBalancerSourceRanges",
-            "ports",
-            "publishNotReadyAddresses",
-            "selector",
-            "sessionAffinity",
-            "sessionAffinityConfig",
-            "trafficDistribution",
-            "type",
-        ],
-    ),
-    (
-        "Service",
-        "spec.ports[]",
-        Told::Always,
-        &[
-            "appProtocol",
-            "name",
-            "nodePort",
-            "port",
-            "protocol",
-            "targetPort",
-        ],
-    ),
-    ("Endpoints", "", Told::Always, &["subsets"]),
-    (
-        "Endpoints",
-        "subsets[]",
-        Told::Always,
-        &["addresses", "notReadyAddresses", "ports"],
-    ),
-    (
-        "EndpointSlice",
-        "",
-        Told::Always,
-        &["addressType", "endpoints", "ports"],
-    ),
-    (
-        "EndpointSlice",
-        "ports[]",
-        Told::Always,
-        &["appProtocol", "name", "port", "protocol"],
-    ),
-    (
-        "EndpointSlice",
-        "endpoints[]",
-        Told::Always,
-        &[
-            "addresses",
-            "conditions",
-            "deprecatedTopology",
-            "hints",
-            "hostname",
-            "nodeName",
-            "targetRef",
-            "zone",
-        ],
-    ),
-    (
-        "EndpointSlice",
-        "endpoints[].conditions",
-        Told::Always,
-        &["ready", "serving", "terminating"],
-    ),
-    ("Namespace", "", Told::Always, &["spec", "status"]),
-    ("Pod", "", Told::Always, &["spec", "status"]),
-    (
-        "Pod",
-        "spec",
-        Told::IfNear,
-        &[
-            "containers",
-            "hostNetwork",
-            "initContainers",
-            "nodeName",
-            "serviceAccountName",
-        ],
-    ),
-    ("Pod", "spec.containers[]", Told::IfNear, &["ports"]),
-    (
-        "Pod",
-        "spec.initContainers[]",
-        Told::IfNear,
-        &["ports", "restartPolicy"],
-    ),
-    (
-        "Pod",
-        "spec.containers[].ports[]",
-        Told::Always,
-        &["containerPort", "hostIP", "hostPort", "name", "protocol"],
-    ),
-    (
-        "Pod",
-        "status",
-        Told::IfNear,
-        &["conditions", "phase", "podIP", "podIPs"],
-    ),
-    ("Gateway", "", Told::Always, &["spec", "status"]),
-    (
-        "Gateway",
-        "spec",
-        Told::Always,
-        &[
-            "addresses",
-            "allowedListeners",
-            "defaultScope",
-            "gatewayClassName",
-            "infrastructure",
-            "listeners",
-            "tls",
-        ],
-    ),
-    (
-        "Gateway",
-        "spec.listeners[]",
-        Told::Always,
-        &[
-            "allowedRoutes",
-            "hostname",
-            "name",
-            "port",
-            "protocol",
-            "tls",
-        ],
-    ),
-    (
-        "Gateway",
-        "spec.listeners[].allowedRoutes",
-        Told::Always,
-        &["kinds", "namespaces"],
-    ),
-    (
-        "Gateway",
-        "spec.listeners[].allowedRoutes.namespaces",
-        Told::Always,
-        &["from", "selector"],
-    ),
-    (
-        "Gateway",
-        "spec.listeners[].allowedRoutes.namespaces.selector",
-        Told::Always,
-        &["matchExpressions", "matchLabels"],
-    ),
-    ("ServiceEntry", "", Told::Always, &["spec", "status"]),
-    (
-        "ServiceEntry",
-        "spec",
-        Told::Always,
-        &[
-            "addresses",
-            "endpoints",
-            "exportTo",
-            "hosts",
-            "location",
-            "ports",
-            "resolution",
-            "subjectAltNames",
-            "workloadSelector",
-        ],
-    ),
-    (
-        "ServiceEntry",
-        "spec.ports[]",
-        Told::Always,
-        &["name", "number", "protocol", "targetPort"],
-    ),
-    (
-        "ServiceEntry",
-        "spec.endpoints[]",
-        Told::Always,
-        &[
-            "address",
-            "labels",
-            "locality",
-            "network",
-            "ports",
-            "serviceAccount",
-            "weight",
-        ],
-    ),
-];
+/// Of a kind that has nothing but a head.
+pub(crate) const SPEC_AND_STATUS: &[KnownFields] = &[("", Report::Always, &["spec", "status"])];
 
 /// Fields near a known one that are none the less known.
 const ALSO: &[&str] = &[
@@ -235,19 +39,18 @@ const ALSO: &[&str] = &[
     "priority",
 ];
 
-/// The unknown fields of an object.
-pub fn unknown(manifest: &Manifest) -> Vec<Problem> {
+/// The unknown fields of an object whose kind has these.
+pub fn unknown(manifest: &Manifest, fields: &[KnownFields]) -> Vec<Problem> {
     let mut problems = Vec::new();
     for name in &manifest.unknown_metadata {
         let field = format!("metadata.{name}");
         problems.push(problem(manifest, &field, name, METADATA));
     }
-    let rows = TABLE.iter().filter(|row| row.0 == manifest.kind);
-    for (_, path, told, known) in rows {
+    for (path, report, known) in fields {
         each(&manifest.body, path, String::new(), &mut |fields, place| {
             for name in fields.keys().filter(|name| !known.contains(&name.as_str())) {
                 let near = nearest(name, known.iter().copied()).is_some();
-                if *told == Told::Always || (near && !ALSO.contains(&name.as_str())) {
+                if *report == Report::Always || (near && !ALSO.contains(&name.as_str())) {
                     let field = format!("{place}{name}");
                     problems.push(problem(manifest, &field, name, known));
                 }

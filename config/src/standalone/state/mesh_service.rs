@@ -5,27 +5,31 @@
 //! what the controllers would make slices of stands in for them: the pods that the selector matches, or, without a
 //! selector, the Endpoints of the same name.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::standalone::input::manifest::{Object, ObjectName};
+use crate::standalone::input::manifest::{Object, ObjectMeta, ObjectName};
 use crate::standalone::kinds::core::endpoint_slice::{EndpointSlice, EndpointState};
 use crate::standalone::kinds::core::pod::Pod;
-use crate::standalone::kinds::core::pod::canonical;
 use crate::standalone::kinds::core::port::Transport;
-use crate::standalone::kinds::core::service::{Port, Protocol, Service};
-use crate::standalone::kinds::istio::service_entry::ServiceEntry;
+use crate::standalone::kinds::core::protocol::Protocol;
+use crate::standalone::kinds::core::service::{CLUSTER_DOMAIN, Port, Service};
+use crate::standalone::kinds::core::traffic_distribution::{ANNOTATION, TrafficDistribution};
+use crate::standalone::kinds::istio::service_entry::{EntryResolution, ServiceEntry};
 use crate::standalone::state::cluster_state::ClusterState;
+use crate::standalone::state::entry_endpoints::entry_endpoints;
+use crate::standalone::state::mesh_endpoint::{MeshEndpoint, drains, pod_endpoint};
 
-/// The domain of Kubernetes services.
-pub const CLUSTER_DOMAIN: &str = "svc.cluster.local";
-/// The cluster's id, as istiod calls a single cluster.
-pub const CLUSTER_ID: &str = "Kubernetes";
-
-/// Label of what takes no requests any more.
-pub const DRAINING: &str = "istio.io/draining";
+/// What a name may stand for that a client of this namespace uses, as a pod's resolver tries it.
+pub fn resolver_names(host: &str, namespace: &str) -> [String; 4] {
+    [
+        host.to_owned(),
+        format!("{host}.{namespace}.{CLUSTER_DOMAIN}"),
+        format!("{host}.{CLUSTER_DOMAIN}"),
+        format!("{host}.cluster.local"),
+    ]
+}
 
 /// What an address means that stands for "no address".
 const DEFAULT_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
@@ -63,32 +67,16 @@ pub struct MeshPort {
 pub enum Resolution {
     /// Among the endpoints, by load balancing.
     Endpoints,
-    /// The address that the client asked for (headless services).
+    /// The address that the client asked for (headless services, entries without resolution).
     Passthrough,
+    /// By name; all addresses of it.
+    Dns,
+    /// By name; the first address of it.
+    LogicalDns,
+    /// By the name that a request, or a TLS client, asks for.
+    Dynamic,
     /// Nowhere: an alias.
     None,
-}
-
-/// Where an endpoint runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Locality {
-    pub region: String,
-    pub zone: String,
-    pub sub_zone: String,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct MeshEndpoint {
-    pub address: IpAddr,
-    pub port: u16,
-    /// `None` where nothing tells; such an endpoint counts as healthy.
-    pub healthy: Option<bool>,
-    pub weight: u32,
-    pub locality: Locality,
-    /// Whether it is reached over HBONE.
-    pub hbone: bool,
-    /// `workload;namespace;canonical name;revision;cluster`, if the workload is known.
-    pub workload: Option<String>,
 }
 
 impl<'a> MeshService<'a> {
@@ -160,7 +148,68 @@ impl<'a> MeshService<'a> {
         match self.source {
             Source::Service(service) if service.spec.external_name => Resolution::None,
             Source::Service(service) if service.spec.headless => Resolution::Passthrough,
-            _ => Resolution::Endpoints,
+            Source::Service(_) => Resolution::Endpoints,
+            Source::Entry(entry) => match entry.spec.resolution {
+                EntryResolution::None => Resolution::Passthrough,
+                EntryResolution::Static => Resolution::Endpoints,
+                // One endpoint, of which all addresses are tried. istiod makes one of several, too, which Envoy refuses.
+                EntryResolution::Dns if entry.spec.races && entry.spec.has_one_name() => {
+                    Resolution::LogicalDns
+                }
+                EntryResolution::Dns => Resolution::Dns,
+                EntryResolution::DnsRoundRobin => Resolution::LogicalDns,
+                EntryResolution::Dynamic => Resolution::Dynamic,
+            },
+        }
+    }
+
+    /// The port at the other end, where it is another than the client's and nothing else says which.
+    pub fn target_port(&self, port: &MeshPort) -> Option<u16> {
+        let Source::Entry(entry) = self.source else {
+            return None;
+        };
+        let mut ports = entry.spec.ports.iter();
+        let own = ports.find(|own| own.number == port.number)?;
+        (own.target != own.number).then_some(own.target)
+    }
+
+    /// Which endpoints it prefers: as its field says, its annotation, or its namespace's. A word that means nothing ends the
+    /// search, as with istiod.
+    pub fn traffic_distribution(&self, state: &ClusterState) -> Option<TrafficDistribution> {
+        let (own, meta) = match self.source {
+            Source::Service(service) => (service.spec.traffic_distribution, &service.meta),
+            Source::Entry(entry) => (None, &entry.meta),
+        };
+        let said = |meta: &ObjectMeta| {
+            let word = meta
+                .annotation(ANNOTATION)
+                .filter(|word| !word.is_empty())?;
+            Some(TrafficDistribution::parse(word))
+        };
+        let namespace = || state.namespaces.get(self.namespace).and_then(said);
+        own.or_else(|| said(meta).or_else(namespace).flatten())
+    }
+
+    /// Whether only endpoints on the client's node are meant.
+    pub fn is_node_local(&self) -> bool {
+        matches!(self.source, Source::Service(service) if service.spec.node_local)
+    }
+
+    /// Whether a name's addresses of both families are tried, and the first that answers is taken.
+    pub fn races(&self) -> bool {
+        matches!(self.source, Source::Entry(entry) if entry.spec.races)
+    }
+
+    /// Whether a ServiceEntry declares it.
+    pub fn is_entry(&self) -> bool {
+        matches!(self.source, Source::Entry(_))
+    }
+
+    /// Whether none of its endpoints belongs to the mesh.
+    pub fn is_outside(&self) -> bool {
+        match self.source {
+            Source::Service(_) => false,
+            Source::Entry(entry) => !entry.spec.in_mesh,
         }
     }
 
@@ -175,7 +224,9 @@ impl<'a> MeshService<'a> {
     pub fn endpoints(&self, state: &ClusterState, port: &MeshPort) -> Vec<MeshEndpoint> {
         match self.source {
             Source::Service(service) => service_endpoints(state, service, port),
-            Source::Entry(entry) => entry_endpoints(entry, port),
+            Source::Entry(entry) => {
+                entry_endpoints(state, entry, &self.hostname, (&port.name, port.number))
+            }
         }
     }
 }
@@ -295,109 +346,9 @@ pub fn selected_pods<'s>(
 fn push_once(found: &mut Vec<MeshEndpoint>, endpoint: MeshEndpoint) {
     if !found
         .iter()
-        .any(|other| (other.address, other.port) == (endpoint.address, endpoint.port))
+        .any(|other| other.address == endpoint.address && other.port == endpoint.port)
     {
         found.push(endpoint);
-    }
-}
-
-fn pod_endpoint(
-    state: &ClusterState,
-    pod: Option<&Object<Pod>>,
-    address: IpAddr,
-    port: u16,
-    ready: bool,
-) -> MeshEndpoint {
-    MeshEndpoint {
-        address,
-        port,
-        healthy: Some(ready),
-        weight: 1,
-        locality: pod
-            .map(|pod| locality(state, &pod.spec))
-            .unwrap_or_default(),
-        hbone: pod.is_some_and(Object::takes_hbone),
-        workload: pod.map(|pod| {
-            let (canonical_name, revision) = pod.canonical();
-            workload(
-                pod.workload_name(),
-                &pod.meta.namespace,
-                canonical_name,
-                revision,
-            )
-        }),
-    }
-}
-
-/// Whether a pod or an endpoint of an entry takes no requests any more.
-pub fn drains(labels: &BTreeMap<String, String>) -> bool {
-    labels.get(DRAINING).is_some_and(|value| !value.is_empty())
-}
-
-/// The name under which an endpoint's metadata knows its workload.
-fn workload(name: &str, namespace: &str, canonical_name: &str, revision: &str) -> String {
-    let revision = if revision == "latest" { "" } else { revision };
-    format!("{name};{namespace};{canonical_name};{revision};{CLUSTER_ID}")
-}
-
-fn entry_endpoints(entry: &Object<ServiceEntry>, port: &MeshPort) -> Vec<MeshEndpoint> {
-    let target = entry
-        .spec
-        .ports
-        .iter()
-        .find(|p| p.number == port.number)
-        .map_or(port.number, |p| p.target);
-    let endpoints = entry
-        .spec
-        .endpoints
-        .iter()
-        .filter(|endpoint| !drains(&endpoint.labels))
-        .map(|endpoint| {
-            let own = format!("{}-{}", entry.meta.name, endpoint.index);
-            let (canonical_name, revision) = canonical(&endpoint.labels, &own);
-            let mut parts = endpoint.locality.splitn(3, '/').map(str::to_owned);
-            let mut next = || parts.next().unwrap_or_default();
-            let (region, zone, sub_zone) = (next(), next(), next());
-            MeshEndpoint {
-                address: endpoint.address,
-                port: endpoint.ports.get(&port.name).copied().unwrap_or(target),
-                healthy: None,
-                weight: endpoint.weight,
-                locality: Locality {
-                    region,
-                    zone,
-                    sub_zone,
-                },
-                hbone: false,
-                workload: Some(workload(
-                    &own,
-                    &entry.meta.namespace,
-                    canonical_name,
-                    revision,
-                )),
-            }
-        });
-    endpoints.collect()
-}
-
-/// Where a pod runs: what its node's labels say.
-pub fn locality(state: &ClusterState, pod: &Pod) -> Locality {
-    let node = state.nodes.get(&pod.node);
-    let label = |names: &[&str]| {
-        node.and_then(|node| node.first_label(names))
-            .unwrap_or_default()
-            .to_owned()
-    };
-    Locality {
-        region: label(&[
-            "topology.kubernetes.io/region",
-            "failure-domain.beta.kubernetes.io/region",
-        ]),
-        zone: label(&[
-            "topology.kubernetes.io/zone",
-            "failure-domain.beta.kubernetes.io/zone",
-        ]),
-        sub_zone: label(&["topology.istio.io/subzone"]),
     }
 }
 

@@ -2,12 +2,16 @@
 //!
 //! A waypoint owns what points to it with `istio.io/use-waypoint` (and `-namespace`): the object's own
 //! label, else that of its namespace; `none` on the object opts out. The waypoint's `istio.io/waypoint-for`
-//! says whether it takes services, pods, both or nothing, and its listener which namespaces may point to
-//! it. Gateways themselves have no waypoint.
+//! says whether it takes services, workloads (pods and WorkloadEntries), both or nothing, and its listener which
+//! namespaces may point to it. Gateways themselves have no waypoint.
+
+use std::net::IpAddr;
 
 use crate::standalone::input::manifest::{Object, ObjectMeta, ObjectName};
 use crate::standalone::kinds::core::pod::{GATEWAY_MANAGED, Pod};
 use crate::standalone::kinds::gateway_api::gateway::{Gateway, TrafficType, WAYPOINT_CLASS};
+use crate::standalone::kinds::istio::service_entry::ServiceEntry;
+use crate::standalone::kinds::istio::workload_entry::EntryEndpoint;
 use crate::standalone::state::cluster_state::ClusterState;
 use crate::standalone::state::mesh_service::MeshService;
 
@@ -22,6 +26,8 @@ pub struct Waypoint<'a> {
     pub services: Vec<MeshService<'a>>,
     /// Ordered by namespace and name.
     pub pods: Vec<&'a Object<Pod>>,
+    /// WorkloadEntries that have an address.
+    pub machines: Vec<&'a Object<EntryEndpoint>>,
     pub traffic: TrafficType,
 }
 
@@ -103,6 +109,11 @@ pub fn choose<'a>(
     }
 }
 
+fn sees(gateway: &Object<Gateway>, entry: &Object<ServiceEntry>) -> bool {
+    let (own, to) = (&entry.meta.namespace, &gateway.meta.namespace);
+    entry.spec.is_visible(own, to)
+}
+
 impl<'a> Waypoint<'a> {
     /// Resolves ownership. An error is a `waypoint-for` label that says nothing known.
     pub fn resolve(
@@ -122,7 +133,7 @@ impl<'a> Waypoint<'a> {
             let outside = state
                 .service_entries
                 .values()
-                .filter(|entry| owned(&entry.meta));
+                .filter(|entry| owned(&entry.meta) && sees(gateway, entry));
             services.extend(outside.flat_map(MeshService::of_entry));
         }
         services.sort_by(|a, b| a.order().cmp(&b.order()));
@@ -130,12 +141,33 @@ impl<'a> Waypoint<'a> {
             let serves = !pod.spec.terminal && !pod.spec.addresses.is_empty();
             traffic.workloads() && serves && owned(&pod.meta)
         });
+        let machines = state.workload_entries.values().filter(|entry| {
+            traffic.workloads() && entry.spec.address.ip().is_some() && owned(&entry.meta)
+        });
         Ok(Waypoint {
             gateway,
             services,
             pods: pods.collect(),
+            machines: machines.collect(),
             traffic,
         })
+    }
+
+    /// The addresses of workloads that it takes by their own.
+    pub fn workload_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let of_pods = self.pods.iter().flat_map(|pod| &pod.spec.addresses);
+        let of_machines = self.machines.iter().filter_map(|m| m.spec.address.ip());
+        of_pods.copied().chain(of_machines)
+    }
+
+    /// Whether there is any workload that it takes by its own address.
+    pub fn takes_workloads(&self) -> bool {
+        !self.pods.is_empty() || !self.machines.is_empty()
+    }
+
+    /// Whether an entry's `exportTo` lets this waypoint know of it.
+    pub fn sees(&self, entry: &Object<ServiceEntry>) -> bool {
+        sees(self.gateway, entry)
     }
 
     /// Whether a Service or ServiceEntry uses this waypoint, and what carries the label that says so.
@@ -148,8 +180,12 @@ impl<'a> Waypoint<'a> {
         }
     }
 
-    /// As [`Waypoint::enrolment`], for a Pod.
-    pub fn pod_enrolment(&self, state: &ClusterState, meta: &ObjectMeta) -> (Enrolment, Labelled) {
+    /// As [`Waypoint::enrolment`], for a Pod or a WorkloadEntry.
+    pub fn workload_enrolment(
+        &self,
+        state: &ClusterState,
+        meta: &ObjectMeta,
+    ) -> (Enrolment, Labelled) {
         match enrolment(state, self.gateway, meta) {
             (Enrolment::Own, labelled) if !self.traffic.workloads() => {
                 (Enrolment::OtherTraffic, labelled)
@@ -220,11 +256,16 @@ mod tests {
     fn object(kind: &str, namespace: &str, name: &str, labels: &str) -> String {
         let rest = match kind {
             "Pod" => ", status: {podIP: 10.0.0.1}",
+            "WorkloadEntry" => ", spec: {address: 192.0.2.1}",
             "Service" => ", spec: {clusterIP: 10.1.0.1, ports: [{port: 80}]}",
             _ => "",
         };
+        let version = match kind {
+            "WorkloadEntry" => "networking.istio.io/v1",
+            _ => "v1",
+        };
         format!(
-            "---\n{{apiVersion: v1, kind: {kind}, metadata: {{name: {name}, namespace: {namespace}, labels: {{{labels}}}}}{rest}}}\n"
+            "---\n{{apiVersion: {version}, kind: {kind}, metadata: {{name: {name}, namespace: {namespace}, labels: {{{labels}}}}}{rest}}}\n"
         )
     }
 
@@ -238,7 +279,10 @@ mod tests {
             .collect();
         (
             services,
-            waypoint.pods.iter().map(|p| p.meta.name.clone()).collect(),
+            waypoint
+                .workload_addresses()
+                .map(|address| address.to_string())
+                .collect(),
         )
     }
 
@@ -255,12 +299,19 @@ mod tests {
                 "gateway.istio.io/managed: istio.io-mesh-controller",
             )
             + &object("Pod", "own", "p", "")
-            + &object("Pod", "own", "q", "istio.io/use-waypoint: none");
+            + &object("Pod", "own", "q", "istio.io/use-waypoint: none")
+            + &object("WorkloadEntry", "own", "vm", "")
+            + &object(
+                "WorkloadEntry",
+                "own",
+                "vm-2",
+                "istio.io/use-waypoint: none",
+            );
         for (label, services, pods) in [
             ("", 1, 0),
             ("istio.io/waypoint-for: service", 1, 0),
-            ("istio.io/waypoint-for: workload", 0, 1),
-            ("istio.io/waypoint-for: all", 1, 1),
+            ("istio.io/waypoint-for: workload", 0, 2),
+            ("istio.io/waypoint-for: all", 1, 2),
             ("istio.io/waypoint-for: none", 0, 0),
         ] {
             let found = owned(&(gateway("own", "w", label, "Same") + &base));

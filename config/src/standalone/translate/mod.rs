@@ -1,35 +1,19 @@
 //! From indexed manifests to the resources that istiod would send to this waypoint.
 //!
-//! One `Mesh` holds what all parts need; each file translates one concept and is pure.
+//! One `Mesh` holds what all parts need (`context/`); each file translates one concept and is pure. A room uses
+//! others in one direction: listeners → routes → clusters, listeners and routes → security, listeners → telemetry → clusters and
+//! security, everybody → proto.
 
-mod access_log;
-mod authorization;
-mod chains;
 mod clusters;
-mod effects;
-mod endpoints;
-mod filter_chain_matcher;
-mod http_route_action;
-mod http_route_filters;
-mod http_routes;
+mod context;
 mod listeners;
-mod main_internal;
 mod no_effect;
-mod outbound;
-mod path_modifier;
 pub(crate) mod proto;
-mod rbac_attribute;
-mod rbac_policy;
-mod rbac_rule;
 mod routes;
-mod rule_attributes;
-mod tls_context;
-mod tracing;
+mod security;
+pub mod status;
+mod telemetry;
 mod workloads;
-
-use std::cell::RefCell;
-use std::collections::HashSet;
-use std::net::IpAddr;
 
 use crate::resource::{Resource, ResourceType};
 use crate::standalone::input::manifest::{Object, ObjectName};
@@ -37,25 +21,12 @@ use crate::standalone::input::problem::{Aside, Problem, Severity};
 use crate::standalone::kinds::core::config_map::MeshConfig;
 use crate::standalone::kinds::gateway_api::gateway::Gateway;
 use crate::standalone::state::cluster_state::ClusterState;
-use crate::standalone::state::ownership::Waypoint;
+use crate::standalone::state::issuers::{IssuerQuestion, Issuers};
+use crate::standalone::translate::context::Mesh;
 use crate::standalone::translate::proto::packed;
-use access_log::AccessLog;
-use effects::Effects;
+use crate::standalone::translate::status::ParentStatus;
 
-/// Address families of the waypoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IpFamilies {
-    pub v4: bool,
-    pub v6: bool,
-}
-
-impl IpFamilies {
-    pub const V4: IpFamilies = IpFamilies {
-        v4: true,
-        v6: false,
-    };
-    pub const BOTH: IpFamilies = IpFamilies { v4: true, v6: true };
-}
+pub use crate::standalone::translate::context::IpFamilies;
 
 /// The resources of one set of manifests, and what in it isn't honoured.
 #[derive(Clone, Debug)]
@@ -65,9 +36,15 @@ pub struct Translation {
     pub problems: Vec<Problem>,
     /// What is for others, by kind and reason.
     pub asides: Vec<Aside>,
+    /// Filter chains that a security object closes.
+    pub closed_chains: usize,
+    /// What istiod would write of each parent of each route.
+    pub statuses: Vec<ParentStatus>,
     /// The Gateway that this process is.
     pub gateway: ObjectName,
     pub mesh: MeshConfig,
+    /// Issuers that are to be asked where their keys are.
+    pub issuers: Vec<IssuerQuestion>,
 }
 
 impl Translation {
@@ -91,26 +68,6 @@ impl Translation {
     }
 }
 
-/// Problems as they are found, each once.
-#[derive(Default)]
-struct Found {
-    in_order: Vec<Problem>,
-    known: HashSet<Problem>,
-}
-
-/// What all parts of a translation need.
-struct Mesh<'a> {
-    state: &'a ClusterState,
-    config: MeshConfig,
-    trust_domains: Vec<String>,
-    waypoint: Waypoint<'a>,
-    families: IpFamilies,
-    access_log: AccessLog,
-    /// Several chains may find the same one.
-    problems: RefCell<Found>,
-    effects: Effects,
-}
-
 /// Translates for this Gateway. Without `families` the waypoint has those that its manifests use. An error
 /// is a setting that can't be used at all.
 pub fn translate(
@@ -118,51 +75,42 @@ pub fn translate(
     gateway: &Object<Gateway>,
     families: Option<IpFamilies>,
 ) -> Result<Translation, String> {
-    let config = state.mesh();
-    let mesh = Mesh {
-        state,
-        trust_domains: config.trust_domains(),
-        waypoint: Waypoint::resolve(state, gateway).map_err(|value| {
-            format!(
-                "Gateway {}: istio.io/waypoint-for: unknown value {value:?}",
-                gateway.name()
-            )
-        })?,
-        families: families.unwrap_or_else(|| families_of(state)),
-        access_log: AccessLog::new(&config).map_err(|reason| {
-            format!("ConfigMap istio-system/istio: data.mesh.accessLogFormat: {reason}")
-        })?,
-        problems: RefCell::default(),
-        effects: Effects::default(),
-        config,
-    };
+    translate_by(state, gateway, families, &Issuers::default())
+}
+
+/// The same by what issuers say of their keys.
+pub fn translate_by(
+    state: &ClusterState,
+    gateway: &Object<Gateway>,
+    families: Option<IpFamilies>,
+    issuers: &Issuers,
+) -> Result<Translation, String> {
+    let mut mesh = Mesh::of(state, gateway, families)?;
+    mesh.issuers = issuers.clone();
+    let without_keys = mesh.without_keys();
+    mesh.closures.extend(without_keys);
     state.problems.iter().cloned().for_each(|p| mesh.report(p));
     let mut resources = mesh.resources();
     resources.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
     mesh.report_closures();
-    let asides = mesh.report_no_effect();
-    let mut problems = mesh.problems.into_inner().in_order;
+    let clusters = resources
+        .iter()
+        .filter(|resource| resource.kind == ResourceType::Cluster)
+        .map(|resource| resource.name.as_str());
+    let asides = mesh.report_no_effect(&clusters.collect());
+    let mut problems = mesh.take_problems();
     // What is closed is read first.
     problems.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
     Ok(Translation {
         resources,
+        statuses: mesh.statuses(),
         problems,
         asides,
+        closed_chains: mesh.closed_chains(),
         gateway: gateway.name(),
+        issuers: mesh.issuer_questions(),
         mesh: mesh.config,
     })
-}
-
-fn families_of(state: &ClusterState) -> IpFamilies {
-    let services = state
-        .services
-        .values()
-        .flat_map(|service| &service.spec.addresses);
-    let pods = state.pods.values().flat_map(|pod| &pod.spec.addresses);
-    let addresses: Vec<&IpAddr> = services.chain(pods).collect();
-    let v6 = addresses.iter().any(|address| address.is_ipv6());
-    let v4 = addresses.iter().any(|address| address.is_ipv4());
-    IpFamilies { v4: v4 || !v6, v6 }
 }
 
 impl Mesh<'_> {
@@ -176,24 +124,20 @@ impl Mesh<'_> {
             ));
         }
         for service in &self.waypoint.services {
-            for (cluster, port) in self.service_clusters(service) {
-                resources.push(packed::resource(
-                    ResourceType::Cluster,
-                    &cluster.name,
-                    &cluster,
-                ));
-                if cluster.eds_cluster_config.is_some() {
-                    let endpoints = service.endpoints(self.state, port);
-                    let assignment = endpoints::load_assignment(&cluster.name, &endpoints);
-                    resources.push(packed::resource(
-                        ResourceType::Endpoints,
-                        &cluster.name,
-                        &assignment,
-                    ));
-                }
+            for made in self.service_clusters(service) {
+                resources.extend(made.resources());
             }
         }
         resources.extend(self.outbound());
+        resources.extend(self.key_services_over_tls());
+        resources.extend(self.secrets());
+        for cluster in self.key_clusters() {
+            resources.push(packed::resource(
+                ResourceType::Cluster,
+                &cluster.name,
+                &cluster,
+            ));
+        }
         for listener in [
             self.connect_terminate(),
             self.main_internal(),
@@ -209,12 +153,5 @@ impl Mesh<'_> {
         }
         resources.extend(self.workloads());
         resources
-    }
-
-    fn report(&self, problem: Problem) {
-        let mut found = self.problems.borrow_mut();
-        if found.known.insert(problem.clone()) {
-            found.in_order.push(problem);
-        }
     }
 }

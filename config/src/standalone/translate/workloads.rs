@@ -1,10 +1,14 @@
 //! Workloads: who the pods of the mesh are, for the labels of telemetry.
 
-use waypoint_filters::xds::proto::{Workload, WorkloadNetworkMode};
+use waypoint_filters::xds::proto::{
+    NamespacedHostname, Workload, WorkloadNetworkMode, WorkloadTunnelProtocol, WorkloadWaypoint,
+};
 
 use crate::resource::{Resource, ResourceType};
-use crate::standalone::state::mesh_service::CLUSTER_ID;
-use crate::standalone::translate::Mesh;
+use crate::standalone::kinds::core::service::CLUSTER_DOMAIN;
+use crate::standalone::state::mesh_endpoint::CLUSTER_ID;
+use crate::standalone::state::taken::Waypoints;
+use crate::standalone::translate::context::Mesh;
 use crate::standalone::translate::proto::packed::resource;
 
 /// `istio.workload.WorkloadType.POD`, which istiod gives to every pod.
@@ -13,6 +17,7 @@ const POD: i32 = 2;
 impl Mesh<'_> {
     /// One for each pod that has an address and runs, whoever owns it.
     pub(super) fn workloads(&self) -> Vec<Resource> {
+        let waypoints = Waypoints::of(self.state);
         let serving = self
             .state
             .pods
@@ -48,6 +53,19 @@ impl Mesh<'_> {
                     false => WorkloadNetworkMode::default().into(),
                 },
                 uid: uid.clone(),
+                tunnel_protocol: match pod.takes_hbone() {
+                    true => WorkloadTunnelProtocol::Hbone.into(),
+                    false => WorkloadTunnelProtocol::None.into(),
+                },
+                waypoint: waypoints
+                    .of_pod("", &pod.meta)
+                    .by
+                    .map(|by| WorkloadWaypoint {
+                        hostname: Some(NamespacedHostname {
+                            hostname: format!("{}.{}.{CLUSTER_DOMAIN}", by.name, by.namespace),
+                            namespace: by.namespace,
+                        }),
+                    }),
                 ..Workload::default()
             };
             resource(ResourceType::Workload, &uid, &message)

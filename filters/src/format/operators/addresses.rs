@@ -16,9 +16,14 @@ pub(in crate::format) struct Address {
 #[derive(Clone, Copy, Debug)]
 enum End {
     DownstreamLocal,
+    /// Whom the connection manager takes for the client.
     DownstreamRemote,
+    DownstreamDirectRemote,
     UpstreamLocal,
+    /// Of a connection.
     UpstreamRemote,
+    /// Whether it was reached or not.
+    UpstreamHost,
     /// Every endpoint that was tried, in order.
     Attempted,
 }
@@ -49,12 +54,13 @@ impl Address {
         };
         let end = match (of_address, name, form) {
             (Some("DOWNSTREAM_LOCAL" | "DOWNSTREAM_DIRECT_LOCAL"), ..) => End::DownstreamLocal,
-            (Some("DOWNSTREAM_REMOTE" | "DOWNSTREAM_DIRECT_REMOTE"), ..) => End::DownstreamRemote,
+            (Some("DOWNSTREAM_REMOTE"), ..) => End::DownstreamRemote,
+            (Some("DOWNSTREAM_DIRECT_REMOTE"), ..) => End::DownstreamDirectRemote,
             (Some("UPSTREAM_LOCAL"), ..) => End::UpstreamLocal,
-            (Some("UPSTREAM_REMOTE"), ..) | (_, "UPSTREAM_HOST", Form::WithPort) => {
-                End::UpstreamRemote
+            (Some("UPSTREAM_REMOTE"), ..) => End::UpstreamRemote,
+            (_, "UPSTREAM_HOST", Form::WithPort) | (None, "UPSTREAM_HOST_NAME", _) => {
+                End::UpstreamHost
             }
-            (None, "UPSTREAM_HOST_NAME", _) => End::UpstreamRemote,
             (None, "UPSTREAM_HOSTS_ATTEMPTED" | "UPSTREAM_HOST_NAMES_ATTEMPTED", _) => {
                 End::Attempted
             }
@@ -72,9 +78,20 @@ impl Address {
         let upstream = context.state.upstream.as_deref();
         let address = match self.end {
             End::DownstreamLocal => Some(connection.destination),
-            End::DownstreamRemote => Some(connection.source),
+            End::DownstreamRemote => match context.state.client {
+                // A header says no port.
+                Some(client) if client != connection.source.ip().to_canonical() => {
+                    Some(SocketAddr::new(client, 0))
+                }
+                _ => Some(connection.source),
+            },
+            End::DownstreamDirectRemote => Some(connection.source),
             End::UpstreamLocal => upstream.and_then(|upstream| upstream.local),
-            End::UpstreamRemote => upstream.map(|upstream| upstream.host),
+            End::UpstreamRemote => context
+                .state
+                .connected_upstream()
+                .map(|upstream| upstream.host),
+            End::UpstreamHost => upstream.map(|upstream| upstream.host),
             End::Attempted => return self.write_attempted(context, upstream, out),
         };
         address.is_some_and(|address| self.form.write(address, out))

@@ -126,8 +126,7 @@ impl What {
     fn write(&self, tls: &TlsInfo, out: &mut Vec<u8>) -> bool {
         let session = || tls.session();
         match self {
-            // HBONE speaks no other.
-            What::Version => text(out, Some("TLSv1.3")),
+            What::Version => text(out, tls.version()),
             What::Cipher => text(out, session().map(|session| session.cipher)),
             What::Group => text(out, session().map(|session| session.group)),
             What::OfLocal(field) => tls.local().is_some_and(|own| field.write(own, out)),

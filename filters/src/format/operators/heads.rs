@@ -322,7 +322,7 @@ impl ServerName {
     }
 
     pub(super) fn write(self, context: &FormatContext<'_>, out: &mut Vec<u8>) -> bool {
-        let sni = context.stream.connection.requested_server_name.as_deref();
+        let sni = context.stream.connection.server_name.known();
         let sni = sni.map(str::as_bytes);
         let host = || {
             let original = self

@@ -8,7 +8,7 @@ use std::io::Write as _;
 use super::print::text;
 use crate::format::FormatContext;
 use crate::stream::dynamic_metadata::Metadata;
-use crate::stream::filter_state::FilterValue;
+use crate::stream::filter_state::{FilterValue, UPSTREAM_PEER};
 use crate::xds::rejected::Refusal;
 
 /// `%METADATA(OWNER:namespace:path)%` and its older forms.
@@ -129,7 +129,11 @@ impl FilterStateField {
         // Envoy's names for the peer as an object with fields.
         let key = self.key.strip_suffix("_obj").unwrap_or(&self.key);
         let own = context.state.filter_state.get(key);
-        let Some(value) = own.or_else(|| context.stream.connection.filter_state.get(key)) else {
+        let own = own.or_else(|| context.stream.connection.filter_state.get(key));
+        let upstream = context.state.upstream.as_ref();
+        let peer = upstream.and_then(|upstream| upstream.peer.clone());
+        let peer = peer.map(FilterValue::Peer).filter(|_| key == UPSTREAM_PEER);
+        let Some(value) = own.or(peer.as_ref()) else {
             return false;
         };
         match (&self.field, value) {

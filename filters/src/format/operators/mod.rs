@@ -5,6 +5,7 @@
 
 mod addresses;
 mod certificates;
+mod expression;
 mod grpc;
 mod heads;
 mod metadata;
@@ -15,6 +16,7 @@ mod wire;
 
 use self::addresses::Address;
 use self::certificates::TlsField;
+use self::expression::ExpressionField;
 use self::grpc::GrpcStatus;
 use self::heads::{Head, ServerName, Target};
 use self::metadata::{FilterStateField, MetadataField};
@@ -44,8 +46,17 @@ pub(super) enum Operator {
     ResponseCodeDetails {
         blanks: bool,
     },
+    /// Ours, and none of Envoy's: the policy that denied it. Blanks as above.
+    DeniedBy {
+        blanks: bool,
+    },
+    /// Ours as well: the policy that would have denied it.
+    DryRunDeniedBy {
+        blanks: bool,
+    },
     Tls(TlsField),
     Stream(StreamField),
+    Expression(Box<ExpressionField>),
     /// The first that has a value, each with its most bytes.
     Coalesce(Alternatives),
 }
@@ -80,6 +91,8 @@ fn rule(name: &str) -> (Parameters, bool) {
         | "EMIT_TIME_LOCAL"
         | "GRPC_STATUS"
         | "RESPONSE_CODE_DETAILS"
+        | "DENIED_BY"
+        | "DRY_RUN_DENIED_BY"
         | "REQUESTED_SERVER_NAME" => (Parameters::Optional, false),
         name if is_certificate_time(name) => (Parameters::Optional, false),
         "UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT"
@@ -141,6 +154,7 @@ impl Operator {
     ) -> Option<Option<serde_json::Value>> {
         match self {
             Operator::Metadata(field) => Some(field.value(context)),
+            Operator::Expression(field) => field.structured(context),
             _ => None,
         }
     }
@@ -153,12 +167,15 @@ impl Operator {
             Operator::Tls(field) => field.capture(capture),
             Operator::Span(span) => span.capture(capture),
             Operator::Stream(field) => field.capture(capture),
+            Operator::Expression(field) => field.capture(capture),
             Operator::Coalesce(list) => list.iter().for_each(|(one, _)| one.capture(capture)),
             Operator::Clock(_)
             | Operator::Address(_)
             | Operator::Metadata(_)
             | Operator::FilterState(_)
             | Operator::GrpcStatus(_)
+            | Operator::DeniedBy { .. }
+            | Operator::DryRunDeniedBy { .. }
             | Operator::ResponseCodeDetails { .. } => {}
         }
     }
@@ -177,14 +194,17 @@ impl Operator {
             Operator::GrpcStatus(status) => status.write(context, out),
             Operator::ResponseCodeDetails { blanks } => {
                 let details = context.state.response_code_details.as_deref();
-                if *blanks {
-                    text(out, details)
-                } else {
-                    one_word(out, details)
-                }
+                words(*blanks, out, details)
+            }
+            Operator::DeniedBy { blanks } => {
+                words(*blanks, out, context.state.denied_by.as_deref())
+            }
+            Operator::DryRunDeniedBy { blanks } => {
+                words(*blanks, out, context.state.dry_run_denied_by.as_deref())
             }
             Operator::Tls(field) => field.write(context, out),
             Operator::Stream(field) => field.write(context, out),
+            Operator::Expression(field) => field.write(context, out),
             Operator::Coalesce(list) => list
                 .iter()
                 .any(|(operator, max)| operator.write_at_most(*max, context, out)),
@@ -204,6 +224,14 @@ impl Operator {
             out.truncate(start.saturating_add(max));
         }
         found
+    }
+}
+
+/// With its blanks, or as one word.
+fn words(blanks: bool, out: &mut Vec<u8>, value: Option<&str>) -> bool {
+    match blanks {
+        true => text(out, value),
+        false => one_word(out, value),
     }
 }
 
@@ -238,14 +266,19 @@ fn known(name: &str, parameters: &str) -> Result<Option<Operator>, Refusal> {
         "RESPONSE_CODE_DETAILS" => Operator::ResponseCodeDetails {
             blanks: parameters == "ALLOW_WHITESPACES",
         },
+        "DENIED_BY" => Operator::DeniedBy {
+            blanks: parameters == "ALLOW_WHITESPACES",
+        },
+        "DRY_RUN_DENIED_BY" => Operator::DryRunDeniedBy {
+            blanks: parameters == "ALLOW_WHITESPACES",
+        },
         "ENVIRONMENT" => Operator::Stream(match std::env::var(parameters) {
             Ok(value) => StreamField::Fixed(value.into()),
             Err(_) => StreamField::Never,
         }),
         "COALESCE" => Operator::Coalesce(coalesce(parameters)?),
         "CEL" | "TYPED_CEL" => {
-            let reason = format!("%{name}%: expressions are not evaluated here");
-            return Err(Refusal::new("format", reason));
+            Operator::Expression(Box::new(ExpressionField::parse(name, parameters)?))
         }
         name => match StreamField::parse(name) {
             Some(field) => Operator::Stream(field),

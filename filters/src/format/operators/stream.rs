@@ -34,6 +34,9 @@ pub(in crate::format) enum StreamField {
     /// Milliseconds until there was a connection.
     PoolReady,
     StreamId,
+    /// Of the trace that a request is in, where its chain has a tracer.
+    TraceId,
+    SpanId,
     UniqueId,
     RouteName,
     RouteResolutionCount,
@@ -46,6 +49,8 @@ pub(in crate::format) enum StreamField {
     UpstreamCloseType,
     PeerUriSan,
     LocalUriSan,
+    /// While such a body is made; empty in logs.
+    LocalReplyBody,
     /// Known while configuration is compiled.
     Fixed(Box<str>),
     FixedNumber(u64),
@@ -76,6 +81,8 @@ impl StreamField {
             "UPSTREAM_CONNECTION_IDS_ATTEMPTED" => StreamField::UpstreamConnectionIds,
             "UPSTREAM_CONNECTION_POOL_READY_DURATION" => StreamField::PoolReady,
             "STREAM_ID" => StreamField::StreamId,
+            "TRACE_ID" => StreamField::TraceId,
+            "SPAN_ID" => StreamField::SpanId,
             "UNIQUE_ID" => StreamField::UniqueId,
             "ROUTE_NAME" => StreamField::RouteName,
             "ROUTE_RESOLUTION_COUNT" => StreamField::RouteResolutionCount,
@@ -88,8 +95,9 @@ impl StreamField {
             "DOWNSTREAM_PEER_URI_SAN" => StreamField::PeerUriSan,
             "DOWNSTREAM_LOCAL_URI_SAN" => StreamField::LocalUriSan,
             "HOSTNAME" => StreamField::Fixed(hostname()),
-            // Set by no filter, and only in bodies of local replies.
-            "CUSTOM_FLAGS" | "LOCAL_REPLY_BODY" => StreamField::Fixed("".into()),
+            // Set by no filter.
+            "CUSTOM_FLAGS" => StreamField::Fixed("".into()),
+            "LOCAL_REPLY_BODY" => StreamField::LocalReplyBody,
             // Of addresses that are no internal listener's.
             "DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID"
             | "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID"
@@ -168,10 +176,11 @@ impl StreamField {
             StreamField::Attempts => number(out, u64::from(state.attempts)),
             StreamField::ConnectionId => number(out, connection.id.get()),
             StreamField::UpstreamConnectionId => {
-                number(out, state.upstream.as_ref().map_or(0, |u| u.id.get()))
+                number(out, state.connected_upstream().map_or(0, |u| u.id.get()))
             }
             StreamField::UpstreamConnectionIds => {
                 let all = state.earlier_upstreams.iter().chain(&state.upstream);
+                let all = all.filter(|upstream| upstream.times.is_some());
                 let ids: Vec<_> = all.map(|upstream| upstream.id.get().to_string()).collect();
                 !ids.is_empty() && text(out, Some(ids.join(",")))
             }
@@ -183,6 +192,18 @@ impl StreamField {
                 out,
                 context.request_header(&REQUEST_ID).map(|v| v.as_bytes()),
             ),
+            StreamField::TraceId => {
+                let id = state.trace.as_ref().map(|trace| trace.trace_id);
+                let id = id.map(|id| match u64::try_from(id) {
+                    Ok(short) => format!("{short:016x}"),
+                    Err(_) => format!("{id:032x}"),
+                });
+                text(out, id)
+            }
+            StreamField::SpanId => {
+                let id = state.trace.as_ref().map(|trace| trace.span_id);
+                text(out, id.map(|id| format!("{id:016x}")))
+            }
             StreamField::UniqueId => text(out, Some(uuid::v4(fastrand::u128(..)))),
             StreamField::RouteName => {
                 let name = state.route.as_ref().map(|route| route.info().name.clone());
@@ -209,6 +230,16 @@ impl StreamField {
             StreamField::UpstreamCloseType => text(out, state.upstream.as_ref().map(|_| "Normal")),
             StreamField::PeerUriSan => text(out, connection.peer.as_ref().map(|p| p.as_str())),
             StreamField::LocalUriSan => text(out, connection.local.as_ref().map(|p| p.as_str())),
+            StreamField::LocalReplyBody => {
+                out.extend_from_slice(
+                    context
+                        .state
+                        .local_reply_body
+                        .as_deref()
+                        .unwrap_or_default(),
+                );
+                true
+            }
             StreamField::Fixed(value) => text(out, Some(&**value)),
             StreamField::FixedNumber(value) => number(out, *value),
             StreamField::Never => false,
@@ -218,7 +249,7 @@ impl StreamField {
 
 const REQUEST_ID: http::HeaderName = http::HeaderName::from_static("x-request-id");
 
-/// What Envoy knows of spans and of bytes on the wire, and what HBONE has none of.
+/// What Envoy knows of bytes on the wire, and what HBONE has none of.
 const NEVER: &[&str] = &[
     "DOWNSTREAM_CX_RTT",
     "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
@@ -226,10 +257,8 @@ const NEVER: &[&str] = &[
     "DOWNSTREAM_LOCAL_CLOSE_REASON",
     "DOWNSTREAM_TLS_SESSION_ID",
     "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
-    "SPAN_ID",
     "TLS_JA3_FINGERPRINT",
     "TLS_JA4_FINGERPRINT",
-    "TRACE_ID",
     "UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
     "UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT",
     "UPSTREAM_LOCAL_CLOSE_REASON",

@@ -170,8 +170,8 @@ impl Point {
 
     fn of(self, context: &FormatContext<'_>) -> Option<Instant> {
         let state = context.state;
-        let upstream = state.upstream.as_ref();
-        let measured = || context.stream.upstream_times();
+        let upstream = state.connected_upstream();
+        let measured = || upstream.and_then(|_| context.stream.upstream_times());
         match self {
             Point::RequestBegins => Some(context.stream.start),
             Point::RequestEnds => context.stream.request_end(),
@@ -184,8 +184,8 @@ impl Point {
                 .and(state.response.first_byte)
                 .and(Some(context.end)),
             Point::AnswerEnds => Some(context.end),
-            Point::ConnectBegins => upstream.map(|upstream| upstream.times.begin),
-            Point::ConnectEnds => upstream.map(|upstream| upstream.times.end),
+            Point::ConnectBegins => upstream?.times.map(|times| times.begin),
+            Point::ConnectEnds => upstream?.times.map(|times| times.end),
             Point::SendingBegins => measured()?.sent_begin(),
             Point::SendingEnds => measured()?.sent_end(),
             Point::BodyBegins => measured()?.received_body_begin(),

@@ -47,7 +47,7 @@ impl WireField {
         let Some(wire) = stream.wire() else {
             return false;
         };
-        if !self.downstream && context.state.upstream.is_none() {
+        if !self.downstream && context.state.connected_upstream().is_none() {
             return number(out, 0);
         }
         let side = match self.downstream {

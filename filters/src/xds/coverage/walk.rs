@@ -295,11 +295,11 @@ mod tests {
             "http_filters[\"envoy.filters.http.rbac\"].typed_config.rules.policies[\"p\"]\
              .permissions[0].or_rules.rules[1].rule: is required but not set"
         );
-        let refused = Rule::RequestedServerName(Default::default());
+        let refused = Rule::SourcedMetadata(Default::default());
         assert_eq!(
             refusal(&chain(allow(refused))),
             "http_filters[\"envoy.filters.http.rbac\"].typed_config.rules.policies[\"p\"]\
-             .permissions[0].requested_server_name: is not supported"
+             .permissions[0].sourced_metadata: is not supported"
         );
     }
 

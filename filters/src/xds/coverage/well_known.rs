@@ -1,4 +1,4 @@
-//! The tables of protobuf's own messages (wrappers, durations, structures) and of ranges of numbers.
+//! The tables of protobuf's own messages (wrappers, durations, structures), of percents and of ranges of numbers.
 
 use crate::xds::coverage::Table;
 use crate::xds::coverage::honoured;
@@ -20,6 +20,20 @@ pub static BOOL_VALUE: Table = Table {
 
 pub static UINT32_VALUE: Table = Table {
     name: "google.protobuf.UInt32Value",
+    fields: &[honoured(1, "value")],
+    refused: "",
+    required: &[],
+};
+
+pub static UINT64_VALUE: Table = Table {
+    name: "google.protobuf.UInt64Value",
+    fields: &[honoured(1, "value")],
+    refused: "",
+    required: &[],
+};
+
+pub static PERCENT: Table = Table {
+    name: "envoy.type.v3.Percent",
     fields: &[honoured(1, "value")],
     refused: "",
     required: &[],

@@ -125,6 +125,7 @@ fn invite(
          \n\
          \nChange {manifests} (the weights in route.yaml, the policy): it is picked up within seconds.\
          \n\
+         \n  Page         http://{admin}/  in a browser: who calls whom, routes, policies, a live log\
          \n  Metrics      curl http://{stats}/stats/prometheus\
          \n  Access log   tail -f {log}\
          \n\
@@ -132,6 +133,7 @@ fn invite(
         hbone = running.hbone_addr,
         certs = certs.display(),
         manifests = options.manifests.display(),
+        admin = running.admin_addr,
         stats = running.stats_addr,
         log = options.work.join("access.log").display(),
     );

@@ -2,22 +2,23 @@
 //!
 //! One task keeps the times, on the control thread: traffic never waits for a name.
 
-mod resolver;
 mod schedule;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 use waypoint_config::model::cluster::dns::{Answer, Question};
 use waypoint_filters::metrics::{CounterFamily, MetricRegistry};
 
 use crate::configuration::Configurator;
-use crate::configuration::dns::resolver::NameServers;
 use crate::configuration::dns::schedule::Schedule;
+use crate::names::resolver::{LookupError, NameServers};
 
+/// How long a lookup may take, with all search domains and tries.
+const LOOKUP: Duration = Duration::from_secs(15);
 /// Lookups at a time; more names wait for their turn.
 const MAX_LOOKUPS: usize = 64;
 
@@ -30,13 +31,17 @@ pub(crate) struct Dns {
 impl Dns {
     /// `servers` in place of the system's, unless there are none.
     pub(crate) fn new(servers: &[SocketAddr], metrics: &MetricRegistry) -> Dns {
+        let lookups = metrics.counters(
+            "waypoint_dns_lookups_total",
+            "Lookups of clusters' names: answered, with addresses; empty, there are none; failed.",
+            &["result"],
+        );
+        for result in ["answered", "empty", "failed"] {
+            lookups.with(&[result.into()]);
+        }
         Dns {
             servers: servers.to_vec(),
-            lookups: metrics.counters(
-                "waypoint_dns_lookups_total",
-                "Lookups of clusters' names: answered, with addresses; empty, there are none; failed.",
-                &["result"],
-            ),
+            lookups,
         }
     }
 
@@ -54,7 +59,12 @@ impl Dns {
             {
                 let servers = servers.clone();
                 lookups.spawn(async move {
-                    let answer = servers.look_up(&question).await;
+                    let Question { host, how, .. } = &question;
+                    let found = servers.look_up(host, how.family, LOOKUP).await;
+                    let answer = found.map(|found| Answer::Addresses {
+                        addresses: found.addresses,
+                        ttl: found.ttl,
+                    });
                     (question, answer)
                 });
             }
@@ -74,7 +84,7 @@ impl Dns {
         }
     }
 
-    fn count(&self, question: &Question, answer: Result<Answer, String>) -> Answer {
+    fn count(&self, question: &Question, answer: Result<Answer, LookupError>) -> Answer {
         let (result, answer) = match answer {
             Ok(answer) => match &answer {
                 Answer::Addresses { addresses, .. } if addresses.is_empty() => ("empty", answer),
@@ -82,7 +92,7 @@ impl Dns {
             },
             Err(error) => {
                 let Question { cluster, host, .. } = question;
-                tracing::warn!(%cluster, %host, error, "name can't be looked up; addresses stay");
+                tracing::warn!(%cluster, %host, %error, "name can't be looked up; addresses stay");
                 ("failed", Answer::Failed)
             }
         };

@@ -8,13 +8,14 @@ use waypoint_config::model::http::connection_manager::HttpConnectionManager;
 use waypoint_config::model::listener::chain::ChainSlot;
 use waypoint_filters::stream::connection::Connection;
 
-use crate::downstream::http::farewell::Farewells;
-use crate::downstream::http::head_clock::Heads;
-use crate::downstream::http::request_head_bytes::Rejection;
+use crate::downstream::http::delayed_failure::DelayedFailures;
+use crate::downstream::http::head::bytes::Rejection;
+use crate::downstream::http::head::clock::Heads;
 use crate::downstream::http::wire_count::WireCount;
+use crate::downstream::lifetime::Uses;
 use crate::lifecycle::drain::Watch;
 use crate::overload::Overload;
-use crate::upstream::expectation::Expectation;
+use crate::upstream::connection::expectation::Expectation;
 
 /// An inner HTTP connection, shared by its requests.
 pub(crate) struct HttpConnection {
@@ -26,6 +27,8 @@ pub(crate) struct HttpConnection {
     pub(crate) first: Arc<HttpConnectionManager>,
     /// Requests so far.
     pub(crate) requests: AtomicU64,
+    /// What it carries, for its end.
+    pub(crate) uses: Arc<Uses>,
     /// An answer could not be finished: the stream must not end as if it had been.
     pub(crate) failed: AtomicBool,
     /// The client is to go elsewhere with its next request.
@@ -43,7 +46,7 @@ pub(crate) struct HttpConnection {
     /// Until all of it has ended, upgraded streams as well.
     pub(crate) drain: Watch,
     /// Answers that broke off.
-    pub(crate) farewells: Arc<Farewells>,
+    pub(crate) delayed_failures: Arc<DelayedFailures>,
 }
 
 impl HttpConnection {
@@ -59,6 +62,7 @@ impl HttpConnection {
             slot,
             overload,
             requests: AtomicU64::new(0),
+            uses: Uses::new(&first.connections),
             failed: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             switched: AtomicBool::new(false),
@@ -66,9 +70,9 @@ impl HttpConnection {
             rejection: Mutex::new(None),
             heads: Heads::default(),
             wire: first.capture.wire_bytes.then(WireCount::default),
-            first,
             drain,
-            farewells: Arc::default(),
+            delayed_failures: Arc::new(DelayedFailures::new(first.connections.delayed_close)),
+            first,
         }
     }
 }

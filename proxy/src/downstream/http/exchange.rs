@@ -9,23 +9,25 @@ use hyper::body::Incoming;
 use waypoint_config::model::http::connection_manager::HttpConnectionManager;
 use waypoint_config::model::listener::chain::FilterChain;
 use waypoint_config::model::route::{Route, RouteAction};
-use waypoint_filters::service::HttpRequest;
 use waypoint_filters::service::body::Body;
-use waypoint_filters::service::local_reply::LocalReply;
+use waypoint_filters::service::local_reply::{LocalReply, is_grpc};
+use waypoint_filters::service::{ClientAddress, HttpRequest};
 use waypoint_filters::stream::direction::Direction;
 use waypoint_filters::stream::response_flags::ResponseFlags;
+use waypoint_filters::stream::route::SelectedRoute;
 use waypoint_filters::stream::stream_info::{Capture, Protocol, RequestHead, StreamInfo};
 use waypoint_hbone::held::holder::Exchange;
 
 use crate::downstream::http::connection::HttpConnection;
+use crate::downstream::http::head::bytes::Rejection;
+use crate::downstream::http::head::prepare::EarlyAnswer;
+use crate::downstream::http::head::prepare::finish;
+use crate::downstream::http::head::prepare::{X_REQUEST_ID, prepare};
 use crate::downstream::http::record::{RecordGuard, RecordedBody};
-use crate::downstream::http::request_head::Refused;
-use crate::downstream::http::request_head::finish;
-use crate::downstream::http::request_head::prepare;
-use crate::downstream::http::request_head_bytes::Rejection;
+use crate::downstream::http::stream_clock::StreamClock;
 use crate::downstream::http::upgrade;
-use crate::upstream::agreed_upgrade::Agreed;
-use crate::upstream::expectation::Waiting;
+use crate::upstream::connection::expectation::Waiting;
+use crate::upstream::exchange::agreed_upgrade::Agreed;
 
 const DECORATOR_OPERATION: HeaderName = HeaderName::from_static("x-envoy-decorator-operation");
 
@@ -45,10 +47,11 @@ pub(crate) async fn serve(
     );
     let head = request.method() == Method::HEAD;
     let mut guard = RecordGuard::new(stream.clone(), manager.clone());
+    guard.in_use = Some(connection.uses.begin());
     guard.count_wire(&connection, &request, number);
     if connection.heads.is_late(number) {
         let reply = late_head().respond(&stream, request.headers());
-        return respond(&connection, reply, &manager, guard, head);
+        return respond(&connection, reply, &manager, guard, head, None);
     }
     let (closed, exchange) = place(&connection, closed);
     guard.exchange = exchange;
@@ -57,29 +60,77 @@ pub(crate) async fn serve(
 
     Waiting::find(&connection.expectation, &mut request, number);
     // Normalize: one form of the head for policy, routes and upstream.
-    let prepared = prepare(&mut request, &manager);
-    capture_request(&stream, &request, &manager.capture);
+    let prepared = prepare(&mut request, &manager, &stream.connection);
+    if let Some(client) = request.extensions().get::<ClientAddress>() {
+        stream.state().client = Some(client.0);
+    }
+    if let (Some(tracing), Ok(()), None) = (&manager.tracing, &prepared, &closed) {
+        stream.state().trace = tracing.start(request.headers_mut());
+    }
+    // With what tracing marked in it; what can't be read has none, as in Envoy.
+    if manager.forwarding.request_id.in_response && prepared.is_ok() {
+        guard.request_id = request.headers().get(X_REQUEST_ID).cloned();
+    }
+    capture_request(&stream, &request, manager.capture_of(&stream));
     let reply = match (closed, prepared) {
         (Some(closed), _) => Some(closed),
-        (None, Err(Refused::Reply(reply))) => Some(reply),
-        (None, Err(Refused::Redirect(to))) => {
-            return respond(&connection, redirect(&to), &manager, guard, head);
+        (None, Err(EarlyAnswer::Reply(reply))) => Some(reply),
+        (None, Err(EarlyAnswer::Redirect(to))) => {
+            return respond(&connection, redirect(&to), &manager, guard, head, None);
         }
         (None, Ok(())) => None,
     };
     if let Some(reply) = reply {
         let response = reply.respond(&stream, request.headers());
-        return respond(&connection, response, &manager, guard, head);
+        return respond(&connection, response, &manager, guard, head, None);
     }
 
     // Filters, and behind them the router.
     // Known from the start, as in Envoy: what is denied is recorded under its route and service, too.
     let mut request = HttpRequest::new(request, stream.clone(), manager.routes.clone());
-    stream.state().route = request.route().cloned();
-    let Ok(response) = manager.filters.call(request).await;
+    let route = request.route().cloned();
+    let mut clock = StreamClock::begin(
+        &manager.streams,
+        &stream,
+        route.as_ref().and_then(Route::of),
+        request.http.headers_mut(),
+    );
+    know_route(&stream, route);
+    let response = match &mut clock {
+        None => {
+            let Ok(response) = manager.filters.call(request).await;
+            response
+        }
+        Some(clock) => in_time(clock, &manager, request).await,
+    };
 
     // Respond; the record is written when the body has ended.
-    respond(&connection, response, &manager, guard, head)
+    respond(&connection, response, &manager, guard, head, clock)
+}
+
+/// The filters' answer, unless the stream is over before.
+async fn in_time(
+    clock: &mut StreamClock,
+    manager: &HttpConnectionManager,
+    mut request: HttpRequest,
+) -> waypoint_filters::service::Response {
+    let (stream, grpc) = (request.stream.clone(), is_grpc(request.http.headers()));
+    let body = std::mem::take(request.http.body_mut());
+    *request.http.body_mut() = clock.watch(body);
+    match clock.before(manager.filters.call(request)).await {
+        Ok(Ok(response)) => response,
+        Err((over, whole)) => over.reply(whole).respond_as(&stream, grpc),
+    }
+}
+
+/// The route that a request has at its beginning, which names its span.
+fn know_route(stream: &StreamInfo, route: Option<Arc<dyn SelectedRoute>>) {
+    let mut state = stream.state();
+    if let Some(trace) = state.trace.as_mut().filter(|trace| trace.sampled) {
+        let of_route = |route| Route::of(route)?.operation.clone();
+        trace.operation = route.as_ref().and_then(of_route);
+    }
+    state.route = route;
 }
 
 /// Records a request that could not be read: it was answered 400, or 431 for a head that is too large.
@@ -176,7 +227,11 @@ pub(crate) fn protocol(version: Version) -> Protocol {
 }
 
 /// Keeps what recorders want to know of the head, which leaves with the request.
-pub(crate) fn capture_request(stream: &StreamInfo, request: &Request<Body>, capture: &Capture) {
+pub(crate) fn capture_request(
+    stream: &StreamInfo,
+    request: &Request<Body>,
+    capture: &Arc<Capture>,
+) {
     stream.ask(capture);
     if !capture.of_request() {
         return;
@@ -194,6 +249,7 @@ pub(crate) fn capture_request(stream: &StreamInfo, request: &Request<Body>, capt
         authority: headers.get(header::HOST).cloned(),
         headers: Capture::headers(&capture.request_headers, headers),
         bytes,
+        wanted: Some(capture.clone()),
     };
 }
 
@@ -211,21 +267,27 @@ fn respond(
     connection: &Arc<HttpConnection>,
     response: waypoint_filters::service::Response,
     manager: &HttpConnectionManager,
-    guard: RecordGuard,
+    mut guard: RecordGuard,
     head: bool,
+    clock: Option<Box<StreamClock>>,
 ) -> Response<RecordedBody> {
+    let response = match &manager.local_replies {
+        Some(replies) => replies.apply(response, &guard.stream),
+        None => response,
+    };
     let (mut parts, mut body) = response.into_parts();
     if head {
         body = body.without_own();
     }
     // The upstream's version says nothing about this connection.
     parts.version = Version::HTTP_11;
-    finish(&mut parts, manager);
+    finish(&mut parts, manager, guard.request_id.take());
+    let capture = manager.capture_of(&guard.stream);
     {
         let mut state = guard.stream.state();
         let state = &mut *state;
         if let Some(route) = state.route.as_ref().and_then(Route::of) {
-            if manager.tracing {
+            if manager.tracing.is_some() {
                 name_operation(&mut parts, route);
             }
             if state.cluster.is_none()
@@ -245,20 +307,32 @@ fn respond(
             .intersects(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
         state.response.code = (!gone).then_some(parts.status.as_u16());
         state.response.first_byte = Some(Instant::now());
-        let wanted = &manager.capture.response_headers;
+        let wanted = &capture.response_headers;
         if !wanted.is_empty() {
             state.response.headers = Capture::headers(wanted, &parts.headers);
         }
-        if manager.capture.head_sizes {
+        if capture.head_sizes {
             state.response.bytes = Capture::size(&parts.headers) + ":status200".len() as u64;
         }
     }
+    if guard.stream.protocol == Protocol::Http2 && parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        // There such a request is a CONNECT (RFC 8441).
+        parts.status = StatusCode::OK;
+        parts.headers.remove(header::CONNECTION);
+        parts.headers.remove(header::UPGRADE);
+    }
     let body = match parts.extensions.remove::<Agreed>() {
-        None => RecordedBody::new(body, guard, connection.farewells.clone()),
+        None => {
+            let body = match clock {
+                Some(clock) => clock.limit(body),
+                None => body,
+            };
+            RecordedBody::new(body, guard, connection.delayed_failures.clone())
+        }
         Some(agreed) => {
             let cut = connection.clone();
             let cut = move || cut.failed.store(true, Ordering::Relaxed);
-            upgrade::join(&agreed, guard, connection.drain.clone(), cut);
+            upgrade::join(&agreed, guard, connection.drain.clone(), clock, cut);
             RecordedBody::unrecorded()
         }
     };

@@ -2,7 +2,7 @@
 //!
 //! Dropping a stream whose peer hasn't ended its direction resets it, and a peer that is told of the reset
 //! together with the last bytes may throw those away (RFC 9113 §8.1 leaves it to the peer). So once our
-//! direction has ended, the stream is kept until the peer's has, too, or [`LINGER`] is over.
+//! direction has ended, the stream is kept until the peer's has, too, or `delayed_close_timeout` is over.
 //!
 //! hyper drops the stream without ending it after an upgrade that nobody took. Only an exchange that
 //! failed resets the stream: its answer must not look whole. Before that, what came of the answer gets the same time to
@@ -21,7 +21,7 @@ use waypoint_hbone::tunnel::stream::TunnelStream;
 
 use crate::downstream::http::connection::HttpConnection;
 
-/// How long a peer may take to end its direction after ours.
+/// How long a peer may take to end its direction after ours, where nothing is configured.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// A tunnel that lingers when it is dropped after its end.
@@ -50,8 +50,8 @@ impl Lingering {
     }
 
     /// Whether the client has something to read of an answer that broke off.
-    fn said_farewell(&self) -> bool {
-        let said = |connection: &Arc<HttpConnection>| connection.farewells.were_said();
+    fn answer_broke_off(&self) -> bool {
+        let said = |connection: &Arc<HttpConnection>| connection.delayed_failures.any();
         self.connection.as_ref().is_some_and(said)
     }
 
@@ -66,7 +66,10 @@ impl Lingering {
 impl Drop for Lingering {
     fn drop(&mut self) {
         let failed = self.failed() && !self.finished;
-        let broke_off = failed && self.said_farewell();
+        let broke_off = failed && self.answer_broke_off();
+        let configured =
+            |connection: &Arc<HttpConnection>| connection.first.connections.delayed_close;
+        let linger = self.connection.as_ref().map_or(LINGER, configured);
         let Some(mut stream) = self.stream.take() else {
             return;
         };
@@ -83,7 +86,7 @@ impl Drop for Lingering {
                         let _ = poll_fn(|cx| stream.poll_reset(cx)).await;
                     }
                 };
-                let _ = tokio::time::timeout(LINGER, ended).await;
+                let _ = tokio::time::timeout(linger, ended).await;
             });
         }
     }
@@ -134,7 +137,7 @@ impl AsyncWrite for Lingering {
         if flushed.is_ready()
             && let Some(connection) = &self.connection
         {
-            connection.farewells.flushed();
+            connection.delayed_failures.flushed();
         }
         flushed
     }

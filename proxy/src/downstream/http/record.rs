@@ -1,6 +1,6 @@
 //! The record of a stream: written once, at the later of its body's end and its drop.
 //!
-//! Here, too, an answer that breaks off gets its flags; its failure leaves after what came of it ([`Farewell`]).
+//! Here, too, an answer that breaks off gets its flags; its failure leaves after what came of it ([`DelayedFailure`]).
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use http_body::{Body as _, Frame, SizeHint};
 use waypoint_config::model::http::connection_manager::HttpConnectionManager;
 use waypoint_filters::service::body::{Body, BodyError};
@@ -19,8 +19,10 @@ use waypoint_hbone::held::holder::Exchange;
 
 use crate::downstream::http::answering::Answering;
 use crate::downstream::http::connection::HttpConnection;
-use crate::downstream::http::farewell::{Farewell, Farewells};
+use crate::downstream::http::delayed_failure::{DelayedFailure, DelayedFailures};
+use crate::downstream::http::stream_clock::StreamOver;
 use crate::downstream::http::wire_count::Unrecorded;
+use crate::downstream::lifetime::Use;
 use crate::overload;
 use crate::router::deadline::OutOfTime;
 use crate::upstream::error::{BrokenOff, UpstreamErrorKind};
@@ -32,6 +34,10 @@ pub(crate) struct RecordGuard {
     complete: bool,
     /// The request's place among those at work.
     pub(crate) exchange: Option<Exchange>,
+    /// For the answer, where that says it.
+    pub(crate) request_id: Option<HeaderValue>,
+    /// Its connection is in use.
+    pub(crate) in_use: Option<Use>,
     /// Its connection and its number there, where bytes are counted.
     counted: Option<(Arc<HttpConnection>, u64)>,
 }
@@ -43,6 +49,8 @@ impl RecordGuard {
             manager,
             complete: false,
             exchange: None,
+            request_id: None,
+            in_use: None,
             counted: None,
         }
     }
@@ -70,7 +78,7 @@ impl RecordGuard {
 
     /// Keeps what recorders want to know of the response's trailers.
     fn keep_trailers(&self, trailers: &HeaderMap) {
-        let capture = &self.manager.capture;
+        let capture = self.manager.capture_of(&self.stream);
         if capture.response_trailers.is_empty() && !capture.head_sizes {
             return;
         }
@@ -89,9 +97,11 @@ impl RecordGuard {
 impl RecordGuard {
     /// The answer had begun, and doesn't go on.
     fn broken_off(&mut self, error: &BodyError) {
-        let (flag, details) = if error.is::<OutOfTime>() {
+        let (flag, details) = if let Some(over) = error.downcast_ref::<StreamOver>() {
+            (over.flags(), over.details().into())
+        } else if let Some(OutOfTime(details)) = error.downcast_ref() {
             let flag = ResponseFlags::UPSTREAM_REQUEST_TIMEOUT;
-            (flag, "response_timeout".into())
+            (flag, (*details).into())
         } else {
             let broken = error.downcast_ref::<BrokenOff>();
             let broken = broken.unwrap_or(&BrokenOff(UpstreamErrorKind::Terminated));
@@ -115,7 +125,7 @@ impl Drop for RecordGuard {
             } else if self.stream.connection.is_evicted() {
                 state.flags.insert(ResponseFlags::OVERLOAD_MANAGER);
                 state.response_code_details = Some(overload::DETAILS.into());
-            } else if state.flags.is_empty() {
+            } else if state.flags.is_empty() || state.flags == ResponseFlags::DELAY_INJECTED {
                 // The client went away before it had the whole answer.
                 state
                     .flags
@@ -148,8 +158,8 @@ pub(crate) struct RecordedBody {
     /// `None`: the stream is recorded elsewhere, or was already.
     guard: Option<RecordGuard>,
     /// Of the client's connection.
-    farewells: Option<Arc<Farewells>>,
-    failed: Option<Box<Farewell>>,
+    delayed_failures: Option<Arc<DelayedFailures>>,
+    failed: Option<Box<DelayedFailure>>,
     /// Told of its end, where that matters.
     answering: Option<Answering>,
 }
@@ -158,13 +168,13 @@ impl RecordedBody {
     pub(crate) fn new(
         body: Body,
         mut guard: RecordGuard,
-        farewells: Arc<Farewells>,
+        delayed_failures: Arc<DelayedFailures>,
     ) -> RecordedBody {
         guard.complete = body.is_end_stream();
         RecordedBody {
             body,
             guard: Some(guard),
-            farewells: Some(farewells),
+            delayed_failures: Some(delayed_failures),
             failed: None,
             answering: None,
         }
@@ -175,7 +185,7 @@ impl RecordedBody {
         RecordedBody {
             body: Body::empty(),
             guard: None,
-            farewells: None,
+            delayed_failures: None,
             failed: None,
             answering: None,
         }
@@ -192,13 +202,15 @@ impl RecordedBody {
         if let Some(mut guard) = self.guard.take() {
             guard.broken_off(&error);
         }
-        self.failed = Some(Box::new(Farewell::new(error)));
+        if let Some(of) = &self.delayed_failures {
+            self.failed = Some(Box::new(DelayedFailure::new(error, of)));
+        }
         self.poll_failed(cx)
     }
 
     fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<Option<BodyError>> {
-        match (&mut self.failed, &self.farewells) {
-            (Some(failed), Some(farewells)) => failed.poll(farewells, cx),
+        match (&mut self.failed, &self.delayed_failures) {
+            (Some(failed), Some(delayed_failures)) => failed.poll(delayed_failures, cx),
             _ => Poll::Ready(None),
         }
     }

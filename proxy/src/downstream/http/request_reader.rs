@@ -14,11 +14,11 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::downstream::http::connection::HttpConnection;
-use crate::downstream::http::framing::{Framing, Stop};
-use crate::downstream::http::head_clock::{HeadClock, LATE};
-use crate::downstream::http::request_head_bytes::may_become_head;
-use crate::downstream::http::request_head_bytes::{HeadLimits, Rejection};
-use crate::upstream::expectation::CONTINUE;
+use crate::downstream::http::head::bytes::may_become_head;
+use crate::downstream::http::head::bytes::{HeadLimits, Rejection};
+use crate::downstream::http::head::clock::{HeadClock, LATE};
+use crate::downstream::http::head::framing::{Framing, Stop};
+use crate::upstream::connection::expectation::CONTINUE;
 
 /// The stream under hyper's server.
 pub(crate) struct RequestReader<S> {

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, StatusCode, header};
@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use pin_project_lite::pin_project;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Sleep;
+use waypoint_config::model::header_case::HeaderCase;
 use waypoint_config::model::http::codec::Codec;
 use waypoint_hbone::frames::allowance::Allowance;
 use waypoint_hbone::frames::frame_watch::{Flood, FrameWatch};
@@ -23,9 +24,10 @@ use waypoint_hbone::tunnel::stream::TunnelStream;
 use crate::downstream::http::answering::Answering;
 use crate::downstream::http::connection::HttpConnection;
 use crate::downstream::http::exchange;
+use crate::downstream::http::head::bytes::HeadLimits;
 use crate::downstream::http::linger::Lingering;
-use crate::downstream::http::request_head_bytes::HeadLimits;
 use crate::downstream::http::request_reader::RequestReader;
+use crate::downstream::lifetime::{Lifetime, Reason};
 use crate::downstream::sniff;
 use crate::lifecycle::drain::LAST_CALL;
 use crate::overload::paced::Paced;
@@ -40,8 +42,6 @@ const SHORT_CONNECTION_WINDOW: u32 = 256 << 10;
 const MAX_CONCURRENT_STREAMS: u32 = 100;
 /// Unsent bytes of one stream.
 const SEND_BUFFER: usize = 64 << 10;
-/// A connection without a request for this long is closed (Envoy's default).
-const IDLE: Duration = Duration::from_secs(3600);
 /// Requests of an HTTP/1.1 connection that are served before others have their turn. There are more at a time only of a
 /// client that doesn't wait for answers.
 const TURN_REQUESTS: u32 = 1;
@@ -56,20 +56,22 @@ pub(crate) async fn serve(
     allowance: Arc<Allowance>,
 ) -> Option<Flood> {
     let codec = &connection.first.codec;
+    let limits = &connection.first.connections;
+    let mut lifetime = Lifetime::new(connection.uses.clone(), limits, fastrand::f64());
     let http2 = match codec.codec {
         Codec::Auto => tokio::select! {
             biased;
             http2 = sniff::is_http2(&mut stream) => http2,
             () = last_call(&connection, connection.drain.ending()) => return None,
-            () = tokio::time::sleep(IDLE) => return None,
+            _ = lifetime.over() => return None,
         },
         Codec::Http1 => false,
         Codec::Http2 => true,
     };
     if http2 {
-        serve_http2(&connection, stream, allowance).await
+        serve_http2(&connection, stream, lifetime, allowance).await
     } else {
-        serve_http1(&connection, stream).await;
+        serve_http1(&connection, stream, lifetime, &allowance).await;
         None
     }
 }
@@ -82,7 +84,12 @@ async fn last_call(connection: &HttpConnection, told: impl Future<Output = ()>) 
     }
 }
 
-async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream) {
+async fn serve_http1(
+    connection: &Arc<HttpConnection>,
+    stream: TunnelStream,
+    lifetime: Lifetime,
+    allowance: &Allowance,
+) {
     let (codec, drain) = (&connection.first.codec, &connection.drain);
     let mut builder = http1::Builder::new();
     // A client that ends its direction is gone, as for Envoy: what it asked for is not finished.
@@ -94,14 +101,17 @@ async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream) {
     builder
         .half_close(false)
         .max_buf_size(buffer_size(limits))
+        .title_case_headers(codec.header_case == HeaderCase::Title)
+        .preserve_header_case(codec.header_case == HeaderCase::Preserved)
         .writev(true);
     if codec.max_request_headers_count != 100 {
         builder.max_headers(codec.max_request_headers_count as usize);
     }
     let turn = AtomicU32::new(0);
     let service = service_fn(|request| {
-        let waits = turn.fetch_add(1, Ordering::Relaxed) >= TURN_REQUESTS;
-        answer_http1(connection.clone(), request, waits)
+        let over = turn.fetch_add(1, Ordering::Relaxed) >= TURN_REQUESTS;
+        let next = over.then(|| allowance.turn());
+        answer_http1(connection.clone(), request, next)
     });
     let stream = Lingering::new(stream, Some(connection.clone()));
     let stream = RequestReader::new(stream, connection.clone(), limits);
@@ -115,7 +125,8 @@ async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream) {
         connection.draining.store(true, Ordering::Relaxed);
         last_call(connection, drain.ending()).await;
     };
-    let mut ending = pin!(Ending::new(told, drain.over(), connection.clone()));
+    let aging = Aging::one_by_one(lifetime);
+    let mut ending = pin!(Ending::new(told, drain.over(), aging, connection.clone()));
     let mut evicted = pin!(connection.info.evicted());
     let result = std::future::poll_fn(|cx| {
         match poll_end(evicted.as_mut(), ending.as_mut(), cx) {
@@ -135,6 +146,7 @@ async fn serve_http1(connection: &Arc<HttpConnection>, stream: TunnelStream) {
 async fn serve_http2(
     connection: &Arc<HttpConnection>,
     stream: TunnelStream,
+    lifetime: Lifetime,
     allowance: Arc<Allowance>,
 ) -> Option<Flood> {
     let (codec, drain) = (&connection.first.codec, &connection.drain);
@@ -159,13 +171,16 @@ async fn serve_http2(
                 .unwrap_or(MAX_CONCURRENT_STREAMS),
         )
         .max_header_list_size(codec.max_request_headers_bytes);
+    if codec.http2_allow_connect && !connection.first.upgrades.is_empty() {
+        builder.enable_connect_protocol();
+    }
     if let Some((interval, timeout)) = codec.http2_keepalive {
         builder
             .keep_alive_interval(interval)
             .keep_alive_timeout(timeout);
     }
     let owned = connection.clone();
-    let (used, farewell) = drain.farewell();
+    let (used, until_goaway) = drain.until_goaway();
     let service = service_fn(move |request| {
         used.mark();
         answer_http2(owned.clone(), request)
@@ -174,13 +189,14 @@ async fn serve_http2(
     let (watched, flood) = FrameWatch::requests(lingering, allowance);
     let watched = watched.held_by(connection.info.holder.clone());
     let mut serving = pin!(builder.serve_connection(TokioIo::new(watched), service));
-    let told = last_call(connection, farewell);
-    let mut ending = pin!(Ending::new(told, drain.over(), connection.clone()));
+    let told = last_call(connection, until_goaway);
+    let aging = Aging::side_by_side(lifetime);
+    let mut ending = pin!(Ending::new(told, drain.over(), aging, connection.clone()));
     let mut evicted = pin!(connection.info.evicted());
     let mut attended = false;
     let result = std::future::poll_fn(|cx| {
         if !std::mem::replace(&mut attended, true) {
-            connection.farewells.attended_by(cx.waker());
+            connection.delayed_failures.attended_by(cx.waker());
         }
         match poll_end(evicted.as_mut(), ending.as_mut(), cx) {
             Step::Stay => {}
@@ -200,18 +216,64 @@ async fn serve_http2(
 }
 
 pin_project! {
-    /// When a connection is to end in good order: when it is told, and after a long time without a request. And when it
+    /// When a connection is to end in good order: when it is told, and when it has lived long enough. And when it
     /// is over for what runs on it nevertheless. One after the other: each turn asks for few things.
     struct Ending<D, O> {
         #[pin]
         told: D,
         #[pin]
         over: O,
-        #[pin]
-        idle: Sleep,
+        aging: Aging,
         connection: Arc<HttpConnection>,
-        seen: u64,
         said: bool,
+    }
+}
+
+/// What becomes of a connection that has lived long enough.
+struct Aging {
+    lifetime: Lifetime,
+    /// HTTP/2: GOAWAY tells the client, and what it has sent by then is served. h2 sends it twice: without a last stream
+    /// first, and with one when the client has seen that.
+    side_by_side: bool,
+    /// HTTP/1: answers tell the client, and for so long one more request is taken.
+    drain: Option<Pin<Box<Sleep>>>,
+}
+
+impl Aging {
+    fn side_by_side(lifetime: Lifetime) -> Aging {
+        Aging {
+            lifetime,
+            side_by_side: true,
+            drain: None,
+        }
+    }
+
+    fn one_by_one(lifetime: Lifetime) -> Aging {
+        Aging {
+            lifetime,
+            side_by_side: false,
+            drain: None,
+        }
+    }
+
+    /// Ready when the connection is to end as soon as nothing runs on it.
+    fn poll_over(&mut self, connection: &HttpConnection, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(drain) = &mut self.drain {
+            return drain.as_mut().poll(cx);
+        }
+        let reason = ready!(self.lifetime.poll_over(cx));
+        if self.side_by_side || reason == Reason::Idle {
+            return Poll::Ready(());
+        }
+        connection.draining.store(true, Ordering::Relaxed);
+        let limits = &connection.first.connections;
+        if limits.only_with_an_answer {
+            self.lifetime.outlives_its_age();
+            return self.lifetime.poll_over(cx).map(drop);
+        }
+        let drain = limits.drain(fastrand::f64());
+        let drain = self.drain.insert(Box::pin(tokio::time::sleep(drain)));
+        drain.as_mut().poll(cx)
     }
 }
 
@@ -224,33 +286,26 @@ enum Step {
 }
 
 impl<D: Future<Output = ()>, O: Future<Output = ()>> Ending<D, O> {
-    fn new(told: D, over: O, connection: Arc<HttpConnection>) -> Ending<D, O> {
+    fn new(told: D, over: O, aging: Aging, connection: Arc<HttpConnection>) -> Ending<D, O> {
         Ending {
             told,
             over,
-            idle: tokio::time::sleep(IDLE),
+            aging,
             connection,
-            seen: 0,
             said: false,
         }
     }
 
     fn poll_step(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Step {
-        let mut this = self.project();
+        let this = self.project();
         if *this.said {
             return match this.over.poll(cx) {
                 Poll::Ready(()) => Step::Over,
                 Poll::Pending => Step::Stay,
             };
         }
-        let mut over = this.told.poll(cx).is_ready();
-        while !over && this.idle.as_mut().poll(cx).is_ready() {
-            let requests = this.connection.requests.load(Ordering::Relaxed);
-            over = requests == *this.seen;
-            *this.seen = requests;
-            this.idle.as_mut().reset(tokio::time::Instant::now() + IDLE);
-        }
-        if !over {
+        if this.told.poll(cx).is_pending() && this.aging.poll_over(this.connection, cx).is_pending()
+        {
             return Step::Stay;
         }
         *this.said = true;
@@ -292,15 +347,15 @@ async fn answer_http2(
 }
 
 /// As [`answer_http2`], for HTTP/1.1, which has one answer at a time: it tells the client when it is the connection's last.
-/// `waits`: others have their turn first.
+/// `turn`: what it has to wait for first.
 async fn answer_http1(
     connection: Arc<HttpConnection>,
     request: Request<Incoming>,
-    waits: bool,
+    turn: Option<impl Future<Output = ()>>,
 ) -> Result<http::Response<crate::downstream::http::record::RecordedBody>, std::convert::Infallible>
 {
-    if waits {
-        tokio::task::yield_now().await;
+    if let Some(turn) = turn {
+        turn.await;
     }
     let tunnel = request.method() == Method::CONNECT;
     let answering = Answering::begin(&connection);
@@ -313,7 +368,8 @@ async fn answer_http1(
     // A client that was waiting for 100 may send its body now, or not (RFC 9110 §10.1.1): nobody can
     // tell what its next byte means.
     let unsent_body = connection.expectation.end();
-    let last = unsent_body || connection.draining.load(Ordering::Relaxed);
+    let last =
+        unsent_body || connection.draining.load(Ordering::Relaxed) || connection.uses.is_full();
     if last && !upgraded {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);

@@ -7,11 +7,12 @@ use http::StatusCode;
 use hyper_util::rt::TokioIo;
 use waypoint_filters::stream::direction::Direction;
 use waypoint_filters::stream::response_flags::ResponseFlags;
-use waypoint_hbone::tunnel::copy::{Copied, Socket, copy};
+use waypoint_hbone::tunnel::copy::{Copied, CopyError, Socket, copy};
 
 use crate::downstream::http::record::RecordGuard;
+use crate::downstream::http::stream_clock::{StreamClock, StreamOver};
 use crate::lifecycle::drain::Watch;
-use crate::upstream::agreed_upgrade::{Agreed, Ends};
+use crate::upstream::exchange::agreed_upgrade::{Agreed, Ends};
 
 /// Carries bytes between the two ends until they have ended, or it is over: then `cut` is called, for the downstream stream must
 /// not look finished. `guard` records it.
@@ -19,18 +20,20 @@ pub(crate) fn join(
     agreed: &Agreed,
     mut guard: RecordGuard,
     drain: Watch,
+    clock: Option<Box<StreamClock>>,
     cut: impl FnOnce() + Send + 'static,
 ) {
     let Some(Ends {
         downstream,
         upstream,
         active,
+        stream,
     }) = agreed.take()
     else {
         return;
     };
     tokio::spawn(async move {
-        let _active = active;
+        let _active = (active, stream);
         let (Ok(downstream), Ok(upstream)) = (downstream.await, upstream.await) else {
             return;
         };
@@ -38,8 +41,34 @@ pub(crate) fn join(
         let mut upstream = Socket::new(TokioIo::new(upstream));
         let copied = Copied::default();
         let connection = guard.stream.connection.clone();
+        let idle = clock.as_ref().and_then(|clock| clock.idle());
+        let mut clock = clock.map(StreamClock::without_idle);
+        let over = async {
+            match &mut clock {
+                Some(clock) => clock.over().await,
+                None => std::future::pending().await,
+            }
+        };
+        let is_over = |over: StreamOver| {
+            let mut state = guard.stream.state();
+            state.flags.insert(over.flags());
+            state.response_code_details = Some(over.details().into());
+        };
         let ended = tokio::select! {
-            ended = copy(&mut downstream, &mut upstream, &copied, None) => ended.is_ok(),
+            ended = copy(&mut downstream, &mut upstream, &copied, idle) => match ended {
+                Ok(()) => true,
+                Err(CopyError::Idle(_)) => {
+                    cut();
+                    is_over(StreamOver::Idle);
+                    true
+                }
+                Err(CopyError::Stream(..)) => false,
+            },
+            over = over => {
+                cut();
+                is_over(over);
+                true
+            }
             () = drain.over() => {
                 cut();
                 let mut state = guard.stream.state();

@@ -20,8 +20,3 @@ const SERVICES: [&str; 7] = [
     "reviews-v2",
     "reviews-v3",
 ];
-
-/// The chain of a service of Bookinfo, as refusals name it.
-fn chain(service: &str) -> String {
-    format!("main_internal > inbound-vip|9080|http|{service}.default.svc.cluster.local")
-}

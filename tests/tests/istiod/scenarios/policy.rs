@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 
 use http::{Method, StatusCode};
-use waypoint_tests::istiod::LISTENER;
 use waypoint_tests::scenario::{Scenario, service, without_lines, without_objects};
+use waypoint_tests::tokens::{Signer, claims};
+use waypoint_tests::wait::until;
 use waypoint_tests::ztunnel::{get, request};
-
-use super::{SERVICES, chain};
 
 #[tokio::test]
 #[ignore = "needs istiod"]
@@ -91,25 +90,28 @@ async fn walkthrough() {
 #[ignore = "needs istiod"]
 async fn authorization() {
     let mut scenario = Scenario::start("authorization").await;
-    let sni = "requested_server_name";
-    scenario
-        .until_refused(&[
-            (&chain("productpage"), "ext_authz"),
-            (&chain("reviews"), sni),
-            (&chain("reviews-v3"), "ext_authz"),
-        ])
-        .await;
-    scenario.istiod.until_nacked(LISTENER, sni).await;
+    scenario.pod.until_ready().await;
+    scenario.until_refused(&[]).await;
     let client = scenario.client("curl").await;
-    // Closed is closed, for everybody.
-    for closed in ["productpage", "reviews", "reviews-v3"] {
-        let answer = client.get(service(closed), "/").await;
-        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{closed}");
-    }
-    scenario
-        .until_logged(&["closed: its configuration was refused", sni])
-        .await;
+    // Its policy asks for a token, and for a server name, which plain HTTP doesn't have.
+    let answer = client.get(service("reviews"), "/").await;
+    assert_eq!(answer.status, StatusCode::FORBIDDEN);
     assert!(scenario.app("reviews-v1").seen().is_empty());
+
+    // CUSTOM over HTTP: `details` is asked about what the rule matches.
+    for (path, asked) in [("/", 0), ("/login?next=/", 1)] {
+        let answer = client.get(service("productpage"), path).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}");
+        let seen = scenario.app("details-v1").seen();
+        assert_eq!(seen.len(), asked);
+        if let Some(check) = seen.last() {
+            assert_eq!(check.target, "/check/login?next=/");
+            assert_eq!(check.header("x-from"), "waypoint");
+        }
+    }
+    // And over gRPC, where nobody speaks it: its provider fails open.
+    let answer = client.get(service("reviews-v3"), "/").await;
+    assert_eq!(answer.status, StatusCode::OK);
 
     // DENY on the Gateway, however the path is written.
     let details = service("details");
@@ -142,7 +144,7 @@ async fn authorization() {
     let denied = client.get(service("reviews-v2"), "/").await;
     assert_eq!(denied.status, StatusCode::FORBIDDEN);
 
-    // Without tokens, SNI and external authorization all of it is honoured.
+    // Without tokens and SNI a request of plain HTTP has all that it asks for.
     scenario.change(|text| {
         let text = without_objects(text, &["action: CUSTOM"]);
         without_lines(
@@ -150,7 +152,6 @@ async fn authorization() {
             &["request.auth.", "equestPrincipals", "connection.sni"],
         )
     });
-    scenario.until_refused(&[]).await;
     scenario.istiod.until_synced().await;
     every_field(&scenario).await;
 }
@@ -164,6 +165,12 @@ async fn every_field(scenario: &Scenario) {
         // `remote.ip` is what a trusted hop says of the client.
         ("x-forwarded-for", "10.1.2.3"),
     ];
+    let client = scenario.client("curl").await;
+    until("the change is in force", async || {
+        let answer = client.request(reviews, request(Method::GET, "/", &good));
+        (answer.await.status == StatusCode::OK).then_some(())
+    })
+    .await;
     let with = |name: &'static str, value: &'static str| {
         good.map(|header| {
             if header.0 == name {
@@ -173,8 +180,6 @@ async fn every_field(scenario: &Scenario) {
             }
         })
     };
-    let client = scenario.client("curl").await;
-    scenario.until_status(&client, reviews, "/any", 403).await;
     let cases = [
         ("host", Method::PUT, "/any", good, 200),
         (
@@ -314,31 +319,119 @@ async fn every_field(scenario: &Scenario) {
 #[ignore = "needs istiod"]
 async fn jwt() {
     let mut scenario = Scenario::start("jwt").await;
-    let mut chains: Vec<_> = SERVICES.map(chain).into();
-    chains.push("main_internal > direct-http".to_owned());
-    let refused: Vec<_> = chains.iter().map(|c| (c.as_str(), "jwt_authn")).collect();
-    scenario.until_refused(&refused).await;
-    scenario.istiod.until_nacked(LISTENER, "jwt_authn").await;
-    // A token that can't be checked lets nobody in, and a new pod gets no traffic yet.
-    let client = scenario.client("curl").await;
-    for name in SERVICES {
-        let answer = client.get(service(name), "/").await;
-        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{name}");
-    }
-    scenario
-        .until_logged(&["closed: its configuration was refused", "jwt_authn"])
-        .await;
-
-    // Who has no token is denied, also by a waypoint that can't read any.
-    scenario.change(|text| without_objects(text, &["kind: RequestAuthentication"]));
     scenario.until_refused(&[]).await;
     scenario.pod.until_ready().await;
-    let bearer = [("authorization", "Bearer e30.e30.e30")];
-    for headers in [&[][..], &bearer] {
-        let asked = request(Method::GET, "/", headers);
-        let answer = client.request(service("productpage"), asked).await;
-        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{headers:?}");
+    let client = scenario.client("curl").await;
+    let (productpage, details) = (service("productpage"), service("details"));
+    let token = |key: &str, claims: &serde_json::Value| Signer::of_rfc_7517(key).token(claims);
+    let mut first = claims("https://issuer.test", "somebody");
+    first["aud"] = "web".into();
+    first["nested"] = serde_json::json!({"role": "admin"});
+    let late = serde_json::json!({"iss": "https://issuer.test", "aud": "web", "exp": 7});
+    let mut elsewhere = first.clone();
+    elsewhere["aud"] = "nobody".into();
+    let [first, late, elsewhere] = [&first, &late, &elsewhere].map(|c| token("k1", c));
+    let second = token("k2", &claims("https://second.test", "somebody"));
+    let gateway = token("k3", &claims("https://gateway.test", "somebody"));
+    let (bearer, x_token) = ("authorization", "x-token");
+    for (to, header, value, status) in [
+        // The first issuer's tokens have places of their own, others the usual ones.
+        (
+            productpage,
+            x_token,
+            format!("Token {first}"),
+            StatusCode::OK,
+        ),
+        (
+            productpage,
+            "cookie",
+            format!("session={first}"),
+            StatusCode::OK,
+        ),
+        (
+            productpage,
+            bearer,
+            format!("Bearer {first}"),
+            StatusCode::UNAUTHORIZED,
+        ),
+        (
+            productpage,
+            x_token,
+            format!("Token {late}"),
+            StatusCode::UNAUTHORIZED,
+        ),
+        (
+            productpage,
+            x_token,
+            format!("Token {elsewhere}"),
+            StatusCode::FORBIDDEN,
+        ),
+        (
+            productpage,
+            bearer,
+            format!("Bearer {second}"),
+            StatusCode::OK,
+        ),
+        (
+            productpage,
+            bearer,
+            format!("Bearer {gateway}"),
+            StatusCode::OK,
+        ),
+        (
+            productpage,
+            bearer,
+            "Bearer e30.e30.e30".into(),
+            StatusCode::UNAUTHORIZED,
+        ),
+        // Who has no token is denied by a policy, and only there.
+        (productpage, "x-none", "x".into(), StatusCode::FORBIDDEN),
+        (details, "x-none", "x".into(), StatusCode::OK),
+        (details, bearer, format!("Bearer {gateway}"), StatusCode::OK),
+        (
+            details,
+            bearer,
+            format!("Bearer {second}"),
+            StatusCode::UNAUTHORIZED,
+        ),
+    ] {
+        let asked = request(Method::GET, "/", &[(header, &value)]);
+        let answer = client.request(to, asked).await;
+        assert_eq!(
+            answer.status,
+            status,
+            "{to} {header}: {value}: {}",
+            answer.text()
+        );
     }
-    let answer = client.get(service("details"), "/").await;
+    let spoofed = [
+        ("x-jwt-sub", "root"),
+        ("x-token", &format!("Token {first}")),
+    ];
+    let answer = client
+        .request(productpage, request(Method::GET, "/", &spoofed))
+        .await;
     assert_eq!(answer.status, StatusCode::OK);
+    let seen = scenario.app("productpage-v1").last();
+    assert_eq!(
+        [seen.header("x-jwt-sub"), seen.header("x-jwt-role")],
+        ["somebody", "admin"]
+    );
+    // `forwardOriginalToken`.
+    assert_eq!(seen.header("x-token"), format!("Token {first}"));
+
+    // Without RequestAuthentication nobody has a principal.
+    scenario.change(|text| without_objects(text, &["kind: RequestAuthentication"]));
+    let asked = [("authorization", format!("Bearer {gateway}"))];
+    let asked = asked
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    until("the change", async || {
+        let answer = client
+            .request(productpage, request(Method::GET, "/", &asked))
+            .await;
+        (answer.status == StatusCode::FORBIDDEN).then_some(())
+    })
+    .await;
+    assert_eq!(client.get(details, "/").await.status, StatusCode::OK);
 }

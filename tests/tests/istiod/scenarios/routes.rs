@@ -3,12 +3,9 @@
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
-use waypoint_tests::istiod::{CLUSTER, LISTENER};
-use waypoint_tests::scenario::{Scenario, service, without_lines};
+use waypoint_tests::scenario::{Scenario, service};
 use waypoint_tests::wait::until;
 use waypoint_tests::ztunnel::{Answer, Ztunnel, request};
-
-use super::chain;
 
 async fn ask(client: &Ztunnel, path: &str, headers: &[(&str, &str)]) -> Answer {
     let asked = request(Method::GET, path, headers);
@@ -18,29 +15,52 @@ async fn ask(client: &Ztunnel, path: &str, headers: &[(&str, &str)]) -> Answer {
 #[tokio::test]
 #[ignore = "needs istiod"]
 async fn httproute() {
-    let mut scenario = Scenario::start("httproute").await;
-    let cors = "envoy.filters.http.cors";
-    scenario.until_refused(&[(&chain("reviews"), cors)]).await;
-    scenario.istiod.until_nacked(LISTENER, cors).await;
+    let scenario = Scenario::start("httproute").await;
+    scenario.until_refused(&[]).await;
+    scenario.istiod.until_synced().await;
+    scenario.pod.until_ready().await;
     let client = scenario.client("curl").await;
-    assert_eq!(
-        ask(&client, "/full", &[]).await.status,
-        StatusCode::SERVICE_UNAVAILABLE
-    );
-    // Others go on. A consumer's route isn't a waypoint's matter.
+    // A consumer's route isn't a waypoint's matter.
     let other = client.get(service("ratings"), "/").await;
     assert_eq!(other.status, StatusCode::OK);
     assert_eq!(scenario.app("ratings-v1").last().header("x-consumer"), "");
 
-    scenario.change(|text| without_lines(text, &["type: CORS"]));
-    scenario.until_refused(&[]).await;
-    scenario.istiod.until_synced().await;
-    scenario.pod.until_ready().await;
+    cors(&scenario, &client).await;
     matches_and_headers(&scenario, &client).await;
     redirect_and_rewrites(&scenario, &client).await;
     mirrors(&scenario, &client).await;
     timeouts_and_retries(&scenario, &client).await;
     backends(&scenario, &client).await;
+}
+
+async fn cors(scenario: &Scenario, client: &Ztunnel) {
+    let preflight = async |origin: &str| {
+        let headers = [("origin", origin), ("access-control-request-method", "PUT")];
+        let asked = request(Method::OPTIONS, "/cors", &headers);
+        let answer = client.request(service("reviews"), asked).await;
+        let of = |name: &str| answer.header(&format!("access-control-{name}"));
+        let told = ["allow-origin", "allow-methods", "max-age"].map(of);
+        (answer.status, told)
+    };
+    for (origin, marked) in [
+        ("https://a.example.com", "https://a.example.com"),
+        ("https://x.b.example.com", "https://x.b.example.com"),
+        ("https://c.example.com", ""),
+    ] {
+        let (status, told) = preflight(origin).await;
+        assert_eq!(
+            (status, told),
+            (
+                StatusCode::OK,
+                [marked, "GET,PUT", "300"].map(str::to_owned)
+            )
+        );
+    }
+    scenario
+        .until_logged(&["OPTIONS /cors", " cors_response "])
+        .await;
+    let answer = ask(client, "/cors", &[("origin", "https://a.example.com")]).await;
+    assert_eq!(answer.header("access-control-expose-headers"), "x-two");
 }
 
 async fn matches_and_headers(scenario: &Scenario, client: &Ztunnel) {
@@ -185,29 +205,10 @@ async fn backends(scenario: &Scenario, client: &Ztunnel) {
 #[tokio::test]
 #[ignore = "needs istiod"]
 async fn traffic_policy() {
-    let mut scenario = Scenario::start("traffic-policy").await;
-    let cluster =
-        |subset: &str| format!("inbound-vip|9080|http{subset}|reviews.default.svc.cluster.local");
-    let clusters = ["", "/v1", "/v2", "/v3"].map(cluster);
-    let mut refused: Vec<_> = clusters
-        .iter()
-        .map(|c| (c.as_str(), "outlier_detection"))
-        .collect();
-    let reviews = chain("reviews");
-    // Of several reasons one is named.
-    let first = "virtual_hosts[0].routes[0].typed_per_filter_config[\"envoy.filters.http.cors\"]";
-    refused.push((&reviews, first));
-    scenario.until_refused(&refused).await;
-    scenario
-        .istiod
-        .until_nacked(CLUSTER, "outlier_detection")
-        .await;
-    scenario.istiod.until_nacked(LISTENER, first).await;
+    let scenario = Scenario::start("traffic-policy").await;
+    scenario.until_refused(&[]).await;
+    scenario.istiod.until_synced().await;
     let client = scenario.client("curl").await;
-    assert_eq!(
-        ask(&client, "/", &[]).await.status,
-        StatusCode::SERVICE_UNAVAILABLE
-    );
     // A delegate's route; a TCP route says nothing of an HTTP port.
     let details = service("details");
     assert_eq!(client.get(details, "/d/one/a").await.status, StatusCode::OK);
@@ -220,22 +221,26 @@ async fn traffic_policy() {
     let ratings = client.get(service("ratings"), "/").await;
     assert_eq!(ratings.status, StatusCode::OK);
 
-    // One thing after the other is taken out, and the next is named.
-    let steps = [
-        ("corsPolicy:", &reviews, "retry_priority"),
-        ("retryRemoteLocalities:", &reviews, "hash_policy"),
-        ("outlierDetection:", &clusters[0], "slow_start_config"),
-        ("warmup:", &clusters[2], "ring_hash_lb_config"),
-        ("consistentHash:", &reviews, "envoy.filters.http.fault"),
-    ];
-    for (without, resource, next) in steps {
-        scenario.change(|text| without_lines(text, &[without]));
-        scenario.until_named(resource, next).await;
-    }
-    scenario.change(|text| without_lines(text, &["fault:"]));
-    scenario.until_refused(&[]).await;
-    scenario.istiod.until_synced().await;
     virtual_service(&scenario, &client).await;
+    faults(&scenario, &client).await;
+}
+
+/// Half of the requests wait, one of ten is aborted.
+async fn faults(scenario: &Scenario, client: &Ztunnel) {
+    until("an aborted request", async || {
+        let answer = ask(client, "/fault/x", &[]).await;
+        (answer.status == StatusCode::IM_A_TEAPOT).then_some(())
+    })
+    .await;
+    let aborted = ["GET /fault/x", " 418 ", "FI fault_filter_abort "];
+    scenario.until_logged(&aborted).await;
+    until("a delayed request", async || {
+        let began = Instant::now();
+        ask(client, "/fault/x", &[]).await;
+        (began.elapsed() >= Duration::from_millis(200)).then_some(())
+    })
+    .await;
+    scenario.until_logged(&["GET /fault/x", " 200 DI "]).await;
 }
 
 async fn virtual_service(scenario: &Scenario, client: &Ztunnel) {

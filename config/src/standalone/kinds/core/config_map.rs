@@ -6,17 +6,21 @@
 
 use std::time::Duration;
 
-use serde::de::{Deserializer, Error};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::standalone::input::duration::{duration, optional_duration};
 use crate::standalone::input::manifest::Manifest;
 use crate::standalone::input::problem::{LoadError, Problem, Severity};
 use crate::standalone::input::strict_value::StrictValue;
 use crate::standalone::input::yaml;
+use crate::standalone::kinds::core::config_map_fields::NOT_HONOURED;
 use crate::standalone::kinds::core::config_map_fields::set;
 use crate::standalone::kinds::core::config_map_fields::unknown_fields;
-use crate::standalone::kinds::core::config_map_fields::{NOT_HONOURED, PROXY_NOT_HONOURED};
+use crate::standalone::kinds::core::extension_provider::{self, BUILT_IN, ExtensionProvider};
+use crate::standalone::kinds::core::proxy_config::{
+    ProxyConfig, unread_of_tracing, without_effect,
+};
 
 /// Name and namespace of the ConfigMap.
 pub const MESH_CONFIG: (&str, &str) = ("istio-system", "istio");
@@ -39,8 +43,13 @@ pub struct MeshConfig {
     pub hbone_idle_timeout: Option<Duration>,
     pub tcp_keepalive: Option<TcpKeepalive>,
     pub default_http_retry_policy: Option<RetryPolicy>,
+    /// Where VirtualServices count that don't say it; `None`: everywhere.
+    pub default_virtual_service_export_to: Option<Vec<String>>,
     pub enable_tracing: bool,
+    /// Connections that find no filter chain aren't logged.
+    pub disable_envoy_listener_log: bool,
     pub default_providers: DefaultProviders,
+    pub extension_providers: Vec<ExtensionProvider>,
     pub default_config: ProxyConfig,
 }
 
@@ -58,8 +67,11 @@ impl Default for MeshConfig {
             hbone_idle_timeout: None,
             tcp_keepalive: None,
             default_http_retry_policy: None,
+            default_virtual_service_export_to: None,
             enable_tracing: true,
+            disable_envoy_listener_log: false,
             default_providers: DefaultProviders::default(),
+            extension_providers: Vec::new(),
             default_config: ProxyConfig::default(),
         }
     }
@@ -115,6 +127,7 @@ pub struct RetryPolicy {
     #[serde(deserialize_with = "optional_duration")]
     pub backoff: Option<Duration>,
     pub retry_ignore_previous_hosts: Option<bool>,
+    pub retry_remote_localities: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -123,20 +136,6 @@ pub struct DefaultProviders {
     pub metrics: Vec<String>,
     pub tracing: Vec<String>,
     pub access_logging: Vec<String>,
-}
-
-/// The part of `defaultConfig` that reaches a waypoint's listeners.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ProxyConfig {
-    pub tracing: Tracing,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Tracing {
-    /// Percent of requests that start a trace.
-    pub sampling: Option<f64>,
 }
 
 impl MeshConfig {
@@ -187,13 +186,12 @@ impl MeshConfig {
                 return Err(manifest.refused("data.mesh.trustDomain", reason));
             }
         }
-        if let Some(sampling) = self.default_config.tracing.sampling
-            && !(0.0..=100.0).contains(&sampling)
-        {
-            let field = "data.mesh.defaultConfig.tracing.sampling";
-            return Err(manifest.refused(field, "must be between 0 and 100"));
-        }
-        Ok(())
+        self.default_config.check().map_err(|(field, reason)| {
+            manifest.refused(format!("data.mesh.defaultConfig.{field}"), reason)
+        })?;
+        extension_provider::check(&self.extension_providers).map_err(|(field, reason)| {
+            manifest.refused(format!("data.mesh.extensionProviders{field}"), reason)
+        })
     }
 
     fn not_honoured(&self, manifest: &Manifest, value: &Value) -> Vec<Problem> {
@@ -204,42 +202,25 @@ impl MeshConfig {
             problems.push(ignored(format!("data.mesh.{name}"), "is not honoured"));
         }
         let proxy = value.get("defaultConfig");
-        for name in PROXY_NOT_HONOURED
-            .iter()
-            .filter(|name| set(proxy.and_then(|p| p.get(**name))))
-        {
-            problems.push(ignored(
-                format!("data.mesh.defaultConfig.{name}"),
-                "is not honoured",
-            ));
+        for found in proxy.map(without_effect).unwrap_or_default() {
+            let field = format!("data.mesh.defaultConfig.{}", found.field);
+            problems.push(manifest.problem(Severity::NoEffect, field, found.reason));
         }
-        let tracing = proxy.and_then(|proxy| proxy.get("tracing"));
-        let fields = tracing.and_then(Value::as_object).into_iter().flatten();
-        for (name, _) in fields.filter(|(name, value)| *name != "sampling" && set(Some(value))) {
-            let field = format!("data.mesh.defaultConfig.tracing.{name}");
+        for field in proxy.map(unread_of_tracing).unwrap_or_default() {
+            let field = format!("data.mesh.defaultConfig.{field}");
             problems.push(ignored(field, "is not honoured"));
         }
-        let providers = &self.default_providers;
-        let unknown = providers
-            .metrics
-            .iter()
-            .filter(|name| *name != "prometheus")
-            .map(|name| ("metrics", name));
-        let unknown = unknown
-            .chain(providers.tracing.iter().map(|name| ("tracing", name)))
-            .chain(
-                providers
-                    .access_logging
-                    .iter()
-                    .filter(|n| *n != "envoy")
-                    .map(|n| ("accessLogging", n)),
-            );
-        for (list, name) in unknown {
-            let reason = format!("provider {name:?} is not honoured");
-            problems.push(ignored(
-                format!("data.mesh.defaultProviders.{list}"),
-                &reason,
-            ));
+        for (index, provider) in self.extension_providers.iter().enumerate() {
+            let place = format!("data.mesh.extensionProviders[{index}]");
+            if let Some(kind) = provider.other_kind() {
+                problems.push(ignored(format!("{place}.{kind}"), "is not honoured"));
+            }
+            if let Some(telemetry) = provider.telemetry() {
+                let place = format!("{place}.{}", telemetry.kind());
+                for field in telemetry.not_honoured() {
+                    problems.push(ignored(format!("{place}.{field}"), "is not honoured"));
+                }
+            }
         }
         problems
     }
@@ -255,58 +236,24 @@ impl MeshConfig {
         domains
     }
 
-    /// Whether `istio.stats` stands on every chain.
-    pub fn prometheus(&self) -> bool {
-        self.default_providers
-            .metrics
-            .iter()
-            .any(|name| name == "prometheus")
-    }
-}
-
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    parse_duration(&text)
-        .ok_or_else(|| D::Error::custom(format!("{text:?} is no duration such as 10s")))
-}
-
-pub(crate) fn optional_duration<'de, D>(deserializer: D) -> Result<Option<Duration>, D::Error>
-where
-    D: Deserializer<'de>,
-{
-    duration(deserializer).map(Some)
-}
-
-/// A duration as Go writes it: numbers with the units h, m, s, ms, us or ns, or a bare 0.
-pub fn parse_duration(text: &str) -> Option<Duration> {
-    if text == "0" {
-        return Some(Duration::ZERO);
-    }
-    let mut rest = text;
-    let mut total = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest.get(..digits)?.parse().ok()?;
-        rest = rest.get(digits..)?;
-        let unit = rest
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        let seconds = match rest.get(..unit)? {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "µs" => 1e-6,
-            "ns" => 1e-9,
-            _ => return None,
+    /// Extension providers: those that every mesh has, and its own, which stand above those of the same name.
+    pub fn providers(&self) -> impl Iterator<Item = &ExtensionProvider> {
+        let own = &self.extension_providers;
+        let built_in = BUILT_IN.iter().map(|provider| {
+            let other = own.iter().find(|other| other.name == provider.name);
+            other.unwrap_or(provider)
+        });
+        let is_more = |provider: &&ExtensionProvider| {
+            let mut names = BUILT_IN.iter().map(|built_in| &built_in.name);
+            !names.any(|name| *name == provider.name)
         };
-        total += number * seconds;
-        rest = rest.get(unit..)?;
+        built_in.chain(own.iter().filter(is_more))
     }
-    if text.is_empty() {
-        None
-    } else {
-        Duration::try_from_secs_f64(total).ok()
+
+    /// The provider that telemetry means by this name, in whatever case.
+    pub fn provider_named(&self, name: &str) -> Option<&ExtensionProvider> {
+        let mut providers = self.providers();
+        providers.find(|provider| provider.name.eq_ignore_ascii_case(name))
     }
 }
 
@@ -328,33 +275,15 @@ mod tests {
     }
 
     #[test]
-    fn durations() {
-        for (text, millis) in [
-            ("10s", 10_000),
-            ("1m30s", 90_000),
-            ("0.5s", 500),
-            ("50ms", 50),
-            ("0", 0),
-        ] {
-            assert_eq!(
-                parse_duration(text),
-                Some(Duration::from_millis(millis)),
-                "{text}"
-            );
-        }
-        for text in ["", "10", "s", "1x", "-1s", "1..s"] {
-            assert_eq!(parse_duration(text), None, "{text}");
-        }
-    }
-
-    #[test]
     fn reads_and_names_what_is_not_honoured() {
         let (found, problems) = mesh(
-            "accessLogFile: /dev/stdout\naccessLogEncoding: JSON\ntrustDomain: a\ntrustDomainAliases: [b, a]\npathNormalization: {normalization: MERGE_SLASHES}\nextensionProviders: [{name: x}]\ndefaultProviders: {metrics: [prometheus], tracing: [zipkin]}\ningressClass: istio",
+            "accessLogFile: /dev/stdout\naccessLogEncoding: JSON\ntrustDomain: a\ntrustDomainAliases: [b, a]\npathNormalization: {normalization: MERGE_SLASHES}\nextensionProviders: [{name: x, datadog: {}}, {name: b, envoyExtAuthzGrpc: {service: a.test, port: 1}}]\ndefaultProviders: {metrics: [prometheus], tracing: [x]}\ndefaultConfig: {tracing: {sampling: 1, openCensusAgent: {address: x}}}\ningressClass: istio",
         )
         .unwrap();
         assert_eq!(found.trust_domains(), ["a", "b"]);
-        assert!(found.prometheus());
+        let named = |name| found.provider_named(name).map(|p| p.name.as_str());
+        assert_eq!(named("Prometheus"), Some("prometheus"));
+        assert_eq!((named("X"), named("y")), (Some("x"), None));
         assert_eq!(
             found.path_normalization.normalization,
             Normalization::MergeSlashes
@@ -363,12 +292,13 @@ mod tests {
         assert_eq!(
             fields,
             [
-                "data.mesh.extensionProviders",
-                "data.mesh.defaultProviders.tracing"
+                "data.mesh.defaultConfig.tracing.openCensusAgent",
+                "data.mesh.extensionProviders[0].datadog",
             ]
         );
-        assert!(!mesh("{}").unwrap().0.prometheus());
-        assert!(MeshConfig::of_chart().prometheus());
+        let metrics = |config: MeshConfig| config.default_providers.metrics;
+        assert!(metrics(mesh("{}").unwrap().0).is_empty());
+        assert_eq!(metrics(MeshConfig::of_chart()), ["prometheus"]);
     }
 
     #[test]
@@ -384,6 +314,18 @@ mod tests {
             (
                 "defaultHttpRetryPolicy: {attempt: 1}",
                 "data.mesh.defaultHttpRetryPolicy.attempt",
+            ),
+            (
+                "extensionProviders: [{name: x, envoyExtAuthzGrpc: {port: 1}}]",
+                "data.mesh.extensionProviders[0].envoyExtAuthzGrpc.service",
+            ),
+            (
+                "extensionProviders: [{name: x, envoyExtAuthzGrpc: {prt: 1}}]",
+                "data.mesh.extensionProviders[0].envoyExtAuthzGrpc.prt",
+            ),
+            (
+                "defaultConfig: {tracing: {customTags: {a: {formatter: {value: b}}}}}",
+                "data.mesh.defaultConfig.tracing.customTags",
             ),
             ("a: [", "data.mesh"),
         ] {

@@ -12,10 +12,8 @@ pub(crate) const NOT_HONOURED: &[&str] = &[
     "caCertificates",
     "defaultServiceExportTo",
     "defaultTrafficPolicy",
-    "disableEnvoyListenerLog",
     "discoverySelectors",
     "enableEnvoyAccessLogService",
-    "extensionProviders",
     "h2UpgradePolicy",
     "localityLbSetting",
     "meshMTLS",
@@ -30,7 +28,10 @@ const HONOURED: &[&str] = &[
     "defaultConfig",
     "defaultHttpRetryPolicy",
     "defaultProviders",
+    "defaultVirtualServiceExportTo",
+    "disableEnvoyListenerLog",
     "enableTracing",
+    "extensionProviders",
     "hboneIdleTimeout",
     "pathNormalization",
     "rootNamespace",
@@ -44,7 +45,6 @@ const OF_OTHERS: &[&str] = &[
     "certificates",
     "configSources",
     "defaultDestinationRuleExportTo",
-    "defaultVirtualServiceExportTo",
     "dnsRefreshRate",
     "enableAutoMtls",
     "enablePrometheusMerge",
@@ -71,8 +71,8 @@ const KNOWN_BELOW: &[(&str, &[&str])] = &[
     ("defaultProviders", &["accessLogging", "metrics", "tracing"]),
     ("pathNormalization", &["normalization"]),
 ];
-/// The same inside `defaultConfig`.
-pub(crate) const PROXY_NOT_HONOURED: &[&str] = &["connectionSettings", "proxyHeaders"];
+/// Fields of `defaultConfig` that are honoured.
+const PROXY_HONOURED: &[&str] = &["connectionSettings", "proxyHeaders", "tracing"];
 /// The other fields of `defaultConfig`: they are for a proxy's process and for other proxies.
 const PROXY_OF_OTHERS: &[&str] = &[
     "availabilityZone",
@@ -156,7 +156,7 @@ pub(crate) fn unknown_fields(manifest: &Manifest, value: &Value) -> Vec<Problem>
         let reason = format!("unknown field{}", meant(name, all()));
         problems.push(manifest.problem(Severity::NoEffect, field, reason));
     }
-    let proxy = [PROXY_NOT_HONOURED, PROXY_OF_OTHERS, &["tracing"]].concat();
+    let proxy = [PROXY_HONOURED, PROXY_OF_OTHERS].concat();
     let below = KNOWN_BELOW
         .iter()
         .map(|(outer, known)| (*outer, known.to_vec()));

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use crate::standalone::input::manifest::{Manifest, Object};
 use crate::standalone::input::problem::LoadError;
 use crate::standalone::kinds::core::port::{NamedPort, Transport};
+use crate::standalone::kinds::known_fields::{KnownFields, Report};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
@@ -194,6 +195,35 @@ impl WireEndpoint {
         self.addresses.iter().map(read).collect()
     }
 }
+
+/// What the API knows of it.
+pub(crate) const FIELDS: &[KnownFields] = &[
+    ("", Report::Always, &["addressType", "endpoints", "ports"]),
+    (
+        "ports[]",
+        Report::Always,
+        &["appProtocol", "name", "port", "protocol"],
+    ),
+    (
+        "endpoints[]",
+        Report::Always,
+        &[
+            "addresses",
+            "conditions",
+            "deprecatedTopology",
+            "hints",
+            "hostname",
+            "nodeName",
+            "targetRef",
+            "zone",
+        ],
+    ),
+    (
+        "endpoints[].conditions",
+        Report::Always,
+        &["ready", "serving", "terminating"],
+    ),
+];
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -14,6 +14,7 @@ use crate::standalone::kinds::core::endpoint_slice::{
     Conditions, Endpoint, EndpointSlice, TargetRef,
 };
 use crate::standalone::kinds::core::port::{NamedPort, Transport};
+use crate::standalone::kinds::known_fields::{KnownFields, Report};
 
 const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
@@ -138,6 +139,16 @@ impl Subset {
         })
     }
 }
+
+/// What the API knows of it.
+pub(crate) const FIELDS: &[KnownFields] = &[
+    ("", Report::Always, &["subsets"]),
+    (
+        "subsets[]",
+        Report::Always,
+        &["addresses", "notReadyAddresses", "ports"],
+    ),
+];
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -12,6 +12,7 @@ use crate::standalone::input::manifest::{Manifest, Object, ObjectMeta};
 use crate::standalone::input::problem::LoadError;
 use crate::standalone::kinds::core::port::check_port_name;
 use crate::standalone::kinds::core::port::{NamedPort, TargetPort, Transport};
+use crate::standalone::kinds::known_fields::{KnownFields, Report};
 
 const REDIRECTION: &str = "ambient.istio.io/redirection";
 const TUNNEL: &str = "networking.istio.io/tunnel";
@@ -245,6 +246,38 @@ fn controller_name(meta: &ObjectMeta) -> &str {
         _ => name,
     }
 }
+
+/// What the API knows of it.
+pub(crate) const FIELDS: &[KnownFields] = &[
+    ("", Report::Always, &["spec", "status"]),
+    (
+        "spec",
+        Report::IfNear,
+        &[
+            "containers",
+            "hostNetwork",
+            "initContainers",
+            "nodeName",
+            "serviceAccountName",
+        ],
+    ),
+    ("spec.containers[]", Report::IfNear, &["ports"]),
+    (
+        "spec.initContainers[]",
+        Report::IfNear,
+        &["ports", "restartPolicy"],
+    ),
+    (
+        "spec.containers[].ports[]",
+        Report::Always,
+        &["containerPort", "hostIP", "hostPort", "name", "protocol"],
+    ),
+    (
+        "status",
+        Report::IfNear,
+        &["conditions", "phase", "podIP", "podIPs"],
+    ),
+];
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -1,7 +1,4 @@
 //! Service: addresses, ports with their application protocol, and the pods that it selects.
-//!
-//! The protocol comes from `appProtocol`, else from the port's name up to the first hyphen, else some
-//! well-known ports are TCP; everything else is unknown and sniffed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,94 +11,18 @@ use crate::standalone::input::manifest::{Manifest, Object};
 use crate::standalone::input::problem::LoadError;
 use crate::standalone::kinds::core::port::is_dns_label;
 use crate::standalone::kinds::core::port::{TargetPort, Transport};
+use crate::standalone::kinds::core::protocol::Protocol;
 use crate::standalone::kinds::core::service_outside::Outside;
+use crate::standalone::kinds::core::traffic_distribution::{TrafficDistribution, WORDS};
+use crate::standalone::kinds::known_fields::{KnownFields, Report};
 use crate::standalone::kinds::refusal::Refusal;
 use crate::standalone::kinds::refusal::refusal;
 
-/// SMTP, DNS, MySQL and MongoDB: servers there speak first, or at least not HTTP.
-const TCP_PORTS: &[u16] = &[25, 53, 3306, 27017];
+/// What the names of services end in.
+pub const CLUSTER_DOMAIN: &str = "svc.cluster.local";
+
 /// `clusterIP` of a headless service.
 const NONE: &str = "None";
-
-/// Application protocol of a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    Http,
-    Http2,
-    HttpProxy,
-    Grpc,
-    GrpcWeb,
-    Https,
-    Tls,
-    /// Plain TCP and what is treated so here: Mongo, Redis, MySQL, HBONE.
-    Tcp,
-    /// UDP and SCTP: a waypoint carries neither.
-    Udp,
-    /// Not told: HTTP and TCP chains, and a look at the first bytes.
-    Unknown,
-}
-
-impl Protocol {
-    /// A protocol's name as Istio spells it in `appProtocol`, port names and ServiceEntry ports.
-    pub fn parse(name: &str) -> Protocol {
-        match name.to_ascii_lowercase().as_str() {
-            "http" => Protocol::Http,
-            "http2" => Protocol::Http2,
-            "http_proxy" => Protocol::HttpProxy,
-            "grpc" => Protocol::Grpc,
-            "grpc-web" => Protocol::GrpcWeb,
-            "https" => Protocol::Https,
-            "tls" => Protocol::Tls,
-            "tcp" | "mongo" | "redis" | "mysql" | "hbone" | "doublehbone" => Protocol::Tcp,
-            "udp" => Protocol::Udp,
-            _ => Protocol::Unknown,
-        }
-    }
-
-    fn of_port(port: &PortSpec) -> Protocol {
-        if port.protocol != Transport::Tcp {
-            return Protocol::Udp;
-        }
-        let mut name = port.name.as_str();
-        if let Some(app_protocol) = &port.app_protocol {
-            match app_protocol.as_str() {
-                "kubernetes.io/h2c" => return Protocol::Http2,
-                "kubernetes.io/ws" => return Protocol::Http,
-                "kubernetes.io/wss" => return Protocol::Https,
-                other => name = other,
-            }
-        }
-        if name
-            .get(..8)
-            .is_some_and(|prefix| prefix.eq_ignore_ascii_case("grpc-web"))
-        {
-            return Protocol::GrpcWeb;
-        }
-        match Protocol::parse(name.split('-').next().unwrap_or(name)) {
-            Protocol::Unknown if TCP_PORTS.contains(&port.port) => Protocol::Tcp,
-            protocol => protocol,
-        }
-    }
-
-    pub fn is_http(self) -> bool {
-        matches!(
-            self,
-            Protocol::Http
-                | Protocol::Http2
-                | Protocol::HttpProxy
-                | Protocol::Grpc
-                | Protocol::GrpcWeb
-        )
-    }
-
-    pub fn is_http2(self) -> bool {
-        matches!(self, Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb)
-    }
-
-    pub fn is_tls(self) -> bool {
-        matches!(self, Protocol::Https | Protocol::Tls)
-    }
-}
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
@@ -113,6 +34,10 @@ pub struct Service {
     pub headless: bool,
     /// Pods count as ready whatever they say.
     pub publish_not_ready: bool,
+    /// Which endpoints are preferred, where the field says so.
+    pub traffic_distribution: Option<TrafficDistribution>,
+    /// Only endpoints on the client's node are meant (`internalTrafficPolicy: Local`).
+    pub node_local: bool,
     /// Fields that could change where requests go and aren't honoured.
     pub not_honoured: Vec<NotHonoured>,
     /// Fields that are given and speak of traffic from outside the mesh only.
@@ -241,6 +166,11 @@ impl Service {
             ports,
             headless,
             publish_not_ready: spec.publish_not_ready_addresses,
+            traffic_distribution: spec
+                .traffic_distribution
+                .as_deref()
+                .and_then(TrafficDistribution::parse),
+            node_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             not_honoured: spec.not_honoured(),
             of_outside: Outside::read(manifest)?.given(),
             external_name,
@@ -324,7 +254,6 @@ impl Spec {
 
     /// Fields with few values.
     fn check_words(&self) -> Result<(), Refusal> {
-        let distances = ["PreferClose", "PreferSameZone", "PreferSameNode"];
         for (field, value, known) in [
             (
                 "sessionAffinity",
@@ -336,11 +265,7 @@ impl Spec {
                 &self.internal_traffic_policy,
                 &["Cluster", "Local"],
             ),
-            (
-                "trafficDistribution",
-                &self.traffic_distribution,
-                &distances,
-            ),
+            ("trafficDistribution", &self.traffic_distribution, &WORDS),
         ] {
             if let Some(value) = value.as_deref().filter(|value| !value.is_empty())
                 && !known.contains(&value)
@@ -368,15 +293,7 @@ impl Spec {
     }
 
     fn not_honoured(&self) -> Vec<NotHonoured> {
-        let asked = [
-            ("trafficDistribution", &self.traffic_distribution, ""),
-            (
-                "internalTrafficPolicy",
-                &self.internal_traffic_policy,
-                "Cluster",
-            ),
-            ("sessionAffinity", &self.session_affinity, "None"),
-        ];
+        let asked = [("sessionAffinity", &self.session_affinity, "None")];
         let asked = asked.into_iter().filter_map(|(field, value, plain)| {
             let value = value.as_deref().filter(|value| !value.is_empty())?;
             let value = value.to_owned();
@@ -413,7 +330,12 @@ impl PortSpec {
             check_qualified_name(protocol).map_err(|reason| refusal("appProtocol", reason))?;
         }
         Ok(Port {
-            protocol: Protocol::of_port(self),
+            protocol: Protocol::of_port(
+                self.protocol,
+                self.port,
+                &self.name,
+                self.app_protocol.as_deref(),
+            ),
             name: self.name.clone(),
             number: self.port,
             transport: self.protocol,
@@ -421,6 +343,49 @@ impl PortSpec {
         })
     }
 }
+
+/// What the API knows of it.
+pub(crate) const FIELDS: &[KnownFields] = &[
+    ("", Report::Always, &["spec", "status"]),
+    (
+        "spec",
+        Report::Always,
+        &[
+            "allocateLoadBalancerNodePorts",
+            "clusterIP",
+            "clusterIPs",
+            "externalIPs",
+            "externalName",
+            "externalTrafficPolicy",
+            "healthCheckNodePort",
+            "internalTrafficPolicy",
+            "ipFamilies",
+            "ipFamilyPolicy",
+            "loadBalancerClass",
+            "loadBalancerIP",
+            "loadBalancerSourceRanges",
+            "ports",
+            "publishNotReadyAddresses",
+            "selector",
+            "sessionAffinity",
+            "sessionAffinityConfig",
+            "trafficDistribution",
+            "type",
+        ],
+    ),
+    (
+        "spec.ports[]",
+        Report::Always,
+        &[
+            "appProtocol",
+            "name",
+            "nodePort",
+            "port",
+            "protocol",
+            "targetPort",
+        ],
+    ),
+];
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -534,19 +499,14 @@ mod tests {
             asked("{ports: [{port: 1}], sessionAffinity: None, internalTrafficPolicy: Cluster}")
                 .is_empty()
         );
-        let fields: Vec<_> = asked(
-            "{ports: [{port: 1}], sessionAffinity: ClientIP, internalTrafficPolicy: Local, trafficDistribution: PreferClose}",
-        )
-        .into_iter()
-        .map(|asked| asked.field)
-        .collect();
+        let all = "{ports: [{port: 1}], sessionAffinity: ClientIP, internalTrafficPolicy: Local, trafficDistribution: PreferClose}";
+        let fields = asked(all).into_iter().map(|asked| asked.field);
+        assert!(fields.eq(["sessionAffinity"]));
+        let spec = service(all).unwrap().spec;
+        assert!(spec.node_local);
         assert_eq!(
-            fields,
-            [
-                "trafficDistribution",
-                "internalTrafficPolicy",
-                "sessionAffinity"
-            ]
+            spec.traffic_distribution,
+            Some(TrafficDistribution::SameZone)
         );
     }
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::standalone::input::manifest::{Manifest, Object, ObjectMeta};
 use crate::standalone::input::problem::LoadError;
 use crate::standalone::kinds::gateway_api::gateway_schema;
+use crate::standalone::kinds::known_fields::{KnownFields, Report};
 
 /// The class of the gateways that are waypoints.
 pub const WAYPOINT_CLASS: &str = "istio-waypoint";
@@ -71,6 +72,18 @@ pub struct Gateway {
     pub listeners: Vec<String>,
     /// Fields that are given and say nothing to a waypoint.
     pub unused: Vec<Unused>,
+    /// What its pods are annotated with; `None`: with what the Gateway itself is.
+    pod_annotations: Option<BTreeMap<String, String>>,
+}
+
+impl Object<Gateway> {
+    /// An annotation of the waypoint's pods, where istiod deploys them.
+    pub fn pod_annotation(&self, name: &str) -> Option<&str> {
+        match &self.spec.pod_annotations {
+            Some(annotations) => annotations.get(name).map(String::as_str),
+            None => self.meta.annotation(name),
+        }
+    }
 }
 
 /// A field that says nothing to a waypoint.
@@ -228,6 +241,14 @@ impl LabelSelector {
 struct Spec {
     gateway_class_name: String,
     listeners: Vec<Listener>,
+    #[serde(default)]
+    infrastructure: Infrastructure,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Infrastructure {
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]
@@ -333,9 +354,55 @@ impl Gateway {
             hbone,
             listeners,
             unused: unused(manifest, hbone),
+            pod_annotations: spec.infrastructure.annotations,
         }))
     }
 }
+
+/// What the API knows of it.
+pub(crate) const FIELDS: &[KnownFields] = &[
+    ("", Report::Always, &["spec", "status"]),
+    (
+        "spec",
+        Report::Always,
+        &[
+            "addresses",
+            "allowedListeners",
+            "defaultScope",
+            "gatewayClassName",
+            "infrastructure",
+            "listeners",
+            "tls",
+        ],
+    ),
+    (
+        "spec.listeners[]",
+        Report::Always,
+        &[
+            "allowedRoutes",
+            "hostname",
+            "name",
+            "port",
+            "protocol",
+            "tls",
+        ],
+    ),
+    (
+        "spec.listeners[].allowedRoutes",
+        Report::Always,
+        &["kinds", "namespaces"],
+    ),
+    (
+        "spec.listeners[].allowedRoutes.namespaces",
+        Report::Always,
+        &["from", "selector"],
+    ),
+    (
+        "spec.listeners[].allowedRoutes.namespaces.selector",
+        Report::Always,
+        &["matchExpressions", "matchLabels"],
+    ),
+];
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -8,25 +8,43 @@ use serde::Deserialize;
 pub use crate::standalone::kinds::gateway_api::backend_object::BackendObject;
 use crate::standalone::kinds::refusal::{Refusal, refusal};
 
+use crate::standalone::input::duration::parse_duration;
 use crate::standalone::input::manifest::{Manifest, Object};
 use crate::standalone::input::problem::LoadError;
-use crate::standalone::kinds::core::config_map::parse_duration;
 use crate::standalone::kinds::gateway_api::backend_object::service_kind;
 use crate::standalone::kinds::gateway_api::http_route_filter::{
     Filter, NewPath, Redirect, Rewrite, WireFilter,
 };
 use crate::standalone::kinds::gateway_api::http_route_match::{Match, PathMatchType};
-use crate::standalone::kinds::gateway_api::http_route_others::SessionPersistence;
 use crate::standalone::kinds::gateway_api::http_route_schema;
+use crate::standalone::kinds::gateway_api::session_persistence::SessionPersistence;
 
+/// An HTTPRoute, or a GRPCRoute as HTTP sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpRoute {
+    pub kind: RouteKind,
     pub parents: Vec<ParentRef>,
     /// Without a meaning for a route whose parent is a Service.
     pub has_hostnames: bool,
     /// `useDefaultGateways: All`.
     pub default_gateways: bool,
     pub rules: Vec<Rule>,
+}
+
+/// Which kind of the Gateway API a route is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteKind {
+    Http,
+    Grpc,
+}
+
+impl RouteKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            RouteKind::Http => "HTTPRoute",
+            RouteKind::Grpc => "GRPCRoute",
+        }
+    }
 }
 
 /// What the route is attached to.
@@ -61,8 +79,7 @@ pub struct Rule {
     pub request_timeout: Option<Duration>,
     pub backend_timeout: Option<Duration>,
     pub retry: Option<Retry>,
-    /// Fields that the API knows and that aren't honoured.
-    pub not_honoured: Vec<&'static str>,
+    pub session: Option<SessionPersistence>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -112,7 +129,7 @@ struct WireRule {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WireBackend {
+pub(crate) struct WireBackend {
     #[serde(default)]
     group: String,
     #[serde(default = "service_kind")]
@@ -155,23 +172,9 @@ impl HttpRoute {
         if rules.is_empty() || rules.len() > 16 {
             return Err(manifest.refused("spec.rules", "must have 1 to 16 items"));
         }
-        let mut names = Vec::new();
-        let mut read = Vec::with_capacity(rules.len());
-        for (index, rule) in rules.into_iter().enumerate() {
-            let rule = rule.rule().map_err(|(field, reason)| {
-                manifest.refused(format!("spec.rules[{index}].{field}"), reason)
-            })?;
-            if let Some(name) = &rule.name {
-                if names.contains(name) {
-                    return Err(
-                        manifest.refused(format!("spec.rules[{index}].name"), "is not unique")
-                    );
-                }
-                names.push(name.clone());
-            }
-            read.push(rule);
-        }
+        let read = read_rules(manifest, rules, WireRule::rule)?;
         Ok(manifest.object(HttpRoute {
+            kind: RouteKind::Http,
             parents: spec.parent_refs,
             has_hostnames: !spec.hostnames.is_empty(),
             default_gateways: spec.use_default_gateways.as_deref() == Some("All"),
@@ -180,8 +183,26 @@ impl HttpRoute {
     }
 }
 
+/// Reads the rules of a route; names are unique among them.
+pub(crate) fn read_rules<W>(
+    manifest: &Manifest,
+    rules: Vec<W>,
+    read: impl Fn(W) -> Result<Rule, Refusal>,
+) -> Result<Vec<Rule>, LoadError> {
+    let mut found: Vec<Rule> = Vec::with_capacity(rules.len());
+    for (index, rule) in rules.into_iter().enumerate() {
+        let at = |field: &str| format!("spec.rules[{index}].{field}");
+        let rule = read(rule).map_err(|(field, reason)| manifest.refused(at(&field), reason))?;
+        if rule.name.is_some() && found.iter().any(|other| other.name == rule.name) {
+            return Err(manifest.refused(at("name"), "is not unique"));
+        }
+        found.push(rule);
+    }
+    Ok(found)
+}
+
 /// Of several references to one parent each names another part of it.
-fn check_parents(parents: &[ParentRef]) -> Result<(), Refusal> {
+pub(crate) fn check_parents(parents: &[ParentRef]) -> Result<(), Refusal> {
     let whole = |parent: &ParentRef| (parent.section_name.is_some(), parent.port.is_some());
     for (index, parent) in parents.iter().enumerate() {
         for other in parents.iter().take(index) {
@@ -247,11 +268,6 @@ impl WireRule {
             let at = |(field, reason): Refusal| (format!("sessionPersistence.{field}"), reason);
             session.check().map_err(at)?;
         }
-        let not_honoured = self
-            .session_persistence
-            .iter()
-            .map(|_| "sessionPersistence")
-            .collect();
         Ok(Rule {
             name: self.name,
             matches,
@@ -260,12 +276,12 @@ impl WireRule {
             request_timeout,
             backend_timeout,
             retry: self.retry,
-            not_honoured,
+            session: self.session_persistence,
         })
     }
 }
 
-fn read_filters(filters: Vec<WireFilter>) -> Result<Vec<Filter>, Refusal> {
+pub(crate) fn read_filters(filters: Vec<WireFilter>) -> Result<Vec<Filter>, Refusal> {
     if filters.len() > 16 {
         return Err(refusal("filters", "more than 16"));
     }
@@ -346,7 +362,11 @@ fn check_paths(filters: &[Filter], matches: &[Match]) -> Result<(), Refusal> {
 }
 
 impl WireBackend {
-    fn backend(self) -> Result<Backend, Refusal> {
+    pub(crate) fn filters(&self) -> &[WireFilter] {
+        &self.filters
+    }
+
+    pub(crate) fn backend(self) -> Result<Backend, Refusal> {
         let object = BackendObject {
             group: self.group,
             kind: self.kind,

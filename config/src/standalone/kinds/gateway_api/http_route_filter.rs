@@ -153,6 +153,11 @@ pub struct Cors {
 }
 
 impl WireFilter {
+    /// The type as it is written.
+    pub(crate) fn type_name(&self) -> &str {
+        &self.r#type
+    }
+
     /// The filter that `type` names; its own field must be given and no other.
     pub(crate) fn filter(self) -> Result<Filter, Refusal> {
         let given = [

@@ -82,6 +82,20 @@ impl Match {
                 return Err(refusal("path.value", reason));
             }
         }
+        self.check_values()?;
+        const METHODS: &[&str] = &[
+            "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
+        ];
+        match &self.method {
+            Some(method) if !METHODS.contains(&method.as_str()) => {
+                Err(refusal("method", format!("{method:?} is no HTTP method")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The headers and query parameters.
+    pub(crate) fn check_values(&self) -> Result<(), Refusal> {
         for (list, matches) in [
             ("headers", &self.headers),
             ("queryParams", &self.query_params),
@@ -104,15 +118,7 @@ impl Match {
                 }
             }
         }
-        const METHODS: &[&str] = &[
-            "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
-        ];
-        match &self.method {
-            Some(method) if !METHODS.contains(&method.as_str()) => {
-                Err(refusal("method", format!("{method:?} is no HTTP method")))
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -133,7 +139,7 @@ pub(crate) fn is_path(text: &str) -> bool {
     !text.is_empty()
 }
 
-fn check_regex(field: &str, value: &str) -> Result<(), Refusal> {
+pub(crate) fn check_regex(field: &str, value: &str) -> Result<(), Refusal> {
     match regex::Regex::new(value) {
         Ok(_) => Ok(()),
         Err(error) => Err(refusal(field, error.to_string())),

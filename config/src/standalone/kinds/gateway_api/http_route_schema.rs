@@ -72,6 +72,14 @@ const SPEC: &[Row] = &[
     ("rules[].timeouts.backendRequest", DURATION),
 ];
 
+/// Of a GRPCRoute besides.
+const GRPC: &[Row] = &[
+    ("rules", Rule::Items(0, 16)),
+    ("rules[].matches", Rule::Items(0, 64)),
+    ("rules[].matches[].method.service", Rule::Length(0, 1024)),
+    ("rules[].matches[].method.method", Rule::Length(0, 1024)),
+];
+
 /// Below each list of filters.
 const FILTER: &[Row] = &[
     ("requestMirror.backendRef.group", GROUP),
@@ -168,6 +176,18 @@ pub(crate) fn check(manifest: &Manifest) -> Result<(), LoadError> {
         return Err(manifest.refused("spec.rules", "have more than 128 matches together"));
     }
     Ok(())
+}
+
+/// As [`check`], for a GRPCRoute.
+pub(crate) fn check_grpc(manifest: &Manifest) -> Result<(), LoadError> {
+    check(manifest)?;
+    schema::check(manifest, "spec", GRPC)
+}
+
+/// As [`check`], for a TCPRoute or TLSRoute.
+pub(crate) fn check_stream(manifest: &Manifest) -> Result<(), LoadError> {
+    schema::check(manifest, "spec", SPEC)?;
+    schema::check(manifest, "spec", &[("rules", Rule::Items(1, 1))])
 }
 
 /// Up to four numbers of up to five digits with h, m, s or ms.

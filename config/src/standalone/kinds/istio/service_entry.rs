@@ -1,7 +1,7 @@
-//! ServiceEntry with `resolution: STATIC`: a host outside Kubernetes with fixed addresses.
+//! ServiceEntry: a host outside Kubernetes, whose endpoints are given, looked up, or where the client wants to go.
 //!
-//! Other resolutions, selected workloads, and entries without addresses aren't honoured; the reader says
-//! so by name and the entry is left out.
+//! Hosts that begin with `*` and are looked up when requests name one (`DYNAMIC_DNS`) have no addresses but those that
+//! were allocated.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,33 +11,111 @@ use serde::Deserialize;
 
 use crate::standalone::input::manifest::{Manifest, Object};
 use crate::standalone::input::problem::{LoadError, Problem, Severity};
-use crate::standalone::kinds::core::service::Protocol;
+use crate::standalone::kinds::core::protocol::Protocol;
+use crate::standalone::kinds::istio::export_to::{self, EVERYBODY, OWN};
 use crate::standalone::kinds::istio::service_entry_schema;
+use crate::standalone::kinds::istio::service_entry_status;
+use crate::standalone::kinds::istio::workload_entry::{EntryEndpoint, Unusable, WireEndpoint};
 use crate::standalone::kinds::refusal::Refusal;
 use crate::standalone::kinds::refusal::refusal;
 
-/// Label with which an entry asks istiod for addresses, or for none.
-const ALLOCATE: &str = "networking.istio.io/enable-autoallocate-ip";
+/// Annotation: how one of a name's addresses is chosen.
+const CONNECT_STRATEGY: &str = "istio.io/connect-strategy";
+const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+
+/// In `exportTo`.
+const NOBODY: &str = "~";
 
 /// Fields that could change where requests go and aren't honoured.
-const NOT_HONOURED: &[&str] = &["exportTo", "subjectAltNames"];
+const NOT_HONOURED: &[&str] = &["subjectAltNames"];
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServiceEntry {
     pub hosts: Vec<String>,
+    pub resolution: EntryResolution,
+    /// Namespaces whose proxies know of it, `.` and `*`; empty: all.
+    pub export_to: Vec<String>,
     /// Those of the spec; empty where addresses were allocated.
     pub addresses: Vec<IpNet>,
     /// What istiod allocated, by host.
     allocated: BTreeMap<String, Vec<IpAddr>>,
+    /// Whether hosts without addresses are given some.
+    allocates: bool,
     pub ports: Vec<EntryPort>,
     pub endpoints: Vec<EntryEndpoint>,
+    /// Labels of the pods and WorkloadEntries of its namespace that are its endpoints; empty ones select nobody.
+    pub selector: Option<BTreeMap<String, String>>,
+    /// Of the addresses of its names the first that answers is taken.
+    pub races: bool,
     /// `location` is given. A waypoint reaches the endpoints of either alike.
     pub says_location: bool,
+    /// `location: MESH_INTERNAL`: its endpoints may be sidecars.
+    pub in_mesh: bool,
     /// Fields that are given and aren't honoured, with the reason.
     pub not_honoured: Vec<(String, String)>,
 }
 
+/// How the endpoints of an entry are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryResolution {
+    /// Where the client wanted to go.
+    None,
+    Static,
+    /// By name; all of its addresses are endpoints.
+    Dns,
+    /// By name; of its addresses the first counts.
+    DnsRoundRobin,
+    /// By the name that a request, or a TLS client, names.
+    Dynamic,
+}
+
+impl EntryResolution {
+    fn of(text: &str) -> Option<EntryResolution> {
+        Some(match text {
+            "" | "NONE" => EntryResolution::None,
+            "STATIC" => EntryResolution::Static,
+            "DNS" => EntryResolution::Dns,
+            "DNS_ROUND_ROBIN" => EntryResolution::DnsRoundRobin,
+            "DYNAMIC_DNS" => EntryResolution::Dynamic,
+            _ => return None,
+        })
+    }
+
+    pub fn looks_up(self) -> bool {
+        matches!(self, EntryResolution::Dns | EntryResolution::DnsRoundRobin)
+    }
+}
+
 impl ServiceEntry {
+    /// Whether proxies of a namespace know of an entry of this one.
+    pub fn is_visible(&self, own: &str, namespace: &str) -> bool {
+        let to = |name: &String| {
+            name == EVERYBODY || (name == OWN && own == namespace) || name == namespace
+        };
+        self.export_to.is_empty() || self.export_to.iter().any(to)
+    }
+
+    /// Whether no more than one name is looked up for it.
+    pub fn has_one_name(&self) -> bool {
+        self.selector.is_none() && self.endpoints.len() < 2
+    }
+
+    /// The hosts that have no address yet and are to be given some.
+    pub(crate) fn without_address(&self) -> impl Iterator<Item = &String> {
+        let hosts = self.hosts.iter().filter(|_| self.allocates);
+        hosts.filter(|host| !self.allocated.contains_key(*host))
+    }
+
+    /// Gives a host its addresses.
+    pub(crate) fn allocate(&mut self, host: &str, addresses: Vec<IpAddr>) {
+        self.allocated.insert(host.to_owned(), addresses);
+    }
+
+    /// The addresses that were allocated, of all hosts.
+    pub(crate) fn allocated(&self) -> impl Iterator<Item = &IpAddr> {
+        self.allocated.values().flatten()
+    }
+
     /// The addresses of one of the hosts.
     pub fn addresses_of(&self, host: &str) -> Vec<IpNet> {
         if !self.addresses.is_empty() {
@@ -56,20 +134,6 @@ pub struct EntryPort {
     pub protocol: Protocol,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-pub struct EntryEndpoint {
-    /// Its place in the entry.
-    pub index: usize,
-    pub address: IpAddr,
-    pub service_account: String,
-    /// Port numbers by the entry's port names.
-    pub ports: BTreeMap<String, u16>,
-    pub labels: BTreeMap<String, String>,
-    pub weight: u32,
-    /// `region/zone/subzone`.
-    pub locality: String,
-}
-
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Spec {
@@ -80,20 +144,14 @@ struct Spec {
     location: Option<String>,
     /// An empty list counts as given, as in the CRD.
     endpoints: Option<Vec<WireEndpoint>>,
-    workload_selector: Option<serde_json::Value>,
+    workload_selector: Option<WorkloadSelector>,
+    export_to: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Status {
-    addresses: Vec<StatusAddress>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct StatusAddress {
-    value: String,
-    host: String,
+struct WorkloadSelector {
+    labels: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -107,18 +165,6 @@ struct WirePort {
     target_port: Option<u16>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct WireEndpoint {
-    address: String,
-    ports: BTreeMap<String, u16>,
-    labels: BTreeMap<String, String>,
-    weight: Option<u32>,
-    locality: String,
-    network: String,
-    service_account: String,
-}
-
 impl ServiceEntry {
     /// `Ok(Err(problem))` is an entry that is sound but not honoured.
     pub fn read(manifest: &Manifest) -> Result<Result<Object<ServiceEntry>, Problem>, LoadError> {
@@ -127,7 +173,9 @@ impl ServiceEntry {
         if spec.hosts.is_empty() {
             return Err(manifest.refused("spec.hosts", "is required"));
         }
-        spec.check()
+        check_export_to(&spec.export_to, &manifest.meta.namespace)
+            .and_then(|()| spec.check())
+            .and_then(|()| spec.check_dynamic(manifest.meta.label(USE_WAYPOINT)))
             .map_err(|(field, reason)| manifest.refused(format!("spec.{field}"), reason))?;
         let mut addresses = Vec::new();
         for (index, address) in spec.addresses.iter().enumerate() {
@@ -141,8 +189,14 @@ impl ServiceEntry {
                 )
             })?);
         }
-        let allocated = allocated(manifest)?;
-        if let Some((field, reason)) = spec.not_honoured(&allocated) {
+        let allocated = service_entry_status::allocated(manifest)?;
+        let Some(resolution) = EntryResolution::of(&spec.resolution) else {
+            let reason = format!("{:?} is no resolution", spec.resolution);
+            return Err(manifest.refused("spec.resolution", reason));
+        };
+        let allocates =
+            spec.takes_allocated(resolution) && !service_entry_status::declines(manifest);
+        if let Some((field, reason)) = spec.not_honoured(&allocated, allocates) {
             return Ok(Err(manifest.problem(Severity::Ignored, field, reason)));
         }
         let mut not_honoured = not_honoured_fields(manifest);
@@ -153,7 +207,7 @@ impl ServiceEntry {
                 let reason = "is not honoured: the endpoint is reached by its own address";
                 not_honoured.push((at("network"), reason.to_owned()));
             }
-            match endpoint.read(index) {
+            match endpoint.read(index, resolution.looks_up()) {
                 Ok(endpoint) => endpoints.push(endpoint),
                 Err(Unusable::NotHonoured(field, reason)) => not_honoured.push((at(field), reason)),
                 Err(Unusable::Refused(reason)) => {
@@ -170,93 +224,88 @@ impl ServiceEntry {
         let ports = ports.collect();
         Ok(Ok(manifest.object(ServiceEntry {
             hosts: spec.hosts,
+            resolution,
+            export_to: spec.export_to,
             addresses,
             allocated,
+            allocates,
+            races: races(manifest),
             says_location: spec.location.is_some(),
+            in_mesh: spec.location.as_deref() == Some("MESH_INTERNAL"),
             not_honoured,
             ports,
             endpoints,
+            selector: spec.workload_selector.map(|selector| selector.labels),
         })))
     }
 }
 
-/// Why an endpoint is none here.
-enum Unusable {
-    /// The API server would refuse it, too.
-    Refused(String),
-    /// Its field and the reason.
-    NotHonoured(&'static str, String),
-}
-
-impl WireEndpoint {
-    fn check(&self) -> Result<(), Refusal> {
-        if self.address.is_empty() && self.network.is_empty() {
-            return Err(refusal("address", "is required where no network is given"));
-        }
-        let Some(path) = self.address.strip_prefix("unix://") else {
-            return Ok(());
-        };
-        if !path.starts_with(['/', '@']) || path.ends_with('/') {
-            let reason = "must be an absolute path of a socket, or begin with @";
-            return Err(refusal("address", reason));
-        }
-        match self.ports.is_empty() {
-            true => Ok(()),
-            false => Err(refusal("ports", "may not be given for a Unix socket")),
-        }
-    }
-
-    fn read(self, index: usize) -> Result<EntryEndpoint, Unusable> {
-        let address = self.address.as_str();
-        if address.is_empty() && !self.network.is_empty() {
-            let reason = "an endpoint without an address is reached by its network's gateway, which is not honoured: it is left out";
-            return Err(Unusable::NotHonoured("network", reason.to_owned()));
-        }
-        if address.starts_with("unix://") {
-            let reason = format!("{address} is not honoured: the endpoint is left out");
-            return Err(Unusable::NotHonoured("address", reason));
-        }
-        let parsed = address.parse();
-        let address =
-            parsed.map_err(|_| Unusable::Refused(format!("{address:?} is no IP address")))?;
-        Ok(EntryEndpoint {
-            index,
-            address,
-            service_account: self.service_account,
-            ports: self.ports,
-            labels: self.labels,
-            weight: self.weight.filter(|weight| *weight > 0).unwrap_or(1),
-            locality: self.locality,
-        })
-    }
-}
-
 impl Spec {
+    /// Whether its hosts may have addresses that were allocated.
+    fn takes_allocated(&self, resolution: EntryResolution) -> bool {
+        let wildcard = self.hosts.iter().any(|host| host.starts_with('*'));
+        self.addresses.is_empty()
+            && match resolution {
+                EntryResolution::None => false,
+                EntryResolution::Dynamic => true,
+                EntryResolution::Static | EntryResolution::Dns | EntryResolution::DnsRoundRobin => {
+                    !wildcard
+                }
+            }
+    }
+
     /// Why the entry as a whole isn't honoured.
     fn not_honoured(
         &self,
         allocated: &BTreeMap<String, Vec<IpAddr>>,
+        allocates: bool,
     ) -> Option<(&'static str, String)> {
-        let resolution = match self.resolution.as_str() {
-            "" => "NONE",
-            given => given,
-        };
-        if resolution != "STATIC" {
-            let reason = format!("{resolution} is not honoured, only STATIC");
-            return Some(("spec.resolution", reason));
-        }
-        if self.workload_selector.is_some() {
-            return Some(("spec.workloadSelector", "is not honoured".to_owned()));
-        }
-        if let Some(host) = self.hosts.iter().find(|host| host.contains('*')) {
-            return Some(("spec.hosts", format!("wildcard {host:?} is not honoured")));
-        }
         let mut hosts = self.hosts.iter();
-        if self.addresses.is_empty() && !hosts.any(|host| allocated.contains_key(host)) {
-            let reason = "an entry without addresses, in spec or in status, is not honoured: none are allocated here";
-            return Some(("spec.addresses", reason.to_owned()));
+        if allocates || !self.addresses.is_empty() || hosts.any(|host| allocated.contains_key(host))
+        {
+            return None;
         }
-        None
+        let reason = "no address, and none is allocated: nobody can reach it";
+        Some(("spec.addresses", reason.to_owned()))
+    }
+
+    /// What holds for hosts that are looked up when somebody names them.
+    fn check_dynamic(&self, waypoint: Option<&str>) -> Result<(), Refusal> {
+        const ONLY: &str = "may not be given with resolution DYNAMIC_DNS";
+        if self.resolution != "DYNAMIC_DNS" {
+            return Ok(());
+        }
+        let mut hosts = self.hosts.iter().enumerate();
+        if let Some((index, host)) = hosts.find(|(_, host)| !host.starts_with('*')) {
+            let reason = format!("{host:?} doesn't begin with *, as hosts do with DYNAMIC_DNS");
+            return Err(refusal(format!("hosts[{index}]"), reason));
+        }
+        if !self.addresses.is_empty() {
+            return Err(refusal("addresses", ONLY));
+        }
+        if self.endpoints.iter().flatten().next().is_some() {
+            return Err(refusal("endpoints", ONLY));
+        }
+        for (index, port) in self.ports.iter().enumerate() {
+            let protocol = Protocol::parse(&port.protocol);
+            let carried = [
+                Protocol::Http,
+                Protocol::Http2,
+                Protocol::Grpc,
+                Protocol::Tls,
+            ];
+            if !carried.contains(&protocol) {
+                let reason = "DYNAMIC_DNS takes HTTP, HTTP2, GRPC and TLS";
+                return Err(refusal(format!("ports[{index}].protocol"), reason));
+            }
+        }
+        let internal = self.location.as_deref() == Some("MESH_INTERNAL");
+        let used = waypoint.is_some_and(|name| !name.is_empty() && name != "none");
+        if internal && used {
+            let reason = "MESH_INTERNAL doesn't go with DYNAMIC_DNS and a waypoint";
+            return Err(refusal("location", reason));
+        }
+        Ok(())
     }
 
     /// What several fields must hold together: the CRD's rules and those of Istio's admission check.
@@ -279,6 +328,14 @@ impl Spec {
         if resolution == "DNS_ROUND_ROBIN" && self.endpoints.iter().flatten().count() > 1 {
             let reason = "DNS_ROUND_ROBIN takes one endpoint at most";
             return Err(refusal("endpoints", reason));
+        }
+        let looked_up = matches!(resolution, "DNS" | "DNS_ROUND_ROBIN");
+        let has_endpoints = self.endpoints.iter().flatten().next().is_some();
+        let mut hosts = self.hosts.iter().enumerate();
+        let wildcard = hosts.find(|(_, host)| host.contains('*'));
+        if let (Some((index, host)), true, false) = (wildcard, looked_up, has_endpoints) {
+            let reason = format!("{host:?} can't be looked up, and there are no endpoints");
+            return Err(refusal(format!("hosts[{index}]"), reason));
         }
         if self.hosts.iter().any(|host| host == "*") {
             return Err(refusal("hosts", "\"*\" is no host"));
@@ -333,6 +390,23 @@ impl Spec {
     }
 }
 
+/// What istiod understands of the annotation.
+fn races(manifest: &Manifest) -> bool {
+    let strategy = manifest.meta.annotation(CONNECT_STRATEGY);
+    strategy.is_some_and(|strategy| strategy.eq_ignore_ascii_case("RACE_FIRST_TCP_CONNECT"))
+}
+
+/// `~`, nobody, is for entries only.
+fn check_export_to(to: &[String], namespace: &str) -> Result<(), Refusal> {
+    match to {
+        [only] if only == NOBODY => Ok(()),
+        to if to.iter().any(|name| name == NOBODY) => {
+            Err(refusal("exportTo", "\"~\" may have nothing beside it"))
+        }
+        to => export_to::check(to, namespace),
+    }
+}
+
 /// Fields that ask for something and get nothing.
 fn not_honoured_fields(manifest: &Manifest) -> Vec<(String, String)> {
     let spec = manifest.body.get("spec");
@@ -346,25 +420,6 @@ fn not_honoured_fields(manifest: &Manifest) -> Vec<(String, String)> {
     };
     let told = |name: &&str| ((*name).to_owned(), "is not honoured".to_owned());
     NOT_HONOURED.iter().filter(asks).map(told).collect()
-}
-
-/// The addresses that istiod has put into the status. As with istiod, the label that asks for none says that
-/// they don't count.
-fn allocated(manifest: &Manifest) -> Result<BTreeMap<String, Vec<IpAddr>>, LoadError> {
-    let mut found: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
-    let wanted = manifest.meta.label(ALLOCATE);
-    if wanted.is_some_and(|wanted| wanted.eq_ignore_ascii_case("false")) {
-        return Ok(found);
-    }
-    let status: Status = manifest.part("status")?;
-    for (index, address) in status.addresses.into_iter().enumerate() {
-        let parsed = address.value.parse().map_err(|_| {
-            let reason = format!("{:?} is no IP address", address.value);
-            manifest.refused(format!("status.addresses[{index}].value"), reason)
-        })?;
-        found.entry(address.host).or_default().push(parsed);
-    }
-    Ok(found)
 }
 
 #[cfg(test)]
@@ -409,6 +464,7 @@ mod tests {
         let found = read("", "").unwrap().spec;
         assert_eq!(texts(&found, "a.test"), ["240.240.0.1/32", "2001:2::1/128"]);
         assert!(texts(&found, "b.test").is_empty());
+        assert_eq!(found.without_address().collect::<Vec<_>>(), ["b.test"]);
         let own = read("", ", addresses: [10.9.0.1]").unwrap().spec;
         assert_eq!(texts(&own, "a.test"), ["10.9.0.1/32"]);
         let refused = "networking.istio.io/enable-autoallocate-ip: 'false'";
@@ -486,7 +542,8 @@ mod tests {
             told.into_iter().map(|(field, _)| field).collect::<Vec<_>>()
         };
         assert!(found(", exportTo: ['*']").is_empty());
-        assert_eq!(found(", exportTo: ['.']"), ["exportTo"]);
+        assert!(found(", exportTo: ['.']").is_empty());
+        assert_eq!(found(", subjectAltNames: [a]"), ["subjectAltNames"]);
         assert_eq!(
             found(
                 ", endpoints: [{address: 10.0.0.1, network: far}, {network: far}, {address: 'unix:///a'}]"
@@ -501,15 +558,14 @@ mod tests {
 
     #[test]
     fn others_are_named() {
-        for (spec, field) in [
-            ("{hosts: [a.test], resolution: DNS}", "spec.resolution"),
-            ("{hosts: [a.test], resolution: STATIC}", "spec.addresses"),
-            ("{hosts: ['*.test'], resolution: STATIC}", "spec.hosts"),
+        for spec in [
+            "{hosts: [a.test]}",
+            "{hosts: ['*.test'], resolution: STATIC}",
         ] {
             let problem = entry(spec).unwrap().unwrap_err();
             assert_eq!(
                 (problem.severity, problem.field.as_str()),
-                (Severity::Ignored, field),
+                (Severity::Ignored, "spec.addresses"),
                 "{spec}"
             );
         }
@@ -517,5 +573,42 @@ mod tests {
             entry("{}").unwrap_err().field.as_deref(),
             Some("spec.hosts")
         );
+    }
+
+    #[test]
+    fn hosts_that_are_looked_up_when_somebody_names_them() {
+        let dynamic = |rest: &str| {
+            entry(&format!(
+                "{{hosts: ['*.test'], resolution: DYNAMIC_DNS{rest}}}"
+            ))
+        };
+        let found = dynamic(", ports: [{number: 80, name: h, protocol: HTTP}]");
+        let found = found.unwrap().unwrap().spec;
+        assert_eq!(found.resolution, EntryResolution::Dynamic);
+        assert_eq!(found.without_address().collect::<Vec<_>>(), ["*.test"]);
+        for (rest, field) in [
+            (", addresses: [10.0.0.1]", "spec.addresses"),
+            (", endpoints: [{address: 10.0.0.1}]", "spec.endpoints"),
+            (
+                ", ports: [{number: 80, name: t, protocol: TCP}]",
+                "spec.ports[0].protocol",
+            ),
+        ] {
+            let error = dynamic(rest).unwrap_err();
+            assert_eq!(error.field.as_deref(), Some(field), "{rest}: {error}");
+        }
+        for (spec, field) in [
+            (
+                "{hosts: [a.test], resolution: DYNAMIC_DNS}",
+                "spec.hosts[0]",
+            ),
+            ("{hosts: ['*.test'], resolution: DNS}", "spec.hosts[0]"),
+        ] {
+            assert_eq!(
+                entry(spec).unwrap_err().field.as_deref(),
+                Some(field),
+                "{spec}"
+            );
+        }
     }
 }

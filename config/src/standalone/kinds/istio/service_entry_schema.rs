@@ -5,7 +5,8 @@
 use crate::standalone::input::manifest::Manifest;
 use crate::standalone::input::problem::LoadError;
 use crate::standalone::input::schema::{self, Row, Rule};
-use crate::standalone::kinds::core::port::is_dns_label;
+use crate::standalone::kinds::istio::host_name::{is_host, is_label};
+use crate::standalone::kinds::known_fields::{KnownFields, Report};
 
 const SCHEMA: &[Row] = &[
     ("hosts", Rule::Items(1, 256)),
@@ -43,53 +44,45 @@ const SCHEMA: &[Row] = &[
     ("endpoints[].weight", Rule::Between(0, u32::MAX as i64)),
 ];
 
-/// A DNS label as Istio reads it: in any case of letters.
-fn is_label(text: &str) -> bool {
-    is_dns_label(&text.to_ascii_lowercase())
-}
-
-/// A host, which may begin with `*` and end with a dot; `*` itself is told apart.
-fn is_host(text: &str) -> bool {
-    let (first, rest) = text.split_once('.').unwrap_or((text, ""));
-    let bare = first.strip_prefix("*-").or_else(|| first.strip_prefix('*'));
-    let rest: Vec<&str> = rest.strip_suffix('.').unwrap_or(rest).split('.').collect();
-    let is_rest = match rest.as_slice() {
-        [""] => true,
-        labels => labels.iter().all(|label| is_label(label)),
-    };
-    let last = rest.last().copied().unwrap_or_default();
-    let is_number = !last.is_empty() && last.bytes().all(|c| c.is_ascii_digit());
-    let is_first = first == "*" || is_label(bare.unwrap_or(first));
-    text.len() <= 255 && is_first && is_rest && !is_number
-}
-
 /// Checks an entry's fields one by one.
 pub(crate) fn check(manifest: &Manifest) -> Result<(), LoadError> {
     schema::check(manifest, "spec", SCHEMA)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts() {
-        for (host, expected) in [
-            ("a.test", true),
-            ("A-b.test", true),
-            ("*.test", true),
-            ("*a.test", true),
-            ("*-a.test", true),
-            ("*", true),
-            ("a", true),
-            ("a.test.", true),
-            ("", false),
-            ("a.*", false),
-            ("a..b", false),
-            ("*-.test", false),
-            ("192.0.2.1", false),
-        ] {
-            assert_eq!(is_host(host), expected, "{host}");
-        }
-    }
-}
+/// What the API knows of it.
+pub(crate) const FIELDS: &[KnownFields] = &[
+    ("", Report::Always, &["spec", "status"]),
+    (
+        "spec",
+        Report::Always,
+        &[
+            "addresses",
+            "endpoints",
+            "exportTo",
+            "hosts",
+            "location",
+            "ports",
+            "resolution",
+            "subjectAltNames",
+            "workloadSelector",
+        ],
+    ),
+    (
+        "spec.ports[]",
+        Report::Always,
+        &["name", "number", "protocol", "targetPort"],
+    ),
+    (
+        "spec.endpoints[]",
+        Report::Always,
+        &[
+            "address",
+            "labels",
+            "locality",
+            "network",
+            "ports",
+            "serviceAccount",
+            "weight",
+        ],
+    ),
+];

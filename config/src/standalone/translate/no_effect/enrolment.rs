@@ -1,7 +1,7 @@
 //! Labels that choose a waypoint, and why a service isn't this waypoint's.
 
 use crate::standalone::input::manifest::resource;
-use crate::standalone::input::manifest::{ObjectMeta, ObjectName};
+use crate::standalone::input::manifest::{Object, ObjectMeta, ObjectName};
 use crate::standalone::input::near::meant;
 use crate::standalone::input::problem::Origin;
 use crate::standalone::state::ownership::{
@@ -31,16 +31,10 @@ impl Telling<'_, '_> {
             self.misplaced_labels("Namespace", meta, origin);
         }
         for pod in mesh.state.pods.values() {
-            if let (Enrolment::OtherTraffic, Labelled::Object) =
-                mesh.waypoint.pod_enrolment(mesh.state, &pod.meta)
-            {
-                let reason = format!(
-                    "Gateway {} takes no pods without istio.io/waypoint-for: workload or all",
-                    mesh.waypoint.gateway.name()
-                );
-                self.label(&pod.meta, "Pod", &pod.origin, reason);
-            }
-            self.misplaced_labels("Pod", &pod.meta, &pod.origin);
+            self.workload_label("Pod", "pods", pod);
+        }
+        for machine in mesh.state.workload_entries.values() {
+            self.workload_label("WorkloadEntry", "WorkloadEntries", machine);
         }
         let gateway = mesh.waypoint.gateway;
         if gateway.meta.annotation("istio.io/waypoint-for").is_some() {
@@ -48,6 +42,27 @@ impl Telling<'_, '_> {
             let field = "metadata.annotations[istio.io/waypoint-for]";
             self.part("Gateway", gateway, field, Why::Mistake(reason));
         }
+    }
+
+    /// The label of a workload, where it leads to no waypoint.
+    fn workload_label<T>(&self, kind: &str, all: &str, workload: &Object<T>) {
+        let (mesh, meta) = (self.mesh, &workload.meta);
+        let own = mesh.waypoint.gateway.name();
+        let (found, labelled) = mesh.waypoint.workload_enrolment(mesh.state, meta);
+        let reason = match found {
+            Enrolment::OtherTraffic => Some(format!(
+                "Gateway {own} takes no {all} without istio.io/waypoint-for: workload or all"
+            )),
+            Enrolment::Other(name) => self.missing_gateway(&name),
+            Enrolment::NotAdmitted => Some(not_admitted(&own)),
+            Enrolment::Own | Enrolment::Unlabelled | Enrolment::OptedOut | Enrolment::OfGateway => {
+                None
+            }
+        };
+        if let (Some(reason), Labelled::Object) = (reason, labelled) {
+            self.label(meta, kind, &workload.origin, reason);
+        }
+        self.misplaced_labels(kind, meta, &workload.origin);
     }
 
     /// Names that were written where nobody looks for them.

@@ -1,29 +1,47 @@
 //! What was read and shows nowhere, with the reason: nobody should rely on it.
 //!
-//! Every object is walked, part by part. A part that [`Effects`](crate::standalone::translate::effects::Effects) has no mark for is told:
+//! Every object is walked, part by part. A part that [`Effects`](crate::standalone::translate::context::effects::Effects) has no mark for is told:
 //! as a problem where its author must have meant this waypoint, in one line with its likes where it is for others.
 //! What isn't told apart below still gets a reason of its own, so that nothing stays silent.
 
+mod backend_policies;
+mod destination_rules;
 mod endpoints;
 mod enrolment;
 mod marks;
+mod overlaps;
+mod providers;
+mod reach;
 mod routes;
+mod rule_cover;
 mod rules;
+mod same_hosts;
 mod services;
+mod stream_routes;
 mod targets;
+mod telemetry;
+mod tokens;
+mod virtual_service_rules;
+mod virtual_services;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::standalone::input::manifest::Object;
 use crate::standalone::input::manifest::resource;
 use crate::standalone::input::problem::{Aside, Origin, Problem, Severity};
+use crate::standalone::input::yaml;
+use crate::standalone::kinds::core::proxy_config::{ANNOTATION, unread_of_tracing, without_effect};
 use crate::standalone::kinds::gateway_api::gateway::WAYPOINT_CLASS;
 use crate::standalone::state::mesh_service::MeshService;
-use crate::standalone::translate::Mesh;
+use crate::standalone::translate::context::settings::{REFERENCE_GRANTS, SETTINGS};
+use crate::standalone::translate::context::{Mesh, annotated};
+use crate::standalone::translate::no_effect::reach::Reaches;
 
 /// What had no effect, as it is found.
 struct Telling<'m, 'a> {
     mesh: &'m Mesh<'a>,
+    /// Names of the clusters that were made.
+    clusters: &'m HashSet<&'m str>,
     asides: BTreeMap<(&'static str, String), BTreeSet<String>>,
 }
 
@@ -38,7 +56,7 @@ enum Why {
 impl Mesh<'_> {
     /// Names the closures that close something of this waypoint.
     pub(super) fn report_closures(&self) {
-        for closure in &self.state.closures {
+        for closure in &self.closures {
             if self.hits_any_chain(&closure.targets, &closure.namespace) {
                 self.report(closure.problem.clone());
             }
@@ -46,18 +64,32 @@ impl Mesh<'_> {
     }
 
     /// Names what had no effect; gives what is for others.
-    pub(super) fn report_no_effect(&self) -> Vec<Aside> {
+    pub(super) fn report_no_effect(&self, clusters: &HashSet<&str>) -> Vec<Aside> {
         let mut telling = Telling {
             mesh: self,
+            clusters,
             asides: BTreeMap::new(),
         };
         telling.gateways();
+        telling.proxy_config();
+        telling.grants();
         telling.labels();
         telling.services();
+        telling.same_hosts();
         telling.marks();
         telling.endpoints();
-        telling.routes();
+        let reaches = Reaches::of(self);
+        telling.routes(&reaches);
+        telling.stream_routes();
+        telling.virtual_services(&reaches);
+        telling.destination_rules();
+        telling.backend_policies();
         telling.policies();
+        telling.overlaps();
+        telling.tokens();
+        telling.providers();
+        telling.telemetries();
+        telling.telemetry_providers();
         telling.closures();
         for object in &self.state.for_others {
             telling.aside(object.kind, object.reason, object.what.clone());
@@ -127,10 +159,45 @@ impl Telling<'_, '_> {
         }
     }
 
+    /// What the annotation of the Gateway's pods says in vain.
+    fn proxy_config(&mut self) {
+        const FIELD: &str = "metadata.annotations[proxy.istio.io/config]";
+        let own = self.mesh.waypoint.gateway;
+        let resource = || resource("Gateway", &own.meta);
+        if let Some(Err((field, reason))) = annotated(own) {
+            let reason = format!("{field}: {reason}: nothing of it counts");
+            return self.no_effect(resource(), &own.origin, FIELD, reason);
+        }
+        let text = own.pod_annotation(ANNOTATION).unwrap_or_default();
+        let value = yaml::embedded(text).unwrap_or_default();
+        for found in without_effect(&value) {
+            let reason = format!("{}: {}", found.field, found.reason);
+            self.no_effect(resource(), &own.origin, FIELD, reason);
+        }
+        for field in unread_of_tracing(&value) {
+            let reason = format!("{field} is not honoured");
+            self.tell(Severity::Ignored, resource(), &own.origin, FIELD, reason);
+        }
+    }
+
+    /// Grants that nobody needs.
+    fn grants(&mut self) {
+        let mesh = self.mesh;
+        let reason = match mesh.is_on(REFERENCE_GRANTS) {
+            true => "no route of this waypoint needs it",
+            false => "in a mesh a route needs no grant for other namespaces",
+        };
+        let grants = mesh.state.reference_grants.values();
+        for grant in grants.filter(|grant| !mesh.effects.shows(*grant)) {
+            let why = Why::Elsewhere(reason.to_owned());
+            self.part("ReferenceGrant", grant, "", why);
+        }
+    }
+
     fn gateways(&mut self) {
         let mesh = self.mesh;
         let own = mesh.waypoint.gateway;
-        if mesh.waypoint.services.is_empty() && mesh.waypoint.pods.is_empty() {
+        if mesh.waypoint.services.is_empty() && !mesh.waypoint.takes_workloads() {
             let reason = "no service and no pod among the manifests uses this waypoint: it answers 404 to all";
             self.part("Gateway", own, "", Why::Mistake(reason.to_owned()));
         }
@@ -150,6 +217,14 @@ impl Telling<'_, '_> {
                 "spec.listeners",
                 Why::Mistake(reason.to_owned()),
             );
+        }
+        for (setting, on) in SETTINGS {
+            let value = own.meta.annotation(setting);
+            if let Some(value) = value.filter(|value| *value != on) {
+                let reason = format!("{value:?} is not {on:?}: it stays off");
+                let field = format!("metadata.annotations[{setting}]");
+                self.part("Gateway", own, &field, Why::Mistake(reason));
+            }
         }
         for unused in &own.spec.unused {
             let field = &unused.field;

@@ -1,63 +1,96 @@
-//! HTTPRoutes: parents that are nobody here, matches that no request reaches, backends that aren't there.
-
-use std::collections::{BTreeMap, BTreeSet};
+//! HTTPRoutes and GRPCRoutes: parents that are nobody here, matches that no request reaches, backends that aren't there.
 
 use crate::standalone::input::manifest::resource;
-use crate::standalone::input::manifest::{Object, ObjectName};
+use crate::standalone::input::manifest::{Object, ObjectMeta, ObjectName};
 use crate::standalone::input::near::meant;
-use crate::standalone::kinds::core::service::Protocol;
 use crate::standalone::kinds::gateway_api::backend_object::BackendObject;
 use crate::standalone::kinds::gateway_api::http_route::{HttpRoute, ParentRef};
-use crate::standalone::kinds::gateway_api::http_route_match::{Match, PathMatchType, ValueMatch};
 use crate::standalone::state::mesh_service::{MeshPort, MeshService, Resolution};
-use crate::standalone::translate::http_routes::{
-    Candidate, is_catch_all, is_parent, path_value, route_match,
-};
+use crate::standalone::translate::context::settings::CONSUMER_ROUTES;
+use crate::standalone::translate::no_effect::reach::{Reaches, carries_http};
 use crate::standalone::translate::no_effect::{Telling, Why};
+use crate::standalone::translate::routes::http_routes::is_parent;
 
-const ROUTE: &str = "HTTPRoute";
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
-/// What stands before a match and takes its requests: a route and its rule.
-type Before = (ObjectName, usize);
-
-/// What becomes of the requests that a match asks for.
-enum Reach {
-    /// Some come.
-    Reached,
-    /// None comes; what takes them, where that can be told.
-    Hidden(Option<Before>),
+/// What routes are for.
+#[derive(Clone, Copy)]
+pub(super) enum Carried {
+    Http,
+    /// Connections whose bytes nobody looks into.
+    Streams,
 }
 
-/// By the place of the match.
-type Reaches = BTreeMap<usize, Reach>;
+impl Carried {
+    fn is_by(self, port: &MeshPort) -> bool {
+        match self {
+            Carried::Http => carries_http(port),
+            Carried::Streams => !port.protocol.is_http(),
+        }
+    }
+
+    fn missing(self) -> &'static str {
+        match self {
+            Carried::Http => "no HTTP",
+            Carried::Streams => "nothing but HTTP",
+        }
+    }
+}
 
 impl Telling<'_, '_> {
-    pub(super) fn routes(&mut self) {
+    pub(super) fn routes(&mut self, reaches: &Reaches) {
         let mesh = self.mesh;
-        let reaches = self.reaches();
-        for route in mesh.state.http_routes.values() {
-            if route.spec.default_gateways {
-                let reason = "istiod knows no default Gateways: a route is attached by parentRefs";
-                let field = "spec.useDefaultGateways";
-                self.part(ROUTE, route, field, Why::Mistake(reason.to_owned()));
-            } else if route.spec.parents.is_empty() {
-                let reason = "is empty: the route is attached to nothing".to_owned();
-                self.part(ROUTE, route, "spec.parentRefs", Why::Mistake(reason));
+        for route in mesh.state.routes() {
+            let kind = route.spec.kind.name();
+            self.without_parents(
+                kind,
+                route,
+                &route.spec.parents,
+                route.spec.default_gateways,
+            );
+            if route.spec.rules.is_empty() {
+                let reason = "is empty: nothing is routed".to_owned();
+                self.part(kind, route, "spec.rules", Why::Mistake(reason));
+                continue;
             }
             let mut attached = false;
             for (index, parent) in route.spec.parents.iter().enumerate() {
                 if mesh.effects.shows(parent) {
                     attached = true;
                 } else {
-                    let why = self.no_parent(route, parent);
-                    self.part(ROUTE, route, &format!("spec.parentRefs[{index}]"), why);
+                    let why = self.no_parent(&route.meta, parent, Carried::Http);
+                    self.part(
+                        route.spec.kind.name(),
+                        route,
+                        &format!("spec.parentRefs[{index}]"),
+                        why,
+                    );
                 }
             }
             if attached {
-                self.attached(route, &reaches);
+                self.attached(route, reaches);
             }
         }
+    }
+
+    /// A route that is attached to nothing.
+    pub(super) fn without_parents<T>(
+        &mut self,
+        kind: &'static str,
+        route: &Object<T>,
+        parents: &[ParentRef],
+        default_gateways: bool,
+    ) {
+        let (field, reason) = if default_gateways {
+            let reason = "istiod knows no default Gateways: a route is attached by parentRefs";
+            ("spec.useDefaultGateways", reason)
+        } else if parents.is_empty() {
+            let reason = "is empty: the route is attached to nothing";
+            ("spec.parentRefs", reason)
+        } else {
+            return;
+        };
+        self.part(kind, route, field, Why::Mistake(reason.to_owned()));
     }
 
     /// A route that has an effect: what of it hasn't.
@@ -65,35 +98,23 @@ impl Telling<'_, '_> {
         if route.spec.has_hostnames {
             let reason = "play no part for a route of a Service: address and port have chosen it, whatever the Host";
             self.part(
-                ROUTE,
+                route.spec.kind.name(),
                 route,
                 "spec.hostnames",
                 Why::Mistake(reason.to_owned()),
             );
         }
         for (index, rule) in route.spec.rules.iter().enumerate() {
-            let hidden = |found: &Match| match reaches.get(&std::ptr::from_ref(found).addr()) {
-                Some(Reach::Reached) => None,
-                Some(Reach::Hidden(before)) => Some(before.clone()),
-                None => Some(None),
-            };
-            let hidden: Vec<_> = rule.matches.iter().map(hidden).collect();
+            let hidden = rule.matches.iter().map(|found| reaches.hidden(found));
+            let hidden: Vec<Option<String>> = hidden.collect();
             let all = hidden.iter().all(Option::is_some);
-            for (position, before) in hidden.iter().enumerate() {
-                let Some(before) = before else { continue };
+            for (position, reason) in hidden.into_iter().enumerate() {
+                let Some(reason) = reason else { continue };
                 let field = match all {
                     true => format!("spec.rules[{index}]"),
                     false => format!("spec.rules[{index}].matches[{position}]"),
                 };
-                let reason = match before {
-                    Some((name, rule)) => format!(
-                        "no request gets here: spec.rules[{rule}] of HTTPRoute {name} stands before it and takes them"
-                    ),
-                    None => {
-                        "no request gets here: other rules stand before it and take them".to_owned()
-                    }
-                };
-                self.part(ROUTE, route, &field, Why::Mistake(reason));
+                self.part(route.spec.kind.name(), route, &field, Why::Mistake(reason));
                 if all {
                     break;
                 }
@@ -104,69 +125,18 @@ impl Telling<'_, '_> {
         }
     }
 
-    /// For each match of an attached route, whether any service's requests reach it.
-    fn reaches(&self) -> Reaches {
-        let mut found = Reaches::new();
-        let parents = self.mesh.state.http_routes.values().flat_map(|route| {
-            let of_route = move |parent: &ParentRef| {
-                let namespace = parent.namespace.as_deref();
-                ObjectName::new(namespace.unwrap_or(&route.meta.namespace), &parent.name)
-            };
-            route.spec.parents.iter().map(of_route)
-        });
-        let parents: BTreeSet<ObjectName> = parents.collect();
-        let services = self.mesh.waypoint.services.iter();
-        for service in services.filter(|service| parents.contains(&service.declared_as())) {
-            for port in service.ports.iter().filter(|port| carries_http(port)) {
-                self.reaches_on(service, port, &mut found);
-            }
-        }
-        found
-    }
-
-    fn reaches_on(&self, service: &MeshService<'_>, port: &MeshPort, found: &mut Reaches) {
-        let mut seen: BTreeMap<String, Before> = BTreeMap::new();
-        let mut ended: Option<Before> = None;
-        for list in self.mesh.lists(service, port) {
-            let mut ends: Option<Before> = None;
-            for candidate in list.candidates() {
-                let place = std::ptr::from_ref(candidate.found).addr();
-                let own = (candidate.object.name(), candidate.index);
-                let emitted = self.mesh.effects.shows(candidate.found);
-                let twin = seen.get(&same(candidate.found)).cloned();
-                let before = match (&ended, twin) {
-                    (Some(before), _) => Some(before.clone()),
-                    (None, Some(twin)) => Some(twin),
-                    (None, None) if !emitted => ends.clone(),
-                    (None, None) => None,
-                };
-                if before.is_none() && emitted {
-                    found.insert(place, Reach::Reached);
-                } else {
-                    found.entry(place).or_insert(Reach::Hidden(before));
-                }
-                seen.entry(same(candidate.found))
-                    .or_insert_with(|| own.clone());
-                if takes_all(&candidate) {
-                    ends.get_or_insert(own);
-                }
-            }
-            ended = ended.or(ends);
-        }
-    }
-
     /// Why a parent has no effect.
-    fn no_parent(&self, route: &Object<HttpRoute>, parent: &ParentRef) -> Why {
+    pub(super) fn no_parent(&self, meta: &ObjectMeta, parent: &ParentRef, carried: Carried) -> Why {
         let state = self.mesh.state;
         let namespace = parent.namespace.as_deref();
-        let name = ObjectName::new(namespace.unwrap_or(&route.meta.namespace), &parent.name);
+        let name = ObjectName::new(namespace.unwrap_or(&meta.namespace), &parent.name);
         match (parent.group.as_str(), parent.kind.as_str()) {
             ("" | "core", "Service") => match state.services.get(&name) {
-                Some(service) => self.of_parent(route, parent, "Service", service),
+                Some(service) => self.of_parent(meta, parent, carried, "Service", service),
                 None => Why::Mistake(self.missing_service(&name)),
             },
             ("networking.istio.io", "ServiceEntry") => match state.service_entries.get(&name) {
-                Some(entry) => self.of_parent(route, parent, "ServiceEntry", entry),
+                Some(entry) => self.of_parent(meta, parent, carried, "ServiceEntry", entry),
                 None => Why::Mistake(format!(
                     "no ServiceEntry {name} that is honoured is among the manifests"
                 )),
@@ -205,19 +175,27 @@ impl Telling<'_, '_> {
     /// Why a parent that is there has no effect.
     fn of_parent<T>(
         &self,
-        route: &Object<HttpRoute>,
+        meta: &ObjectMeta,
         parent: &ParentRef,
+        carried: Carried,
         kind: &str,
         object: &Object<T>,
     ) -> Why {
         let mut services = self.mesh.waypoint.services.iter();
-        let Some(service) = services.find(|service| is_parent(parent, route, service)) else {
+        let Some(service) = services.find(|service| is_parent(parent, meta, service)) else {
             return self.of_service(kind, object);
         };
         let name = resource(kind, &object.meta);
-        if !self.mesh.counts(route, service) {
+        let is_for_clients = matches!(carried, Carried::Http) && self.mesh.is_on(CONSUMER_ROUTES);
+        if !self.mesh.counts(meta, service) && !is_for_clients {
+            let hint = match carried {
+                Carried::Streams => String::new(),
+                Carried::Http => format!(
+                    "; the Gateway's annotation {CONSUMER_ROUTES}: enabled has it count for the clients of its own"
+                ),
+            };
             return Why::Mistake(format!(
-                "a route for {} from another namespace than its own or {:?} has no effect",
+                "a route for {} from another namespace than its own or {:?} has no effect{hint}",
                 service.hostname, self.mesh.waypoint.gateway.meta.namespace
             ));
         }
@@ -241,10 +219,11 @@ impl Telling<'_, '_> {
                 "{name} has no port of the name {section:?}; it has {ports}"
             )),
             ([], _, _) => Why::Mistake(format!("{name} has no such port; it has {ports}")),
-            (ports, _, _) if !ports.iter().any(|port| carries_http(port)) => {
+            (ports, _, _) if !ports.iter().any(|port| carried.is_by(port)) => {
                 let ports: Vec<MeshPort> = ports.iter().map(|port| (*port).clone()).collect();
                 Why::Mistake(format!(
-                    "no HTTP is spoken there: {name} declares {}",
+                    "{} is spoken there: {name} declares {}",
+                    carried.missing(),
                     listed(&ports)
                 ))
             }
@@ -258,27 +237,30 @@ impl Telling<'_, '_> {
             return;
         };
         for (position, backend) in rule.backends.iter().enumerate() {
-            if let Some((reason, status)) = self.no_backend(route, &backend.object)
+            let kind = route.spec.kind.name();
+            if let Some((reason, status)) = self.no_backend(kind, &route.meta, &backend.object)
                 && backend.weight > 0
             {
                 let field = format!("spec.rules[{index}].backendRefs[{position}]");
                 let reason = format!("{reason}: its requests are answered {status}");
-                self.part(ROUTE, route, &field, Why::Mistake(reason));
+                self.part(route.spec.kind.name(), route, &field, Why::Mistake(reason));
             }
         }
         for mirror in rule.mirrors() {
-            if let Some((reason, _)) = self.no_backend(route, &mirror.backend_ref) {
+            let kind = route.spec.kind.name();
+            if let Some((reason, _)) = self.no_backend(kind, &route.meta, &mirror.backend_ref) {
                 let field = format!("spec.rules[{index}].filters");
                 let reason = format!("{reason}: nothing is mirrored");
-                self.part(ROUTE, route, &field, Why::Mistake(reason));
+                self.part(route.spec.kind.name(), route, &field, Why::Mistake(reason));
             }
         }
     }
 
     /// Why no request gets to a backend, and with which status it is answered.
-    fn no_backend(
+    pub(super) fn no_backend(
         &self,
-        route: &Object<HttpRoute>,
+        kind: &str,
+        meta: &ObjectMeta,
         backend: &BackendObject,
     ) -> Option<(String, u16)> {
         if !backend.is_service() {
@@ -287,10 +269,17 @@ impl Telling<'_, '_> {
             return Some((reason, 500));
         }
         let namespace = backend.namespace.as_deref();
-        let name = ObjectName::new(namespace.unwrap_or(&route.meta.namespace), &backend.name);
+        let name = ObjectName::new(namespace.unwrap_or(&meta.namespace), &backend.name);
         let Some(service) = self.mesh.state.services.get(&name) else {
             return Some((self.missing_service(&name), 500));
         };
+        if !self.mesh.is_granted(kind, &meta.namespace, &name) {
+            let reason = format!(
+                "no ReferenceGrant in {:?} lets a {kind} of {:?} have Service {name} as a backend",
+                name.namespace, meta.namespace
+            );
+            return Some((reason, 500));
+        }
         if service.spec.external_name {
             return Some((format!("Service {name} is an alias (ExternalName)"), 500));
         }
@@ -313,43 +302,8 @@ impl Telling<'_, '_> {
     }
 }
 
-/// Whether a port has HTTP chains.
-fn carries_http(port: &MeshPort) -> bool {
-    port.protocol.is_http() || port.protocol == Protocol::Unknown
-}
-
-fn takes_all(candidate: &Candidate<'_>) -> bool {
-    is_catch_all(&route_match(candidate.found))
-}
-
-/// What a match asks for, however it is written.
-fn same(found: &Match) -> String {
-    let kind = match found.path.r#type {
-        PathMatchType::Exact => "exact",
-        PathMatchType::PathPrefix => "prefix",
-        PathMatchType::RegularExpression => "regex",
-    };
-    let values = |values: &[ValueMatch], any_case: bool| -> BTreeSet<String> {
-        let value = |value: &ValueMatch| {
-            let name = match any_case {
-                true => value.name.to_ascii_lowercase(),
-                false => value.name.clone(),
-            };
-            format!("{name:?} {:?} {:?}", value.r#type, value.value)
-        };
-        values.iter().map(value).collect()
-    };
-    format!(
-        "{kind} {:?} {:?} {:?} {:?}",
-        path_value(found),
-        found.method,
-        values(&found.headers, true),
-        values(&found.query_params, false)
-    )
-}
-
 /// Ports as a reader looks for them.
-fn listed(ports: &[MeshPort]) -> String {
+pub(super) fn listed(ports: &[MeshPort]) -> String {
     let port = |port: &MeshPort| match port.name.as_str() {
         "" => format!("{}/{}", port.number, port.transport.name()),
         name => format!("{}/{} {name:?}", port.number, port.transport.name()),

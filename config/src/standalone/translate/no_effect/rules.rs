@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use crate::standalone::input::manifest::Object;
-use crate::standalone::kinds::core::service::Protocol;
+use crate::standalone::kinds::core::protocol::Protocol;
 use crate::standalone::kinds::istio::authorization_policy::{Action, AuthorizationPolicy};
+use crate::standalone::translate::no_effect::tokens::carries_http;
 use crate::standalone::translate::no_effect::{Telling, Why};
-use crate::standalone::translate::rbac_policy::matches_all;
-use crate::standalone::translate::rule_attributes::{What, given};
+use crate::standalone::translate::security::rbac_policy::matches_all;
+use crate::standalone::translate::security::rule_attributes::{What, given};
 
 const POLICY: &str = "AuthorizationPolicy";
 /// Ports that a line names; of more it gives the number.
@@ -21,7 +22,10 @@ impl Telling<'_, '_> {
             let reason = "is empty: the policy never matches".to_owned();
             self.part(POLICY, policy, "spec.rules", Why::Mistake(reason));
         }
-        let ports = self.ports_without_http(policy);
+        let mut ports = self.ports_without_http(policy);
+        if self.asks_of_requests_only(policy, &ports) {
+            ports.clear();
+        }
         for index in 0..policy.spec.rules.len() {
             if !ports.is_empty() {
                 self.http_in_rule(policy, index, &ports);
@@ -50,7 +54,8 @@ impl Telling<'_, '_> {
         let does = match policy.spec.action {
             Action::Deny => "denies",
             Action::Audit => "audits",
-            Action::Allow | Action::Custom => "allows",
+            Action::Allow => "allows",
+            Action::Custom => "asks about",
         };
         let becomes = match translated {
             None => format!("the rule {does} nothing"),
@@ -61,18 +66,13 @@ impl Telling<'_, '_> {
                 format!("it is left out, and the rule {does} whatever the rest of it matches")
             }
         };
-        let named = ports.get(..NAMED).unwrap_or(ports).join(", ");
-        let more = match ports.len().saturating_sub(NAMED) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        let reason =
-            format!("nothing but HTTP has this: on other connections {becomes} ({named}{more})");
+        let named = first(ports);
+        let reason = format!("nothing but HTTP has this: on other connections {becomes} ({named})");
         let field = format!("spec.rules[{index}].{}", given.field);
         self.part(POLICY, policy, &field, Why::Mistake(reason));
     }
 
-    /// Identities that requests bring along, which nobody checks here.
+    /// Identities that requests bring along, where nobody checks them.
     fn tokens_in_rule(&mut self, policy: &Object<AuthorizationPolicy>, index: usize) {
         let Some(rule) = policy.spec.rules.get(index) else {
             return;
@@ -81,16 +81,45 @@ impl Telling<'_, '_> {
         found.retain(|given| given.of_token);
         let given = found.iter().find(|given| !given.negated).or(found.first());
         let Some(given) = given else { return };
+        let Some(unchecked) = self.chains_without_tokens(policy) else {
+            return;
+        };
         let follows = match (given.negated, given.one_of_several) {
             (true, _) => "so this holds for every request",
             (false, true) => "this part of the rule never matches",
             (false, false) => "the rule never matches",
         };
         let reason = format!(
-            "no RequestAuthentication is honoured, so that no request has such an identity: {follows}"
+            "no RequestAuthentication has rules for {unchecked}, so that no request has such an identity: {follows}"
         );
         let field = format!("spec.rules[{index}].{}", given.field);
         self.part(POLICY, policy, &field, Why::Mistake(reason));
+    }
+
+    /// Whose requests bring no identity along that is checked, of what a policy applies to.
+    fn chains_without_tokens(&self, policy: &Object<AuthorizationPolicy>) -> Option<String> {
+        let mesh = self.mesh;
+        let (targets, namespace) = (&policy.spec.targets, &policy.meta.namespace);
+        let hit = mesh.waypoint.services.iter().filter(|service| {
+            carries_http(mesh, service) && mesh.targets_chain(targets, namespace, Some(service))
+        });
+        let (with, without): (Vec<_>, Vec<_>) =
+            hit.partition(|service| !mesh.jwt_rules(Some(service)).is_empty());
+        let mut names: Vec<String> = without
+            .iter()
+            .map(|service| service.declared_as().to_string())
+            .collect();
+        let mut any_with = !with.is_empty();
+        if mesh.waypoint.takes_workloads() && mesh.targets_chain(targets, namespace, None) {
+            match mesh.jwt_rules(None).is_empty() {
+                true => names.push("pods".to_owned()),
+                false => any_with = true,
+            }
+        }
+        if !any_with {
+            return Some("what it targets".to_owned());
+        }
+        (!names.is_empty()).then(|| first(&names))
     }
 
     /// Ports that nothing has which the policy applies to. A waypoint sees a service's own ports, not its pods'.
@@ -102,7 +131,7 @@ impl Telling<'_, '_> {
         let (targets, namespace) = (&policy.spec.targets, &policy.meta.namespace);
         let mut asks = given(rule, namespace);
         asks.retain(|given| given.what == What::Port && !given.negated);
-        let of_pods = !mesh.waypoint.pods.is_empty();
+        let of_pods = mesh.waypoint.takes_workloads();
         if asks.is_empty() || (of_pods && mesh.targets_chain(targets, namespace, None)) {
             return;
         }
@@ -160,5 +189,14 @@ impl Telling<'_, '_> {
             ports.map(|port| format!("{} port {}", service.declared_as(), port.number))
         });
         ports.collect()
+    }
+}
+
+/// The first of a list, and how many more there are.
+pub(super) fn first(all: &[String]) -> String {
+    let named = all.get(..NAMED).unwrap_or(all).join(", ");
+    match all.len().saturating_sub(NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
     }
 }

@@ -7,12 +7,15 @@ use ipnet::IpNet;
 use crate::standalone::input::manifest::resource;
 use crate::standalone::input::manifest::{Object, ObjectMeta};
 use crate::standalone::input::problem::{Origin, Severity};
-use crate::standalone::kinds::core::service::{Protocol, Service};
+use crate::standalone::kinds::core::protocol::Protocol;
+use crate::standalone::kinds::core::service::Service;
 use crate::standalone::kinds::istio::service_entry::ServiceEntry;
-use crate::standalone::state::mesh_service::drains;
+use crate::standalone::state::entry_endpoints::selected_entries;
+use crate::standalone::state::mesh_endpoint::drains;
 use crate::standalone::state::mesh_service::selected_pods;
 use crate::standalone::state::mesh_service::slices_of;
 use crate::standalone::state::mesh_service::{MeshPort, MeshService, Resolution, Source};
+use crate::standalone::translate::no_effect::destination_rules::UNKNOWN_PLACE;
 use crate::standalone::translate::no_effect::marks::DRAINS;
 use crate::standalone::translate::no_effect::{Telling, Why};
 
@@ -29,8 +32,16 @@ impl Telling<'_, '_> {
         }
         for entry in mesh.state.service_entries.values() {
             self.misplaced_labels("ServiceEntry", &entry.meta, &entry.origin);
-            if let Some(why) = self.not_enrolled(&entry.meta) {
+            if let Some(why) = self.not_enrolled(&entry.meta)
+                && !self.mesh.effects.shows(entry)
+            {
                 self.part("ServiceEntry", entry, "metadata.labels", why);
+            } else if !mesh.waypoint.sees(entry) {
+                let reason = format!(
+                    "doesn't let namespace {} see it, where the waypoint is",
+                    mesh.waypoint.gateway.meta.namespace
+                );
+                self.part("ServiceEntry", entry, "spec.exportTo", Why::Mistake(reason));
             }
         }
         for service in &mesh.waypoint.services {
@@ -47,7 +58,42 @@ impl Telling<'_, '_> {
             }
             self.ports(service);
         }
+        self.workload_entries();
         self.twins();
+    }
+
+    /// WorkloadEntries that no ServiceEntry of this waypoint selects.
+    fn workload_entries(&mut self) {
+        let mesh = self.mesh;
+        for found in mesh.state.workload_entries.values() {
+            if mesh.effects.shows(found) {
+                continue;
+            }
+            let mut services = mesh.state.services.values();
+            let selecting = services.find(|service| {
+                let mut selector = service.spec.selector.iter();
+                service.meta.namespace == found.meta.namespace
+                    && !service.spec.selector.is_empty()
+                    && selector.all(|(name, value)| found.spec.labels.get(name) == Some(value))
+            });
+            let why = match selecting {
+                Some(service) => Why::Mistake(format!(
+                    "the Service {} selects it, which is not honoured: only ServiceEntries have such endpoints here",
+                    service.name()
+                )),
+                // It has a chain for its own address.
+                None if mesh
+                    .waypoint
+                    .machines
+                    .iter()
+                    .any(|m| m.name() == found.name()) =>
+                {
+                    continue;
+                }
+                None => Why::Elsewhere("no ServiceEntry of this waypoint selects it".to_owned()),
+            };
+            self.part("WorkloadEntry", found, "", why);
+        }
     }
 
     fn own_entry(&mut self, entry: &Object<ServiceEntry>) {
@@ -65,6 +111,19 @@ impl Telling<'_, '_> {
         if entry.spec.says_location {
             let reason = "spec.location is for sidecars: a waypoint reaches endpoints inside and outside the mesh alike";
             self.part("ServiceEntry", entry, "", Why::Elsewhere(reason.to_owned()));
+        }
+        for found in selected_entries(self.mesh.state, entry) {
+            self.mesh.effects.mark(found);
+            if drains(&found.spec.labels) {
+                self.aside("WorkloadEntry", DRAINS, found.name().to_string());
+            } else if found.spec.address.ip().is_none() && !entry.spec.resolution.looks_up() {
+                let reason = format!(
+                    "{} is no IP address, and nothing is looked up for the ServiceEntry {}",
+                    found.spec.address,
+                    entry.name()
+                );
+                self.part("WorkloadEntry", found, "spec.address", Why::Mistake(reason));
+            }
         }
         for endpoint in &entry.spec.endpoints {
             let field = format!("spec.endpoints[{}].serviceAccount", endpoint.index);
@@ -86,6 +145,13 @@ impl Telling<'_, '_> {
             let reason = format!("{} is not honoured", asked.value);
             let field = format!("spec.{}", asked.field);
             self.tell(Severity::Ignored, name, &object.origin, &field, reason);
+        }
+        let field = "spec.internalTrafficPolicy";
+        // A headless service has the endpoint that its client chose.
+        let is_local = object.spec.node_local && !object.spec.headless;
+        if is_local && self.mesh.place.node().is_none() {
+            let why = Why::Mistake(UNKNOWN_PLACE.to_owned());
+            self.part("Service", object, field, why);
         }
         for field in &object.spec.of_outside {
             let reason =
@@ -184,6 +250,9 @@ impl Telling<'_, '_> {
                 endpoints.len()
             ),
             Source::Service(object) => self.why_nobody(object, port),
+            Source::Entry(entry) if entry.spec.selector.is_some() => {
+                "its workloadSelector selects no WorkloadEntry and no pod that is ready".to_owned()
+            }
             Source::Entry(_) => "the entry has no endpoints".to_owned(),
         })
     }

@@ -14,7 +14,9 @@ impl Telling<'_, '_> {
         for policy in mesh.state.policies.values() {
             let (targets, namespace) = (&policy.spec.targets, &policy.meta.namespace);
             if targets.is_empty() {
-                let reason = "without targetRefs a waypoint doesn't enforce it".to_owned();
+                let reason =
+                    "without targetRefs no waypoint enforces it: that is ztunnel's business"
+                        .to_owned();
                 self.part("AuthorizationPolicy", policy, "spec", Why::Mistake(reason));
             }
             if mesh.hits_any_chain(targets, namespace) {
@@ -59,7 +61,7 @@ impl Telling<'_, '_> {
     }
 
     /// Why a target is nothing of this waypoint.
-    fn missed(&self, target: &Target, namespace: &str) -> Why {
+    pub(super) fn missed(&self, target: &Target, namespace: &str) -> Why {
         let state = self.mesh.state;
         match target {
             Target::Gateway(name) => match state.gateways.get(name) {

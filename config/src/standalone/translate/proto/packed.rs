@@ -5,15 +5,14 @@ use std::time::Duration as StdDuration;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3 as listener;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+use envoy_types::pb::envoy::extensions::http::header_formatters::preserve_case::v3::PreserveCaseFormatterConfig;
 use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{
     Any, BoolValue, Duration, ListValue, Struct, UInt32Value, Value,
 };
 use prost::{Message, Name};
-use waypoint_filters::xds::proto::{
-    STATS_PLUGIN_CONFIG, StatsPluginConfig, StatsReporter, TYPED_STRUCT, TypedStruct,
-};
+use waypoint_filters::xds::proto::{TYPED_STRUCT, TypedStruct};
 
 use crate::resource::{Resource, ResourceType};
 use crate::standalone::translate::proto::stable_encoding;
@@ -70,19 +69,6 @@ pub(crate) fn typed_struct(type_name: &str, value: Struct) -> Any {
     Any {
         type_url: TYPED_STRUCT.to_owned(),
         value: stable_encoding::encode(TYPED_STRUCT, &message),
-    }
-}
-
-/// Configuration of `istio.stats` on a waypoint.
-pub(crate) fn istio_stats() -> Any {
-    let message = StatsPluginConfig {
-        disable_host_header_fallback: true,
-        reporter: StatsReporter::ServerGateway.into(),
-        ..StatsPluginConfig::default()
-    };
-    Any {
-        type_url: STATS_PLUGIN_CONFIG.to_owned(),
-        value: message.encode_to_vec(),
     }
 }
 
@@ -170,5 +156,20 @@ pub(crate) fn format_string(text: &str) -> core::SubstitutionFormatString {
             },
         )),
         ..core::SubstitutionFormatString::default()
+    }
+}
+
+/// HTTP/1 whose names of headers stay as they came.
+pub(crate) fn preserving_case() -> core::Http1ProtocolOptions {
+    use core::http1_protocol_options::{HeaderKeyFormat, header_key_format::HeaderFormat};
+    let formatter = core::TypedExtensionConfig {
+        name: "preserve_case".to_owned(),
+        typed_config: Some(any(&PreserveCaseFormatterConfig::default())),
+    };
+    core::Http1ProtocolOptions {
+        header_key_format: Some(HeaderKeyFormat {
+            header_format: Some(HeaderFormat::StatefulFormatter(formatter)),
+        }),
+        ..core::Http1ProtocolOptions::default()
     }
 }

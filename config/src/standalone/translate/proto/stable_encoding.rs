@@ -71,6 +71,20 @@ static RBAC: Layout = Layout {
     maps: &[2],
     inside: &[],
 };
+/// `providers`.
+static JWT_AUTHENTICATION: Layout = Layout {
+    maps: &[1],
+    inside: &[],
+};
+/// `metrics`, with their `dimensions`.
+static STATS_CONFIG: Layout = Layout {
+    maps: &[],
+    inside: &[(8, &METRIC_CONFIG)],
+};
+static METRIC_CONFIG: Layout = Layout {
+    maps: &[1],
+    inside: &[],
+};
 static IP_MATCHER: Layout = Layout {
     maps: &[],
     inside: &[(1, &IP_RANGE_MATCHER)],
@@ -122,7 +136,9 @@ fn layout(type_url: &str) -> Option<&'static Layout> {
         "envoy.config.listener.v3.Listener" => &LISTENER,
         "envoy.extensions.filters.http.rbac.v3.RBAC" => &RBAC_FILTER,
         "envoy.extensions.filters.network.rbac.v3.RBAC" => &RBAC_FILTER,
+        "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication" => &JWT_AUTHENTICATION,
         "envoy.extensions.access_loggers.file.v3.FileAccessLog" => &FILE_ACCESS_LOG,
+        "stats.PluginConfig" => &STATS_CONFIG,
         "xds.type.matcher.v3.IPMatcher" => &IP_MATCHER,
         _ => return None,
     })

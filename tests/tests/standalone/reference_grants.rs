@@ -1,0 +1,55 @@
+//! ReferenceGrants on disk: a backend in another namespace needs one where the user asks for that.
+
+use http::StatusCode;
+use waypoint_tests::wait::until;
+use waypoint_tests::{App, Mesh};
+
+const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: web, namespace: default}\n\
+    spec: {parentRefs: [{group: '', kind: Service, name: web}], rules: [{backendRefs: [{name: far, namespace: other, port: 80}]}]}\n";
+
+fn grant(kind: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: {{name: g, namespace: other}}\n\
+         spec: {{from: [{{group: gateway.networking.k8s.io, kind: {kind}, namespace: default}}], to: [{{group: '', kind: Service, name: far}}]}}\n"
+    )
+}
+
+#[tokio::test]
+async fn a_backend_of_another_namespace_needs_a_grant_where_that_is_asked_for() {
+    let mesh = Mesh::new();
+    let (to, _app) = mesh.http_service(1, "web").await;
+    App::http(mesh.backend(2), "far").await;
+    mesh.manifest(
+        "far.yaml",
+        &format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: far, namespace: other}}\n\
+             spec: {{clusterIP: {}, ports: [{{name: http, port: 80}}]}}\n---\n\
+             apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: far, namespace: other, labels: {{kubernetes.io/service-name: far}}}}\n\
+             addressType: IPv4\nports: [{{name: http, port: 8080}}]\nendpoints: [{{addresses: [{}]}}]\n",
+            mesh.vip(2).ip(),
+            mesh.pod_ip(2)
+        ),
+    );
+    mesh.manifest("route.yaml", ROUTE);
+    mesh.manifest("grant.yaml", &grant("GRPCRoute"));
+    let (waypoint, client) = mesh.started().await;
+    let answer = client.get(to, "/").await;
+    assert_eq!(answer.header("x-app"), "far", "as with istiod");
+
+    mesh.annotates_gateway("waypoint/reference-grants: required");
+    let problems = waypoint
+        .until_problem("HTTPRoute default/web (no effect): spec.rules[0].backendRefs[0]: ")
+        .await;
+    let reason = "no ReferenceGrant in \"other\" lets a HTTPRoute of \"default\" have Service other/far as a backend: its requests are answered 500";
+    assert!(problems.contains(reason), "{problems}");
+    let answer = client.get(to, "/").await;
+    assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
+
+    mesh.manifest("grant.yaml", &grant("HTTPRoute"));
+    until("the grant", async || {
+        let answer = client.get(to, "/").await;
+        (answer.header("x-app") == "far").then_some(())
+    })
+    .await;
+}
