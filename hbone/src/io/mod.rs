@@ -2,4 +2,4 @@
 
 pub mod reset;
 pub mod socket;
-pub(crate) mod wire;
+pub mod wire;

@@ -2,8 +2,9 @@
 //!
 //! h2 flushes after every DATA frame it sends, and rustls makes a record and a system call of every write: one tunnel's small
 //! answer costs as much as ten. So a connection's task defers flushes: h2 writes into one buffer, and
-//! the task writes the buffer out when h2 has nothing more to do ([`Wire::poll_drain`]). Below TLS, rustls reads 4 KiB
-//! at a time; [`ReadAhead`] turns that into one system call for all that has arrived.
+//! the task writes the buffer out when h2 has nothing more to do ([`Wire::poll_drain`]). An HTTP/2 connection inside of a tunnel,
+//! or to an upstream, does the same ([`Wire::gathering`]): there each write would be a frame of the tunnel, or a system call.
+//! Below TLS, rustls reads 4 KiB at a time; [`ReadAhead`] turns that into one system call for all that has arrived.
 //!
 //! [`Wire`] is shared between h2, which owns its transport and doesn't give it back, and the task that drives h2. Both
 //! run in the same task, so the mutex between them is never contended.
@@ -11,7 +12,7 @@
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use parking_lot::Mutex;
@@ -19,11 +20,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 /// What is buffered before it goes to TLS all the same: four full records.
 const WRITE_BUFFER: usize = 64 * 1024;
+/// The same of a connection that is one of very many: a full frame.
+const GATHERED: usize = 16 * 1024;
 /// Two TLS records' worth of read-ahead per connection.
 const READ_BUFFER: usize = 32 * 1024;
 
 /// A transport whose flushes can be deferred. Clones share it.
-pub(crate) struct Wire<T> {
+pub struct Wire<T> {
     shared: Arc<Mutex<Shared<T>>>,
 }
 
@@ -32,10 +35,60 @@ struct Shared<T> {
     /// Written by h2 and not yet taken by `io`: `buffer[start..]`.
     buffer: Vec<u8>,
     start: usize,
+    /// How much is buffered at most.
+    limit: usize,
+    /// What the last buffer came to, where buffers are given back when they are empty.
+    given_back: Option<usize>,
     deferred: bool,
+    /// Writing has failed, which h2 has to be told.
+    failed: bool,
     /// `io` took bytes that it may still hold back.
     unflushed: bool,
     received: bool,
+    /// A flush that was deferred.
+    asked: bool,
+}
+
+/// What a gathering [`Wire`] has to write. It doesn't keep the transport.
+pub struct Gathered<T> {
+    shared: Weak<Mutex<Shared<T>>>,
+}
+
+impl<T> Clone for Gathered<T> {
+    fn clone(&self) -> Gathered<T> {
+        Gathered {
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> Gathered<T> {
+    /// Writes it out, and flushes, if a flush was asked for since the last call: only the task that drives h2 asks, so whoever
+    /// else calls this does nothing, and never waits in its place. A failure is also told to h2, when it runs again.
+    pub fn poll_out(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(shared) = self.shared.upgrade() else {
+            return Poll::Ready(Ok(()));
+        };
+        let mut shared = shared.lock();
+        if !std::mem::take(&mut shared.asked) {
+            return Poll::Ready(Ok(()));
+        }
+        shared.unflushed = true;
+        shared.poll_drain(cx)
+    }
+
+    /// Runs `turn`, which may drive h2, and lets what it wrote leave together.
+    pub fn poll_turn<R>(
+        &self,
+        cx: &mut Context<'_>,
+        mut turn: impl FnMut(&mut Context<'_>) -> Poll<R>,
+    ) -> Poll<R> {
+        let turned = turn(cx);
+        match self.poll_out(cx) {
+            Poll::Ready(Err(_)) if turned.is_pending() => turn(cx),
+            _ => turned,
+        }
+    }
 }
 
 impl<T> Clone for Wire<T> {
@@ -49,20 +102,47 @@ impl<T> Clone for Wire<T> {
 impl<T: AsyncRead + AsyncWrite + Unpin> Wire<T> {
     /// Flushes are carried out at once until [`Wire::defer`].
     pub(crate) fn new(io: T) -> Wire<T> {
-        let shared = Shared {
+        Wire::with(Shared {
             io,
             buffer: Vec::new(),
             start: 0,
+            limit: WRITE_BUFFER,
+            given_back: None,
             deferred: false,
+            failed: false,
             unflushed: false,
             received: false,
+            asked: false,
+        })
+    }
+
+    /// Flushes are left to [`Gathered`] from the beginning, and no buffer is kept while there is nothing to write.
+    pub fn gathering(io: T) -> (Wire<T>, Gathered<T>) {
+        let wire = Wire::with(Shared {
+            io,
+            buffer: Vec::new(),
+            start: 0,
+            limit: GATHERED,
+            given_back: Some(0),
+            deferred: true,
+            failed: false,
+            unflushed: false,
+            received: false,
+            asked: false,
+        });
+        let gathered = Gathered {
+            shared: Arc::downgrade(&wire.shared),
         };
+        (wire, gathered)
+    }
+
+    fn with(shared: Shared<T>) -> Wire<T> {
         Wire {
             shared: Arc::new(Mutex::new(shared)),
         }
     }
 
-    /// From now on a flush does nothing: whoever drives the connection calls [`Wire::poll_drain`] after each turn.
+    /// From now on a flush does nothing, but tell of a failure: whoever drives the connection calls [`Wire::poll_drain`] after each turn.
     pub(crate) fn defer(&self) {
         self.shared.lock().deferred = true;
     }
@@ -100,7 +180,13 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
     fn consume(&mut self, n: usize) {
         self.start += n;
         if self.start >= self.buffer.len() {
-            self.buffer.clear();
+            match &mut self.given_back {
+                Some(length) => {
+                    *length = self.buffer.len();
+                    self.buffer = Vec::new();
+                }
+                None => self.buffer.clear(),
+            }
             self.start = 0;
         }
     }
@@ -119,6 +205,12 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let drained = ready!(self.poll_write_out(cx));
+        self.failed = drained.is_err();
+        Poll::Ready(drained)
+    }
+
+    fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_write_buffer(cx))?;
         if self.unflushed {
             ready!(Pin::new(&mut self.io).poll_flush(cx))?;
@@ -133,12 +225,16 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let length: usize = slices.iter().map(|slice| slice.len()).sum();
-        if self.buffered().len() + length > WRITE_BUFFER {
+        if self.buffered().len() + length > self.limit {
             ready!(self.poll_write_buffer(cx))?;
-            if length > WRITE_BUFFER {
+            if length > self.limit {
                 self.unflushed = true;
                 return Pin::new(&mut self.io).poll_write_vectored(cx, slices);
             }
+        }
+        if self.buffer.capacity() == 0 {
+            // As much as the last time, most likely.
+            self.buffer.reserve(length.max(self.given_back.unwrap_or(0)));
         }
         for slice in slices {
             self.buffer.extend_from_slice(slice);
@@ -183,7 +279,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<T> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut shared = self.shared.lock();
-        if shared.deferred {
+        if shared.deferred && !shared.failed {
+            shared.asked = true;
             Poll::Ready(Ok(()))
         } else {
             shared.poll_drain(cx)
@@ -347,6 +444,45 @@ mod tests {
         let mut all = vec![0; 10_008];
         far.read_exact(&mut all).await.unwrap();
         assert!(!wire.take_received());
+    }
+
+    #[tokio::test]
+    async fn what_is_gathered_leaves_in_one_write_and_no_buffer_stays() {
+        let (near, mut far) = duplex(100_000);
+        let writes = Arc::new(Mutex::new(Vec::new()));
+        let (mut wire, gathered) = Wire::gathering(Counting {
+            io: near,
+            writes: writes.clone(),
+        });
+        for _ in 0..10 {
+            wire.write_all(&[1; 1000]).await.unwrap();
+            wire.flush().await.unwrap();
+        }
+        assert!(writes.lock().is_empty());
+        poll_fn(|cx| gathered.poll_out(cx)).await.unwrap();
+        assert_eq!(*writes.lock(), [10_000]);
+        assert_eq!(wire.shared.lock().buffer.capacity(), 0);
+        wire.write_all(&[2; 10]).await.unwrap();
+        poll_fn(|cx| gathered.poll_out(cx)).await.unwrap();
+        assert_eq!(writes.lock().len(), 1, "nobody has asked for a flush");
+        // More than a full frame goes at once, behind what was there before.
+        wire.write_all(&[3; 20_000]).await.unwrap();
+        assert_eq!(*writes.lock(), [10_000, 10, 20_000]);
+        let mut all = vec![0; 30_010];
+        far.read_exact(&mut all).await.unwrap();
+        assert_eq!((all[9_999], all[10_000], all[10_010]), (1, 2, 3));
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_told_by_the_next_flush() {
+        let (mut wire, far, _) = wire(1000);
+        wire.defer();
+        wire.write_all(b"frames").await.unwrap();
+        drop(far);
+        wire.flush().await.unwrap();
+        let drained = poll_fn(|cx| wire.poll_drain(cx)).await;
+        assert_eq!(drained.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert!(wire.flush().await.is_err());
     }
 
     #[tokio::test]

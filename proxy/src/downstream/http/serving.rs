@@ -19,6 +19,7 @@ use waypoint_config::model::header_case::HeaderCase;
 use waypoint_config::model::http::codec::Codec;
 use waypoint_hbone::frames::allowance::Allowance;
 use waypoint_hbone::frames::frame_watch::{Flood, FrameWatch};
+use waypoint_hbone::io::wire::Wire;
 use waypoint_hbone::tunnel::stream::TunnelStream;
 
 use crate::downstream::http::answering::Answering;
@@ -186,7 +187,8 @@ async fn serve_http2(
         answer_http2(owned.clone(), request)
     });
     let lingering = Lingering::new(stream, Some(connection.clone()));
-    let (watched, flood) = FrameWatch::requests(lingering, allowance);
+    let (wire, gathered) = Wire::gathering(lingering);
+    let (watched, flood) = FrameWatch::requests(wire, allowance);
     let watched = watched.held_by(connection.info.holder.clone());
     let mut serving = pin!(builder.serve_connection(TokioIo::new(watched), service));
     let told = last_call(connection, until_goaway);
@@ -203,7 +205,7 @@ async fn serve_http2(
             Step::Goodbye => serving.as_mut().graceful_shutdown(),
             Step::Over => return Poll::Ready(Ok(())),
         }
-        serving.as_mut().poll(cx)
+        gathered.poll_turn(cx, |cx| serving.as_mut().poll(cx))
     })
     .await;
     // After GOAWAY the stream ends in good order, or a reset could overtake it.

@@ -1,20 +1,27 @@
 //! HTTP/2 connections to an endpoint: a few per endpoint, each shared by many requests.
 
+use std::future::Future;
 use std::num::NonZeroU32;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::rt::Executor;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use pin_project_lite::pin_project;
 use tokio::sync::Notify;
 use waypoint_config::model::cluster::upstream_http2::UpstreamHttp2;
 use waypoint_config::model::cluster::upstream_tls::UpstreamTls;
 use waypoint_filters::service::body::Body;
 use waypoint_filters::stream::stream_info::UpstreamInfo;
+use waypoint_hbone::io::wire::{Gathered, Wire};
 
 use crate::upstream::dial::Dialled;
+use crate::upstream::dial::upstream_io::UpstreamIo;
 use crate::upstream::error::UpstreamError;
 
 /// Streams that one connection carries before another is opened: below what servers commonly allow. Not exact: two
@@ -38,6 +45,37 @@ pub(crate) struct H2Connection {
     /// What its cluster said when it was made.
     pub(crate) settings: UpstreamHttp2,
     streams: Arc<Streams>,
+}
+
+/// Runs a connection's tasks; what the one that drives it writes in a turn is one write.
+#[derive(Clone)]
+struct Gathering(Gathered<UpstreamIo>);
+
+impl<F> Executor<F> for Gathering
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        let gathered = self.0.clone();
+        tokio::spawn(GatheringTask { task, gathered });
+    }
+}
+
+pin_project! {
+    struct GatheringTask<F> {
+        #[pin]
+        task: F,
+        gathered: Gathered<UpstreamIo>,
+    }
+}
+
+impl<F: Future> Future for GatheringTask<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let mut this = self.project();
+        (this.gathered).poll_turn(cx, |cx| this.task.as_mut().poll(cx))
+    }
 }
 
 /// What the clones of a connection count together.
@@ -78,7 +116,8 @@ impl H2Connection {
         generation: u64,
         now: Instant,
     ) -> Result<H2Connection, UpstreamError> {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let (wire, gathered) = Wire::gathering(dialled.io);
+        let mut builder = http2::Builder::new(Gathering(gathered));
         builder
             .timer(TokioTimer::new())
             // Stalled streams, which may be another client's, must not starve the others of the connection's window.
@@ -94,7 +133,7 @@ impl H2Connection {
                 .keep_alive_while_idle(true);
         }
         let (sender, driver) = builder
-            .handshake(TokioIo::new(dialled.io))
+            .handshake(TokioIo::new(wire))
             .await
             .map_err(|error| UpstreamError::from_hyper(&error))?;
         tokio::spawn(async move {
