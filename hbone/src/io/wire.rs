@@ -4,26 +4,22 @@
 //! answer costs as much as ten. So a connection's task defers flushes: h2 writes into one buffer, and
 //! the task writes the buffer out when h2 has nothing more to do ([`Wire::poll_drain`]). An HTTP/2 connection inside of a tunnel,
 //! or to an upstream, does the same ([`Wire::gathering`]): there each write would be a frame of the tunnel, or a system call.
-//! Below TLS, rustls reads 4 KiB at a time; [`ReadAhead`] turns that into one system call for all that has arrived.
 //!
 //! [`Wire`] is shared between h2, which owns its transport and doesn't give it back, and the task that drives h2. Both
 //! run in the same task, so the mutex between them is never contended.
 
-use std::future::Future;
 use std::io::{self, IoSlice};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What is buffered before it goes to TLS all the same: four full records.
 const WRITE_BUFFER: usize = 64 * 1024;
 /// The same of a connection that is one of very many: a full frame.
 const GATHERED: usize = 16 * 1024;
-/// Two TLS records' worth of read-ahead per connection.
-const READ_BUFFER: usize = 32 * 1024;
 
 /// A transport whose flushes can be deferred. Clones share it.
 pub struct Wire<T> {
@@ -234,7 +230,8 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
         }
         if self.buffer.capacity() == 0 {
             // As much as the last time, most likely.
-            self.buffer.reserve(length.max(self.given_back.unwrap_or(0)));
+            self.buffer
+                .reserve(length.max(self.given_back.unwrap_or(0)));
         }
         for slice in slices {
             self.buffer.extend_from_slice(slice);
@@ -294,80 +291,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<T> {
     }
 }
 
-/// Reads as much as has arrived in one system call, and hands it out in the portions asked for.
-pub(crate) struct ReadAhead<T> {
-    io: T,
-    buffer: Vec<u8>,
-    start: usize,
-}
-
-impl<T> ReadAhead<T> {
-    pub(crate) fn new(io: T) -> ReadAhead<T> {
-        ReadAhead {
-            io,
-            buffer: Vec::new(),
-            start: 0,
-        }
-    }
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for ReadAhead<T> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.start >= this.buffer.len() {
-            this.buffer.clear();
-            this.start = 0;
-            this.buffer.reserve_exact(READ_BUFFER);
-            ready!(pin!(this.io.read_buf(&mut this.buffer)).poll(cx))?;
-        }
-        let ready = this.buffer.get(this.start..).unwrap_or_default();
-        let n = ready.len().min(buf.remaining());
-        buf.put_slice(ready.get(..n).unwrap_or_default());
-        this.start += n;
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for ReadAhead<T> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::future::poll_fn;
 
-    use tokio::io::{AsyncWriteExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
 
@@ -507,17 +436,5 @@ mod tests {
         }
         wire.shutdown().await.unwrap();
         assert!(reader.await.unwrap());
-    }
-
-    #[tokio::test]
-    async fn read_ahead_hands_out_portions() {
-        let (near, mut far) = duplex(1 << 20);
-        far.write_all(&[7; 10_000]).await.unwrap();
-        drop(far);
-        let mut ahead = ReadAhead::new(near);
-        let mut portion = [0; 4096];
-        assert_eq!(ahead.read(&mut portion).await.unwrap(), 4096);
-        let mut rest = Vec::new();
-        assert_eq!(ahead.read_to_end(&mut rest).await.unwrap(), 10_000 - 4096);
     }
 }

@@ -115,9 +115,8 @@ impl Attempting<'_> {
     /// Attempts until there is an answer to give, good or bad.
     pub(crate) async fn run(
         &self,
-        request: http::Request<Body>,
+        mut request: Box<http::Request<Body>>,
     ) -> Result<Response, UpstreamError> {
-        let mut request = request;
         let mut tried = Tried::default();
         let mut backoff = Backoff::new(self.retry);
         let mut retries = self.retry.map_or(0, |policy| policy.num_retries);
@@ -155,9 +154,9 @@ impl Attempting<'_> {
                         ..
                     }),
                     _,
-                ) => *unsent,
+                ) => unsent,
                 (outcome, Some(kept)) => match kept.request() {
-                    Some(request) => request,
+                    Some(request) => Box::new(request),
                     None => return outcome,
                 },
                 (outcome, None) => return outcome,
@@ -251,7 +250,7 @@ impl Attempting<'_> {
 
     async fn attempt_in_time(
         &self,
-        request: http::Request<Body>,
+        request: Box<http::Request<Body>>,
         tried: &mut Tried,
     ) -> Result<Response, UpstreamError> {
         // An upgrade's request doesn't end, and no clock starts.
@@ -296,7 +295,7 @@ impl Attempting<'_> {
 
     async fn attempt(
         &self,
-        request: http::Request<Body>,
+        request: Box<http::Request<Body>>,
         tried: &mut Tried,
     ) -> Result<Response, UpstreamError> {
         let Some(chosen) = self.choose(tried) else {

@@ -59,7 +59,7 @@ impl Attempting<'_> {
     /// limit for each attempt, and is no upgrade.
     pub(crate) async fn run_hedged(
         &self,
-        mut request: http::Request<Body>,
+        mut request: Box<http::Request<Body>>,
         retries: u32,
     ) -> Outcome {
         let mut hedge = Hedge {
@@ -90,7 +90,7 @@ impl Attempting<'_> {
 }
 
 impl<'a> Hedge<'a> {
-    fn begin(&mut self, mut request: http::Request<Body>, retry: Option<Permit>) {
+    fn begin(&mut self, mut request: Box<http::Request<Body>>, retry: Option<Permit>) {
         let attempting = self.attempting;
         attempting.begin(&mut request, std::mem::take(&mut self.is_first));
         if let Some(mut times) = attempting.way.stream.upstream_times() {
@@ -142,7 +142,7 @@ impl<'a> Hedge<'a> {
         let (permit, _) = self.next.take()?;
         match self.kept.another(self.underway.is_empty()) {
             Some(request) => {
-                self.begin(request, permit);
+                self.begin(Box::new(request), permit);
                 None
             }
             // There is nothing more to wait for.

@@ -72,13 +72,19 @@ impl HttpCall for Router {
             return ResponseFuture::ready(reply.respond(&request.stream, request.http.headers()));
         };
         request.stream.state().route = Some(selected.clone());
-        ResponseFuture::boxed(act(self.0.clone(), request, selected))
+        let HttpRequest { http, stream, .. } = request;
+        ResponseFuture::boxed(act(self.0.clone(), Box::new(http), stream, selected))
     }
 }
 
-/// Does what the route says.
-async fn act(ways: Arc<Ways>, request: HttpRequest, selected: Arc<dyn SelectedRoute>) -> Response {
-    let HttpRequest { http, stream, .. } = request;
+/// Does what the route says. The request is in a box: on its way to the connection it passes through a dozen futures, each of
+/// which would have room for it, and be moved with it.
+async fn act(
+    ways: Arc<Ways>,
+    http: Box<http::Request<Body>>,
+    stream: Arc<StreamInfo>,
+    selected: Arc<dyn SelectedRoute>,
+) -> Response {
     let Some(route) = Route::of(&selected) else {
         return LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "", "foreign_route")
             .respond(&stream, http.headers());
@@ -132,7 +138,7 @@ async fn forward(
     ways: &Ways,
     route: &Route,
     forward: &Forward,
-    mut http: http::Request<Body>,
+    mut http: Box<http::Request<Body>>,
     stream: Arc<StreamInfo>,
 ) -> Response {
     let grpc = is_grpc(http.headers());

@@ -190,7 +190,7 @@ impl Shared {
             return Err(Failure::before(CalloutErrorKind::NoHealthyEndpoint));
         };
         let late = || Failure::after(CalloutErrorKind::Timeout);
-        let exchange = way.exchange(request.map(sent), chosen);
+        let exchange = way.exchange(Box::new(request.map(sent)), chosen);
         let Some(response) = before(end.as_mut(), exchange).await else {
             way.timed_out();
             return Err(late());

@@ -57,8 +57,11 @@ impl UpstreamError {
         self
     }
 
-    pub(crate) fn with_unsent(mut self, request: Option<http::Request<Body>>) -> UpstreamError {
-        self.unsent = request.map(Box::new);
+    pub(crate) fn with_unsent(
+        mut self,
+        request: Option<Box<http::Request<Body>>>,
+    ) -> UpstreamError {
+        self.unsent = request;
         self
     }
 

@@ -2,6 +2,8 @@
 //! HTTP/2 by port name or `appProtocol`, and all of it inside a tunnel to the pod's ztunnel.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use waypoint_hbone::identity::Identity;
 use waypoint_tests::pod_ztunnel::PodZtunnel;
 use waypoint_tests::wait::within;
-use waypoint_tests::ztunnel::{get, request};
+use waypoint_tests::ztunnel::{Http2, get, request};
 use waypoint_tests::{App, Mesh};
 
 /// A service behind a ztunnel, with a port of the story's choice.
@@ -144,6 +146,35 @@ async fn trailers_pass_both_ways_over_http2() {
     assert_eq!(answer.trailers().unwrap()["grpc-status"], "0");
     assert_eq!(app.last().trailers, Some(trailers));
     assert_eq!(app.last().body, "body");
+}
+
+#[tokio::test]
+async fn answers_of_one_turn_share_the_tunnels_frames() {
+    let mesh = Mesh::new();
+    let (to, _, _ztunnel) = captured(&mesh, H2C).await;
+    let body = "g".repeat(1024);
+    mesh.manifest(
+        "said.yaml",
+        &format!(
+            "{{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {{name: web, namespace: default}}, spec: \
+             {{hosts: [web], http: [{{directResponse: {{status: 200, body: {{string: {body}}}}}}}]}}}}"
+        ),
+    );
+    let (_waypoint, client) = mesh.started().await;
+    let frames = Arc::new(AtomicUsize::new(0));
+    let client = Http2::over(client.tunnel(to).await.counting(frames.clone())).await;
+    assert_eq!(client.send(get("/")).await.body.len(), 1024);
+    let before = frames.load(Ordering::Relaxed);
+    let answers = (0..40).map(|_| client.send(get("/")));
+    for answer in futures_util::future::join_all(answers).await {
+        assert_eq!(
+            (answer.status, answer.body.len()),
+            (StatusCode::OK, body.len())
+        );
+    }
+    // h2 flushes after each answer's DATA.
+    let came = frames.load(Ordering::Relaxed) - before;
+    assert!(came <= 20, "{came} frames for 40 answers");
 }
 
 #[tokio::test]

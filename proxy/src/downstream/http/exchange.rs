@@ -11,7 +11,7 @@ use waypoint_config::model::listener::chain::FilterChain;
 use waypoint_config::model::route::{Route, RouteAction};
 use waypoint_filters::service::body::Body;
 use waypoint_filters::service::local_reply::{LocalReply, is_grpc};
-use waypoint_filters::service::{ClientAddress, HttpRequest};
+use waypoint_filters::service::{ClientAddress, HttpRequest, ResponseFuture};
 use waypoint_filters::stream::direction::Direction;
 use waypoint_filters::stream::response_flags::ResponseFlags;
 use waypoint_filters::stream::route::SelectedRoute;
@@ -37,8 +37,47 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
 ) -> Response<RecordedBody> {
     let number = connection.requests.fetch_add(1, Ordering::Relaxed);
+    let (mut opened, answer) = open(&connection, request, number);
+    let response = match (answer, &mut opened.clock) {
+        (Answer::Own(response), _) => response,
+        (Answer::Filters(answer), None) => {
+            let Ok(response) = answer.await;
+            response
+        }
+        (Answer::Filters(answer), Some(clock)) => {
+            in_time(clock, &opened.guard.stream, opened.grpc, answer).await
+        }
+    };
+    // Respond; the record is written when the body has ended.
+    respond(&connection, response, opened)
+}
+
+/// A request that waits for its answer.
+struct Opened {
+    manager: Arc<HttpConnectionManager>,
+    guard: RecordGuard,
+    head: bool,
+    grpc: bool,
+    clock: Option<Box<StreamClock>>,
+}
+
+/// Who answers.
+enum Answer {
+    /// The waypoint itself, before any filter.
+    Own(waypoint_filters::service::Response),
+    /// The filters, and behind them the router.
+    Filters(ResponseFuture),
+}
+
+/// All that is done with a request before something is waited for. It is no part of [`serve`], whose future is moved, and is as
+/// large as what it passes on.
+fn open(
+    connection: &Arc<HttpConnection>,
+    request: Request<Incoming>,
+    number: u64,
+) -> (Opened, Answer) {
     // Admit: the current version of the chain, kept to the request's end.
-    let (manager, closed) = admit(&connection);
+    let (manager, closed) = admit(connection);
     let stream = StreamInfo::new(
         connection.info.clone(),
         protocol(request.version()),
@@ -48,19 +87,27 @@ pub(crate) async fn serve(
     let head = request.method() == Method::HEAD;
     let mut guard = RecordGuard::new(stream.clone(), manager.clone());
     guard.in_use = Some(connection.uses.begin());
-    guard.count_wire(&connection, &request, number);
+    guard.count_wire(connection, &request, number);
+    let mut opened = Opened {
+        manager,
+        guard,
+        head,
+        grpc: false,
+        clock: None,
+    };
+    let manager = &opened.manager;
     if connection.heads.is_late(number) {
         let reply = late_head().respond(&stream, request.headers());
-        return respond(&connection, reply, &manager, guard, head, None);
+        return (opened, Answer::Own(reply));
     }
-    let (closed, exchange) = place(&connection, closed);
-    guard.exchange = exchange;
+    let (closed, exchange) = place(connection, closed);
+    opened.guard.exchange = exchange;
     let mut request =
         request.map(|incoming| Body::incoming(incoming).metered(&stream, Direction::Request));
 
     Waiting::find(&connection.expectation, &mut request, number);
     // Normalize: one form of the head for policy, routes and upstream.
-    let prepared = prepare(&mut request, &manager, &stream.connection);
+    let prepared = prepare(&mut request, manager, &stream.connection);
     if let Some(client) = request.extensions().get::<ClientAddress>() {
         stream.state().client = Some(client.0);
     }
@@ -69,57 +116,52 @@ pub(crate) async fn serve(
     }
     // With what tracing marked in it; what can't be read has none, as in Envoy.
     if manager.forwarding.request_id.in_response && prepared.is_ok() {
-        guard.request_id = request.headers().get(X_REQUEST_ID).cloned();
+        opened.guard.request_id = request.headers().get(X_REQUEST_ID).cloned();
     }
     capture_request(&stream, &request, manager.capture_of(&stream));
     let reply = match (closed, prepared) {
         (Some(closed), _) => Some(closed),
         (None, Err(EarlyAnswer::Reply(reply))) => Some(reply),
         (None, Err(EarlyAnswer::Redirect(to))) => {
-            return respond(&connection, redirect(&to), &manager, guard, head, None);
+            return (opened, Answer::Own(redirect(&to)));
         }
         (None, Ok(())) => None,
     };
     if let Some(reply) = reply {
         let response = reply.respond(&stream, request.headers());
-        return respond(&connection, response, &manager, guard, head, None);
+        return (opened, Answer::Own(response));
     }
 
     // Filters, and behind them the router.
     // Known from the start, as in Envoy: what is denied is recorded under its route and service, too.
     let mut request = HttpRequest::new(request, stream.clone(), manager.routes.clone());
     let route = request.route().cloned();
-    let mut clock = StreamClock::begin(
+    opened.clock = StreamClock::begin(
         &manager.streams,
         &stream,
         route.as_ref().and_then(Route::of),
         request.http.headers_mut(),
     );
     know_route(&stream, route);
-    let response = match &mut clock {
-        None => {
-            let Ok(response) = manager.filters.call(request).await;
-            response
-        }
-        Some(clock) => in_time(clock, &manager, request).await,
-    };
-
-    // Respond; the record is written when the body has ended.
-    respond(&connection, response, &manager, guard, head, clock)
+    if let Some(clock) = &opened.clock {
+        opened.grpc = is_grpc(request.http.headers());
+        let body = std::mem::take(request.http.body_mut());
+        *request.http.body_mut() = clock.watch(body);
+    }
+    let answer = manager.filters.call(request);
+    (opened, Answer::Filters(answer))
 }
 
 /// The filters' answer, unless the stream is over before.
 async fn in_time(
     clock: &mut StreamClock,
-    manager: &HttpConnectionManager,
-    mut request: HttpRequest,
+    stream: &StreamInfo,
+    grpc: bool,
+    answer: ResponseFuture,
 ) -> waypoint_filters::service::Response {
-    let (stream, grpc) = (request.stream.clone(), is_grpc(request.http.headers()));
-    let body = std::mem::take(request.http.body_mut());
-    *request.http.body_mut() = clock.watch(body);
-    match clock.before(manager.filters.call(request)).await {
+    match clock.before(answer).await {
         Ok(Ok(response)) => response,
-        Err((over, whole)) => over.reply(whole).respond_as(&stream, grpc),
+        Err((over, whole)) => over.reply(whole).respond_as(stream, grpc),
     }
 }
 
@@ -266,11 +308,15 @@ fn line_size(request: &Request<Body>) -> u64 {
 fn respond(
     connection: &Arc<HttpConnection>,
     response: waypoint_filters::service::Response,
-    manager: &HttpConnectionManager,
-    mut guard: RecordGuard,
-    head: bool,
-    clock: Option<Box<StreamClock>>,
+    opened: Opened,
 ) -> Response<RecordedBody> {
+    let Opened {
+        manager,
+        mut guard,
+        head,
+        clock,
+        ..
+    } = opened;
     let response = match &manager.local_replies {
         Some(replies) => replies.apply(response, &guard.stream),
         None => response,
@@ -281,7 +327,7 @@ fn respond(
     }
     // The upstream's version says nothing about this connection.
     parts.version = Version::HTTP_11;
-    finish(&mut parts, manager, guard.request_id.take());
+    finish(&mut parts, &manager, guard.request_id.take());
     let capture = manager.capture_of(&guard.stream);
     {
         let mut state = guard.stream.state();

@@ -90,7 +90,7 @@ impl H1Connection {
     /// Sends a request and waits for the head of its answer.
     pub(crate) async fn send(
         &mut self,
-        request: http::Request<Body>,
+        request: Box<http::Request<Body>>,
     ) -> Result<http::Response<Incoming>, UpstreamError> {
         self.requests += 1;
         let mut request = request.map(|body| Outgoing::new(body, &self.upload));
@@ -109,7 +109,7 @@ impl H1Connection {
         self.unasked = waiting.is_some_and(|waiting| waiting.is_waiting());
         answered.map_err(|mut failed| {
             let unsent = failed.take_message();
-            let unsent = unsent.map(|request| request.map(Outgoing::into_body));
+            let unsent = unsent.map(|request| Box::new(request.map(Outgoing::into_body)));
             let mut error = if unsent.is_some() {
                 // The pooled connection had been closed by the upstream: nothing was sent.
                 UpstreamError::new(UpstreamErrorKind::Terminated)

@@ -18,6 +18,7 @@ use waypoint_config::model::cluster::upstream_http2::UpstreamHttp2;
 use waypoint_config::model::cluster::upstream_tls::UpstreamTls;
 use waypoint_filters::service::body::Body;
 use waypoint_filters::stream::stream_info::UpstreamInfo;
+use waypoint_hbone::io::read_ahead::ReadAhead;
 use waypoint_hbone::io::wire::{Gathered, Wire};
 
 use crate::upstream::dial::Dialled;
@@ -49,7 +50,7 @@ pub(crate) struct H2Connection {
 
 /// Runs a connection's tasks; what the one that drives it writes in a turn is one write.
 #[derive(Clone)]
-struct Gathering(Gathered<UpstreamIo>);
+struct Gathering(Gathered<ReadAhead<UpstreamIo>>);
 
 impl<F> Executor<F> for Gathering
 where
@@ -65,7 +66,7 @@ pin_project! {
     struct GatheringTask<F> {
         #[pin]
         task: F,
-        gathered: Gathered<UpstreamIo>,
+        gathered: Gathered<ReadAhead<UpstreamIo>>,
     }
 }
 
@@ -116,7 +117,9 @@ impl H2Connection {
         generation: u64,
         now: Instant,
     ) -> Result<H2Connection, UpstreamError> {
-        let (wire, gathered) = Wire::gathering(dialled.io);
+        let mut io = dialled.io;
+        let makes_calls = !io.kind.is_tunnelled();
+        let (wire, gathered) = Wire::gathering(ReadAhead::at_need(io, makes_calls));
         let mut builder = http2::Builder::new(Gathering(gathered));
         builder
             .timer(TokioTimer::new())
@@ -195,13 +198,13 @@ impl H2Connection {
     /// Sends a request and waits for the head of its answer.
     pub(crate) async fn send(
         &mut self,
-        request: http::Request<Body>,
+        request: Box<http::Request<Body>>,
     ) -> Result<http::Response<Incoming>, UpstreamError> {
         self.sender
-            .try_send_request(request)
+            .try_send_request(*request)
             .await
             .map_err(|mut failed| {
-                let unsent = failed.take_message();
+                let unsent = failed.take_message().map(Box::new);
                 UpstreamError::from_hyper(failed.error()).with_unsent(unsent)
             })
     }

@@ -67,7 +67,7 @@ pub(crate) fn to_extended_connect(request: &mut http::Request<Body>) -> Option<H
 }
 
 /// Back again, for an attempt that may speak HTTP/1.
-pub(crate) fn to_http1(mut request: http::Request<Body>) -> http::Request<Body> {
+pub(crate) fn to_http1(request: &mut http::Request<Body>) {
     let authority = request
         .uri()
         .authority()
@@ -78,5 +78,4 @@ pub(crate) fn to_http1(mut request: http::Request<Body>) -> http::Request<Body> 
             *request.uri_mut() = Uri::from(target);
         }
     }
-    request
 }

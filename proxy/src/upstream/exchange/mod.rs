@@ -38,7 +38,7 @@ impl ToCluster<'_> {
     /// Sends a request to the endpoint that was chosen, and waits for the head of its answer.
     pub(crate) async fn exchange(
         &self,
-        request: http::Request<Body>,
+        request: Box<http::Request<Body>>,
         chosen: Chosen,
     ) -> Result<Response, UpstreamError> {
         let judge = chosen.judge.clone();
@@ -63,11 +63,11 @@ impl ToCluster<'_> {
 
     async fn exchanged(
         &self,
-        request: http::Request<Body>,
+        request: Box<http::Request<Body>>,
         chosen: Chosen,
     ) -> Result<Response, UpstreamError> {
         if request.extensions().get::<Upgrade>().is_some() {
-            return self.upgrade(request, chosen).await;
+            return Box::pin(self.upgrade(request, chosen)).await;
         }
         let pools = self.pools_for(&request, &chosen);
         match self.protocol() {
@@ -92,7 +92,7 @@ impl ToCluster<'_> {
     /// As what the endpoint agrees on.
     async fn send_negotiated(
         &self,
-        mut request: http::Request<Body>,
+        mut request: Box<http::Request<Body>>,
         chosen: Chosen,
         pools: Arc<HostPools>,
     ) -> Result<Response, UpstreamError> {
@@ -101,19 +101,18 @@ impl ToCluster<'_> {
             self.waiting(request.body_mut(), asking).await
         };
         match spoken {
-            Ok(UpstreamProtocol::Http2) => Box::pin(self.send_h2(request, chosen, pools)).await,
-            Ok(_) => Box::pin(self.send_h1(request, chosen, pools)).await,
+            Ok(UpstreamProtocol::Http2) => self.send_h2(request, chosen, pools).await,
+            Ok(_) => self.send_h1(request, chosen, pools).await,
             Err(error) => Err(error.with_unsent(Some(request))),
         }
     }
 
     async fn send_h1(
         &self,
-        request: http::Request<Body>,
+        mut request: Box<http::Request<Body>>,
         mut chosen: Chosen,
         pools: Arc<HostPools>,
     ) -> Result<Response, UpstreamError> {
-        let mut request = request;
         *request.version_mut() = http::Version::HTTP_11;
         say_how_it_is_framed(&mut request);
         let mut stale = 0;
@@ -146,7 +145,7 @@ impl ToCluster<'_> {
                     ..
                 }) if pooled && stale < MAX_STALE => {
                     stale += 1;
-                    request = *unsent;
+                    request = unsent;
                 }
                 Err(error) => return Err(error),
             }
@@ -165,7 +164,7 @@ impl ToCluster<'_> {
 
     async fn send_h2(
         &self,
-        mut request: http::Request<Body>,
+        mut request: Box<http::Request<Body>>,
         mut chosen: Chosen,
         pools: Arc<HostPools>,
     ) -> Result<Response, UpstreamError> {
@@ -176,7 +175,10 @@ impl ToCluster<'_> {
         };
         let (mut connection, stream) = match connected {
             Ok(found) => found,
-            Err(error) => return Err(error.with_unsent(Some(to_http1(request)))),
+            Err(error) => {
+                to_http1(&mut request);
+                return Err(error.with_unsent(Some(request)));
+            }
         };
         self.h2_admitted(&mut chosen, &connection)?;
         time_sending(request.body_mut(), self.stream);
@@ -188,7 +190,9 @@ impl ToCluster<'_> {
             Some(waiting) => Box::pin(waiting.go_on_unless_refused(sent)).await,
         };
         let response = response.map_err(|mut error| {
-            error.unsent = error.unsent.map(|unsent| Box::new(to_http1(*unsent)));
+            if let Some(unsent) = &mut error.unsent {
+                to_http1(unsent);
+            }
             error
         })?;
         let (parts, incoming) = response.into_parts();
@@ -209,11 +213,11 @@ impl ToCluster<'_> {
     /// An upgraded exchange has a connection of its own.
     async fn upgrade(
         &self,
-        mut request: http::Request<Body>,
+        mut request: Box<http::Request<Body>>,
         mut chosen: Chosen,
     ) -> Result<Response, UpstreamError> {
         let pools = self.pools_for(&request, &chosen);
-        let downstream = hyper::upgrade::on(&mut request);
+        let downstream = hyper::upgrade::on(&mut *request);
         if self.protocol() == UpstreamProtocol::Http2 {
             return self.upgrade_h2(request, chosen, pools, downstream).await;
         }
@@ -232,7 +236,7 @@ impl ToCluster<'_> {
     /// Over HTTP/2 it is a stream of a connection that others share (RFC 8441), if the endpoint takes such.
     async fn upgrade_h2(
         &self,
-        mut request: http::Request<Body>,
+        mut request: Box<http::Request<Body>>,
         mut chosen: Chosen,
         pools: Arc<HostPools>,
         downstream: OnUpgrade,

@@ -89,13 +89,12 @@ impl HttpClient {
             HttpClient::Http1(sender) => {
                 let sent = sender.try_send_request(request).await;
                 sent.map_err(|mut failed| match failed.take_message() {
-                    Some(unsent) => {
-                        UpstreamError::new(UpstreamErrorKind::Terminated).with_unsent(Some(unsent))
-                    }
+                    Some(unsent) => UpstreamError::new(UpstreamErrorKind::Terminated)
+                        .with_unsent(Some(Box::new(unsent))),
                     None => UpstreamError::from_hyper(failed.error()),
                 })
             }
-            HttpClient::Http2(connection) => connection.send(request).await,
+            HttpClient::Http2(connection) => connection.send(Box::new(request)).await,
         }
     }
 

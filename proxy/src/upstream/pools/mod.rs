@@ -165,6 +165,18 @@ impl Upstreams {
                 return Ok(connection);
             }
         }
+        // Seldom, and large.
+        Box::pin(self.new_h1(pools, cluster, endpoint, limits)).await
+    }
+
+    /// As [`h1`](Upstreams::h1), where none is free.
+    async fn new_h1(
+        &self,
+        pools: &HostPools,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        limits: Option<&Limits>,
+    ) -> Result<Box<H1Connection>, UpstreamError> {
         let Some(limits) = limits else {
             return self.h1_unpooled(pools, cluster, endpoint).await;
         };
@@ -248,6 +260,18 @@ impl Upstreams {
         if let Some(found) = self.reserve_h2(pools, cluster, endpoint) {
             return Ok(found);
         }
+        // Seldom, and large.
+        Box::pin(self.new_h2(pools, cluster, endpoint, limits)).await
+    }
+
+    /// As [`h2`](Upstreams::h2), where no open one has a place.
+    async fn new_h2(
+        &self,
+        pools: &HostPools,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        limits: Option<&Limits>,
+    ) -> Result<(H2Connection, H2Stream), UpstreamError> {
         let _pending = limits
             .map(|limits| limits.take(Resource::PendingRequests))
             .transpose()?;

@@ -29,6 +29,17 @@ impl Upstreams {
         if let Some(known) = pools.agreed.known() {
             return Ok(known);
         }
+        // Seldom, and large.
+        Box::pin(self.negotiate(pools, cluster, endpoint, limits)).await
+    }
+
+    async fn negotiate(
+        &self,
+        pools: &HostPools,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        limits: Option<&Limits>,
+    ) -> Result<UpstreamProtocol, UpstreamError> {
         // One asks, and the others of the endpoint wait for what it is told.
         let _asking = pools.asking.acquire().await.ok();
         if let Some(known) = pools.agreed.known() {
