@@ -41,6 +41,15 @@ impl<T> ReadAhead<T> {
             ..ReadAhead::new(io)
         }
     }
+
+    pub fn get_mut(&mut self) -> &mut T {
+        &mut self.io
+    }
+
+    /// What is below, before anything was read: what was read ahead is lost.
+    pub fn into_inner(self) -> T {
+        self.io
+    }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for ReadAhead<T> {

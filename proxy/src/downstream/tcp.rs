@@ -268,7 +268,7 @@ async fn carry(
                 matches!(ended, Ended::Done),
                 upstream.into_inner().get_mut(),
             ) {
-                reset(tcp);
+                reset(tcp.get_mut());
             }
             ended
         }

@@ -325,12 +325,14 @@ mod tests {
             let mut lost = None;
             for _ in 0..n {
                 beat(&vitals);
-                thread::sleep(Duration::from_millis(2));
+                // A worker that could go on gets its time slice in between, also where many want one.
+                thread::sleep(Duration::from_millis(10));
                 lost = lost.or(watchdog.look());
             }
             lost
         };
-        // Idle ones are parked.
+        // Idle ones are parked, once they have started.
+        thread::sleep(Duration::from_millis(200));
         assert_eq!(looks(FAST.end + 1), None);
         assert_eq!(vitals.trouble(), None);
 

@@ -22,7 +22,7 @@ use waypoint_hbone::io::read_ahead::ReadAhead;
 use waypoint_hbone::io::wire::{Gathered, Wire};
 
 use crate::upstream::dial::Dialled;
-use crate::upstream::dial::upstream_io::UpstreamIo;
+use crate::upstream::dial::upstream_io::{Kind, UpstreamIo};
 use crate::upstream::error::UpstreamError;
 
 /// Streams that one connection carries before another is opened: below what servers commonly allow. Not exact: two
@@ -117,9 +117,9 @@ impl H2Connection {
         generation: u64,
         now: Instant,
     ) -> Result<H2Connection, UpstreamError> {
-        let mut io = dialled.io;
-        let makes_calls = !io.kind.is_tunnelled();
-        let (wire, gathered) = Wire::gathering(ReadAhead::at_need(io, makes_calls));
+        // Below TLS there is one already.
+        let makes_calls = matches!(dialled.io.kind, Kind::Tcp(_));
+        let (wire, gathered) = Wire::gathering(ReadAhead::at_need(dialled.io, makes_calls));
         let mut builder = http2::Builder::new(Gathering(gathered));
         builder
             .timer(TokioTimer::new())

@@ -1,4 +1,4 @@
-//! What TLS to an endpoint runs in: a TCP socket, or a tunnel to the endpoint's ztunnel.
+//! What TLS to an endpoint runs in: a TCP socket, which is read ahead of rustls, or a tunnel to the endpoint's ztunnel.
 
 use std::io;
 use std::pin::Pin;
@@ -6,10 +6,11 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use waypoint_hbone::io::read_ahead::ReadAhead;
 use waypoint_hbone::tunnel::stream::TunnelStream;
 
 pub(crate) enum Carrier {
-    Tcp(TcpStream),
+    Tcp(ReadAhead<TcpStream>),
     Tunnel(Box<TunnelStream>),
 }
 

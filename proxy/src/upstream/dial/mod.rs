@@ -23,6 +23,7 @@ use waypoint_config::model::endpoint::{Endpoint, Transport};
 use waypoint_filters::stream::serial_id::SerialId;
 use waypoint_filters::stream::stream_info::UpstreamInfo;
 use waypoint_filters::stream::upstream_times::ConnectionTimes;
+use waypoint_hbone::io::read_ahead::ReadAhead;
 use waypoint_hbone::pool::TunnelPool;
 use waypoint_hbone::tls::tls_info::TlsInfo;
 use waypoint_hbone::tunnel::stream::TunnelStream;
@@ -201,7 +202,7 @@ impl Connector {
         let failed =
             |reason: String| UpstreamError::new(UpstreamErrorKind::Connect).because(reason);
         let mut carrier = match kind {
-            Kind::Tcp(tcp) => Carrier::Tcp(tcp),
+            Kind::Tcp(tcp) => Carrier::Tcp(ReadAhead::at_need(tcp, true)),
             Kind::Tunnel(tunnel) => Carrier::Tunnel(tunnel),
             Kind::Tls(_) => return Err(failed("TLS in TLS".to_owned())),
         };
@@ -213,7 +214,7 @@ impl Connector {
         }
         let Some(tls) = &socket.tls else {
             return Ok(Through::carrier(match carrier {
-                Carrier::Tcp(tcp) => Kind::Tcp(tcp),
+                Carrier::Tcp(tcp) => Kind::Tcp(tcp.into_inner()),
                 Carrier::Tunnel(tunnel) => Kind::Tunnel(tunnel),
             }));
         };
