@@ -22,7 +22,7 @@ use crate::router::deadline::{Deadline, TimeLimits};
 use crate::router::replay::Replay;
 use crate::router::retry::{self, Backoff};
 use crate::upstream::by_session::Led;
-use crate::upstream::connection::expectation::Waiting;
+use crate::upstream::connection::informational::Relay;
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::exchange::agreed_upgrade::Upgrade;
 use crate::upstream::reach::{Chosen, ToCluster};
@@ -105,8 +105,8 @@ fn copy_of<B>(request: &http::Request<B>, with_extensions: bool) -> http::Reques
     *head.headers_mut() = request.headers().clone();
     if with_extensions {
         *head.extensions_mut() = request.extensions().clone();
-    } else if let Some(waiting) = request.extensions().get::<Waiting>() {
-        head.extensions_mut().insert(waiting.clone());
+    } else if let Some(relay) = request.extensions().get::<Relay>() {
+        head.extensions_mut().insert(relay.clone());
     }
     head
 }
@@ -117,6 +117,7 @@ impl Attempting<'_> {
         &self,
         mut request: Box<http::Request<Body>>,
     ) -> Result<Response, UpstreamError> {
+        let relay = self.relay_of(&request);
         let mut tried = Tried::default();
         let mut backoff = Backoff::new(self.retry);
         let mut retries = self.retry.map_or(0, |policy| policy.num_retries);
@@ -127,7 +128,7 @@ impl Attempting<'_> {
             self.begin(&mut request, !attempted);
             attempted = true;
             let outcome = self.attempt_in_time(request, &mut tried).await;
-            let again = self.asks_for_another(&outcome);
+            let again = self.asks_for_another(&outcome, relay.as_ref());
             drop(retrying.take());
             self.trace_outcome(&outcome);
             if again && retries == 0 && outcome.is_ok() {
@@ -180,8 +181,22 @@ impl Attempting<'_> {
         self.trace_try(request);
     }
 
-    /// Whether the policy wants another attempt after this one.
-    pub(super) fn asks_for_another(&self, outcome: &Result<Response, UpstreamError>) -> bool {
+    /// Where what is said before an answer leads, if it matters to retries.
+    pub(super) fn relay_of(&self, request: &http::Request<Body>) -> Option<Relay> {
+        self.retry?;
+        request.extensions().get::<Relay>().cloned()
+    }
+
+    /// Whether the policy wants another attempt after this one. Not once the client has heard of an upstream: as in Envoy, that
+    /// one has to answer.
+    pub(super) fn asks_for_another(
+        &self,
+        outcome: &Result<Response, UpstreamError>,
+        relay: Option<&Relay>,
+    ) -> bool {
+        if relay.is_some_and(Relay::has_spoken) {
+            return false;
+        }
         match outcome {
             Ok(response) => retry::on_response(self.retry, response, self.grpc),
             Err(error) => retry::on_error(self.retry, error.kind),

@@ -2,7 +2,8 @@
 //!
 //! As in Envoy (`hedge_on_per_try_timeout`): a time that is over always asks for another attempt, as far as there are retries
 //! left, whatever the policy's conditions; a bad answer of an attempt that was followed by another is thrown away as long as
-//! that one may answer. What is under way counts as retries of the cluster, and ends with the answer.
+//! that one may answer. What is under way counts as retries of the cluster, and ends with the answer. Once the client has heard
+//! of an attempt before its answer (103), the others end.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use waypoint_filters::stream::response_flags::ResponseFlags;
 use crate::router::attempts::{Attempting, Kept, Tried};
 use crate::router::deadline::Deadline;
 use crate::router::retry::Backoff;
+use crate::upstream::connection::informational::Relay;
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::limits::Permit;
 
@@ -26,6 +28,7 @@ type Outcome = Result<Response, UpstreamError>;
 
 /// An attempt that hasn't ended.
 struct Underway<'a> {
+    number: u32,
     answer: Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>,
     /// Its time; none once that was over.
     time: Option<Deadline>,
@@ -48,7 +51,9 @@ struct Hedge<'a> {
     tried: Tried,
     underway: Vec<Underway<'a>>,
     retries: u32,
-    is_first: bool,
+    /// How many were begun.
+    begun: u32,
+    relay: Option<Relay>,
     backoff: Backoff<'a>,
     /// What the next attempt counts as, and when it begins.
     next: Option<(Option<Permit>, Pin<Box<Sleep>>)>,
@@ -68,7 +73,8 @@ impl Attempting<'_> {
             tried: Tried::default(),
             underway: Vec::new(),
             retries,
-            is_first: true,
+            begun: 0,
+            relay: request.extensions().get().cloned(),
             backoff: Backoff::new(self.retry),
             next: None,
         };
@@ -92,7 +98,9 @@ impl Attempting<'_> {
 impl<'a> Hedge<'a> {
     fn begin(&mut self, mut request: Box<http::Request<Body>>, retry: Option<Permit>) {
         let attempting = self.attempting;
-        attempting.begin(&mut request, std::mem::take(&mut self.is_first));
+        attempting.begin(&mut request, self.begun == 0);
+        self.begun += 1;
+        Relay::number(&mut request, self.begun);
         if let Some(mut times) = attempting.way.stream.upstream_times() {
             times.attempt(request.body().is_empty());
         }
@@ -107,6 +115,7 @@ impl<'a> Hedge<'a> {
         };
         let limit = attempting.times.before_head();
         self.underway.push(Underway {
+            number: self.begun,
             answer,
             time: limit.map(|(limit, _)| Deadline::new(limit, attempting.began)),
             followed: false,
@@ -129,6 +138,10 @@ impl<'a> Hedge<'a> {
                     attempt.time = None;
                     return Poll::Ready(Event::Late(index));
                 }
+            }
+            if let Some(speaker) = self.relay.as_ref().and_then(Relay::speaker) {
+                self.underway.retain(|attempt| attempt.number == speaker);
+                self.next = None;
             }
             match &mut self.next {
                 Some((_, pause)) => pause.as_mut().poll(cx).map(|()| Event::PauseOver),
@@ -164,6 +177,9 @@ impl<'a> Hedge<'a> {
     /// Has another attempt made after a pause, if there may be one.
     fn follow(&mut self) -> bool {
         let attempting = self.attempting;
+        if self.relay.as_ref().is_some_and(Relay::has_spoken) {
+            return false;
+        }
         if self.retries == 0 {
             attempting.ran_out_of_retries();
             return false;
@@ -193,7 +209,9 @@ impl<'a> Hedge<'a> {
         let attempt = self.underway.swap_remove(index);
         let outcome = self.attempting.noted(outcome);
         self.attempting.trace_outcome(&outcome);
-        let again = self.attempting.asks_for_another(&outcome);
+        let again = self
+            .attempting
+            .asks_for_another(&outcome, self.relay.as_ref());
         let others = !self.underway.is_empty() || self.next.is_some();
         if attempt.followed && others && (again || outcome.is_err()) {
             return None;

@@ -249,7 +249,7 @@ async fn a_declined_upgrade_with_both_lengths_is_no_answer() {
 }
 
 #[tokio::test]
-async fn interim_answers_are_passed_over() {
+async fn many_interim_answers_cost_no_answer() {
     let scene = scene(|_| {
         let mut text = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n".repeat(50);
         text.push_str("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::Mutex;
+use waypoint_config::model::header_case::HeaderCase;
 use waypoint_config::model::http::connection_manager::HttpConnectionManager;
 use waypoint_config::model::listener::chain::ChainSlot;
 use waypoint_filters::stream::connection::Connection;
@@ -15,7 +16,7 @@ use crate::downstream::http::wire_count::WireCount;
 use crate::downstream::lifetime::Uses;
 use crate::lifecycle::drain::Watch;
 use crate::overload::Overload;
-use crate::upstream::connection::expectation::Expectation;
+use crate::upstream::connection::informational::Informational;
 
 /// An inner HTTP connection, shared by its requests.
 pub(crate) struct HttpConnection {
@@ -35,8 +36,8 @@ pub(crate) struct HttpConnection {
     pub(crate) draining: AtomicBool,
     /// What follows on an HTTP/1.1 connection is another protocol's.
     pub(crate) switched: AtomicBool,
-    /// Whether the client of an HTTP/1.1 connection waits with its body.
-    pub(crate) expectation: Arc<Expectation>,
+    /// What the client of an HTTP/1.1 connection is told before its answers.
+    pub(crate) informational: Arc<Informational>,
     /// Why hyper was given a head that it can't take, instead of the client's.
     pub(crate) rejection: Mutex<Option<Rejection>>,
     /// Which requests' heads were late.
@@ -57,6 +58,7 @@ impl HttpConnection {
         drain: Watch,
         overload: Arc<Overload>,
     ) -> HttpConnection {
+        let title_case = first.codec.header_case == HeaderCase::Title;
         HttpConnection {
             info,
             slot,
@@ -66,7 +68,7 @@ impl HttpConnection {
             failed: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             switched: AtomicBool::new(false),
-            expectation: Arc::default(),
+            informational: Arc::new(Informational::new(title_case)),
             rejection: Mutex::new(None),
             heads: Heads::default(),
             wire: first.capture.wire_bytes.then(WireCount::default),

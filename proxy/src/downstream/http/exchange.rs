@@ -26,7 +26,8 @@ use crate::downstream::http::head::prepare::{X_REQUEST_ID, prepare};
 use crate::downstream::http::record::{RecordGuard, RecordedBody};
 use crate::downstream::http::stream_clock::StreamClock;
 use crate::downstream::http::upgrade;
-use crate::upstream::connection::expectation::Waiting;
+use crate::upstream::connection::expectation;
+use crate::upstream::connection::informational::Relay;
 use crate::upstream::exchange::agreed_upgrade::Agreed;
 
 const DECORATOR_OPERATION: HeaderName = HeaderName::from_static("x-envoy-decorator-operation");
@@ -105,7 +106,11 @@ fn open(
     let mut request =
         request.map(|incoming| Body::incoming(incoming).metered(&stream, Direction::Request));
 
-    Waiting::find(&connection.expectation, &mut request, number);
+    if request.version() == Version::HTTP_11 && connection.first.proxy_100_continue {
+        let relay = connection.informational.begin(number);
+        expectation::find(&mut request, &relay);
+        request.extensions_mut().insert(relay);
+    }
     // Normalize: one form of the head for policy, routes and upstream.
     let prepared = prepare(&mut request, manager, &stream.connection);
     if let Some(client) = request.extensions().get::<ClientAddress>() {
@@ -165,6 +170,7 @@ async fn in_time(
     }
 }
 
+    clock.listen(request.http.extensions().get::<Relay>());
 /// The route that a request has at its beginning, which names its span.
 fn know_route(stream: &StreamInfo, route: Option<Arc<dyn SelectedRoute>>) {
     let mut state = stream.state();

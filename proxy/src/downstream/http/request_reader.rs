@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::downstream::http::connection::HttpConnection;
@@ -18,7 +19,6 @@ use crate::downstream::http::head::bytes::may_become_head;
 use crate::downstream::http::head::bytes::{HeadLimits, Rejection};
 use crate::downstream::http::head::clock::{HeadClock, LATE};
 use crate::downstream::http::head::framing::{Framing, Stop};
-use crate::upstream::connection::expectation::CONTINUE;
 
 /// The stream under hyper's server.
 pub(crate) struct RequestReader<S> {
@@ -34,8 +34,8 @@ pub(crate) struct RequestReader<S> {
     /// A head was refused, or is late: nothing that follows is read.
     refused: bool,
     clock: Option<HeadClock>,
-    /// Bytes of [`CONTINUE`] that are still to be written.
-    unsaid: usize,
+    /// What is left of a head that is said before an answer.
+    saying: Bytes,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> RequestReader<S> {
@@ -59,7 +59,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestReader<S> {
             seen: 0,
             refused: false,
             clock: clock.map(HeadClock::new),
-            unsaid: 0,
+            saying: Bytes::new(),
         }
     }
 
@@ -132,7 +132,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestReader<S> {
             }
         }
         if self.framing.take_marked() {
-            self.connection.expectation.mark();
+            self.connection.informational.expect();
         }
         advanced
     }
@@ -191,17 +191,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestReader<S> {
         }
     }
 
-    /// Writes what is left of [`CONTINUE`].
+    /// Writes what is left of the head that is being said.
     fn poll_say(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.unsaid > 0 {
-            let rest = CONTINUE.get(CONTINUE.len() - self.unsaid..);
-            let written = Pin::new(&mut self.stream).poll_write(cx, rest.unwrap_or_default());
+        while !self.saying.is_empty() {
+            let written = Pin::new(&mut self.stream).poll_write(cx, &self.saying);
+            self.count_sent(&[IoSlice::new(&self.saying)], &written);
             match ready!(written)? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                n => self.unsaid = self.unsaid.saturating_sub(n),
+                n => self.saying.advance(n),
+            }
+            if let (true, Some(wire)) = (self.saying.is_empty(), &self.connection.wire) {
+                wire.another_head();
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Writes all that is to be said before the answer.
+    fn poll_say_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(wire) = &self.connection.wire {
+            // What was sent until now is another answer's.
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            wire.flushed();
+        }
+        loop {
+            ready!(self.poll_say(cx))?;
+            match self.connection.informational.next() {
+                Some(head) => self.saying = head,
+                None => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }
 
@@ -263,7 +282,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for RequestReader<S> {
                 continue;
             }
             if in_body {
-                this.connection.expectation.body_came();
+                this.connection.informational.body_came();
             }
             this.read_buffer(buffer, before);
             if buffer.filled().len() > before {
@@ -302,13 +321,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for RequestReader<S> {
         self.stream.is_write_vectored()
     }
 
-    /// hyper flushes when nothing of its own is left to be written: there a 100 has its place.
+    /// hyper flushes when nothing of its own is left to be written: what is said before an answer has its place there.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.connection.expectation.take_wanted() {
-            this.unsaid = CONTINUE.len();
+        if this.connection.informational.is_unwritten() {
+            ready!(this.poll_say_all(cx))?;
         }
-        ready!(this.poll_say(cx))?;
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
         if let (Poll::Ready(Ok(())), Some(wire)) = (&flushed, &this.connection.wire) {
             wire.flushed();

@@ -361,7 +361,18 @@ async fn answer_http1(
     }
     let tunnel = request.method() == Method::CONNECT;
     let answering = Answering::begin(&connection);
-    let mut response = exchange::serve(connection.clone(), request).await;
+    let mut response = {
+        let mut serving = pin!(exchange::serve(connection.clone(), request));
+        std::future::poll_fn(|cx| {
+            let polled = serving.as_mut().poll(cx);
+            // hyper doesn't flush whenever it has asked for the answer.
+            if polled.is_pending() && connection.informational.take_fresh() {
+                cx.waker().wake_by_ref();
+            }
+            polled
+        })
+        .await
+    };
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS
         || (tunnel && response.status().is_success());
     if upgraded {
@@ -369,7 +380,10 @@ async fn answer_http1(
     }
     // A client that was waiting for 100 may send its body now, or not (RFC 9110 §10.1.1): nobody can
     // tell what its next byte means.
-    let unsent_body = connection.expectation.end();
+    let unsent_body = connection.informational.end();
+    if connection.informational.is_unwritten() {
+        Box::pin(connection.informational.written()).await;
+    }
     let last =
         unsent_body || connection.draining.load(Ordering::Relaxed) || connection.uses.is_full();
     if last && !upgraded {

@@ -26,6 +26,7 @@ use waypoint_filters::stream::response_flags::ResponseFlags;
 use waypoint_filters::stream::stream_info::StreamInfo;
 
 use crate::router::deadline::grpc_timeout;
+use crate::upstream::connection::informational::Relay;
 
 /// gRPC's.
 const DEADLINE_EXCEEDED: u32 = 4;
@@ -111,6 +112,8 @@ pub(crate) struct StreamClock {
     stream: Arc<StreamInfo>,
     moves: Arc<Moves>,
     timer: Pin<Box<Sleep>>,
+    /// What the upstream says before its answer moves the stream, too: how often it has spoken.
+    spoken: Option<(Relay, u64)>,
 }
 
 impl StreamClock {
@@ -143,6 +146,7 @@ impl StreamClock {
                 last: AtomicU64::new(0),
             }),
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            spoken: None,
         };
         let (due, _) = clock.due()?;
         clock.timer.as_mut().reset(due);
@@ -183,6 +187,20 @@ impl StreamClock {
         Poll::Pending
     }
 
+    /// Hears of what the upstream says before its answer.
+    pub(crate) fn listen(&mut self, relay: Option<&Relay>) {
+        self.spoken = relay.map(|relay| (relay.clone(), relay.spoken()));
+    }
+
+    fn note_spoken(&mut self) {
+        if let Some((relay, seen)) = &mut self.spoken {
+            let spoken = relay.spoken();
+            if std::mem::replace(seen, spoken) != spoken {
+                self.moves.note();
+            }
+        }
+    }
+
     /// The body as it is, and whoever passes it on says that something moves.
     pub(crate) fn watch(&self, body: Body) -> Body {
         if self.limits.idle.is_none() || http_body::Body::is_end_stream(&body) {
@@ -205,6 +223,7 @@ impl StreamClock {
             if let Poll::Ready(value) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(value));
             }
+            self.note_spoken();
             let over = self.poll_over(cx);
             over.map(|over| Err((over, self.stream.request_end().is_some())))
         })

@@ -79,6 +79,11 @@ impl WireCount {
         state.sent_headers += headers;
     }
 
+    /// A head has gone before the answer's.
+    pub(crate) fn another_head(&self) {
+        self.0.lock().scan = HeadScan::default();
+    }
+
     /// The exchange of this number has ended. It is recorded when its bytes are gone.
     pub(crate) fn end(&self, number: u64, unrecorded: Unrecorded) {
         {

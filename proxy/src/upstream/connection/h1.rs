@@ -23,7 +23,7 @@ use waypoint_config::model::header_case::HeaderCase;
 use waypoint_filters::service::body::Body;
 use waypoint_filters::stream::stream_info::{StreamInfo, UpstreamInfo};
 
-use crate::upstream::connection::expectation::Waiting;
+use crate::upstream::connection::informational::Relay;
 use crate::upstream::dial::Dialled;
 use crate::upstream::dial::upload::{Outgoing, Upload};
 use crate::upstream::dial::upstream_io::UpstreamIo;
@@ -94,7 +94,11 @@ impl H1Connection {
     ) -> Result<http::Response<Incoming>, UpstreamError> {
         self.requests += 1;
         let mut request = request.map(|body| Outgoing::new(body, &self.upload));
-        let waiting = Waiting::relay(&mut request);
+        let relay = request.extensions().get::<Relay>().cloned();
+        if let Some(relay) = &relay {
+            let upload = self.upload.clone();
+            relay.listen(&mut request, move || upload.hear_nothing());
+        }
         let mut response = pin!(self.sender.try_send_request(request));
         let (driver, upload) = (&mut self.driver, &self.upload);
         let answered = poll_fn(|cx| {
@@ -106,7 +110,7 @@ impl H1Connection {
             response.as_mut().poll(cx)
         })
         .await;
-        self.unasked = waiting.is_some_and(|waiting| waiting.is_waiting());
+        self.unasked = relay.is_some_and(|relay| relay.is_waiting());
         answered.map_err(|mut failed| {
             let unsent = failed.take_message();
             let unsent = unsent.map(|request| Box::new(request.map(Outgoing::into_body)));

@@ -3,3 +3,4 @@
 pub(crate) mod expectation;
 pub(crate) mod h1;
 pub(crate) mod h2;
+pub(crate) mod informational;

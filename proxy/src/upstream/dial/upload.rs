@@ -118,6 +118,11 @@ impl Upload {
         }
     }
 
+    /// What it said was whole, and no answer.
+    pub(crate) fn hear_nothing(&self) {
+        self.heard.store(false, Ordering::Relaxed);
+    }
+
     /// Whether an answer that can't be read has begun at all.
     pub(crate) fn was_heard(&self) -> bool {
         self.heard.load(Ordering::Relaxed)

@@ -20,8 +20,9 @@ use waypoint_filters::stream::response_flags::ResponseFlags;
 use crate::upstream::body::held_body::Hold;
 use crate::upstream::body::timed_body::time_sending;
 use crate::upstream::body::{Lease, LeasedConnection, upstream_body};
-use crate::upstream::connection::expectation::Waiting;
+use crate::upstream::connection::expectation::go_on_unless_refused;
 use crate::upstream::connection::h1::H1Connection;
+use crate::upstream::connection::informational::Relay;
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::exchange::agreed_upgrade::{Upgrade, agreed};
 use crate::upstream::exchange::message_form::{
@@ -182,12 +183,13 @@ impl ToCluster<'_> {
         };
         self.h2_admitted(&mut chosen, &connection)?;
         time_sending(request.body_mut(), self.stream);
-        let waiting = request.extensions().get::<Waiting>().cloned();
+        let relay = request.extensions().get::<Relay>();
+        let waiting = relay.filter(|relay| relay.is_waiting()).cloned();
         let hold = waiting.as_ref().map(|_| Hold::over(request.body_mut()));
         let sent = connection.send(request);
         let response = match &waiting {
             None => sent.await,
-            Some(waiting) => Box::pin(waiting.go_on_unless_refused(sent)).await,
+            Some(waiting) => Box::pin(go_on_unless_refused(waiting, sent)).await,
         };
         let response = response.map_err(|mut error| {
             if let Some(unsent) = &mut error.unsent {

@@ -4,6 +4,7 @@
 
 mod expectations;
 mod heads;
+mod informational;
 mod versions;
 
 use std::net::SocketAddr;
