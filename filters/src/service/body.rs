@@ -38,6 +38,8 @@ enum Kind {
     Empty,
     Full(Option<Bytes>),
     Incoming(Incoming),
+    /// The same, whose trailers are dropped.
+    DataOf(Incoming),
     Boxed(UnsyncBoxBody<Bytes, BodyError>),
 }
 
@@ -46,7 +48,9 @@ impl Kind {
         match self {
             Kind::Empty => true,
             Kind::Full(bytes) => bytes.is_none(),
-            Kind::Incoming(incoming) => http_body::Body::is_end_stream(incoming),
+            Kind::Incoming(incoming) | Kind::DataOf(incoming) => {
+                http_body::Body::is_end_stream(incoming)
+            }
             Kind::Boxed(body) => http_body::Body::is_end_stream(body),
         }
     }
@@ -111,6 +115,16 @@ impl Body {
             kind: Kind::Incoming(incoming),
             meter: None,
         }
+    }
+
+    /// What hyper is receiving, without trailers.
+    #[must_use]
+    pub fn without_trailers(mut self) -> Body {
+        self.kind = match self.kind {
+            Kind::Incoming(incoming) => Kind::DataOf(incoming),
+            kind => kind,
+        };
+        self
     }
 
     /// A body of any other type; costs an allocation.
@@ -196,6 +210,10 @@ impl http_body::Body for Body {
             Kind::Incoming(incoming) => Pin::new(incoming)
                 .poll_frame(cx)
                 .map(|frame| frame.map(|f| f.map_err(Into::into))),
+            Kind::DataOf(incoming) => Pin::new(incoming).poll_frame(cx).map(|frame| {
+                let data = frame.filter(|frame| !frame.as_ref().is_ok_and(Frame::is_trailers));
+                data.map(|f| f.map_err(Into::into))
+            }),
             Kind::Boxed(body) => Pin::new(body).poll_frame(cx),
         };
         match (&this.meter, &polled) {
@@ -231,7 +249,7 @@ impl http_body::Body for Body {
         match &self.kind {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
-            Kind::Incoming(incoming) => incoming.size_hint(),
+            Kind::Incoming(incoming) | Kind::DataOf(incoming) => incoming.size_hint(),
             Kind::Boxed(body) => body.size_hint(),
         }
     }

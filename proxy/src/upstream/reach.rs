@@ -180,6 +180,11 @@ impl<'a> ToCluster<'a> {
         self.cluster.header_case == HeaderCase::Preserved
     }
 
+    /// Whether trailers pass over HTTP/1.
+    pub(crate) fn passes_http1_trailers(&self) -> bool {
+        self.cluster.http1_trailers
+    }
+
     /// Chooses an endpoint, for up to `attempts` further choices none of those that were `tried`. `None`: there is no
     /// healthy one (`UH`).
     pub(crate) fn choose(&self, tried: &[SocketAddr], attempts: u32) -> Option<Chosen> {

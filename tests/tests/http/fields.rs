@@ -366,7 +366,7 @@ async fn what_is_for_one_hop_stays_there() {
 
 #[tokio::test]
 async fn trailers_carry_no_lines() {
-    let scene = scene().await;
+    let scene = scene().await.passing_trailers().await;
     let announced: [Field<'_>; 1] = [(b"trailer", b"x-t, content-length, host")];
     let mut head = literal_h2::get(b"/1", &announced);
     head[0].1 = b"POST";

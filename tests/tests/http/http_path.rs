@@ -111,22 +111,6 @@ async fn a_service_that_speaks_http2_gets_it_with_trailers() {
 }
 
 #[tokio::test]
-async fn trailers_pass_over_http1_to_who_takes_them() {
-    let mesh = Mesh::new();
-    let (to, _) = mesh.http_service(1, "web").await;
-    let (_waypoint, curl) = mesh.started().await;
-    let answer = curl
-        .raw(
-            to,
-            b"GET / HTTP/1.1\r\nhost: web\r\nte: trailers\r\nx-trailers: yes\r\n\r\n",
-        )
-        .await;
-    assert!(answer.contains("transfer-encoding: chunked"), "{answer}");
-    let body = answer.split_once("\r\n\r\n").unwrap().1;
-    assert_eq!(body, "4\r\nweb\n\r\n0\r\ngrpc-status: 0\r\n\r\n");
-}
-
-#[tokio::test]
 async fn a_websocket_is_joined_and_recorded_at_its_end() {
     let mesh = Mesh::new();
     let (to, _) = mesh.http_service(1, "web").await;

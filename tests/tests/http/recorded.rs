@@ -2,10 +2,13 @@
 
 use std::net::SocketAddr;
 
-use waypoint_tests::{Mesh, Recorder, Waypoint, Ztunnel};
+use waypoint_tests::{ControlPlane, Mesh, Recorder, Waypoint, Ztunnel};
+
+use super::borders::passing_trailers;
 
 pub(super) struct Scene {
-    _mesh: Mesh,
+    mesh: Mesh,
+    _istiod: Option<ControlPlane>,
     pub(super) to: SocketAddr,
     pub(super) recorder: Recorder,
     pub(super) waypoint: Waypoint,
@@ -24,10 +27,22 @@ pub(super) async fn denying(rules: &str) -> Scene {
     mesh.manifest("policy.yaml", &policy);
     let (waypoint, client) = mesh.started().await;
     Scene {
-        _mesh: mesh,
+        mesh,
+        _istiod: None,
         to,
         recorder,
         waypoint,
         client,
+    }
+}
+
+impl Scene {
+    /// The same under an istiod that lets trailers of HTTP/1 pass.
+    pub(super) async fn passing_trailers(mut self) -> Scene {
+        let istiod = ControlPlane::start(&self.mesh).await;
+        istiod.discovery.set(passing_trailers(&self.mesh));
+        (self.waypoint, self.client) = self.mesh.started_under(&istiod).await;
+        self._istiod = Some(istiod);
+        self
     }
 }

@@ -81,7 +81,7 @@ async fn the_shadow_gets_what_the_service_gets() {
 }
 
 #[tokio::test]
-async fn a_body_in_pieces_with_trailers_comes_as_it_was() {
+async fn a_body_in_pieces_comes_as_it_went_on() {
     let mesh = Mesh::new();
     let (to, web) = mesh.http_service(1, "web").await;
     let (_, shadow) = mesh.http_service(2, "shadow").await;
@@ -94,11 +94,8 @@ async fn a_body_in_pieces_with_trailers_comes_as_it_was() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let copy = until_seen(&shadow, 1).await.remove(0);
     assert_eq!((&copy.body[..], web.last().body.len()), (&b"abcde"[..], 5));
-    assert_eq!(copy.trailers, web.last().trailers);
-    assert!(
-        copy.trailers
-            .is_some_and(|trailers| trailers["x-sum"] == "5")
-    );
+    // Trailers of HTTP/1 are dropped on the way.
+    assert_eq!((copy.trailers, web.last().trailers), (None, None));
 }
 
 #[tokio::test]

@@ -76,6 +76,8 @@ pub struct Cluster {
     pub http2: UpstreamHttp2,
     /// Of requests over HTTP/1; `Preserved` also keeps what answers have.
     pub header_case: HeaderCase,
+    /// Whether trailers pass over HTTP/1.1, of requests and of answers.
+    pub http1_trailers: bool,
     pub metadata: Metadata,
     /// What spans call it besides its name (`alt_stat_name`).
     pub stat_name: Option<Arc<str>>,
@@ -294,6 +296,7 @@ impl Cluster {
             max_requests_per_connection: options.max_requests_per_connection,
             http2: options.http2,
             header_case: options.header_case,
+            http1_trailers: options.http1_trailers,
             stat_name: Some(proto.alt_stat_name.as_str())
                 .filter(|name| !name.is_empty())
                 .map(Into::into),

@@ -48,6 +48,7 @@ pub(crate) struct ProtocolOptions {
     pub(crate) max_connection_duration: Option<Duration>,
     pub(crate) max_requests_per_connection: Option<u32>,
     pub(crate) header_case: HeaderCase,
+    pub(crate) http1_trailers: bool,
     pub(crate) http2: UpstreamHttp2,
 }
 
@@ -117,8 +118,11 @@ static UPSTREAM_OPTIONS: Table = Table {
 
 static HTTP1_OPTIONS: Table = Table {
     name: "envoy.config.core.v3.Http1ProtocolOptions",
-    fields: &[honoured(4, "header_key_format").of(&HEADER_KEY_FORMAT)],
-    refused: "1 allow_absolute_url, 2 accept_http_10, 3 default_host_for_http_10, 5 enable_trailers, 6 allow_chunked_length, \
+    fields: &[
+        honoured(4, "header_key_format").of(&HEADER_KEY_FORMAT),
+        honoured(5, "enable_trailers"),
+    ],
+    refused: "1 allow_absolute_url, 2 accept_http_10, 3 default_host_for_http_10, 6 allow_chunked_length, \
               7 override_stream_error_on_invalid_http_message, 8 send_fully_qualified_url, \
               9 use_balsa_parser, 10 allow_custom_methods, 11 ignore_http_11_upgrade",
     required: &[],
@@ -133,6 +137,7 @@ impl ProtocolOptions {
             max_connection_duration: None,
             max_requests_per_connection: None,
             header_case: HeaderCase::Lower,
+            http1_trailers: false,
             http2: UpstreamHttp2::default(),
         };
         for (name, any) in &cluster.typed_extension_protocol_options {
@@ -188,6 +193,7 @@ impl ProtocolOptions {
             None => (None, None),
         };
         self.header_case = HeaderCase::from_proto(http1)?;
+        self.http1_trailers = http1.is_some_and(|http1| http1.enable_trailers);
         if let Some(http2) = http2 {
             self.http2 =
                 UpstreamHttp2::from_proto(http2).map_err(|e| e.within("http2_protocol_options"))?;

@@ -24,6 +24,8 @@ pub struct CodecOptions {
     pub max_request_headers_bytes: u32,
     pub max_request_headers_count: u32,
     pub accept_http_10: bool,
+    /// Whether trailers pass over HTTP/1.1, of requests and of answers.
+    pub http1_trailers: bool,
     /// Of answers over HTTP/1; `Preserved` also keeps what requests have.
     pub header_case: HeaderCase,
     /// Whether upgrades come over HTTP/2, too (RFC 8441). An HBONE port is there for CONNECT, whatever it says.
@@ -79,8 +81,9 @@ pub(crate) static HTTP1_OPTIONS: Table = Table {
     fields: &[
         honoured(2, "accept_http_10"),
         honoured(4, "header_key_format").of(&HEADER_KEY_FORMAT),
+        honoured(5, "enable_trailers"),
     ],
-    refused: "1 allow_absolute_url, 3 default_host_for_http_10, 5 enable_trailers, 6 allow_chunked_length, \
+    refused: "1 allow_absolute_url, 3 default_host_for_http_10, 6 allow_chunked_length, \
               7 override_stream_error_on_invalid_http_message, 8 send_fully_qualified_url, \
               9 use_balsa_parser, 10 allow_custom_methods, 11 ignore_http_11_upgrade",
     required: &[],
@@ -113,6 +116,10 @@ impl CodecOptions {
                 .http_protocol_options
                 .as_ref()
                 .is_some_and(|http1| http1.accept_http_10),
+            http1_trailers: proto
+                .http_protocol_options
+                .as_ref()
+                .is_some_and(|http1| http1.enable_trailers),
             header_case: HeaderCase::from_proto(proto.http_protocol_options.as_ref())
                 .map_err(|e| e.within("http_protocol_options"))?,
             http2_allow_connect: http2.allow_connect,

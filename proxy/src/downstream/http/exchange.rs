@@ -103,8 +103,16 @@ fn open(
     }
     let (closed, exchange) = place(connection, closed);
     opened.guard.exchange = exchange;
-    let mut request =
-        request.map(|incoming| Body::incoming(incoming).metered(&stream, Direction::Request));
+    let trailers = passes_trailers(connection, &stream);
+    let mut request = request.map(|incoming| {
+        let body = Body::incoming(incoming);
+        let body = if trailers {
+            body
+        } else {
+            body.without_trailers()
+        };
+        body.metered(&stream, Direction::Request)
+    });
 
     if request.version() == Version::HTTP_11 && connection.first.proxy_100_continue {
         let relay = connection.informational.begin(number);
@@ -148,7 +156,8 @@ fn open(
         request.http.headers_mut(),
     );
     know_route(&stream, route);
-    if let Some(clock) = &opened.clock {
+    if let Some(clock) = &mut opened.clock {
+        clock.listen(request.http.extensions().get::<Relay>());
         opened.grpc = is_grpc(request.http.headers());
         let body = std::mem::take(request.http.body_mut());
         *request.http.body_mut() = clock.watch(body);
@@ -170,7 +179,6 @@ async fn in_time(
     }
 }
 
-    clock.listen(request.http.extensions().get::<Relay>());
 /// The route that a request has at its beginning, which names its span.
 fn know_route(stream: &StreamInfo, route: Option<Arc<dyn SelectedRoute>>) {
     let mut state = stream.state();
@@ -179,6 +187,11 @@ fn know_route(stream: &StreamInfo, route: Option<Arc<dyn SelectedRoute>>) {
         trace.operation = route.as_ref().and_then(of_route);
     }
     state.route = route;
+}
+
+/// Whether trailers pass between the client and the waypoint. Over HTTP/1 that is a setting of the connection's.
+fn passes_trailers(connection: &HttpConnection, stream: &StreamInfo) -> bool {
+    stream.protocol == Protocol::Http2 || connection.first.codec.http1_trailers
 }
 
 /// Records a request that could not be read: it was answered 400, or 431 for a head that is too large.
@@ -379,7 +392,8 @@ fn respond(
                 Some(clock) => clock.limit(body),
                 None => body,
             };
-            RecordedBody::new(body, guard, connection.delayed_failures.clone())
+            let trailers = passes_trailers(connection, &guard.stream);
+            RecordedBody::new(body, guard, connection.delayed_failures.clone(), trailers)
         }
         Some(agreed) => {
             let cut = connection.clone();

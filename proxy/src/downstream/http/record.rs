@@ -160,6 +160,8 @@ pub(crate) struct RecordedBody {
     /// Of the client's connection.
     delayed_failures: Option<Arc<DelayedFailures>>,
     failed: Option<Box<DelayedFailure>>,
+    /// Whether its trailers reach the client.
+    trailers: bool,
     /// Told of its end, where that matters.
     answering: Option<Answering>,
 }
@@ -169,6 +171,7 @@ impl RecordedBody {
         body: Body,
         mut guard: RecordGuard,
         delayed_failures: Arc<DelayedFailures>,
+        trailers: bool,
     ) -> RecordedBody {
         guard.complete = body.is_end_stream();
         RecordedBody {
@@ -176,6 +179,7 @@ impl RecordedBody {
             guard: Some(guard),
             delayed_failures: Some(delayed_failures),
             failed: None,
+            trailers,
             answering: None,
         }
     }
@@ -187,6 +191,7 @@ impl RecordedBody {
             guard: None,
             delayed_failures: None,
             failed: None,
+            trailers: false,
             answering: None,
         }
     }
@@ -251,6 +256,9 @@ impl http_body::Body for RecordedBody {
         }
         match polled {
             Poll::Ready(Some(Err(error))) => this.break_off(error, cx).map(|error| error.map(Err)),
+            Poll::Ready(Some(Ok(frame))) if frame.is_trailers() && !this.trailers => {
+                Poll::Ready(None)
+            }
             polled => polled,
         }
     }

@@ -129,6 +129,8 @@ struct UpstreamBody {
     incoming: Incoming,
     lease: Option<Lease>,
     http2: bool,
+    /// Whether its trailers pass.
+    trailers: bool,
 }
 
 impl UpstreamBody {
@@ -152,11 +154,17 @@ pub(crate) async fn upstream_body(incoming: Incoming, mut lease: Lease) -> Body 
         .await;
         return Body::empty();
     }
+    let (http2, trailers) = match &lease.connection {
+        LeasedConnection::Http1 { connection, .. } => {
+            (false, connection.as_ref().is_some_and(|c| c.trailers))
+        }
+        LeasedConnection::Http2 { .. } => (true, true),
+    };
     lease.part_early();
-    let http2 = matches!(lease.connection, LeasedConnection::Http2 { .. });
     Body::boxed(UpstreamBody {
         incoming,
         http2,
+        trailers,
         lease: Some(lease),
     })
 }
@@ -191,7 +199,11 @@ impl http_body::Body for UpstreamBody {
                 }
             }
         }
-        polled.map(|frame| frame.map(|f| f.map_err(|error| this.broken_off(&error).into())))
+        polled.map(|frame| {
+            let frame =
+                frame.filter(|f| this.trailers || !f.as_ref().is_ok_and(Frame::is_trailers));
+            frame.map(|f| f.map_err(|error| this.broken_off(&error).into()))
+        })
     }
 
     fn is_end_stream(&self) -> bool {

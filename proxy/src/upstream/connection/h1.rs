@@ -51,6 +51,8 @@ pub(crate) struct H1Connection {
     pub(crate) opened: Instant,
     pub(crate) idle_since: Instant,
     pub(crate) requests: u32,
+    /// Whether trailers pass, of the request and of the answer.
+    pub(crate) trailers: bool,
     /// The answer came before the client was told to send its body, and it waits for that.
     unasked: bool,
 }
@@ -83,6 +85,7 @@ impl H1Connection {
             opened: now,
             idle_since: now,
             requests: 0,
+            trailers: false,
             unasked: false,
         }))
     }
@@ -93,7 +96,7 @@ impl H1Connection {
         request: Box<http::Request<Body>>,
     ) -> Result<http::Response<Incoming>, UpstreamError> {
         self.requests += 1;
-        let mut request = request.map(|body| Outgoing::new(body, &self.upload));
+        let mut request = request.map(|body| Outgoing::new(body, &self.upload, self.trailers));
         let relay = request.extensions().get::<Relay>().cloned();
         if let Some(relay) = &relay {
             let upload = self.upload.clone();

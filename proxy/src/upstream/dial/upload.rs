@@ -141,17 +141,23 @@ pub(crate) struct Outgoing {
     body: Body,
     /// `None`: there is nothing to send.
     upload: Option<Arc<Upload>>,
+    /// Whether its trailers are sent.
+    trailers: bool,
 }
 
 impl Outgoing {
     /// A new exchange begins.
-    pub(crate) fn new(body: Body, upload: &Arc<Upload>) -> Outgoing {
+    pub(crate) fn new(body: Body, upload: &Arc<Upload>, trailers: bool) -> Outgoing {
         upload.heard.store(false, Ordering::Relaxed);
         let upload = (!body.is_empty()).then(|| upload.clone());
         if let Some(upload) = &upload {
             upload.body.store(true, Ordering::Relaxed);
         }
-        Outgoing { body, upload }
+        Outgoing {
+            body,
+            upload,
+            trailers,
+        }
     }
 
     /// The body of a request that comes back unsent.
@@ -177,7 +183,14 @@ impl http_body::Body for Outgoing {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+        let this = self.get_mut();
+        let passes = this.trailers;
+        let passed = |frame: &Result<Frame<Bytes>, BodyError>| {
+            passes || !frame.as_ref().is_ok_and(Frame::is_trailers)
+        };
+        Pin::new(&mut this.body)
+            .poll_frame(cx)
+            .map(|frame| frame.filter(passed))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -196,9 +209,9 @@ mod tests {
     #[test]
     fn it_goes_on_while_there_is_a_body_or_a_full_socket() {
         let upload = Arc::new(Upload::default());
-        drop(Outgoing::new(Body::empty(), &upload));
+        drop(Outgoing::new(Body::empty(), &upload, false));
         assert!(!upload.is_going_on());
-        let body = Outgoing::new(Body::full("abc"), &upload);
+        let body = Outgoing::new(Body::full("abc"), &upload, false);
         assert!(upload.is_going_on());
         upload.wrote(&Poll::<()>::Pending);
         let _ = body.into_body();

@@ -129,6 +129,7 @@ impl ToCluster<'_> {
             if stale == 0 {
                 time_sending(request.body_mut(), self.stream);
             }
+            connection.trailers = self.passes_http1_trailers();
             let pooled = connection.requests > 0;
             match connection.send(request).await {
                 // Its connection is dropped with it.
@@ -224,6 +225,7 @@ impl ToCluster<'_> {
             return self.upgrade_h2(request, chosen, pools, downstream).await;
         }
         let mut connection = self.h1_for_upgrade(&mut chosen, &pools).await?;
+        connection.trailers = self.passes_http1_trailers();
         connection.detach_for_upgrade();
         let response = connection.send(request).await?;
         if has_two_lengths(&response) {

@@ -7,6 +7,8 @@ mod heads;
 mod informational;
 mod versions;
 
+pub(crate) use versions::passing_trailers;
+
 use std::net::SocketAddr;
 
 use envoy_types::pb::envoy::config::listener::v3::Listener;

@@ -2,8 +2,15 @@
 
 use std::net::SocketAddr;
 
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::Http1ProtocolOptions;
-use waypoint_config::resource::Resource;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+};
+use envoy_types::pb::google::protobuf::Any;
+use prost::Message;
+use waypoint_config::resource::{Resource, ResourceType};
 use waypoint_tests::backend::{Backend, Got, Speaks};
 use waypoint_tests::envoy::Envoy;
 use waypoint_tests::versions::{Answered, Sends, Version, send};
@@ -12,6 +19,7 @@ use waypoint_tests::{ControlPlane, Mesh, Ztunnel};
 
 use super::{changed, envoy_beside, scene};
 
+const PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 const CLIENTS: [Version; 3] = [Version::Http10, Version::Http11, Version::Http2];
 const METHODS: [&str; 8] = [
     "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "PURGE",
@@ -61,11 +69,20 @@ async fn exchange(
     (answered, got)
 }
 
+/// Whether trailers of HTTP/1.1 pass at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trailers {
+    Dropped,
+    Pass,
+}
+
 /// What has to come of a request.
 fn expected(
-    (client, method, sends, answer): (Version, &'static str, Sends, &'static str),
+    request: (Version, &'static str, Sends, &'static str),
     upstream: Speaks,
+    trailers: Trailers,
 ) -> (Answered, Vec<Got>) {
+    let (client, method, sends, answer) = request;
     let answered = |status: &str, framing, body: &str| Answered {
         status: status.to_owned(),
         framing: if method == "HEAD" {
@@ -106,26 +123,25 @@ fn expected(
     };
     // In HTTP/1.1 only trailers pass that were announced; nothing in HTTP/2 announces them.
     let pass = match (client, upstream) {
-        (_, Speaks::Http10) => false,
-        (Version::Http11, Speaks::Http2) => false,
-        _ => method != "HEAD",
+        (Version::Http2, Speaks::Http2) => true,
+        (_, Speaks::Http11) => trailers == Trailers::Pass,
+        _ => false,
     };
+    let pass = pass && method != "HEAD";
     let end = || vec![("x-end".to_owned(), "1".to_owned())];
     if answer == "trailers" && pass {
         answered.trailers = end();
     }
     (
         answered,
-        vec![expected_upstream(client, method, sends, answer, upstream)],
+        vec![expected_upstream(request, upstream, trailers)],
     )
 }
 
 fn expected_upstream(
-    client: Version,
-    method: &str,
-    sends: Sends,
-    answer: &str,
+    (client, method, sends, answer): (Version, &'static str, Sends, &'static str),
     upstream: Speaks,
+    trailers: Trailers,
 ) -> Got {
     let bodiless = ["GET", "HEAD", "DELETE"].contains(&method);
     let upgrade = matches!(sends, Sends::Upgrade(_)) && client == Version::Http11;
@@ -135,8 +151,12 @@ fn expected_upstream(
         _ if bodiless || upgrade => (Framing::None, ""),
         _ => (Framing::Length(0), ""),
     };
-    let trailers = matches!(sends, Sends::Trailers(_));
-    let announced = trailers && client == Version::Http11;
+    let sent = matches!(sends, Sends::Trailers(_));
+    let announced = sent && client == Version::Http11;
+    let pass = match client {
+        Version::Http2 => sent && upstream == Speaks::Http2,
+        _ => announced && trailers == Trailers::Pass,
+    };
     let mut headers = vec![("host", "web"), ("te", "trailers"), ("x-answer", answer)];
     if announced {
         headers.push(("trailer", "x-end"));
@@ -156,9 +176,10 @@ fn expected_upstream(
         headers: headers.into_iter().map(owned).collect(),
         framing,
         body: body.to_owned(),
-        trailers: match announced || trailers && upstream == Speaks::Http2 {
-            true => vec![("x-end".to_owned(), "1".to_owned())],
-            false => Vec::new(),
+        trailers: if pass {
+            vec![("x-end".to_owned(), "1".to_owned())]
+        } else {
+            Vec::new()
         },
     }
 }
@@ -169,7 +190,8 @@ async fn every_version_to_every_version() {
     for to in &scene.to {
         for request in requests() {
             let came = exchange(&scene.client, to, request).await;
-            assert_eq!(came, expected(request, to.0), "{request:?} to {:?}", to.0);
+            let expected = expected(request, to.0, Trailers::Dropped);
+            assert_eq!(came, expected, "{request:?} to {:?}", to.0);
         }
     }
     // An upstream that ends its connections costs no client its own, and one that doesn't is used again.
@@ -184,9 +206,114 @@ async fn every_version_to_every_version() {
     assert!(metrics.contains("waypoint_panics_total 0"));
 }
 
+/// The mesh's resources, where all sides of HTTP/1 have trailers.
+pub(crate) fn passing_trailers(mesh: &Mesh) -> Vec<Resource> {
+    let http1 = Http1ProtocolOptions {
+        enable_trailers: true,
+        ..Default::default()
+    };
+    let mut resources = changed(mesh, |manager| {
+        manager.http_protocol_options = Some(http1.clone());
+    });
+    let clusters = resources
+        .iter_mut()
+        .filter(|resource| resource.kind == ResourceType::Cluster);
+    for resource in clusters {
+        let mut cluster = Cluster::decode(resource.body.clone()).unwrap();
+        let all = cluster
+            .typed_extension_protocol_options
+            .entry(PROTOCOL_OPTIONS.to_owned());
+        let any = all.or_insert_with(|| Any {
+            type_url: format!("type.googleapis.com/{PROTOCOL_OPTIONS}"),
+            value: Vec::new(),
+        });
+        let mut options = HttpProtocolOptions::decode(&any.value[..]).unwrap();
+        match &mut options.upstream_protocol_options {
+            Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+                protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(_)),
+            })) => {}
+            Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(config)) => {
+                config.http_protocol_options = Some(http1.clone());
+            }
+            other => {
+                *other = Some(UpstreamProtocolOptions::ExplicitHttpConfig(
+                    ExplicitHttpConfig {
+                        protocol_config: Some(ProtocolConfig::HttpProtocolOptions(http1.clone())),
+                    },
+                ));
+            }
+        }
+        any.value = options.encode_to_vec();
+        resource.body = cluster.encode_to_vec().into();
+    }
+    resources
+}
+
+/// Requests and answers with trailers.
+fn requests_with_trailers() -> Vec<(Version, &'static str, Sends, &'static str)> {
+    let with = |(_, _, sends, answer): &(_, _, Sends, &str)| {
+        matches!(sends, Sends::Trailers(_)) || *answer == "trailers"
+    };
+    let mut all: Vec<_> = requests().into_iter().filter(with).collect();
+    all.retain(|(client, ..)| *client != Version::Http10);
+    all
+}
+
+#[tokio::test]
+async fn trailers_of_http1_pass_where_they_are_configured() {
+    let scene = scene().await;
+    let istiod = ControlPlane::start(&scene.mesh).await;
+    istiod.discovery.set(passing_trailers(&scene.mesh));
+    let (_waypoint, client) = scene.mesh.started_under(&istiod).await;
+    for to in &scene.to {
+        for request in requests_with_trailers() {
+            let came = exchange(&client, to, request).await;
+            let expected = expected(request, to.0, Trailers::Pass);
+            assert_eq!(came, expected, "{request:?} to {:?}", to.0);
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Envoy"]
+async fn configured_trailers_beside_envoy() {
+    let scene = scene().await;
+    let resources = passing_trailers(&scene.mesh);
+    let istiod = ControlPlane::start(&scene.mesh).await;
+    istiod.discovery.set(resources.clone());
+    let (_waypoint, ours) = scene.mesh.started_under(&istiod).await;
+    let (_envoy, beside) = Envoy::beside(&scene.mesh, &resources).await;
+    let certificate = scene.mesh.certificate("default", "curl");
+    let envoy = Ztunnel::connect(beside, &certificate).await.unwrap();
+    let mut differences = Vec::new();
+    for to in &scene.to {
+        for request in requests_with_trailers() {
+            let mut ours = exchange(&ours, to, request).await;
+            let mut theirs = exchange(&envoy, to, request).await;
+            if to.0 == Speaks::Http2 && request.0 == Version::Http11 {
+                // Nothing in HTTP/2 announces them.
+                ours.0.trailers.clear();
+                theirs.0.trailers.clear();
+            }
+            if to.0 != Speaks::Http2 && request.0 == Version::Http2 {
+                ours.1.iter_mut().for_each(|got| got.trailers.clear());
+                theirs.1.iter_mut().for_each(|got| got.trailers.clear());
+            }
+            allowed(request, to.0, &mut ours, &mut theirs);
+            if ours != theirs {
+                differences.push(format!(
+                    "{request:?} to {:?}\n  waypoint {ours:?}\n  envoy    {theirs:?}",
+                    to.0
+                ));
+            }
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
 /// Why an answer may differ from Envoy's; the other differences are faults.
 fn allowed(
-    (client, _, sends, answer): (Version, &'static str, Sends, &'static str),
+    (client, _, sends, _): (Version, &'static str, Sends, &'static str),
     upstream: Speaks,
     ours: &mut (Answered, Vec<Got>),
     theirs: &mut (Answered, Vec<Got>),
@@ -205,11 +332,6 @@ fn allowed(
         if upstream == Speaks::Http2 && matches!(sends, Sends::Upgrade(_)) {
             // Envoy ends the connection where an upgrade failed.
             answered.kept = true;
-        }
-        if client != Version::Http2 || upstream != Speaks::Http2 || answer == "trailers" {
-            // Trailers of HTTP/1.1 pass where they are announced, and never through istiod's Envoy.
-            answered.trailers.clear();
-            got.iter_mut().for_each(|got| got.trailers.clear());
         }
         for got in got {
             if upstream == Speaks::Http2 && got.framing == Framing::Length(0) {
@@ -277,8 +399,11 @@ async fn http_10_is_let_in_where_istiod_says_so() {
     for to in &scene.to {
         for request in requests_of_http_10() {
             let (answered, got) = exchange(&client, to, request).await;
-            let (mut expected, upstream) =
-                expected((Version::Http11, request.1, request.2, request.3), to.0);
+            let (mut expected, upstream) = expected(
+                (Version::Http11, request.1, request.2, request.3),
+                to.0,
+                Trailers::Dropped,
+            );
             expected.status = expected.status.replace("1.1 ", "1.0 ");
             if expected.framing == Framing::Unknown {
                 expected.framing = Framing::Close;
