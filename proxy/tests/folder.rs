@@ -217,16 +217,17 @@ fn analyze_names_what_has_no_effect_and_fails_as_asked() {
 
 #[test]
 fn analyze_tells_what_a_running_waypoint_refuses() {
+    // More places than a ring may have, in Envoy as well; admission lets it pass.
     let rule = "---\n{apiVersion: v1, kind: Service, metadata: {name: calls, namespace: shop}, spec: {clusterIP: 10.0.0.77, \
                 selector: {app: x}, ports: [{name: grpc, port: 90}]}}\n---\n\
                 {apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: calls, namespace: shop}, spec: \
-                {host: calls, trafficPolicy: {connectionPool: {http: {maxConcurrentStreams: 5}}}}}\n";
+                {host: calls, trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true, ringHash: {minimumRingSize: 9000000}}}}}}\n";
     let folder = Folder::with("rejected", &format!("{MESH}{rule}"));
     let (code, out, _) = waypoint(&["analyze", "--fail-on", "error"], &folder.0);
     assert_eq!(code, Some(1), "{out}");
     let line = out.lines().find(|line| line.contains("|calls.shop"));
     assert!(
-        line.is_some_and(|line| line.contains("max_concurrent_streams")),
+        line.is_some_and(|line| line.contains("minimum_ring_size")),
         "{out}"
     );
 }
