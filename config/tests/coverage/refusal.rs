@@ -69,6 +69,7 @@ const NOT_RECORDED: &[&str] = &[
     "envoy.config.accesslog.v3.OrFilter",
     "envoy.config.accesslog.v3.RuntimeFilter",
     "envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget",
+    "envoy.config.cluster.v3.Cluster.CommonLbConfig.ZoneAwareLbConfig",
     "envoy.config.cluster.v3.Cluster.RefreshRate",
     "envoy.config.cluster.v3.Cluster.RoundRobinLbConfig",
     "envoy.config.common.mutation_rules.v3.HeaderMutation",

@@ -96,7 +96,9 @@ fn pick<'a>(
 ) -> Option<&'a Arc<Endpoint>> {
     let hosts = endpoints.hosts();
     let (priority, panics) = hosts.priority(balancing.panic_threshold, random(), left_out)?;
-    let candidates = if panics {
+    let candidates = if panics && balancing.fails_in_panic {
+        return None;
+    } else if panics {
         priority.all()
     } else if balancing.by_locality {
         priority.healthy_of_locality(random())
@@ -166,6 +168,7 @@ mod tests {
         Balancing {
             policy,
             panic_threshold: 0.0,
+            fails_in_panic: false,
             by_locality: false,
             slow_start: None,
         }
@@ -402,6 +405,9 @@ mod tests {
         };
         assert_eq!(healthy(0.0), 300);
         assert!((60..140).contains(&healthy(50.0)));
+        balancing.fails_in_panic = true;
+        balancing.panic_threshold = 50.0;
+        assert!(choose(balancing, &set, avoiding(&mut random, &[], 0)).is_none());
     }
 
     #[test]

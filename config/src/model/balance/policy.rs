@@ -3,7 +3,7 @@
 use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster as ClusterProto, cluster};
 use waypoint_filters::xds::coverage::well_known::{PERCENT, UINT32_VALUE};
-use waypoint_filters::xds::coverage::{Table, honoured};
+use waypoint_filters::xds::coverage::{Table, harmless, honoured};
 use waypoint_filters::xds::rejected::Refusal;
 
 use crate::model::balance::maglev;
@@ -17,6 +17,8 @@ pub struct Balancing {
     pub policy: LbPolicy,
     /// Percent of healthy endpoints below which all are used; istiod sends 0: never.
     pub panic_threshold: f64,
+    /// Whether nobody is used then, rather than all (`fail_traffic_on_panic`).
+    pub fails_in_panic: bool,
     /// Whether a locality is chosen by its weight first; otherwise those of a priority are one set.
     pub by_locality: bool,
     /// How new endpoints begin, where turns are taken or requests compared.
@@ -28,6 +30,7 @@ impl Balancing {
         Ok(Balancing {
             policy: LbPolicy::from_proto(proto)?,
             panic_threshold: panic_threshold(proto),
+            fails_in_panic: fails_in_panic(proto),
             by_locality: locality_weighted(proto),
             slow_start: slow_start(proto)?,
         })
@@ -60,12 +63,27 @@ pub(crate) static COMMON_LB_CONFIG: Table = Table {
     name: "envoy.config.cluster.v3.Cluster.CommonLbConfig",
     fields: &[
         honoured(1, "healthy_panic_threshold").of(&PERCENT),
+        honoured(2, "zone_aware_lb_config").of(&ZONE_AWARE_LB_CONFIG),
         honoured(3, "locality_weighted_lb_config").of(&LOCALITY_WEIGHTED_LB_CONFIG),
     ],
-    refused: "2 zone_aware_lb_config, 4 update_merge_window, 5 ignore_new_hosts_until_first_hc, 6 close_connections_on_host_set_change, \
+    refused: "4 update_merge_window, 5 ignore_new_hosts_until_first_hc, 6 close_connections_on_host_set_change, \
               7 consistent_hashing_lb_config, 8 override_host_status",
     required: &[],
 };
+
+/// What compares zones needs a cluster of the proxy's own peers, which a waypoint has none of; in Envoy, too, it says nothing then.
+static ZONE_AWARE_LB_CONFIG: Table = Table {
+    name: "envoy.config.cluster.v3.Cluster.CommonLbConfig.ZoneAwareLbConfig",
+    fields: &[
+        harmless(1, "routing_enabled", NO_PEERS),
+        harmless(2, "min_cluster_size", NO_PEERS),
+        honoured(3, "fail_traffic_on_panic"),
+    ],
+    refused: "",
+    required: &[],
+};
+const NO_PEERS: &str =
+    "zones are compared with those of the proxy's own peers, whom a waypoint has no cluster of";
 
 static LOCALITY_WEIGHTED_LB_CONFIG: Table = Table {
     name: "envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig",
@@ -167,6 +185,16 @@ fn panic_threshold(proto: &ClusterProto) -> f64 {
     config
         .and_then(|config| config.healthy_panic_threshold.as_ref())
         .map_or(50.0, |percent| percent.value)
+}
+
+/// As in Envoy, whoever hashes has all endpoints in a panic whatever this says.
+fn fails_in_panic(proto: &ClusterProto) -> bool {
+    let config = proto.common_lb_config.as_ref();
+    let specifier = config.and_then(|config| config.locality_config_specifier.as_ref());
+    matches!(
+        specifier,
+        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zones)) if zones.fail_traffic_on_panic
+    )
 }
 
 /// Whether a locality is chosen by its weight before an endpoint in it.
