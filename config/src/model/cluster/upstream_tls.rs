@@ -316,6 +316,10 @@ fn own_roots(context: &CertificateValidationContext) -> Result<Option<RootsSourc
     }
 }
 
+/// By which sidecars tell each other who they are before the first byte. A sidecar that agreed on it would send bytes of its own
+/// before the application's.
+const PEER_EXCHANGE: &str = "istio-peer-exchange";
+
 fn alpn(common: &CommonTlsContext) -> Result<Vec<Vec<u8>>, Refusal> {
     let names = common.alpn_protocols.iter();
     // istiod writes one name each; Envoy takes several in one, too.
@@ -323,10 +327,8 @@ fn alpn(common: &CommonTlsContext) -> Result<Vec<Vec<u8>>, Refusal> {
     if names.iter().any(|name| name.is_empty() || name.len() > 255) || names.len() > 64 {
         return Err(Refusal::new("alpn_protocols", "no names of protocols"));
     }
-    Ok(names
-        .into_iter()
-        .map(|name| name.as_bytes().to_vec())
-        .collect())
+    let spoken = names.into_iter().filter(|name| *name != PEER_EXCHANGE);
+    Ok(spoken.map(|name| name.as_bytes().to_vec()).collect())
 }
 
 fn versions(proto: Option<&TlsParameters>) -> Result<TlsVersions, Refusal> {
