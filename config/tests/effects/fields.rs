@@ -388,6 +388,8 @@ fn workload_entries_and_who_selects_them() {
     let selecting = entry("", "workloadSelector: {labels: {app: vm}}");
     let lines = told(&(selecting.clone() + &machine("vm", "app: vm", "192.0.2.1")));
     assert_eq!(lines, Vec::<String>::new());
+    let of_service = told(&machine("vm", "app: web", "192.0.2.1"));
+    assert_eq!(of_service, Vec::<String>::new());
     check(&[
         (
             selecting.clone(),
@@ -398,12 +400,12 @@ fn workload_entries_and_who_selects_them() {
         ),
         (
             machine("vm", "app: vm", "192.0.2.1"),
-            &["WorkloadEntry (not for this waypoint): no ServiceEntry of this waypoint selects it"],
+            &["WorkloadEntry (not for this waypoint): nothing of this waypoint selects it"],
         ),
         (
-            machine("vm", "app: web", "192.0.2.1"),
+            machine("vm", "app: web", "vm.test"),
             &[
-                "WorkloadEntry default/vm (no effect): the Service default/api selects it, which is not honoured",
+                "WorkloadEntry default/vm (no effect): spec.address: vm.test is no IP address: as an endpoint of a Service it must be",
             ],
         ),
         (

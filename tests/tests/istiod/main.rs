@@ -6,6 +6,7 @@ mod balancing;
 mod changes;
 mod istioctl;
 mod load;
+mod machines;
 mod pod;
 mod refusals;
 mod scenarios;

@@ -1,9 +1,12 @@
-//! The endpoints of a ServiceEntry: its own, those that it selects, or its host, which is looked up.
+//! The endpoints of a ServiceEntry: its own, those that it selects, or its host, which is looked up. And machines, WorkloadEntries,
+//! that a Service selects.
 
 use std::collections::BTreeMap;
 
 use crate::standalone::input::manifest::Object;
 use crate::standalone::kinds::core::pod::{Pod, canonical};
+use crate::standalone::kinds::core::port::TargetPort;
+use crate::standalone::kinds::core::service::{Port, Service};
 use crate::standalone::kinds::istio::service_entry::ServiceEntry;
 use crate::standalone::kinds::istio::workload_address::WorkloadAddress;
 use crate::standalone::kinds::istio::workload_entry::EntryEndpoint;
@@ -28,34 +31,12 @@ pub(super) fn entry_endpoints(
     let target = ports.find(|own| own.number == number);
     let target = target.map_or(number, |own| own.target);
     let looks_up = entry.spec.resolution.looks_up();
-    let made = |endpoint: &EntryEndpoint, own: &str, hbone: bool| {
-        let (canonical_name, revision) = canonical(&endpoint.labels, own);
-        MeshEndpoint {
-            address: endpoint.address.clone(),
-            port: endpoint.ports.get(port_name).copied().unwrap_or(target),
-            healthy: None,
-            weight: endpoint.weight,
-            locality: locality(&endpoint.locality),
-            hbone,
-            labels: endpoint.labels.clone(),
-            node: String::new(),
-            tls_mode: endpoint.tls_mode().map(str::to_owned),
-            workload: Some(workload(own, namespace, canonical_name, revision)),
-        }
-    };
+    let port_of = |found: &EntryEndpoint| found.ports.get(port_name).copied().unwrap_or(target);
     if entry.spec.selector.is_some() {
         let entries = selected_entries(state, entry).filter(|found| {
             !drains(&found.spec.labels) && (looks_up || found.spec.address.ip().is_some())
         });
-        let entries = entries.map(|found| {
-            let hbone = found.meta.annotation(REDIRECTION) == Some("enabled")
-                || found
-                    .spec
-                    .labels
-                    .get(TUNNEL)
-                    .is_some_and(|tunnel| tunnel == "http");
-            made(&found.spec, &found.meta.name, hbone)
-        });
+        let entries = entries.map(|found| machine(found, port_of(&found.spec)));
         let pods =
             selected_pods(state, entry).filter(|pod| pod.spec.ready && !drains(&pod.meta.labels));
         let pods = pods.filter_map(|pod| {
@@ -85,8 +66,78 @@ pub(super) fn entry_endpoints(
     }
     let own = entry.spec.endpoints.iter();
     let own = own.filter(|endpoint| !drains(&endpoint.labels));
-    own.map(|endpoint| made(endpoint, &format!("{name}-{}", endpoint.index), false))
+    own.map(|found| {
+        let own = format!("{name}-{}", found.index);
+        endpoint(found, (&own, namespace), port_of(found), false)
+    })
+    .collect()
+}
+
+/// The machines that a Service selects, behind one port. As with istiod they stand beside its pods, by their addresses.
+pub(super) fn machine_endpoints(
+    state: &ClusterState,
+    service: &Object<Service>,
+    port: &Port,
+) -> Vec<MeshEndpoint> {
+    let port_of = |found: &EntryEndpoint| match &port.target {
+        TargetPort::Number(number) => {
+            let named = found.ports.get(&port.name).copied();
+            Some(named.unwrap_or(*number))
+        }
+        TargetPort::Name(name) => found.ports.get(name).copied(),
+    };
+    let found = machines_of(state, service);
+    let found =
+        found.filter(|found| !drains(&found.spec.labels) && found.spec.address.ip().is_some());
+    found
+        .filter_map(|found| Some(machine(found, port_of(&found.spec)?)))
         .collect()
+}
+
+/// The WorkloadEntries that a Service with addresses of its own selects.
+pub fn machines_of<'s>(
+    state: &'s ClusterState,
+    service: &'s Object<Service>,
+) -> impl Iterator<Item = &'s Object<EntryEndpoint>> {
+    let selector = &service.spec.selector;
+    let all = state.workload_entries.values();
+    all.filter(move |found| {
+        let has = |(name, value): (&String, &String)| found.spec.labels.get(name) == Some(value);
+        found.meta.namespace == service.meta.namespace
+            && !service.spec.headless
+            && !service.spec.external_name
+            && !selector.is_empty()
+            && selector.iter().all(has)
+    })
+}
+
+fn machine(found: &Object<EntryEndpoint>, port: u16) -> MeshEndpoint {
+    let mut tunnels = found.spec.labels.get(TUNNEL).into_iter();
+    let hbone = found.meta.annotation(REDIRECTION) == Some("enabled")
+        || tunnels.any(|tunnel| tunnel == "http");
+    let own = (found.meta.name.as_str(), found.meta.namespace.as_str());
+    endpoint(&found.spec, own, port, hbone)
+}
+
+fn endpoint(
+    found: &EntryEndpoint,
+    (own, namespace): (&str, &str),
+    port: u16,
+    hbone: bool,
+) -> MeshEndpoint {
+    let (canonical_name, revision) = canonical(&found.labels, own);
+    MeshEndpoint {
+        address: found.address.clone(),
+        port,
+        healthy: None,
+        weight: found.weight,
+        locality: locality(&found.locality),
+        hbone,
+        labels: found.labels.clone(),
+        node: String::new(),
+        tls_mode: found.tls_mode().map(str::to_owned),
+        workload: Some(workload(own, namespace, canonical_name, revision)),
+    }
 }
 
 fn locality(text: &str) -> Locality {

@@ -81,7 +81,7 @@ pub(super) fn pod_endpoint(
         hbone: pod.is_some_and(Object::takes_hbone),
         labels: pod.map(|pod| pod.meta.labels.clone()).unwrap_or_default(),
         node: pod.map(|pod| pod.spec.node.clone()).unwrap_or_default(),
-        tls_mode: None,
+        tls_mode: pod.and_then(Object::tls_mode).map(str::to_owned),
         workload: pod.map(|pod| {
             let (canonical_name, revision) = pod.canonical();
             workload(

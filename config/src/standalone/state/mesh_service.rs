@@ -1,7 +1,7 @@
 //! A service of the mesh, whether Kubernetes or a ServiceEntry declares it: host name, addresses, ports and
 //! endpoints.
 //!
-//! Endpoints come from EndpointSlices. Where there is no slice at all, as in manifests that were written by hand,
+//! Endpoints come from EndpointSlices, and from WorkloadEntries that a Service selects. Where there is no slice at all, as in manifests that were written by hand,
 //! what the controllers would make slices of stands in for them: the pods that the selector matches, or, without a
 //! selector, the Endpoints of the same name.
 
@@ -18,7 +18,7 @@ use crate::standalone::kinds::core::service::{CLUSTER_DOMAIN, Port, Service};
 use crate::standalone::kinds::core::traffic_distribution::{ANNOTATION, TrafficDistribution};
 use crate::standalone::kinds::istio::service_entry::{EntryResolution, ServiceEntry};
 use crate::standalone::state::cluster_state::ClusterState;
-use crate::standalone::state::entry_endpoints::entry_endpoints;
+use crate::standalone::state::entry_endpoints::{entry_endpoints, machine_endpoints};
 use crate::standalone::state::mesh_endpoint::{MeshEndpoint, drains, pod_endpoint};
 
 /// What a name may stand for that a client of this namespace uses, as a pod's resolver tries it.
@@ -236,10 +236,20 @@ fn service_endpoints(
     service: &Object<Service>,
     port: &MeshPort,
 ) -> Vec<MeshEndpoint> {
-    match slices_of(state, service) {
-        Some(slices) => slice_endpoints(state, &service.meta.namespace, &slices, port),
-        None => selected_endpoints(state, service, port),
+    let own = |own: &&Port| own.number == port.number && own.transport == port.transport;
+    let own = service.spec.ports.iter().find(own);
+    let mut found = match (slices_of(state, service), own) {
+        (Some(slices), _) => slice_endpoints(state, &service.meta.namespace, &slices, port),
+        (None, Some(own)) => selected_endpoints(state, service, own),
+        (None, None) => Vec::new(),
+    };
+    for machine in own
+        .map(|own| machine_endpoints(state, service, own))
+        .unwrap_or_default()
+    {
+        push_once(&mut found, machine);
     }
+    found
 }
 
 /// The slices that tell a service's endpoints; `None`: it has none, and its selector tells them.
@@ -300,17 +310,13 @@ fn slice_endpoints(
 fn selected_endpoints(
     state: &ClusterState,
     service: &Object<Service>,
-    port: &MeshPort,
+    port: &Port,
 ) -> Vec<MeshEndpoint> {
     let mut found: Vec<MeshEndpoint> = Vec::new();
-    let own = |own: &&Port| own.number == port.number && own.transport == port.transport;
-    let Some(target) = service.spec.ports.iter().find(own).map(|own| &own.target) else {
-        return found;
-    };
     for pod in selected_pods(state, service) {
         let publish = service.spec.publish_not_ready;
         let (terminates, ready) = (pod.meta.deletion_timestamp.is_some(), pod.spec.ready);
-        let Some(number) = pod.spec.port(target, port.transport) else {
+        let Some(number) = pod.spec.port(&port.target, port.transport) else {
             continue;
         };
         if (terminates && !publish) || drains(&pod.meta.labels) {

@@ -16,6 +16,7 @@ use crate::standalone::kinds::known_fields::{KnownFields, Report};
 
 const REDIRECTION: &str = "ambient.istio.io/redirection";
 const TUNNEL: &str = "networking.istio.io/tunnel";
+const TLS_MODE: &str = "security.istio.io/tlsMode";
 const WORKLOAD_NAME: &str = "service.istio.io/workload-name";
 /// Label that istiod sets on gateway pods and their Service.
 pub const GATEWAY_MANAGED: &str = "gateway.istio.io/managed";
@@ -183,6 +184,12 @@ impl Object<Pod> {
         self.meta.annotation(REDIRECTION) == Some("enabled")
             || self.meta.label(TUNNEL) == Some("http")
             || self.is_gateway()
+    }
+
+    /// How it takes connections where it has a sidecar.
+    pub fn tls_mode(&self) -> Option<&str> {
+        let mode = self.meta.label(TLS_MODE);
+        mode.filter(|mode| !matches!(*mode, "" | "disabled"))
     }
 
     /// A waypoint or other managed gateway: such pods have no waypoint themselves.

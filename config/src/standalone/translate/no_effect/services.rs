@@ -10,7 +10,7 @@ use crate::standalone::input::problem::{Origin, Severity};
 use crate::standalone::kinds::core::protocol::Protocol;
 use crate::standalone::kinds::core::service::Service;
 use crate::standalone::kinds::istio::service_entry::ServiceEntry;
-use crate::standalone::state::entry_endpoints::selected_entries;
+use crate::standalone::state::entry_endpoints::{machines_of, selected_entries};
 use crate::standalone::state::mesh_endpoint::drains;
 use crate::standalone::state::mesh_service::selected_pods;
 use crate::standalone::state::mesh_service::slices_of;
@@ -62,37 +62,40 @@ impl Telling<'_, '_> {
         self.twins();
     }
 
-    /// WorkloadEntries that no ServiceEntry of this waypoint selects.
+    /// WorkloadEntries that nothing of this waypoint selects, or that can't be what they are selected for.
     fn workload_entries(&mut self) {
         let mesh = self.mesh;
-        for found in mesh.state.workload_entries.values() {
-            if mesh.effects.shows(found) {
-                continue;
+        let own = mesh.waypoint.services.iter();
+        let own = own.filter_map(|service| match service.source {
+            Source::Service(object) => Some(object),
+            Source::Entry(_) => None,
+        });
+        // And those that routes lead to.
+        let named = mesh.state.services.values();
+        let named = named.filter(|service| mesh.effects.shows(*service));
+        for found in own.chain(named).flat_map(|s| machines_of(mesh.state, s)) {
+            mesh.effects.mark(found);
+            if drains(&found.spec.labels) {
+                self.aside("WorkloadEntry", DRAINS, found.name().to_string());
+            } else if found.spec.address.ip().is_none() {
+                let address = &found.spec.address;
+                let reason =
+                    format!("{address} is no IP address: as an endpoint of a Service it must be");
+                self.part("WorkloadEntry", found, "spec.address", Why::Mistake(reason));
             }
-            let mut services = mesh.state.services.values();
-            let selecting = services.find(|service| {
-                let mut selector = service.spec.selector.iter();
-                service.meta.namespace == found.meta.namespace
-                    && !service.spec.selector.is_empty()
-                    && selector.all(|(name, value)| found.spec.labels.get(name) == Some(value))
-            });
-            let why = match selecting {
-                Some(service) => Why::Mistake(format!(
-                    "the Service {} selects it, which is not honoured: only ServiceEntries have such endpoints here",
-                    service.name()
-                )),
-                // It has a chain for its own address.
-                None if mesh
-                    .waypoint
-                    .machines
-                    .iter()
-                    .any(|m| m.name() == found.name()) =>
-                {
-                    continue;
-                }
-                None => Why::Elsewhere("no ServiceEntry of this waypoint selects it".to_owned()),
-            };
-            self.part("WorkloadEntry", found, "", why);
+        }
+        for found in mesh.state.workload_entries.values() {
+            let mut own = mesh.waypoint.machines.iter();
+            // One of these has a chain for its own address.
+            if !mesh.effects.shows(found) && !own.any(|m| m.name() == found.name()) {
+                let reason = "nothing of this waypoint selects it";
+                self.part(
+                    "WorkloadEntry",
+                    found,
+                    "",
+                    Why::Elsewhere(reason.to_owned()),
+                );
+            }
         }
     }
 
