@@ -155,6 +155,26 @@ fn backends_that_are_not_there() {
             &[field, "kind \"Bucket\""],
         ),
         (
+            to("{group: networking.istio.io, kind: Hostname, name: a.test, port: 80}"),
+            &[field, "has the host \"a.test\"", "500"],
+        ),
+        (
+            to("{group: networking.istio.io, kind: Hostname, name: api.default.svc.cluster.local}"),
+            &[field, "port is required in backendRef", "500"],
+        ),
+        (
+            to(
+                "{group: networking.istio.io, kind: Hostname, name: api.default.svc.cluster.local, namespace: default, port: 80}",
+            ),
+            &[field, "namespace may not be set", "500"],
+        ),
+        (
+            to(
+                "{group: networking.istio.io, kind: Hostname, name: api.default.svc.cluster.local, port: 81}",
+            ),
+            &[field, "Service default/api has no TCP port 81", "500"],
+        ),
+        (
             route(
                 &parent,
                 ", hostnames: [a.test], rules: [{backendRefs: [{name: api, port: 80}]}]",

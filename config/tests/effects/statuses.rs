@@ -68,6 +68,29 @@ fn what_is_wrong_is_said_in_istiods_words() {
         ),
         (
             TO_WEB,
+            to("{group: networking.istio.io, kind: Hostname, name: api.default.svc.cluster.local, port: 80}"),
+            [GOOD, RESOLVED, WAYPOINTS],
+        ),
+        (
+            TO_WEB,
+            to("{group: networking.istio.io, kind: Hostname, name: a.test, port: 80}"),
+            [
+                GOOD,
+                "not ResolvedRefs (BackendNotFound: backend(a.test) not found)",
+                WAYPOINTS,
+            ],
+        ),
+        (
+            TO_WEB,
+            to("{group: networking.istio.io, kind: Hostname, name: a.test}"),
+            [
+                GOOD,
+                "not ResolvedRefs (InvalidDestination: port is required in backendRef)",
+                WAYPOINTS,
+            ],
+        ),
+        (
+            TO_WEB,
             ", rules: [{filters: [{type: ExtensionRef, extensionRef: {group: a.b, kind: C, name: d}}], backendRefs: [{name: gone, port: 80}]}]".to_owned(),
             [
                 GOOD,

@@ -271,11 +271,12 @@ fn backends() {
         ", port: 80",
         "{name: tcp, matches: [{path: {value: /a}}], backendRefs: [{name: db, port: 5432}]},
          {name: kind, matches: [{path: {value: /bb}}], backendRefs: [{group: example.com, kind: Bucket, name: b}]},
+         {name: host, matches: [{path: {value: /hostname}}], backendRefs: [{group: networking.istio.io, kind: Hostname, name: db.default.svc.cluster.local, port: 5432}]},
          {name: none, matches: [{path: {value: /ccc}}]},
          {name: zero, matches: [{path: {value: /dddd}}], backendRefs: [{name: web, port: 80, weight: 0}]}",
     ));
     let routes = routes(&service_chain(&found, 80, "http"));
-    assert_eq!(names(&routes), ["zero", "none", "kind", "tcp"]);
+    assert_eq!(names(&routes), ["host", "zero", "none", "kind", "tcp"]);
     let target = |route: &route::Route| match &route.action {
         Some(route::route::Action::DirectResponse(answer)) => answer.status.to_string(),
         Some(route::route::Action::Route(action)) => match &action.cluster_specifier {
@@ -288,6 +289,7 @@ fn backends() {
     assert_eq!(
         targets,
         [
+            "inbound-vip|5432|tcp|db.default.svc.cluster.local",
             "500",
             "500",
             "UnknownService",

@@ -14,10 +14,8 @@ fn grant(kind: &str) -> String {
     )
 }
 
-#[tokio::test]
-async fn a_backend_of_another_namespace_needs_a_grant_where_that_is_asked_for() {
-    let mesh = Mesh::new();
-    let (to, _app) = mesh.http_service(1, "web").await;
+/// Service `far` in the namespace `other`, and who is behind it.
+async fn far(mesh: &Mesh) {
     App::http(mesh.backend(2), "far").await;
     mesh.manifest(
         "far.yaml",
@@ -31,6 +29,39 @@ async fn a_backend_of_another_namespace_needs_a_grant_where_that_is_asked_for() 
             mesh.pod_ip(2)
         ),
     );
+}
+
+#[tokio::test]
+async fn a_host_of_another_namespaces_service_needs_the_services_grant() {
+    let mesh = Mesh::new();
+    let (to, _app) = mesh.http_service(1, "web").await;
+    far(&mesh).await;
+    let by_host =
+        "{group: networking.istio.io, kind: Hostname, name: far.other.svc.cluster.local, port: 80}";
+    let by_name = "{name: far, namespace: other, port: 80}";
+    mesh.manifest("route.yaml", &ROUTE.replace(by_name, by_host));
+    mesh.annotates_gateway("waypoint/reference-grants: required");
+    let (waypoint, client) = mesh.started().await;
+    let answer = client.get(to, "/").await;
+    assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
+    let problems = waypoint.problems().await;
+    assert!(
+        problems.contains("have Service other/far as a backend"),
+        "{problems}"
+    );
+    mesh.manifest("grant.yaml", &grant("HTTPRoute"));
+    until("the grant", async || {
+        let answer = client.get(to, "/").await;
+        (answer.header("x-app") == "far").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_backend_of_another_namespace_needs_a_grant_where_that_is_asked_for() {
+    let mesh = Mesh::new();
+    let (to, _app) = mesh.http_service(1, "web").await;
+    far(&mesh).await;
     mesh.manifest("route.yaml", ROUTE);
     mesh.manifest("grant.yaml", &grant("GRPCRoute"));
     let (waypoint, client) = mesh.started().await;

@@ -125,3 +125,46 @@ async fn policies_and_tokens_of_an_entry_hold_for_its_hosts_and_for_no_others() 
     assert_eq!(client.get(guarded, "/").await.status, StatusCode::FORBIDDEN);
     assert_eq!(show(open, "none").await, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn a_route_sends_and_mirrors_to_hosts_of_entries_whoever_serves_them() {
+    let mesh = Mesh::new();
+    let (web, _app) = mesh.http_service(4, "web").await;
+    let own = App::http(mesh.backend(1), "own").await;
+    let other = App::http(mesh.backend(2), "other").await;
+    let endpoint = |n| {
+        let ip = mesh.pod_ip(n);
+        format!("resolution: STATIC, endpoints: [{{address: '{ip}'}}]")
+    };
+    entry(&mesh, "own", 1, &endpoint(1));
+    entry(&mesh, "other", 2, &endpoint(2));
+    let path = mesh.manifests().join("other.yaml");
+    let text = std::fs::read_to_string(path).unwrap();
+    let text = text.replace("use-waypoint: waypoint", "use-waypoint: none");
+    mesh.manifest("other.yaml", &text);
+    let host = |name: &str| {
+        format!(
+            "{{group: networking.istio.io, kind: Hostname, name: {name}.outside.test, port: 80}}"
+        )
+    };
+    let mirror = format!(
+        "{{type: RequestMirror, requestMirror: {{backendRef: {}}}}}",
+        host("own")
+    );
+    mesh.manifest(
+        "route.yaml",
+        &format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: web, namespace: default}}\n\
+             spec: {{parentRefs: [{{group: '', kind: Service, name: web}}], rules: [\
+             {{matches: [{{path: {{value: /own}}}}], backendRefs: [{}]}}, {{filters: [{mirror}], backendRefs: [{}]}}]}}\n",
+            host("own"),
+            host("other")
+        ),
+    );
+    let (waypoint, client) = mesh.started().await;
+    assert_eq!(client.get(web, "/own").await.header("x-app"), "own");
+    assert_eq!(client.get(web, "/").await.header("x-app"), "other");
+    until("the copy", async || (own.seen().len() == 2).then_some(())).await;
+    assert_eq!(other.seen().len(), 1);
+    assert_eq!(waypoint.problems().await, "");
+}

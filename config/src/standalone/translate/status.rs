@@ -13,6 +13,7 @@ use crate::standalone::kinds::gateway_api::http_route::{HttpRoute, ParentRef};
 use crate::standalone::kinds::gateway_api::http_route_filter::Filter;
 use crate::standalone::kinds::gateway_api::stream_route::StreamRoute;
 use crate::standalone::translate::context::Mesh;
+use crate::standalone::translate::routes::route_backends::NoBackend;
 
 const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 
@@ -171,33 +172,35 @@ impl Mesh<'_> {
         meta: &ObjectMeta,
         backend: &BackendObject,
     ) -> Option<Unresolved> {
-        if !backend.is_service() {
-            return Some(Unresolved {
-                reason: "InvalidKind",
-                message: format!(
+        let (reason, message) = match self.backend(backend, kind, &meta.namespace).err()? {
+            NoBackend::Kind => (
+                "InvalidKind",
+                format!(
                     "referencing unsupported backendRef: group {:?} kind {:?}",
                     backend.group, backend.kind
                 ),
-            });
-        }
-        let namespace = backend.namespace.as_deref().unwrap_or(&meta.namespace);
-        let name = ObjectName::new(namespace, &backend.name);
-        if !self.is_granted(kind, &meta.namespace, &name) {
-            return Some(Unresolved {
-                reason: "RefNotPermitted",
-                message: format!(
-                    "backendRef {}/{namespace} not accessible to a {kind} in namespace {:?} (missing a ReferenceGrant?)",
-                    backend.name, meta.namespace
-                ),
-            });
-        }
-        (!self.state.services.contains_key(&name)).then(|| Unresolved {
-            reason: "BackendNotFound",
-            message: format!(
-                "backend({}.{namespace}.{CLUSTER_DOMAIN}) not found",
-                backend.name
             ),
-        })
+            NoBackend::Form(reason) => ("InvalidDestination", reason.to_owned()),
+            NoBackend::NotGranted(name) => (
+                "RefNotPermitted",
+                format!(
+                    "backendRef {}/{} not accessible to a {kind} in namespace {:?} (missing a ReferenceGrant?)",
+                    name.name, name.namespace, meta.namespace
+                ),
+            ),
+            NoBackend::NoService(name) => (
+                "BackendNotFound",
+                format!(
+                    "backend({}.{}.{CLUSTER_DOMAIN}) not found",
+                    name.name, name.namespace
+                ),
+            ),
+            NoBackend::NoHost => (
+                "BackendNotFound",
+                format!("backend({}) not found", backend.name),
+            ),
+        };
+        Some(Unresolved { reason, message })
     }
 }
 

@@ -26,6 +26,11 @@ impl BackendObject {
         self.group.is_empty() && self.kind == "Service"
     }
 
+    /// Any host of the mesh, as istiod has it.
+    pub fn is_hostname(&self) -> bool {
+        self.group == "networking.istio.io" && self.kind == "Hostname"
+    }
+
     pub(crate) fn check(&self) -> Result<(), Refusal> {
         if self.is_service() && self.port.is_none_or(|port| port == 0) {
             return Err(refusal("port", "is required for a Service"));

@@ -55,11 +55,9 @@ impl Mesh<'_> {
         let mut found: Vec<MeshService<'_>> = Vec::new();
         for parent in &self.waypoint.services {
             let routed = self.route_backends(parent);
-            let routed = routed
-                .iter()
-                .filter_map(|name| self.state.services.get(name))
-                .map(MeshService::of_service);
-            let named = routed.chain(self.virtual_service_destinations(parent));
+            let named = routed
+                .into_iter()
+                .chain(self.virtual_service_destinations(parent));
             found.extend(named.filter(|service| {
                 !self.waypoint.owns(&service.hostname) || is_elsewhere(service, &parent.hostname)
             }));

@@ -5,11 +5,12 @@ use crate::standalone::input::manifest::{Object, ObjectMeta, ObjectName};
 use crate::standalone::input::near::meant;
 use crate::standalone::kinds::gateway_api::backend_object::BackendObject;
 use crate::standalone::kinds::gateway_api::http_route::{HttpRoute, ParentRef};
-use crate::standalone::state::mesh_service::{MeshPort, MeshService, Resolution};
+use crate::standalone::state::mesh_service::{MeshPort, Resolution, Source};
 use crate::standalone::translate::context::settings::CONSUMER_ROUTES;
 use crate::standalone::translate::no_effect::reach::{Reaches, carries_http};
 use crate::standalone::translate::no_effect::{Telling, Why};
 use crate::standalone::translate::routes::http_routes::is_parent;
+use crate::standalone::translate::routes::route_backends::NoBackend;
 
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
@@ -263,42 +264,62 @@ impl Telling<'_, '_> {
         meta: &ObjectMeta,
         backend: &BackendObject,
     ) -> Option<(String, u16)> {
-        if !backend.is_service() {
-            let (group, kind) = (&backend.group, &backend.kind);
-            let reason = format!("kind {kind:?} of group {group:?} is not honoured as a backend");
-            return Some((reason, 500));
-        }
-        let namespace = backend.namespace.as_deref();
-        let name = ObjectName::new(namespace.unwrap_or(&meta.namespace), &backend.name);
-        let Some(service) = self.mesh.state.services.get(&name) else {
-            return Some((self.missing_service(&name), 500));
+        let service = match self.mesh.backend(backend, kind, &meta.namespace) {
+            Ok(service) => service,
+            Err(none) => return Some((self.why_no_backend(backend, kind, meta, none), 500)),
         };
-        if !self.mesh.is_granted(kind, &meta.namespace, &name) {
-            let reason = format!(
-                "no ReferenceGrant in {:?} lets a {kind} of {:?} have Service {name} as a backend",
-                name.namespace, meta.namespace
-            );
-            return Some((reason, 500));
-        }
-        if service.spec.external_name {
-            return Some((format!("Service {name} is an alias (ExternalName)"), 500));
+        let name = match service.source {
+            Source::Service(object) => format!("Service {}", object.name()),
+            Source::Entry(_) => format!("host {:?}", service.hostname),
+        };
+        if service.resolution() == Resolution::None {
+            return Some((format!("{name} is an alias (ExternalName)"), 500));
         }
         let number = backend.port.unwrap_or_default();
-        let service = MeshService::of_service(service);
         let Some(port) = service.port(number) else {
             let ports = listed(&service.ports);
-            let reason = format!("Service {name} has no TCP port {number}; it has {ports}");
+            let reason = format!("{name} has no TCP port {number}; it has {ports}");
             return Some((reason, 500));
         };
         // Of an own service it is told there, unless its clients choose among its pods themselves.
-        if self.mesh.waypoint.owns(&service.hostname)
-            && service.resolution() == Resolution::Endpoints
-        {
-            return None;
+        let own = self.mesh.waypoint.owns(&service.hostname);
+        match service.resolution() {
+            Resolution::Endpoints if own => return None,
+            Resolution::Dynamic if own => return None,
+            Resolution::Dynamic => {
+                let reason = format!("{name} is known only where this waypoint serves it");
+                return Some((reason, 500));
+            }
+            _ => {}
         }
         let reason = self.leads_to_nobody(&service, port)?;
-        let reason = format!("port {number} of Service {name} leads to nobody, {reason}");
+        let reason = format!("port {number} of {name} leads to nobody, {reason}");
         Some((reason, 503))
+    }
+
+    fn why_no_backend(
+        &self,
+        backend: &BackendObject,
+        kind: &str,
+        meta: &ObjectMeta,
+        none: NoBackend,
+    ) -> String {
+        match none {
+            NoBackend::Kind => {
+                let (group, kind) = (&backend.group, &backend.kind);
+                format!("kind {kind:?} of group {group:?} is not honoured as a backend")
+            }
+            NoBackend::Form(reason) => reason.to_owned(),
+            NoBackend::NotGranted(name) => format!(
+                "no ReferenceGrant in {:?} lets a {kind} of {:?} have Service {name} as a backend",
+                name.namespace, meta.namespace
+            ),
+            NoBackend::NoService(name) => self.missing_service(&name),
+            NoBackend::NoHost => format!(
+                "no Service and no ServiceEntry that is honoured has the host {:?}",
+                backend.name
+            ),
+        }
     }
 }
 

@@ -8,20 +8,14 @@ use std::collections::HashMap;
 
 use envoy_types::pb::envoy::config::route::v3 as route;
 
-use crate::standalone::input::manifest::ObjectName;
 use crate::standalone::input::manifest::resource;
 use crate::standalone::input::problem::{Problem, Severity};
 use crate::standalone::kinds::core::config_map::RetryPolicy;
-use crate::standalone::kinds::core::service::CLUSTER_DOMAIN;
 use crate::standalone::kinds::gateway_api::backend_object::BackendObject;
 use crate::standalone::kinds::gateway_api::http_route::Rule;
 use crate::standalone::kinds::gateway_api::http_route_filter::{Filter, Mirror};
 use crate::standalone::kinds::gateway_api::session_persistence::SessionPersistence;
-use crate::standalone::state::mesh_service::MeshService;
-use crate::standalone::translate::clusters::inbound_vip;
-use crate::standalone::translate::clusters::outbound::{is_elsewhere, outbound};
 use crate::standalone::translate::context::Mesh;
-use crate::standalone::translate::context::settings::REFERENCE_GRANTS;
 use crate::standalone::translate::proto::packed::any;
 use crate::standalone::translate::proto::packed::duration;
 use crate::standalone::translate::proto::packed::fields;
@@ -36,11 +30,6 @@ use crate::standalone::translate::routes::http_route_filters::{
 use crate::standalone::translate::routes::http_routes::{Candidate, route_match};
 use crate::standalone::translate::routes::sessions::{SESSIONS, of_rule};
 use crate::standalone::translate::routes::{decorator, internal_error, without_timeout};
-
-/// Cluster of a backend whose kind is unknown: it doesn't exist.
-const UNKNOWN_SERVICE: &str = "UnknownService";
-/// Cluster of a backend that its namespace doesn't let the route have: it doesn't exist.
-const NOT_GRANTED: &str = "RefNotPermitted";
 
 impl Rule {
     pub(crate) fn mirrors(&self) -> impl Iterator<Item = &Mirror> {
@@ -209,7 +198,7 @@ impl Mesh<'_> {
             .collect();
         let hash_of = |backend: &BackendObject| {
             let namespace = &candidate.object.meta.namespace;
-            let (host, namespace) = host_of(backend, namespace)?;
+            let (host, namespace) = self.host_of(backend, namespace)?;
             self.destination_hash(&host, &namespace, backend.port, None)
         };
         let hashes = weighted
@@ -288,63 +277,6 @@ impl Mesh<'_> {
         ));
         action
     }
-
-    /// The cluster of a backend that a route of this kind in the namespace `own` has for the service `parent`. What doesn't exist,
-    /// or isn't granted, gets a name that no cluster has: its share answers 500.
-    pub(super) fn backend_cluster(
-        &self,
-        backend: &BackendObject,
-        kind: &str,
-        own: &str,
-        parent: &str,
-    ) -> String {
-        let Some(port) = backend.port.filter(|_| backend.is_service()) else {
-            return UNKNOWN_SERVICE.to_owned();
-        };
-        let namespace = backend.namespace.as_deref().unwrap_or(own);
-        let hostname = format!("{}.{namespace}.{CLUSTER_DOMAIN}", backend.name);
-        let name = ObjectName::new(namespace, &backend.name);
-        if !self.is_granted(kind, own, &name) {
-            return NOT_GRANTED.to_owned();
-        }
-        let service = self.state.services.get(&name);
-        let Some(service) = service.map(MeshService::of_service) else {
-            return inbound_vip(port, "http", &hostname);
-        };
-        if !self.waypoint.owns(&hostname) || is_elsewhere(&service, parent) {
-            return outbound(port, &hostname);
-        }
-        let protocol = service.port(port).map(|port| port.protocol);
-        let http = protocol.is_none_or(|p| {
-            p.is_http() || p == crate::standalone::kinds::core::protocol::Protocol::Unknown
-        });
-        inbound_vip(port, if http { "http" } else { "tcp" }, &hostname)
-    }
-}
-
-impl Mesh<'_> {
-    /// Whether a route may have a Service as a backend. A grant is asked for only where the user wants it: istiod asks for none.
-    pub(in crate::standalone::translate) fn is_granted(
-        &self,
-        kind: &str,
-        namespace: &str,
-        service: &ObjectName,
-    ) -> bool {
-        if namespace == service.namespace || !self.is_on(REFERENCE_GRANTS) {
-            return true;
-        }
-        let grants = self.state.reference_grants.values();
-        let mut there = grants.filter(|grant| grant.meta.namespace == service.namespace);
-        let found = there.find(|grant| grant.spec.lets(kind, namespace, &service.name));
-        found.inspect(|grant| self.effects.mark(*grant)).is_some()
-    }
-}
-
-/// The host of a Service that is a backend, and its namespace.
-fn host_of(backend: &BackendObject, own: &str) -> Option<(String, String)> {
-    let namespace = backend.namespace.as_deref().unwrap_or(own);
-    let host = format!("{}.{namespace}.{CLUSTER_DOMAIN}", backend.name);
-    backend.is_service().then(|| (host, namespace.to_owned()))
 }
 
 fn problem(candidate: &Candidate<'_>, severity: Severity, field: &str, reason: String) -> Problem {

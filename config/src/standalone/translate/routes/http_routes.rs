@@ -12,7 +12,6 @@ use envoy_types::pb::envoy::config::route::v3 as route;
 use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 
 use crate::standalone::input::manifest::{Object, ObjectMeta, ObjectName};
-use crate::standalone::kinds::gateway_api::backend_object::BackendObject;
 use crate::standalone::kinds::gateway_api::http_route::{HttpRoute, ParentRef, Rule};
 use crate::standalone::kinds::gateway_api::http_route_match::{
     Match, PathMatchType, ValueMatch, ValueMatchType,
@@ -191,30 +190,6 @@ impl Mesh<'_> {
     pub(crate) fn counts(&self, meta: &ObjectMeta, service: &MeshService<'_>) -> bool {
         let namespace = meta.namespace.as_str();
         namespace == service.namespace || namespace == self.waypoint.gateway.meta.namespace
-    }
-
-    /// Kubernetes services that the routes of a service send to or mirror to.
-    pub(crate) fn route_backends(&self, service: &MeshService<'_>) -> BTreeSet<ObjectName> {
-        let mut backends = BTreeSet::new();
-        let mut add = |meta: &ObjectMeta, backend: &BackendObject| {
-            if backend.is_service() {
-                let namespace = backend.namespace.as_deref().unwrap_or(&meta.namespace);
-                backends.insert(ObjectName::new(namespace, &backend.name));
-            }
-        };
-        for object in self.attached(service) {
-            for rule in &object.spec.rules {
-                let named = rule.backends.iter().map(|backend| &backend.object);
-                let mirrored = rule.mirrors().map(|mirror| &mirror.backend_ref);
-                named.chain(mirrored).for_each(|b| add(&object.meta, b));
-            }
-        }
-        for object in self.streams_of(service) {
-            for backend in object.spec.rules.iter().flat_map(|rule| &rule.backends) {
-                add(&object.meta, &backend.object);
-            }
-        }
-        backends
     }
 }
 

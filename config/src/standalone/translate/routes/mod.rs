@@ -8,6 +8,7 @@ mod http_route_action;
 mod http_route_filters;
 pub(super) mod http_routes;
 mod path_modifier;
+pub(super) mod route_backends;
 pub(super) mod sessions;
 pub(super) mod stream_routes;
 mod virtual_service_match;
