@@ -315,8 +315,18 @@ fn settings_of_the_mesh() {
     let quiet = "ConfigMap (not for this waypoint): settings of other parts of the mesh: ";
     check(&[
         (
-            mesh("localityLbSetting: {enabled: true}"),
-            &[&not_honoured, "localityLbSetting: "],
+            mesh("localityLbSetting: {distribute: [{from: r/a, to: {r/b: 100}}]}"),
+            &[
+                &no_effect,
+                "localityLbSetting.distribute: where the waypoint runs isn't known",
+            ],
+        ),
+        (
+            mesh("zoneAwareLbSetting: {enabled: true}"),
+            &[
+                "ConfigMap (not for this waypoint): is for sidecars",
+                ": istio-system/istio zoneAwareLbSetting",
+            ],
         ),
         (
             mesh("discoverySelectors: [{matchLabels: {a: b}}]"),

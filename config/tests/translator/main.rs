@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod guards;
+mod mesh_settings;
 
 use std::path::Path;
 

@@ -7,6 +7,7 @@ mod changes;
 mod istioctl;
 mod load;
 mod machines;
+mod places;
 mod pod;
 mod refusals;
 mod scenarios;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use prost::Message;
 use waypoint_config::resource::ResourceType;
 use waypoint_tests::wait::until;
@@ -25,6 +25,32 @@ async fn three(mesh: &Mesh) -> (SocketAddr, [App; 3]) {
         apps.push(App::http(mesh.backend(n), &format!("web-{n}")).await);
     }
     (mesh.service(1, "web"), apps.try_into().ok().unwrap())
+}
+
+/// Two zones: the waypoint and `web-2` in one, the others in the other.
+fn places(mesh: &Mesh) {
+    for (node, zone) in [("n1", "a"), ("n2", "b")] {
+        mesh.manifest(
+            &format!("node-{node}.yaml"),
+            &format!(
+                "apiVersion: v1\nkind: Node\nmetadata: {{name: {node}, labels: {{topology.kubernetes.io/region: r, topology.kubernetes.io/zone: {zone}}}}}\n"
+            ),
+        );
+    }
+    mesh.manifest(
+        "own.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: way-1, namespace: default, labels: {gateway.networking.k8s.io/gateway-name: waypoint}}\nspec: {nodeName: n1}\n",
+    );
+    for n in 1..=3 {
+        let file = mesh.manifests().join(format!("pod-web-{n}.yaml"));
+        let text = std::fs::read_to_string(&file).unwrap();
+        let node = if n == 2 { "n1" } else { "n2" };
+        std::fs::write(
+            file,
+            text.replace("spec: {", &format!("spec: {{nodeName: {node}, ")),
+        )
+        .unwrap();
+    }
 }
 
 /// Who answers twelve requests.
@@ -93,28 +119,7 @@ async fn a_pod_that_fails_is_left_out() {
 async fn what_is_near_comes_first() {
     let mesh = Mesh::new();
     let (to, _apps) = three(&mesh).await;
-    for (node, zone) in [("n1", "a"), ("n2", "b")] {
-        mesh.manifest(
-            &format!("node-{node}.yaml"),
-            &format!(
-                "apiVersion: v1\nkind: Node\nmetadata: {{name: {node}, labels: {{topology.kubernetes.io/region: r, topology.kubernetes.io/zone: {zone}}}}}\n"
-            ),
-        );
-    }
-    mesh.manifest(
-        "own.yaml",
-        "apiVersion: v1\nkind: Pod\nmetadata: {name: way-1, namespace: default, labels: {gateway.networking.k8s.io/gateway-name: waypoint}}\nspec: {nodeName: n1}\n",
-    );
-    for n in 1..=3 {
-        let file = mesh.manifests().join(format!("pod-web-{n}.yaml"));
-        let text = std::fs::read_to_string(&file).unwrap();
-        let node = if n == 2 { "n1" } else { "n2" };
-        std::fs::write(
-            file,
-            text.replace("spec: {", &format!("spec: {{nodeName: {node}, ")),
-        )
-        .unwrap();
-    }
+    places(&mesh);
     mesh.manifest(
         "rule.yaml",
         &rule("outlierDetection: {baseEjectionTime: 1h}"),
@@ -133,6 +138,38 @@ async fn what_is_near_comes_first() {
         (found == BTreeSet::from(["web-1".to_owned(), "web-3".to_owned()])).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_mesh_says_what_is_near_and_what_speaks_http2() {
+    let mesh = Mesh::new();
+    let (to, apps) = three(&mesh).await;
+    places(&mesh);
+    let base = std::fs::read_to_string(mesh.manifests().join("base.yaml")).unwrap();
+    let file = "accessLogFile: /dev/stdout";
+    let shares = "localityLbSetting: {distribute: [{from: r/a/*, to: {r/b/*: 100}}]}";
+    let said = base.replace(
+        file,
+        &format!("{file}\n    h2UpgradePolicy: UPGRADE\n    {shares}"),
+    );
+    mesh.manifest("base.yaml", &said);
+    let (waypoint, client) = mesh.started().await;
+    assert_eq!(
+        answering(&client, to).await,
+        BTreeSet::from(["web-1".to_owned(), "web-3".to_owned()])
+    );
+    assert_eq!(apps[0].last().version, Version::HTTP_2);
+    assert_eq!(waypoint.problems().await, "");
+    // What a rule says stands above it.
+    mesh.manifest(
+        "rule.yaml",
+        &rule("loadBalancer: {localityLbSetting: {enabled: false}}, connectionPool: {http: {h2UpgradePolicy: DO_NOT_UPGRADE}}"),
+    );
+    until("all answer", async || {
+        (answering(&client, to).await.len() == 3).then_some(())
+    })
+    .await;
+    assert_eq!(apps[1].last().version, Version::HTTP_11);
 }
 
 #[tokio::test]

@@ -72,6 +72,37 @@ async fn names_of_headers_keep_their_case() {
 }
 
 #[tokio::test]
+async fn http_10_is_taken_where_the_meshs_metadata_says_so() {
+    let old = b"GET / HTTP/1.0\r\nHost: web\r\n\r\n";
+    for (settings, annotations, begins) in [
+        ("", "", "HTTP/1.0 426"),
+        (
+            "proxyMetadata: {ISTIO_META_HTTP10: '1'}",
+            "",
+            "HTTP/1.0 200",
+        ),
+        (
+            "proxyMetadata: {ISTIO_META_HTTP10: '0'}",
+            "",
+            "HTTP/1.0 426",
+        ),
+        (
+            "proxyMetadata: {ISTIO_META_HTTP10: '1'}",
+            "proxy.istio.io/config: '{proxyMetadata: {ISTIO_META_HTTP10: \"0\"}}'",
+            "HTTP/1.0 426",
+        ),
+    ] {
+        let mesh = Mesh::new();
+        say(&mesh, settings, annotations);
+        let (to, _app) = mesh.http_service(1, "web").await;
+        let (waypoint, client) = mesh.started().await;
+        let answer = client.raw(to, old).await;
+        assert!(answer.starts_with(begins), "{settings}: {answer}");
+        assert_eq!(waypoint.problems().await, "");
+    }
+}
+
+#[tokio::test]
 async fn a_connection_lives_as_long_as_connection_settings_say() {
     let mesh = Mesh::new();
     // What the Gateway's pods are annotated with stands above the mesh's.

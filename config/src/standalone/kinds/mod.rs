@@ -9,3 +9,4 @@ pub mod istio;
 pub mod known_fields;
 mod refusal;
 pub mod target_ref;
+pub mod traffic_policy;

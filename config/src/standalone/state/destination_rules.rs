@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::standalone::input::manifest::Object;
 use crate::standalone::kinds::istio::destination_rule::{DestinationRule, Subset};
 use crate::standalone::kinds::istio::export_to::{EVERYBODY, OWN};
-use crate::standalone::kinds::istio::traffic_policy::{Effective, TrafficPolicy};
+use crate::standalone::kinds::traffic_policy::{Effective, TrafficPolicy};
 use crate::standalone::state::cluster_state::ClusterState;
 
 /// Rules that are one.

@@ -15,8 +15,10 @@ use crate::standalone::kinds::core::pod::Pod;
 use crate::standalone::kinds::core::port::Transport;
 use crate::standalone::kinds::core::protocol::Protocol;
 use crate::standalone::kinds::core::service::{CLUSTER_DOMAIN, Port, Service};
-use crate::standalone::kinds::core::traffic_distribution::{ANNOTATION, TrafficDistribution};
 use crate::standalone::kinds::istio::service_entry::{EntryResolution, ServiceEntry};
+use crate::standalone::kinds::traffic_policy::traffic_distribution::{
+    ANNOTATION, TrafficDistribution,
+};
 use crate::standalone::state::cluster_state::ClusterState;
 use crate::standalone::state::entry_endpoints::{entry_endpoints, machine_endpoints};
 use crate::standalone::state::mesh_endpoint::{MeshEndpoint, drains, pod_endpoint};

@@ -13,11 +13,11 @@ use crate::standalone::kinds::gateway_api::backend_tls_policy::{
 use crate::standalone::kinds::gateway_api::backend_traffic_policy::RetryConstraint;
 use crate::standalone::kinds::gateway_api::policy_target::{BackendKind, PolicyTarget};
 use crate::standalone::kinds::istio::destination_rule::DestinationRule;
-use crate::standalone::kinds::istio::traffic_policy::client_tls::{
+use crate::standalone::kinds::traffic_policy::client_tls::{
     CONFIG_MAP, ClientTls, INVALID, TlsMode,
 };
-use crate::standalone::kinds::istio::traffic_policy::connection_pool::RetryBudget;
-use crate::standalone::kinds::istio::traffic_policy::{PortPolicy, PortSelector, TrafficPolicy};
+use crate::standalone::kinds::traffic_policy::connection_pool::RetryBudget;
+use crate::standalone::kinds::traffic_policy::{PortPolicy, PortSelector, TrafficPolicy};
 use crate::standalone::state::cluster_state::ClusterState;
 use crate::standalone::state::mesh_service::MeshService;
 

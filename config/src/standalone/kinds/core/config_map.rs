@@ -21,6 +21,9 @@ use crate::standalone::kinds::core::extension_provider::{self, BUILT_IN, Extensi
 use crate::standalone::kinds::core::proxy_config::{
     ProxyConfig, unread_of_tracing, without_effect,
 };
+use crate::standalone::kinds::refusal::{Refusal, below};
+use crate::standalone::kinds::traffic_policy::locality::{LocalityLb, ZoneAwareLb};
+use crate::standalone::kinds::traffic_policy::{DefaultTrafficPolicy, OfMesh};
 
 /// Name and namespace of the ConfigMap.
 pub const MESH_CONFIG: (&str, &str) = ("istio-system", "istio");
@@ -43,6 +46,10 @@ pub struct MeshConfig {
     pub hbone_idle_timeout: Option<Duration>,
     pub tcp_keepalive: Option<TcpKeepalive>,
     pub default_http_retry_policy: Option<RetryPolicy>,
+    pub locality_lb_setting: Option<LocalityLb>,
+    pub zone_aware_lb_setting: Option<ZoneAwareLb>,
+    pub h2_upgrade_policy: UpgradeToHttp2,
+    pub default_traffic_policy: DefaultTrafficPolicy,
     /// Where VirtualServices count that don't say it; `None`: everywhere.
     pub default_virtual_service_export_to: Option<Vec<String>>,
     pub enable_tracing: bool,
@@ -67,6 +74,10 @@ impl Default for MeshConfig {
             hbone_idle_timeout: None,
             tcp_keepalive: None,
             default_http_retry_policy: None,
+            locality_lb_setting: None,
+            zone_aware_lb_setting: None,
+            h2_upgrade_policy: UpgradeToHttp2::default(),
+            default_traffic_policy: DefaultTrafficPolicy::default(),
             default_virtual_service_export_to: None,
             enable_tracing: true,
             disable_envoy_listener_log: false,
@@ -75,6 +86,15 @@ impl Default for MeshConfig {
             default_config: ProxyConfig::default(),
         }
     }
+}
+
+/// Whether endpoints that speak HTTP/1.1 are spoken to by HTTP/2.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum UpgradeToHttp2 {
+    #[default]
+    DoNotUpgrade,
+    Upgrade,
 }
 
 /// How lines of the access log are written.
@@ -189,9 +209,31 @@ impl MeshConfig {
         self.default_config.check().map_err(|(field, reason)| {
             manifest.refused(format!("data.mesh.defaultConfig.{field}"), reason)
         })?;
+        self.check_traffic()
+            .map_err(|(field, reason)| manifest.refused(format!("data.mesh.{field}"), reason))?;
         extension_provider::check(&self.extension_providers).map_err(|(field, reason)| {
             manifest.refused(format!("data.mesh.extensionProviders{field}"), reason)
         })
+    }
+
+    fn check_traffic(&self) -> Result<(), Refusal> {
+        if let Some(setting) = &self.locality_lb_setting {
+            setting.check().map_err(below("localityLbSetting"))?;
+        }
+        if let Some(setting) = &self.zone_aware_lb_setting {
+            setting.check().map_err(below("zoneAwareLbSetting"))?;
+        }
+        let policy = &self.default_traffic_policy;
+        policy.check().map_err(below("defaultTrafficPolicy"))
+    }
+
+    /// What holds for every cluster of a port, unless a rule or its service says something else.
+    pub fn of_clusters(&self, speaks_http: bool) -> OfMesh<'_> {
+        OfMesh {
+            locality: self.locality_lb_setting.as_ref(),
+            zone_aware: self.zone_aware_lb_setting.as_ref(),
+            upgrades: speaks_http && self.h2_upgrade_policy == UpgradeToHttp2::Upgrade,
+        }
     }
 
     fn not_honoured(&self, manifest: &Manifest, value: &Value) -> Vec<Problem> {
@@ -307,6 +349,19 @@ mod tests {
             ("trustDomain: y", "data.mesh.trustDomain"),
             ("trustDomain: a/b", "data.mesh.trustDomain"),
             ("connectTimeout: 10", "data.mesh.connectTimeout"),
+            (
+                "localityLbSetting: {distribute: [{from: a, to: {b: 50}}]}",
+                "data.mesh.localityLbSetting.distribute[0].to",
+            ),
+            (
+                "zoneAwareLbSetting: {failover: [{from: a, to: a}]}",
+                "data.mesh.zoneAwareLbSetting.failover[0]",
+            ),
+            (
+                "defaultTrafficPolicy: {connectionPool: {tcp: {maxConnections: -1}}}",
+                "data.mesh.defaultTrafficPolicy.connectionPool.tcp.maxConnections",
+            ),
+            ("h2UpgradePolicy: DEFAULT", "data.mesh.h2UpgradePolicy"),
             (
                 "pathNormalization: {normalization: SOME}",
                 "data.mesh.pathNormalization.normalization",

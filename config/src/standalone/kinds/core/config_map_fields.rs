@@ -11,11 +11,8 @@ use crate::standalone::input::yaml;
 pub(crate) const NOT_HONOURED: &[&str] = &[
     "caCertificates",
     "defaultServiceExportTo",
-    "defaultTrafficPolicy",
     "discoverySelectors",
     "enableEnvoyAccessLogService",
-    "h2UpgradePolicy",
-    "localityLbSetting",
     "meshMTLS",
     "tlsDefaults",
 ];
@@ -28,16 +25,20 @@ const HONOURED: &[&str] = &[
     "defaultConfig",
     "defaultHttpRetryPolicy",
     "defaultProviders",
+    "defaultTrafficPolicy",
     "defaultVirtualServiceExportTo",
     "disableEnvoyListenerLog",
     "enableTracing",
     "extensionProviders",
+    "h2UpgradePolicy",
     "hboneIdleTimeout",
+    "localityLbSetting",
     "pathNormalization",
     "rootNamespace",
     "tcpKeepalive",
     "trustDomain",
     "trustDomainAliases",
+    "zoneAwareLbSetting",
 ];
 /// All other top-level fields of MeshConfig: they speak to other parts of the mesh.
 const OF_OTHERS: &[&str] = &[
@@ -64,7 +65,6 @@ const OF_OTHERS: &[&str] = &[
     "serviceScopeConfigs",
     "serviceSettings",
     "verifyCertificateAtClient",
-    "zoneAwareLbSetting",
 ];
 /// Fields of the messages in it that are read whole.
 const KNOWN_BELOW: &[(&str, &[&str])] = &[
@@ -114,6 +114,9 @@ const PROXY_OF_OTHERS: &[&str] = &[
     "zipkinAddress",
 ];
 
+/// The variable of `proxyMetadata` that reaches a waypoint's listeners: `"1"` has it take HTTP/1.0.
+pub(crate) const HTTP_10: &str = "ISTIO_META_HTTP10";
+
 /// Whether a field says something.
 pub(crate) fn set(value: Option<&Value>) -> bool {
     value.is_some_and(|value| match value {
@@ -137,7 +140,11 @@ pub fn of_others(manifest: &Manifest) -> Vec<String> {
     };
     let mut found = given(Some(&value), OF_OTHERS, "");
     let proxy = value.get("defaultConfig");
-    found.extend(given(proxy, PROXY_OF_OTHERS, "defaultConfig."));
+    let metadata = proxy.and_then(|proxy| proxy.get("proxyMetadata")?.as_object());
+    let is_read = metadata.is_some_and(|all| all.keys().all(|name| name == HTTP_10));
+    let of_proxy = given(proxy, PROXY_OF_OTHERS, "defaultConfig.");
+    let of_proxy = of_proxy.into_iter();
+    found.extend(of_proxy.filter(|field| !(is_read && field == "defaultConfig.proxyMetadata")));
     found
 }
 

@@ -14,4 +14,3 @@ pub mod proxy_config;
 pub mod service;
 pub(crate) mod service_outside;
 pub mod telemetry_provider;
-pub mod traffic_distribution;

@@ -14,7 +14,7 @@ use crate::standalone::input::duration::optional_duration;
 use crate::standalone::input::near::meant;
 use crate::standalone::input::strict_value::StrictValue;
 use crate::standalone::input::yaml;
-use crate::standalone::kinds::core::config_map_fields::set;
+use crate::standalone::kinds::core::config_map_fields::{HTTP_10, set};
 use crate::standalone::kinds::core::custom_tag::CustomTag;
 
 /// The annotation of pods that has settings of its own.
@@ -28,6 +28,8 @@ pub struct ProxyConfig {
     pub tracing: Option<Tracing>,
     pub connection_settings: ConnectionSettings,
     pub proxy_headers: ProxyHeaders,
+    /// Variables of a proxy's process, of which istiod reads some.
+    proxy_metadata: BTreeMap<String, Value>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -222,6 +224,10 @@ impl ProxyConfig {
         self.tracing.as_ref().unwrap_or(&NO_TRACING)
     }
 
+    pub(crate) fn takes_http_10(&self) -> bool {
+        self.proxy_metadata.get(HTTP_10).and_then(Value::as_str) == Some("1")
+    }
+
     /// Whether the values can be used. An error is the field and the reason.
     pub(crate) fn check(&self) -> Result<(), (String, String)> {
         let tracing = self.tracing();
@@ -253,7 +259,10 @@ impl ProxyConfig {
     /// These settings, where `own` says nothing.
     #[must_use]
     pub(crate) fn under(self, own: ProxyConfig) -> ProxyConfig {
+        let mut proxy_metadata = self.proxy_metadata;
+        proxy_metadata.extend(own.proxy_metadata);
         ProxyConfig {
+            proxy_metadata,
             tracing: own.tracing.or(self.tracing),
             connection_settings: self.connection_settings.under(own.connection_settings),
             proxy_headers: self.proxy_headers.under(own.proxy_headers),

@@ -13,10 +13,10 @@ use crate::standalone::kinds::core::port::is_dns_label;
 use crate::standalone::kinds::core::port::{TargetPort, Transport};
 use crate::standalone::kinds::core::protocol::Protocol;
 use crate::standalone::kinds::core::service_outside::Outside;
-use crate::standalone::kinds::core::traffic_distribution::{TrafficDistribution, WORDS};
 use crate::standalone::kinds::known_fields::{KnownFields, Report};
 use crate::standalone::kinds::refusal::Refusal;
 use crate::standalone::kinds::refusal::refusal;
+use crate::standalone::kinds::traffic_policy::traffic_distribution::{TrafficDistribution, WORDS};
 
 /// What the names of services end in.
 pub const CLUSTER_DOMAIN: &str = "svc.cluster.local";

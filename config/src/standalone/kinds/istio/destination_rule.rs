@@ -12,8 +12,8 @@ use crate::standalone::input::problem::LoadError;
 use crate::standalone::kinds::istio::export_to;
 use crate::standalone::kinds::istio::host_name::resolved;
 use crate::standalone::kinds::istio::selector::Selector;
-use crate::standalone::kinds::istio::traffic_policy::TrafficPolicy;
 use crate::standalone::kinds::refusal::{Refusal, below, refusal};
+use crate::standalone::kinds::traffic_policy::TrafficPolicy;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct DestinationRule {

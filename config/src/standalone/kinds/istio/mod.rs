@@ -16,7 +16,6 @@ pub mod service_entry;
 pub(crate) mod service_entry_schema;
 mod service_entry_status;
 pub mod telemetry;
-pub mod traffic_policy;
 pub mod virtual_service;
 pub mod workload_address;
 pub mod workload_entry;

@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use crate::resource::{Resource, ResourceType};
 use crate::standalone::input::manifest::ObjectName;
 use crate::standalone::kinds::core::credential::{Credential, Roots};
-use crate::standalone::kinds::istio::traffic_policy::client_tls::{CONFIG_MAP, ClientTls, TlsMode};
+use crate::standalone::kinds::traffic_policy::client_tls::{CONFIG_MAP, ClientTls, TlsMode};
 use crate::standalone::translate::context::Mesh;
 use crate::standalone::translate::proto::packed::resource;
 

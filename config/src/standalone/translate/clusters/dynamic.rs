@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
 use envoy_types::pb::envoy::extensions::filters::network::sni_dynamic_forward_proxy::v3 as sni;
 
-use crate::standalone::kinds::istio::traffic_policy::client_tls::ClientTls;
+use crate::standalone::kinds::traffic_policy::client_tls::ClientTls;
 use crate::standalone::translate::clusters::protocol::Options;
 use crate::standalone::translate::context::Mesh;
 use crate::standalone::translate::proto::packed::{any, http_filter, network_filter};

@@ -11,10 +11,10 @@ use cluster::cluster::{
     RingHashLbConfig, RoundRobinLbConfig, SlowStartConfig,
 };
 
-use crate::standalone::kinds::istio::traffic_policy::Effective;
-use crate::standalone::kinds::istio::traffic_policy::load_balancer::{
+use crate::standalone::kinds::traffic_policy::load_balancer::{
     ConsistentHash, LoadBalancer, Simple,
 };
+use crate::standalone::kinds::traffic_policy::{Effective, Nearness};
 use crate::standalone::translate::proto::packed::duration;
 
 /// Of a ring where the rule gives none.
@@ -79,17 +79,14 @@ pub(super) fn apply(found: &mut cluster::Cluster, policy: &Effective<'_>) {
 
 /// Whether shares of localities are fixed: by percents, or since those that are near come first.
 fn weighs_localities(policy: &Effective<'_>) -> bool {
-    if policy.preferred().is_some() {
-        return true;
+    match policy.nearness() {
+        Nearness::Nobody | Nearness::Default => false,
+        Nearness::Service(_) => true,
+        Nearness::Setting(setting) => {
+            let first = !setting.failover.is_empty() || !setting.failover_priority.is_empty();
+            !setting.distribute.is_empty() || (first && policy.outlier_detection.is_some())
+        }
     }
-    let setting = policy
-        .load_balancer
-        .and_then(|balancer| balancer.locality_lb_setting.as_ref())
-        .filter(|setting| setting.enabled != Some(false));
-    setting.is_some_and(|setting| {
-        let first = !setting.failover.is_empty() || !setting.failover_priority.is_empty();
-        !setting.distribute.is_empty() || (first && policy.outlier_detection.is_some())
-    })
 }
 
 fn slow_start(balancer: &LoadBalancer) -> Option<SlowStartConfig> {

@@ -1,6 +1,6 @@
 //! How near an endpoint must be: priorities and weights of localities, as seen from the waypoint.
 //!
-//! Without an `outlierDetection` nothing would ever be left for what is farther off, so that there are no priorities
+//! A rule, the service or MeshConfig says it. Without an `outlierDetection` nothing would ever be left for what is farther off, so that there are no priorities
 //! then, but where the service itself prefers some (`trafficDistribution`): there those count that aren't ready. Unless a rule says
 //! otherwise, the waypoint's own place comes first.
 
@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
 
-use crate::standalone::kinds::istio::traffic_policy::Effective;
-use crate::standalone::kinds::istio::traffic_policy::locality::{Distribute, Failover, LocalityLb};
+use crate::standalone::kinds::traffic_policy::locality::{Distribute, Failover, LocalityLb};
+use crate::standalone::kinds::traffic_policy::{Effective, Nearness};
 use crate::standalone::state::mesh_endpoint::{Locality, MeshEndpoint};
 use crate::standalone::state::place::Place;
 use crate::standalone::translate::proto::packed::uint32;
@@ -53,16 +53,11 @@ pub(super) fn groups<'e>(
     };
     let groups: Vec<Group<'e>> = localities.into_iter().map(group).collect();
     let fallback = LocalityLb::default();
-    let balancer = policy.load_balancer;
-    let setting = match balancer.and_then(|b| b.locality_lb_setting.as_ref()) {
-        Some(setting) if setting.enabled == Some(false) => return groups,
-        Some(setting) => setting,
-        // A waypoint isn't given what this asks for, nor anything else then.
-        None if balancer.is_some_and(|b| b.zone_aware_lb_setting.is_some()) => return groups,
-        None => match policy.preferred() {
-            Some(preferred) => return by_labels(groups, preferred.labels(), place),
-            None => &fallback,
-        },
+    let setting = match policy.nearness() {
+        Nearness::Nobody => return groups,
+        Nearness::Service(preferred) => return by_labels(groups, preferred.labels(), place),
+        Nearness::Setting(setting) => setting,
+        Nearness::Default => &fallback,
     };
     if !setting.distribute.is_empty() {
         return distributed(groups, &setting.distribute, place);

@@ -14,8 +14,8 @@ use envoy_types::pb::google::protobuf::Struct;
 use crate::resource::Resource;
 use crate::standalone::kinds::core::protocol::Protocol;
 use crate::standalone::kinds::istio::destination_rule::Subset;
-use crate::standalone::kinds::istio::traffic_policy::Effective;
-use crate::standalone::kinds::istio::traffic_policy::client_tls::TlsMode;
+use crate::standalone::kinds::traffic_policy::Effective;
+use crate::standalone::kinds::traffic_policy::client_tls::TlsMode;
 use crate::standalone::state::destination_rules::MergedRule;
 use crate::standalone::state::mesh_service::{MeshPort, MeshService, Resolution, Source};
 use crate::standalone::translate::clusters::endpoints::ORIGINAL_DST;
@@ -129,9 +129,10 @@ impl Mesh<'_> {
             Resolution::Passthrough => Resolution::Endpoints,
             found_by => found_by,
         };
-        let policy = self.with_distribution(policy, service);
+        let policy = self.with_defaults(policy, service, port);
+        let of_cluster = self.with_limits_of_mesh(policy);
         let (mut cluster, mut options) =
-            self.upstream_cluster(&name, port, Some(&policy), found_by, true);
+            self.upstream_cluster(&name, port, Some(&of_cluster), found_by, true);
         let exchange = fields([
             ("protocol", text("istio-peer-exchange")),
             ("enable_discovery", truth(true)),
@@ -163,7 +164,10 @@ impl Mesh<'_> {
             ..cluster::Filter::default()
         }];
         cluster.typed_extension_protocol_options = options.packed();
-        let mut made = self.place_endpoints(cluster, service, port, &policy, subset);
+        // As with istiod the mesh's default makes endpoints that are discovered no less near.
+        let by_name = matches!(found_by, Resolution::Dns | Resolution::LogicalDns);
+        let policy = if by_name { &of_cluster } else { &policy };
+        let mut made = self.place_endpoints(cluster, service, port, policy, subset);
         let localities = made
             .assignment
             .iter_mut()
@@ -172,6 +176,17 @@ impl Mesh<'_> {
             .flat_map(|l| &mut l.lb_endpoints)
             .for_each(tunnel_match);
         made
+    }
+
+    /// What the mesh says of limits and ejection, where the rule says nothing of these.
+    fn with_limits_of_mesh<'r>(&'r self, policy: Effective<'r>) -> Effective<'r> {
+        let mesh = &self.config.default_traffic_policy;
+        let (pool, outlier) = (&mesh.connection_pool, &mesh.outlier_detection);
+        Effective {
+            connection_pool: policy.connection_pool.or(pool.as_ref()),
+            outlier_detection: policy.outlier_detection.or(outlier.as_ref()),
+            ..policy
+        }
     }
 
     fn all_take_hbone(&self, service: &MeshService<'_>, port: &MeshPort) -> bool {

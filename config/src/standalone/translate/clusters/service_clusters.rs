@@ -11,7 +11,7 @@ use cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
 
 use crate::standalone::kinds::core::protocol::Protocol;
 use crate::standalone::kinds::istio::destination_rule::Subset;
-use crate::standalone::kinds::istio::traffic_policy::Effective;
+use crate::standalone::kinds::traffic_policy::Effective;
 use crate::standalone::state::destination_rules::MergedRule;
 use crate::standalone::state::mesh_service::{MeshPort, MeshService, Resolution};
 use crate::standalone::translate::clusters::endpoints::{ORIGINAL_DST, load_assignment};
@@ -88,7 +88,7 @@ impl Mesh<'_> {
         self.ask_for_credential(policy.as_ref().and_then(|policy| policy.tls));
         let found_by = service.resolution();
         let has_policy = policy.is_some();
-        let policy = self.with_distribution(policy, service);
+        let policy = self.with_defaults(policy, service, port);
         let (mut cluster, mut options) =
             self.upstream_cluster(&name, port, Some(&policy), found_by, false);
         if found_by == Resolution::Passthrough
@@ -123,14 +123,16 @@ impl Mesh<'_> {
         self.place_endpoints(cluster, service, port, &policy, subset)
     }
 
-    /// A rule's policy, with what the service itself prefers.
-    pub(super) fn with_distribution<'r>(
-        &self,
+    /// A rule's policy, with what the service itself prefers and what holds in the mesh.
+    pub(super) fn with_defaults<'r>(
+        &'r self,
         policy: Option<Effective<'r>>,
         service: &MeshService<'_>,
+        port: &MeshPort,
     ) -> Effective<'r> {
         Effective {
             distribution: service.traffic_distribution(self.state),
+            mesh: self.config.of_clusters(port.protocol.is_http()),
             ..policy.unwrap_or_default()
         }
     }

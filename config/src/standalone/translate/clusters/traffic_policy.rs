@@ -13,11 +13,11 @@ use upstream_http::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
 };
 
-use crate::standalone::kinds::istio::traffic_policy::Effective;
-use crate::standalone::kinds::istio::traffic_policy::connection_pool::{
+use crate::standalone::kinds::traffic_policy::Effective;
+use crate::standalone::kinds::traffic_policy::connection_pool::{
     ConnectionPool, H2UpgradePolicy, HttpPool, RetryBudget, TcpPool,
 };
-use crate::standalone::kinds::istio::traffic_policy::outlier_detection::OutlierDetection;
+use crate::standalone::kinds::traffic_policy::outlier_detection::OutlierDetection;
 use crate::standalone::translate::clusters::protocol::{Options, explicit_http2, use_downstream};
 use crate::standalone::translate::proto::packed::{duration, uint32};
 
@@ -35,9 +35,8 @@ pub(super) fn apply(
     upgrade_first: bool,
 ) {
     let upgrade = |options: &mut Options| {
-        let http = policy.connection_pool.and_then(|pool| pool.http.as_ref());
         // A port whose protocol nobody told keeps its clients'.
-        if http.is_some_and(upgrades) && options.protocol.is_none() {
+        if upgrades(policy) && options.protocol.is_none() {
             options.protocol = Some(explicit_http2(false));
         }
     };
@@ -68,8 +67,13 @@ pub(super) fn apply(
     }
 }
 
-fn upgrades(http: &HttpPool) -> bool {
-    http.h2_upgrade_policy == H2UpgradePolicy::Upgrade && !http.use_client_protocol
+fn upgrades(policy: &Effective<'_>) -> bool {
+    let http = policy.connection_pool.and_then(|pool| pool.http.as_ref());
+    match http.map(|http| (http.h2_upgrade_policy, http.use_client_protocol)) {
+        Some((_, true) | (H2UpgradePolicy::DoNotUpgrade, _)) => false,
+        Some((H2UpgradePolicy::Upgrade, _)) => true,
+        Some((H2UpgradePolicy::Default, _)) | None => policy.mesh.upgrades,
+    }
 }
 
 fn thresholds(found: &mut cluster::Cluster) -> Option<&mut cluster::circuit_breakers::Thresholds> {

@@ -10,8 +10,8 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 use tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
 
-use crate::standalone::kinds::istio::traffic_policy::Effective;
-use crate::standalone::kinds::istio::traffic_policy::client_tls::{
+use crate::standalone::kinds::traffic_policy::Effective;
+use crate::standalone::kinds::traffic_policy::client_tls::{
     ClientTls, ProxyProtocol, ProxyProtocolVersion, TlsMode,
 };
 use crate::standalone::translate::clusters::credentials::{SecretNames, is_own};

@@ -30,6 +30,10 @@ impl Mesh<'_> {
         if proxy.proxy_headers.preserve_http1_header_case == Some(true) {
             manager.http_protocol_options = Some(preserving_case());
         }
+        if proxy.takes_http_10() {
+            let http1 = manager.http_protocol_options.get_or_insert_default();
+            http1.accept_http_10 = true;
+        }
         connection_settings(manager, &proxy.connection_settings);
         if self.tells_client_identity() {
             manager.forward_client_cert_details =

@@ -6,7 +6,7 @@ use crate::standalone::input::problem::Severity;
 use crate::standalone::kinds::gateway_api::backend_tls_policy::{BackendTlsPolicy, PolicyRoots};
 use crate::standalone::kinds::gateway_api::backend_traffic_policy::BackendTrafficPolicy;
 use crate::standalone::kinds::gateway_api::policy_target::{BackendKind, PolicyTarget};
-use crate::standalone::kinds::istio::traffic_policy::TrafficPolicy;
+use crate::standalone::kinds::traffic_policy::TrafficPolicy;
 use crate::standalone::state::mesh_service::{MeshService, Source};
 use crate::standalone::state::policy_rules::{Missed, backends, roots, services_of};
 use crate::standalone::translate::no_effect::{Telling, Why};

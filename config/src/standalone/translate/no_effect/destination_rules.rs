@@ -7,14 +7,14 @@ use crate::standalone::input::near::meant;
 use crate::standalone::input::problem::Severity;
 use crate::standalone::kinds::core::protocol::Protocol;
 use crate::standalone::kinds::istio::destination_rule::DestinationRule;
-use crate::standalone::kinds::istio::traffic_policy::TrafficPolicy;
-use crate::standalone::kinds::istio::traffic_policy::client_tls::{ClientTls, TlsMode};
-use crate::standalone::kinds::istio::traffic_policy::connection_pool::H2UpgradePolicy;
-use crate::standalone::kinds::istio::traffic_policy::connection_pool::HttpPool;
-use crate::standalone::kinds::istio::traffic_policy::load_balancer::{
+use crate::standalone::kinds::traffic_policy::TrafficPolicy;
+use crate::standalone::kinds::traffic_policy::client_tls::{ClientTls, TlsMode};
+use crate::standalone::kinds::traffic_policy::connection_pool::H2UpgradePolicy;
+use crate::standalone::kinds::traffic_policy::connection_pool::HttpPool;
+use crate::standalone::kinds::traffic_policy::load_balancer::{
     ConsistentHash, LoadBalancer, Simple,
 };
-use crate::standalone::kinds::istio::traffic_policy::outlier_detection::OutlierDetection;
+use crate::standalone::kinds::traffic_policy::outlier_detection::OutlierDetection;
 use crate::standalone::state::destination_rules::MergedRule;
 use crate::standalone::state::mesh_service::{MeshService, Resolution};
 use crate::standalone::translate::context::Mesh;
@@ -322,7 +322,11 @@ impl Telling<'_, '_> {
         http: &HttpPool,
         http2: bool,
     ) {
-        let upgrades = http.h2_upgrade_policy == H2UpgradePolicy::Upgrade;
+        let upgrades = match http.h2_upgrade_policy {
+            H2UpgradePolicy::Upgrade => true,
+            H2UpgradePolicy::DoNotUpgrade => false,
+            H2UpgradePolicy::Default => self.mesh.config.of_clusters(true).upgrades,
+        };
         let given = [
             ("maxConcurrentStreams", http.max_concurrent_streams > 0),
             ("http2KeepAlive", http.http2_keepalive.is_some()),
@@ -360,7 +364,7 @@ fn of_balancer(
 ) -> Vec<(&'static str, &'static str)> {
     let mut found = Vec::new();
     if balancer.zone_aware_lb_setting.is_some() {
-        let reason = "is for sidecars and gateways: a waypoint doesn't know where its clients are";
+        let reason = "is for sidecars: as with istiod a waypoint balances without it, and by no distance either";
         found.push(("zoneAwareLbSetting", reason));
     }
     let warms = matches!(

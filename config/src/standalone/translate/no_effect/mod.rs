@@ -9,6 +9,7 @@ mod destination_rules;
 mod endpoints;
 mod enrolment;
 mod marks;
+mod mesh_settings;
 mod overlaps;
 mod providers;
 mod reach;
@@ -83,6 +84,7 @@ impl Mesh<'_> {
         telling.stream_routes();
         telling.virtual_services(&reaches);
         telling.destination_rules();
+        telling.mesh_settings();
         telling.backend_policies();
         telling.policies();
         telling.overlaps();

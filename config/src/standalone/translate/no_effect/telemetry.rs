@@ -220,7 +220,8 @@ impl Telling<'_, '_> {
         named.chain(of_mesh).map(str::to_ascii_lowercase).collect()
     }
 
-    fn of_mesh(&self, field: String, reason: String) {
+    /// A field of MeshConfig that has no effect.
+    pub(super) fn of_mesh(&self, field: String, reason: String) {
         let (namespace, name) = MESH_CONFIG;
         // Without the ConfigMap there is nothing in it.
         if let Some(origin) = &self.mesh.state.mesh_origin {

@@ -12,10 +12,8 @@ use route::route_action::hash_policy::{
     ConnectionProperties, Cookie, CookieAttribute, Header, PolicySpecifier, QueryParameter,
 };
 
-use crate::standalone::kinds::istio::traffic_policy::TrafficPolicy;
-use crate::standalone::kinds::istio::traffic_policy::load_balancer::{
-    ConsistentHash, LoadBalancer,
-};
+use crate::standalone::kinds::traffic_policy::TrafficPolicy;
+use crate::standalone::kinds::traffic_policy::load_balancer::{ConsistentHash, LoadBalancer};
 use crate::standalone::state::mesh_service::MeshService;
 use crate::standalone::translate::context::Mesh;
 use crate::standalone::translate::proto::packed::duration;

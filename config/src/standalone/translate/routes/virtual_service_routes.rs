@@ -14,13 +14,13 @@ use crate::standalone::input::manifest::{ObjectMeta, resource};
 use crate::standalone::input::problem::{Problem, Severity};
 use crate::standalone::kinds::core::protocol::Protocol;
 use crate::standalone::kinds::istio::host_name::overlap;
-use crate::standalone::kinds::istio::traffic_policy::load_balancer::ConsistentHash;
 use crate::standalone::kinds::istio::virtual_service::destination::{
     Destination, Headers, HttpDestination,
 };
 use crate::standalone::kinds::istio::virtual_service::gateways::{MESH, takes_in_mesh};
 use crate::standalone::kinds::istio::virtual_service::http_match::HttpMatch;
 use crate::standalone::kinds::istio::virtual_service::http_route::HttpRoute;
+use crate::standalone::kinds::traffic_policy::load_balancer::ConsistentHash;
 use crate::standalone::state::mesh_service::{MeshPort, MeshService};
 use crate::standalone::state::virtual_services::{Merged, Rule};
 use crate::standalone::translate::clusters::inbound_vip;

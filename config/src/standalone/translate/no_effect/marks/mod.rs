@@ -9,7 +9,7 @@ use crate::standalone::input::manifest::ObjectMeta;
 use crate::standalone::input::manifest::resource;
 use crate::standalone::input::near::meant;
 use crate::standalone::input::problem::{Origin, Severity};
-use crate::standalone::kinds::core::traffic_distribution::{
+use crate::standalone::kinds::traffic_policy::traffic_distribution::{
     ANNOTATION, TrafficDistribution, WORDS,
 };
 use crate::standalone::state::mesh_endpoint::drains;

@@ -1,4 +1,4 @@
-//! `trafficPolicy` of a DestinationRule: how the clusters of its host are reached.
+//! `trafficPolicy` of a DestinationRule: how the clusters of its host are reached; and what MeshConfig says of all hosts.
 //!
 //! As istiod has it, a subset's policy overrides the rule's field by field, while settings of a port stand alone: what
 //! they leave out falls to its default, not to what stands beside them.
@@ -8,17 +8,17 @@ pub mod connection_pool;
 pub mod load_balancer;
 pub mod locality;
 pub mod outlier_detection;
+pub mod traffic_distribution;
 
 use serde::Deserialize;
 
-use crate::standalone::kinds::core::traffic_distribution::TrafficDistribution;
-use crate::standalone::kinds::istio::traffic_policy::client_tls::{ClientTls, ProxyProtocol};
-use crate::standalone::kinds::istio::traffic_policy::connection_pool::{
-    ConnectionPool, RetryBudget,
-};
-use crate::standalone::kinds::istio::traffic_policy::load_balancer::LoadBalancer;
-use crate::standalone::kinds::istio::traffic_policy::outlier_detection::OutlierDetection;
 use crate::standalone::kinds::refusal::{Refusal, below, refusal};
+use crate::standalone::kinds::traffic_policy::client_tls::{ClientTls, ProxyProtocol};
+use crate::standalone::kinds::traffic_policy::connection_pool::{ConnectionPool, RetryBudget};
+use crate::standalone::kinds::traffic_policy::load_balancer::LoadBalancer;
+use crate::standalone::kinds::traffic_policy::locality::{LocalityLb, ZoneAwareLb};
+use crate::standalone::kinds::traffic_policy::outlier_detection::OutlierDetection;
+use crate::standalone::kinds::traffic_policy::traffic_distribution::TrafficDistribution;
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -50,6 +50,24 @@ pub struct PortSelector {
     pub number: u32,
 }
 
+/// `defaultTrafficPolicy` of MeshConfig: what rules leave out of clusters that aren't a waypoint's own.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct DefaultTrafficPolicy {
+    pub connection_pool: Option<ConnectionPool>,
+    pub outlier_detection: Option<OutlierDetection>,
+}
+
+impl DefaultTrafficPolicy {
+    pub(in crate::standalone::kinds) fn check(&self) -> Result<(), Refusal> {
+        let (pool, outlier) = (
+            self.connection_pool.as_ref(),
+            self.outlier_detection.as_ref(),
+        );
+        check_parts((None, pool, outlier, None), "")
+    }
+}
+
 /// How a sidecar's TCP streams are carried through a proxy. Nothing on a waypoint.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -70,15 +88,57 @@ pub struct Effective<'a> {
     pub retry_budget: Option<&'a RetryBudget>,
     /// What the service itself prefers, where no rule says anything of localities.
     pub distribution: Option<TrafficDistribution>,
+    pub mesh: OfMesh<'a>,
+}
+
+/// What MeshConfig says of a cluster, where nothing else does.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct OfMesh<'a> {
+    pub locality: Option<&'a LocalityLb>,
+    pub zone_aware: Option<&'a ZoneAwareLb>,
+    /// Whether what speaks HTTP/1.1 is to speak HTTP/2.
+    pub upgrades: bool,
+}
+
+/// Who says how near endpoints must be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Nearness<'a> {
+    /// Distance doesn't count.
+    Nobody,
+    Service(TrafficDistribution),
+    Setting(&'a LocalityLb),
+    /// What holds unless something is said.
+    Default,
 }
 
 impl<'a> Effective<'a> {
+    /// The rule says it before the service, and both before the mesh. What is zone-aware for sidecars says to a waypoint, as
+    /// with istiod, that distance doesn't count.
+    pub fn nearness(&self) -> Nearness<'a> {
+        let of = |zone_aware: Option<&ZoneAwareLb>, locality: Option<&'a LocalityLb>| {
+            if zone_aware.is_some() {
+                return Some(Nearness::Nobody);
+            }
+            locality.map(|setting| match setting.enabled {
+                Some(false) => Nearness::Nobody,
+                _ => Nearness::Setting(setting),
+            })
+        };
+        let balancer = self.load_balancer;
+        let zone_aware = balancer.and_then(|own| own.zone_aware_lb_setting.as_ref());
+        let locality = balancer.and_then(|own| own.locality_lb_setting.as_ref());
+        of(zone_aware, locality)
+            .or_else(|| self.distribution.map(Nearness::Service))
+            .or_else(|| of(self.mesh.zone_aware, self.mesh.locality))
+            .unwrap_or(Nearness::Default)
+    }
+
     /// The service's own preference, if it counts.
     pub fn preferred(&self) -> Option<TrafficDistribution> {
-        let of_rule = self.load_balancer.is_some_and(|balancer| {
-            balancer.locality_lb_setting.is_some() || balancer.zone_aware_lb_setting.is_some()
-        });
-        self.distribution.filter(|_| !of_rule)
+        match self.nearness() {
+            Nearness::Service(distribution) => Some(distribution),
+            _ => None,
+        }
     }
 
     /// What a rule's policies and that of a subset come to at a port. `None`: neither is given. Of a rule's policies the first
@@ -106,7 +166,7 @@ impl<'a> Effective<'a> {
             tls: over(subset.tls, rule.tls, of_port),
             proxy_protocol: subset.proxy_protocol.or(rule.proxy_protocol),
             retry_budget: subset.retry_budget.or(rule.retry_budget),
-            distribution: None,
+            ..Effective::default()
         })
     }
 }
@@ -128,7 +188,7 @@ fn layered<'a>(policies: &[&'a TrafficPolicy], port: u16) -> Option<Effective<'a
         tls: over.tls.or(under.tls),
         proxy_protocol: over.proxy_protocol.or(under.proxy_protocol),
         retry_budget: over.retry_budget.or(under.retry_budget),
-        distribution: None,
+        ..Effective::default()
     }))
 }
 
@@ -160,7 +220,7 @@ impl TrafficPolicy {
                     tls: self.tls.as_ref(),
                     proxy_protocol: self.proxy_protocol.as_ref(),
                     retry_budget: self.retry_budget.as_ref(),
-                    distribution: None,
+                    ..Effective::default()
                 };
                 (effective, false)
             }
@@ -259,7 +319,7 @@ impl Tunnel {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::standalone::kinds::istio::traffic_policy::load_balancer::Simple;
+    use crate::standalone::kinds::traffic_policy::load_balancer::Simple;
 
     fn policy(text: &str) -> TrafficPolicy {
         let documents = crate::standalone::input::yaml::documents("a.yaml".as_ref(), text);

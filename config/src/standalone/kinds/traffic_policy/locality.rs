@@ -1,4 +1,4 @@
-//! `localityLbSetting` of a load balancer: how near an endpoint must be.
+//! `localityLbSetting` and `zoneAwareLbSetting` of a load balancer, and of MeshConfig: how near an endpoint must be.
 //!
 //! A locality is written `region/zone/subzone`; what is left out from the end, or `*`, means all.
 
@@ -43,7 +43,7 @@ pub struct Failover {
     pub to: String,
 }
 
-/// Zone-aware balancing, which istiod gives to no waypoint.
+/// Zone-aware balancing, which istiod gives to no waypoint: it needs a cluster of the proxy's own peers.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ZoneAwareLb {
@@ -53,8 +53,20 @@ pub struct ZoneAwareLb {
     min_cluster_size: Option<u32>,
 }
 
+impl ZoneAwareLb {
+    /// Istio's admission check.
+    pub(in crate::standalone::kinds) fn check(&self) -> Result<(), Refusal> {
+        let mut labels = self.failover_priority.iter();
+        if let Some(label) = labels.find(|label| TOPOLOGY.contains(&label.as_str())) {
+            let reason = format!("{label} may not be given: it counts anyway");
+            return Err(refusal("failoverPriority", reason));
+        }
+        check_regions(&self.failover)
+    }
+}
+
 impl LocalityLb {
-    pub(super) fn check(&self) -> Result<(), Refusal> {
+    pub(in crate::standalone::kinds) fn check(&self) -> Result<(), Refusal> {
         if !self.distribute.is_empty() && !self.failover.is_empty() {
             let reason = "only one of distribute and failover may be given";
             return Err(refusal("failover", reason));
@@ -72,19 +84,23 @@ impl LocalityLb {
         }
         let from = self.distribute.iter().map(|own| own.from.as_str());
         check_localities(from).map_err(|reason| refusal("distribute", reason))?;
-        for (index, failover) in self.failover.iter().enumerate() {
-            let (from, to) = (&failover.from, &failover.to);
-            let reason = if from == to {
-                "must name two regions"
-            } else if [from, to].iter().any(|name| name.contains(['/', '*'])) {
-                "must name regions, without / and *"
-            } else {
-                continue;
-            };
-            return Err(refusal(format!("failover[{index}]"), reason));
-        }
-        Ok(())
+        check_regions(&self.failover)
     }
+}
+
+fn check_regions(all: &[Failover]) -> Result<(), Refusal> {
+    for (index, failover) in all.iter().enumerate() {
+        let (from, to) = (&failover.from, &failover.to);
+        let reason = if from == to {
+            "must name two regions"
+        } else if [from, to].iter().any(|name| name.contains(['/', '*'])) {
+            "must name regions, without / and *"
+        } else {
+            continue;
+        };
+        return Err(refusal(format!("failover[{index}]"), reason));
+    }
+    Ok(())
 }
 
 impl Distribute {

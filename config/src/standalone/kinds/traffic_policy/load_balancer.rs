@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::standalone::input::duration::{check_whole_millis, optional_duration};
-use crate::standalone::kinds::istio::traffic_policy::locality::{LocalityLb, ZoneAwareLb};
 use crate::standalone::kinds::refusal::{Refusal, below, refusal};
+use crate::standalone::kinds::traffic_policy::locality::{LocalityLb, ZoneAwareLb};
 
 /// Bound of a Maglev table, exclusive.
 const MAGLEV_TABLE: u64 = 5_000_011;
@@ -103,6 +103,9 @@ impl LoadBalancer {
         }
         if let Some(setting) = &self.locality_lb_setting {
             setting.check().map_err(below("localityLbSetting"))?;
+        }
+        if let Some(setting) = &self.zone_aware_lb_setting {
+            setting.check().map_err(below("zoneAwareLbSetting"))?;
         }
         check_whole_millis("warmupDurationSecs", self.warmup_duration_secs)?;
         match &self.warmup {

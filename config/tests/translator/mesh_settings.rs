@@ -1,0 +1,169 @@
+//! What MeshConfig says of all clusters: HTTP/2, distance, limits of what isn't the waypoint's own.
+
+use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+
+use super::*;
+
+const HTTP: &str = "inbound-vip|80|http|web.default.svc.cluster.local";
+
+fn mesh(settings: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: istio, namespace: istio-system}}, data: {{mesh: '{{{settings}}}'}}}}\n---\n"
+    )
+}
+
+fn rule(policy: &str) -> String {
+    format!(
+        "{{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {{name: r}}, spec: {{host: web, trafficPolicy: {{{policy}}}}}}}\n---\n"
+    )
+}
+
+fn cluster(found: &Translation, name: &str) -> Cluster {
+    let mut all = found.resources.iter();
+    let one = all.find(|one| one.kind == ResourceType::Cluster && one.name == name);
+    Cluster::decode(one.unwrap().body.clone()).unwrap()
+}
+
+fn speaks_http2(found: &Translation, name: &str) -> bool {
+    use envoy_types::pb::envoy::extensions::upstreams::http::v3 as http;
+    use http::http_protocol_options::{
+        ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+    };
+    let options = cluster(found, name).typed_extension_protocol_options;
+    let options = options.values().next().map(|any| {
+        let options = http::HttpProtocolOptions::decode(any.value.as_slice()).unwrap();
+        options.upstream_protocol_options
+    });
+    matches!(
+        options.flatten(),
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(
+            ExplicitHttpConfig {
+                protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(_))
+            }
+        ))
+    )
+}
+
+#[test]
+fn the_mesh_upgrades_ports_that_say_http_unless_a_rule_says_otherwise() {
+    let upgrade = mesh("h2UpgradePolicy: UPGRADE");
+    let found = translated(&upgrade);
+    let host = "web.default.svc.cluster.local";
+    assert!(speaks_http2(&found, HTTP));
+    for other in ["81|tcp", "82|http", "82|tcp"] {
+        let name = format!("inbound-vip|{other}|{host}");
+        assert!(!speaks_http2(&found, &name), "{name}");
+    }
+    for (policy, expected) in [
+        (
+            "connectionPool: {http: {h2UpgradePolicy: DO_NOT_UPGRADE}}",
+            false,
+        ),
+        ("connectionPool: {http: {useClientProtocol: true}}", false),
+        ("connectionPool: {http: {maxRetries: 1}}", true),
+        ("connectionPool: {tcp: {maxConnections: 1}}", true),
+    ] {
+        let found = translated(&(upgrade.clone() + &rule(policy)));
+        assert_eq!(speaks_http2(&found, HTTP), expected, "{policy}");
+    }
+}
+
+/// Weights and priorities by zone, and whether the cluster looks at the first.
+fn zones(more: &str) -> (Vec<(String, u32, u32)>, bool) {
+    let found = translated(&format!(
+        "{more}{{apiVersion: v1, kind: Node, metadata: {{name: n1, labels: {{topology.kubernetes.io/region: r, topology.kubernetes.io/zone: a}}}}}}
+---
+{{apiVersion: v1, kind: Node, metadata: {{name: n2, labels: {{topology.kubernetes.io/region: r, topology.kubernetes.io/zone: b}}}}}}
+---
+{{apiVersion: v1, kind: Pod, metadata: {{name: way, labels: {{gateway.networking.k8s.io/gateway-name: waypoint}}}}, spec: {{nodeName: n1}}}}
+---
+{{apiVersion: v1, kind: Pod, metadata: {{name: near, labels: {{app: all}}}}, spec: {{nodeName: n1}}, status: {{podIP: 10.1.0.2, conditions: [{{type: Ready, status: 'True'}}]}}}}
+---
+{{apiVersion: v1, kind: Pod, metadata: {{name: far, labels: {{app: all}}}}, spec: {{nodeName: n2}}, status: {{podIP: 10.1.0.3, conditions: [{{type: Ready, status: 'True'}}]}}}}"
+    ));
+    let mut all = found.resources.iter();
+    let one = all.find(|one| one.kind == ResourceType::Endpoints && one.name == HTTP);
+    let all = ClusterLoadAssignment::decode(one.unwrap().body.clone()).unwrap();
+    let zones = all.endpoints.into_iter().filter_map(|found| {
+        let zone = found.locality.unwrap_or_default().zone;
+        let weight = found.load_balancing_weight.map_or(0, |weight| weight.value);
+        (!zone.is_empty()).then_some((zone, weight, found.priority))
+    });
+    let common = cluster(&found, HTTP).common_lb_config.unwrap();
+    let weighs = matches!(
+        common.locality_config_specifier,
+        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_))
+    );
+    (zones.collect(), weighs)
+}
+
+#[test]
+fn the_mesh_says_what_is_near_where_neither_rule_nor_service_does() {
+    let shares =
+        mesh("localityLbSetting: {distribute: [{from: r/a/*, to: {r/a/*: 80, r/b/*: 20}}]}");
+    let failover = mesh("localityLbSetting: {failoverPriority: [topology.kubernetes.io/zone]}");
+    let zone_aware = mesh("zoneAwareLbSetting: {minClusterSize: 1}");
+    let ejects = rule("outlierDetection: {}");
+    let of =
+        |a: (u32, u32), b: (u32, u32)| vec![("a".to_owned(), a.0, a.1), ("b".to_owned(), b.0, b.1)];
+    let flat = || of((1, 0), (1, 0));
+    for (text, expected) in [
+        (String::new(), (flat(), false)),
+        (shares.clone(), (of((80, 0), (20, 0)), true)),
+        // Nothing would be left for what is farther off.
+        (failover.clone(), (flat(), false)),
+        (failover.clone() + &ejects, (of((1, 0), (1, 1)), true)),
+        (ejects.clone(), (of((1, 0), (1, 1)), false)),
+        (
+            mesh("localityLbSetting: {enabled: false}") + &ejects,
+            (flat(), false),
+        ),
+        // As with istiod zone-aware balancing leaves a waypoint without any distance.
+        (zone_aware.clone() + &ejects, (flat(), false)),
+        (
+            shares.clone() + &rule("loadBalancer: {zoneAwareLbSetting: {enabled: false}}"),
+            (flat(), false),
+        ),
+        (
+            shares + &rule("loadBalancer: {localityLbSetting: {enabled: false}}"),
+            (flat(), false),
+        ),
+    ] {
+        assert_eq!(zones(&text), expected, "{text}");
+    }
+}
+
+#[test]
+fn the_meshs_limits_are_for_services_that_are_not_the_waypoints() {
+    let other = "---
+{apiVersion: v1, kind: Namespace, metadata: {name: other}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: far, namespace: other}, spec: {clusterIP: 10.0.0.9, ports: [{name: http, port: 80}]}}
+";
+    let route = http_route(
+        "r",
+        "",
+        ", port: 80",
+        "{backendRefs: [{name: far, namespace: other, port: 80}]}",
+    );
+    let limits = mesh(
+        "defaultTrafficPolicy: {connectionPool: {tcp: {maxConnections: 7}}, outlierDetection: {consecutive5xxErrors: 3}}",
+    );
+    let own_limit = rule("connectionPool: {http: {http2MaxRequests: 9}}")
+        .replace("host: web", "host: far.other.svc.cluster.local");
+    let limit = |found: &Translation, name: &str| {
+        let cluster = cluster(found, name);
+        let limits = cluster.circuit_breakers.unwrap().thresholds;
+        let connections = limits[0].max_connections.map(|limit| limit.value);
+        (connections, cluster.outlier_detection.is_some())
+    };
+    let far = "outbound|80||far.other.svc.cluster.local";
+    let none = Some(u32::MAX);
+    let found = translated(&(limits.clone() + &route + other));
+    assert_eq!(limit(&found, far), (Some(7), true));
+    assert_eq!(limit(&found, HTTP), (none, false));
+    // A rule's pool stands for all of it.
+    let found = translated(&(limits + &own_limit + &route + other));
+    assert_eq!(limit(&found, far), (none, true));
+}
