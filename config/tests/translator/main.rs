@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod balancing;
 mod guards;
 mod mesh_settings;
 

@@ -13,13 +13,13 @@ fn mesh(settings: &str) -> String {
     )
 }
 
-fn rule(policy: &str) -> String {
+pub(crate) fn rule(policy: &str) -> String {
     format!(
         "{{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {{name: r}}, spec: {{host: web, trafficPolicy: {{{policy}}}}}}}\n---\n"
     )
 }
 
-fn cluster(found: &Translation, name: &str) -> Cluster {
+pub(crate) fn cluster(found: &Translation, name: &str) -> Cluster {
     let mut all = found.resources.iter();
     let one = all.find(|one| one.kind == ResourceType::Cluster && one.name == name);
     Cluster::decode(one.unwrap().body.clone()).unwrap()

@@ -24,6 +24,7 @@ mod manager_draws;
 mod mirrors;
 mod neighbours;
 mod outlier_detection;
+mod panics;
 mod policies;
 mod proxy_protocol;
 mod rate_limits;

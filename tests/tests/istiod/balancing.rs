@@ -72,3 +72,34 @@ async fn a_cookie_leads_to_a_pod_unless_that_is_ejected() {
     })
     .await;
 }
+
+#[tokio::test]
+#[ignore = "needs istiod"]
+async fn pods_take_turns_where_a_rule_says_so() {
+    let mesh = Mesh::new();
+    let _apps = pods(&mesh, 3).await;
+    let web = mesh.service(1, "web");
+    mesh.manifest(
+        "rule.yaml",
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: web, namespace: default}\n\
+         spec: {host: web.default.svc.cluster.local, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}}\n",
+    );
+    let istiod = Istiod::start(&mesh);
+    let pod = Pod::start(&mesh, &istiod, 240);
+    pod.until_ready().await;
+    istiod.until_synced().await;
+    assert_eq!(http_get(pod.admin, "/problems").await.1, "");
+    let client = client(&mesh, &pod).await;
+    until("three that take turns", async || {
+        let mut connection = client.http1(web).await;
+        let mut answered = Vec::new();
+        for _ in 0..12 {
+            answered.push(connection.send(get("/")).await.header("x-app"));
+        }
+        let (first, rest) = answered.split_at(3);
+        let turns = rest.chunks(3).all(|turn| turn == first);
+        let all: std::collections::BTreeSet<_> = first.iter().collect();
+        (turns && all.len() == 3).then_some(())
+    })
+    .await;
+}
