@@ -9,7 +9,7 @@
 //! - `router`: route → cluster → endpoint → connection → answer, and again; `upstream`: connections and their pools.
 //! - `configuration`: sources, what became of what they said, names that are looked up; `identity`: certificates.
 //! - `overload`: who holds memory, and what is done about it; `process`: threads, descriptors, the allocator.
-//! - `admin`, `view` and `logs`: what can be seen.
+//! - `admin`, `view` and `logs`: what can be seen; `profiles`: what the process itself is at.
 
 mod admin;
 pub mod cli;
@@ -24,6 +24,7 @@ mod names;
 mod overload;
 mod pod;
 mod process;
+mod profiles;
 mod router;
 pub mod run;
 mod upstream;

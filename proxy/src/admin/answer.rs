@@ -117,6 +117,15 @@ impl Events {
     }
 }
 
+/// A file to be kept.
+pub(crate) fn file(named: &'static str, content: Vec<u8>) -> Answer {
+    let body = Body::Whole(Some(content.into()));
+    let mut answer = answer(StatusCode::OK, "application/octet-stream", body);
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static(named));
+    answer
+}
+
 pub(crate) fn html(body: String) -> Answer {
     let body = Body::Whole(Some(body.into()));
     answer(StatusCode::OK, "text/html; charset=UTF-8", body)

@@ -25,25 +25,6 @@ pub(super) fn recent_lookups() -> Answer {
     )
 }
 
-/// A profile by the program itself takes signal handlers that unwind whatever they interrupt, or an allocator that is built to
-/// record: the kernel sees the same from outside, and costs nothing before it is asked.
-pub(super) fn cpu_profile() -> Answer {
-    text(
-        StatusCode::NOT_IMPLEMENTED,
-        "CPU profiles are not made by the waypoint. From its node or an ephemeral container:\n\
-         perf record -g -p PID -- sleep 10\n",
-    )
-}
-
-/// The same for the heap.
-pub(super) fn heap_profile() -> Answer {
-    text(
-        StatusCode::NOT_IMPLEMENTED,
-        "Heap profiles are not made by the waypoint: its allocator doesn't record. What is in use, and on whose account: \
-         /memory, and waypoint_memory_used_bytes, waypoint_memory_held_bytes, envoy_server_memory_heap_size.\n",
-    )
-}
-
 /// For what would track lookups, or forget them.
 pub(super) fn no_lookups() -> Answer {
     text(

@@ -16,6 +16,7 @@ mod listeners;
 mod logging;
 mod page;
 mod process;
+mod profiles;
 mod quantiles;
 pub(crate) mod server;
 mod started;
@@ -43,11 +44,9 @@ use crate::admin::target::Target;
 /// All pages of the admin port, as its index lists them; other ports have some of them ([`Port::page`]).
 static PAGES: &[Page] = &[
     Page::shows("/", "this waypoint in a browser", |_, _| page()),
-    Page::shows(
-        "/allocprofiler",
-        "heap profile: not made here",
-        |_, _| diagnostics::heap_profile(),
-    ),
+    Page::shows("/allocprofiler", "profile of all allocations: not made here", |_, _| {
+        profiles::no_allocations()
+    }),
     Page::shows("/certs", "certificate and roots", |admin, _| admin.certs()),
     Page::shows(
         "/clusters",
@@ -64,9 +63,23 @@ static PAGES: &[Page] = &[
     Page::shows("/contention", "waits for locks: not watched", |_, _| {
         diagnostics::contention()
     }),
-    Page::shows("/cpuprofiler", "CPU profile: not made here", |_, _| diagnostics::cpu_profile()),
-    Page::shows("/debug/pprof/heap", "heap profile: not made here", |_, _| diagnostics::heap_profile()),
-    Page::shows("/debug/pprof/profile", "CPU profile: not made here", |_, _| diagnostics::cpu_profile()),
+    Page::shows("/cpuprofiler", "CPU profile into a file: not made here", |_, _| {
+        profiles::no_file()
+    }),
+    Page::shows(
+        "/debug/pprof/heap",
+        "heap profile, as /heap_dump",
+        profiles::heap,
+    )
+    .within_the_pod()
+    .sized(Size::OwnTurn),
+    Page::shows(
+        "/debug/pprof/profile",
+        "CPU profile of the next 30 s (seconds=)",
+        profiles::processor,
+    )
+    .within_the_pod()
+    .sized(Size::OwnTurn),
     Page::does(
         "/drain_listeners",
         "tell clients to go elsewhere, and go on",
@@ -82,7 +95,13 @@ static PAGES: &[Page] = &[
     )
     .takes_form()
     .sized(Size::Large),
-    Page::shows("/heap_dump", "heap profile: not made here", |_, _| diagnostics::heap_profile()),
+    Page::shows(
+        "/heap_dump",
+        "what was allocated since the heap is recorded, or in the next 10 s (seconds=)",
+        profiles::heap,
+    )
+    .within_the_pod()
+    .sized(Size::OwnTurn),
     Page::does("/healthcheck/fail", "not ready from now on", |admin, _| {
         admin.readiness.fail(true);
         ok()
@@ -95,7 +114,12 @@ static PAGES: &[Page] = &[
             ok()
         },
     ),
-    Page::shows("/heapprofiler", "heap profile: not made here", |_, _| diagnostics::heap_profile()),
+    Page::shows(
+        "/heapprofiler",
+        "whether the heap is recorded (enable=y, n changes it)",
+        profiles::heap_recording,
+    )
+    .changes_where(profiles::changes),
     Page::shows("/help", "this page as text", |_, _| {
         let help = format!("admin commands are:\n{}", help_text(PAGES));
         text(StatusCode::OK, help)
@@ -121,11 +145,9 @@ static PAGES: &[Page] = &[
     .changes_where(logging::changes),
     Page::shows("/list", "these pages, to be clicked", |_, _| index(PAGES)),
     Page::shows("/memory", "memory of the process", |_, _| process::memory()),
-    Page::shows(
-        "/peak_heap_dump",
-        "heap profile: not made here",
-        |_, _| diagnostics::heap_profile(),
-    ),
+    Page::shows("/peak_heap_dump", "heap profile of the peak: not made here", |_, _| {
+        profiles::no_peak()
+    }),
     Page::shows(
         "/problems",
         "what of the configuration is not honoured",
@@ -367,6 +389,10 @@ mod tests {
         }
         assert_eq!(status("/stats/prometheus", Method::GET, false, "/"), 200);
         assert_eq!(status("/stats", Method::DELETE, true, "/"), 405);
+        for page in ["/debug/pprof/profile", "/debug/pprof/heap", "/heap_dump"] {
+            assert_eq!(status(page, Method::GET, true, "/"), 200);
+            assert_eq!(status(page, Method::GET, false, "/"), 403);
+        }
         assert_eq!(status("/logging", Method::GET, true, "/logging"), 200);
         assert_eq!(
             status("/logging", Method::GET, true, "/logging?level=debug"),

@@ -49,6 +49,8 @@ pub(super) struct Page {
     pub(super) answer: fn(&Admin, &Target) -> Answer,
     pub(super) size: Size,
     changes: Changes,
+    /// Whether only who is in the pod may ask.
+    within: bool,
     /// Whether parameters may come as a form: what is no business of URLs.
     pub(super) form: bool,
 }
@@ -86,6 +88,7 @@ impl Page {
             answer,
             size: Size::Small,
             changes: Changes::Never,
+            within: false,
             form: false,
         }
     }
@@ -103,6 +106,11 @@ impl Page {
 
     pub(super) const fn sized(mut self, size: Size) -> Page {
         self.size = size;
+        self
+    }
+
+    pub(super) const fn within_the_pod(mut self) -> Page {
+        self.within = true;
         self
     }
 
@@ -136,7 +144,8 @@ impl Page {
             answer.headers_mut().insert(header::ALLOW, allow);
             return Some(answer);
         }
-        (changes && !local).then(|| text(StatusCode::FORBIDDEN, "only from loopback\n"))
+        ((changes || self.within) && !local)
+            .then(|| text(StatusCode::FORBIDDEN, "only from loopback\n"))
     }
 
     fn needs_post(&self) -> bool {

@@ -19,6 +19,7 @@ use crate::admin::started::Started;
 use crate::lifecycle::readiness::Readiness;
 use crate::logs::levels::LogLevels;
 use crate::logs::witness::Witness;
+use crate::profiles::Profiles;
 
 /// Pages that grow with the mesh and are made at the same time.
 pub(crate) const LARGE_AT_ONCE: usize = 4;
@@ -52,6 +53,7 @@ pub(crate) struct Admin {
     pub(crate) concurrency: usize,
     pub(crate) log_levels: LogLevels,
     pub(crate) started: Started,
+    pub(crate) profiles: Profiles,
     /// Told by `/quitquitquit`.
     pub(crate) quit: Arc<Notify>,
     /// Dumps are made one at a time: each takes some memory.

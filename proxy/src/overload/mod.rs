@@ -78,6 +78,7 @@ impl Sizes {
 /// What everybody asks before taking more.
 pub(crate) struct Overload {
     pub(crate) sizes: Sizes,
+    limit: Option<u64>,
     step: AtomicU8,
     holders: Holders,
     squeeze: Squeeze,
@@ -155,6 +156,7 @@ impl Overload {
         .set(all);
         Overload {
             sizes: Sizes::of(limit),
+            limit,
             step: AtomicU8::new(0),
             holders: Holders::default(),
             squeeze: Squeeze::default(),
@@ -207,6 +209,13 @@ impl Overload {
     /// Whether memory is short: whatever is new is made small, and what is idle goes.
     pub(crate) fn is_short(&self) -> bool {
         self.squeeze.is_on()
+    }
+
+    /// Whether so much more may be used for what isn't traffic: traffic notices nothing of it.
+    pub(crate) fn has_room_for(&self, bytes: u64) -> bool {
+        let with_it = self.metrics.used.get().saturating_add(bytes);
+        self.limit
+            .is_none_or(|limit| with_it < limit / 100 * Step::ShrinkWindows.begins())
     }
 
     /// Whether there may be one more HBONE connection.

@@ -3,7 +3,7 @@
 //! jemalloc keeps pages that were freed for some ten seconds, in case they are needed again. The kernel counts them as the
 //! process's: after a burst the process would be killed for memory that nobody uses.
 
-use tikv_jemalloc_ctl::{Access, AsName};
+use tikv_jemalloc_ctl::{Access, AsName, profiling};
 pub use tikv_jemallocator::Jemalloc;
 
 /// What the process can ask its allocator.
@@ -13,16 +13,23 @@ pub struct Allocator {
     pub in_use: fn() -> Option<u64>,
     /// Gives free pages back to the kernel now.
     pub give_back: fn(),
+    /// Whether it can record what allocates.
+    pub can_record: fn() -> bool,
 }
 
 impl Allocator {
     /// For a process whose allocator is [`Jemalloc`].
-    pub const JEMALLOC: Allocator = Allocator { in_use, give_back };
+    pub const JEMALLOC: Allocator = Allocator {
+        in_use,
+        give_back,
+        can_record: || profiling::prof::read().unwrap_or(false),
+    };
 
     /// One that tells nothing and keeps what it has: what is resident is in use.
     pub const UNKNOWN: Allocator = Allocator {
         in_use: || None,
         give_back: || {},
+        can_record: || false,
     };
 }
 

@@ -63,6 +63,7 @@ pub use crate::process::listen::ListenError;
 use crate::process::open_files::{OpenFiles, Shares};
 pub use crate::process::vitals::LastResort;
 use crate::process::vitals::Vitals;
+use crate::profiles::Profiles;
 use crate::router::terminals::Terminals;
 use crate::run::control::{Control, Live};
 use crate::run::host::ProxyHost;
@@ -148,6 +149,7 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
     let callouts = terminals.callouts.clone();
     let open = terminals.reach.upstreams.connector.open.clone();
     let overload = terminals.overload.clone();
+    let profiles = Profiles::new(options.allocator, overload.clone());
     let port = HbonePort::new(HbonePortOptions {
         path: DataPath::new(snapshot.clone(), terminals, own_ports, &metrics),
         tls: tls.clone(),
@@ -200,6 +202,7 @@ pub async fn start(options: RunOptions) -> Result<Running, StartError> {
         concurrency: Handle::current().metrics().num_workers(),
         log_levels: options.log_levels,
         started,
+        profiles,
         quit: quit.clone(),
         dumps: Arc::new(Semaphore::new(1)),
         large: Arc::new(Semaphore::new(LARGE_AT_ONCE)),

@@ -7,6 +7,7 @@ mod config_dump;
 mod control_plane;
 mod many_services;
 mod metrics;
+mod profiles;
 mod sequence;
 mod trust;
 mod views;
