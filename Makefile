@@ -25,7 +25,7 @@ test-envoy:
 test-istiod: istiod
 	WAYPOINT_ISTIOD="$(CURDIR)/target/istiod" WAYPOINT_ISTIOCTL="$(CURDIR)/target/istioctl" \
 		cargo test --locked --workspace --test istiod --test commands --test analyzers -- --ignored
-	WAYPOINT_ENVOY="$$(./benches/envoy.sh)" WAYPOINT_ISTIOCTL="$(CURDIR)/target/istioctl" \
+	WAYPOINT_ENVOY="$$(./benches/envoy.sh)" WAYPOINT_ISTIOD="$(CURDIR)/target/istiod" WAYPOINT_ISTIOCTL="$(CURDIR)/target/istioctl" \
 		cargo test --locked --workspace --test envoy -- --ignored istioctl_prints
 
 # Istio's discovery server for the tests, and what the API server knows of its kinds; and istioctl of the same module.

@@ -35,6 +35,7 @@ use envoy_types::pb::google::protobuf::{Any, Struct, Value, value};
 use prost::Message;
 use waypoint_config::resource::{Resource, ResourceType};
 
+use crate::envoy_secrets;
 use crate::mesh::Mesh;
 use crate::wait::PATIENCE;
 
@@ -298,6 +299,9 @@ fn files(context: &mut CommonTlsContext, certs: &Path) {
             context.validation_context_type =
                 Some(ValidationContextType::ValidationContext(validation));
         }
+        return;
+    }
+    if envoy_secrets::discover(context, certs) {
         return;
     }
     let file = |name: &str| {

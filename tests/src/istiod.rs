@@ -46,6 +46,18 @@ impl Istiod {
     /// As [`Istiod::start`], with other variables in the environment.
     #[must_use]
     pub fn start_with(mesh: &Mesh, variables: &[(&str, &str)]) -> Istiod {
+        // The waypoint's first pod, as istiod knows it.
+        let pod = ("waypoint-0", SocketAddr::new(mesh.pod_ip(240), 15000));
+        Istiod::start_forwarding(mesh, variables, &[pod])
+    }
+
+    /// The same; at these addresses are the admin ports of pods in the namespace `default`.
+    #[must_use]
+    pub fn start_forwarding(
+        mesh: &Mesh,
+        variables: &[(&str, &str)],
+        pods: &[(&str, SocketAddr)],
+    ) -> Istiod {
         let program =
             std::env::var("WAYPOINT_ISTIOD").expect("WAYPOINT_ISTIOD names tests/istiod's program");
         let (address, debug) = (
@@ -57,12 +69,13 @@ impl Istiod {
         let log = mesh.folder().join("istiod.log");
         let errors = fs::File::create(&log).unwrap();
         let kubernetes = SocketAddr::new(mesh.pod_ip(250), 6443);
-        let forwards = [
-            // The waypoint's first pod, as istiod knows it; and that of istiod.
-            format!("default/waypoint-0:15000={}:15000", mesh.pod_ip(240)),
+        let pods = pods.iter();
+        let pods = pods.map(|(name, admin)| format!("default/{name}:15000={admin}"));
+        let own = [
             format!("istio-system/istiod-0:15012={address}"),
             format!("istio-system/istiod-0:15014={debug}"),
         ];
+        let forwards: Vec<String> = pods.chain(own).collect();
         let mut child = Command::new(program)
             .env("PILOT_ENABLE_AMBIENT", "true")
             .envs(variables.iter().copied())

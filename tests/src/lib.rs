@@ -19,6 +19,7 @@ pub mod control_plane;
 pub mod discovery;
 pub mod envoy;
 pub mod envoy_ads;
+pub mod envoy_secrets;
 pub mod ext_authz;
 pub mod ext_authz_resources;
 pub mod extended_connect;

@@ -6,12 +6,25 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::core::v3::{
+    AggregatedConfigSource, ConfigSource, ExtensionConfigSource, TypedExtensionConfig,
+    config_source::ConfigSourceSpecifier,
+};
+use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, http_filter,
+};
+use envoy_types::pb::google::protobuf::{Any, Struct, Value as ProtoValue, value::Kind};
 use http::StatusCode;
+use prost::Message;
+use serde_json::Value;
+use waypoint_config::resource::{Resource, ResourceType};
+use waypoint_proxy::run::ConfigSource as Source;
 use waypoint_tests::envoy::{Envoy, Settings, asked};
 use waypoint_tests::istioctl::Istioctl;
 use waypoint_tests::pod_ztunnel::PodZtunnel;
 use waypoint_tests::telemetry::{http_exchange, http_request};
-use waypoint_tests::{App, ControlPlane, Mesh, Waypoint, Ztunnel, envoy_ads};
+use waypoint_tests::{App, ControlPlane, Mesh, Waypoint, Ztunnel, envoy_ads, envoy_secrets};
 
 use crate::beside::program;
 
@@ -42,16 +55,90 @@ metadata: {name: own, namespace: default}
 spec: {targetRefs: [{group: '', kind: Service, name: web}], rules: [{from: [{source: {namespaces: [default]}}]}]}
 ";
 
+const HCM: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
+/// A filter of the services' chains that comes by itself (ECDS).
+const DISCOVERED: &str = "default.own";
+
+/// The same resources with such a filter.
+fn with_extension(mut resources: Vec<Resource>) -> Vec<Resource> {
+    let is_services =
+        |r: &&mut Resource| r.kind == ResourceType::Listener && r.name == "main_internal";
+    for resource in resources.iter_mut().filter(is_services) {
+        let mut listener = Listener::decode(&*resource.body).unwrap();
+        let chains = listener.filter_chains.iter_mut();
+        for filter in chains.flat_map(|chain| &mut chain.filters) {
+            let Some(filter::ConfigType::TypedConfig(any)) = &mut filter.config_type else {
+                continue;
+            };
+            if any.type_url != HCM {
+                continue;
+            }
+            let mut manager = HttpConnectionManager::decode(&*any.value).unwrap();
+            manager.http_filters.insert(0, discovered());
+            any.value = manager.encode_to_vec();
+        }
+        resource.body = listener.encode_to_vec().into();
+    }
+    let extension = TypedExtensionConfig {
+        name: DISCOVERED.into(),
+        typed_config: Some(Any {
+            type_url: RBAC.into(),
+            value: Vec::new(),
+        }),
+    };
+    resources.push(Resource {
+        kind: ResourceType::Extension,
+        name: DISCOVERED.into(),
+        body: extension.encode_to_vec().into(),
+    });
+    resources
+}
+
+fn discovered() -> HttpFilter {
+    let ads = ConfigSourceSpecifier::Ads(AggregatedConfigSource {});
+    HttpFilter {
+        name: DISCOVERED.into(),
+        config_type: Some(http_filter::ConfigType::ConfigDiscovery(
+            ExtensionConfigSource {
+                config_source: Some(ConfigSource {
+                    config_source_specifier: Some(ads),
+                    ..ConfigSource::default()
+                }),
+                type_urls: vec![RBAC.into()],
+                ..ExtensionConfigSource::default()
+            },
+        )),
+        ..HttpFilter::default()
+    }
+}
+
+/// What a pod says of itself that istioctl prints.
+fn metadata() -> Struct {
+    let fields = [
+        ("ISTIO_VERSION", "1.31.0"),
+        ("ISTIO_PROXY_SHA", "istio-proxy:abc"),
+    ];
+    let text = |text: &str| ProtoValue {
+        kind: Some(Kind::StringValue(text.to_owned())),
+    };
+    Struct {
+        fields: fields
+            .map(|(name, value)| (name.to_owned(), text(value)))
+            .into(),
+    }
+}
+
 /// Both, each after one request to each service.
-struct Pair {
-    mesh: Mesh,
+pub(super) struct Pair {
+    pub(super) mesh: Mesh,
     waypoint: Waypoint,
-    envoy_admin: SocketAddr,
+    pub(super) envoy_admin: SocketAddr,
     _rest: (Envoy, [ControlPlane; 2], Vec<App>, PodZtunnel),
 }
 
 impl Pair {
-    async fn start() -> Pair {
+    pub(super) async fn start() -> Pair {
         let mesh = Mesh::new();
         mesh.manifest("all.yaml", MANIFESTS);
         let (web, app) = mesh.http_service(1, "web").await;
@@ -64,12 +151,27 @@ impl Pair {
         };
         let identity = mesh.certificate("default", "waypoint");
         identity.write(&settings.certs).unwrap();
-        let ours = ControlPlane::of(&mesh).await;
-        let waypoint = mesh.start_under(&ours).await;
+        envoy_secrets::write(&settings.certs);
+        let resources = with_extension(mesh.resources());
+        let ours = ControlPlane::start(&mesh).await;
+        ours.discovery.set(resources.clone());
+        let Source::Istiod { plane, mut node } = ours.source() else {
+            unreachable!("it is an istiod");
+        };
+        node.metadata = Some(metadata());
+        let source = Source::Istiod {
+            plane,
+            node: node.clone(),
+        };
+        let options = mesh.options(source, ours.certificates());
+        let waypoint = mesh.try_start_with(options).await.unwrap();
+        waypoint.until_ready().await;
         let theirs = ControlPlane::start(&mesh).await;
-        let resources = envoy_ads::resources(mesh.resources(), &settings);
-        theirs.discovery.set(resources);
-        let bootstrap = envoy_ads::bootstrap(&settings, &theirs.address());
+        theirs
+            .discovery
+            .set(envoy_ads::resources(resources, &settings));
+        let mut bootstrap = envoy_ads::bootstrap(&settings, &theirs.address());
+        bootstrap.node = Some(*node);
         let folder = mesh.folder().join("envoy");
         std::fs::create_dir_all(&folder).unwrap();
         let admin = settings.admin;
@@ -119,7 +221,19 @@ fn rows(table: &str) -> BTreeSet<String> {
     let lines = table.lines().filter(|line| !line.trim().is_empty());
     lines
         .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .map(|row| shared(&row))
         .collect()
+}
+
+/// What is to be the same of a row. Each has a version, and a certificate of its own: serial number and times are left out.
+fn shared(row: &str) -> String {
+    let own = [
+        "Envoy Version:",
+        "default Cert Chain ACTIVE true",
+        "secret/default Cert Chain ACTIVE true",
+    ];
+    let own = own.into_iter().find(|begin| row.starts_with(begin));
+    own.unwrap_or(row).to_owned()
 }
 
 const HANDS_ON: &str = "a stream goes on by a function call where Envoy has an internal listener: these clusters have no endpoints";
@@ -134,6 +248,18 @@ const ENVOY_ONLY: &[(&str, &str)] = &[
     ("HEALTHY inner_connect_originate$", HANDS_ON),
     ("HEALTHY main_internal$", HANDS_ON),
     ("HEALTHY encap$", HANDS_ON),
+];
+
+/// What must be among the rows, of tables that could both have none.
+const IN_BOTH: &[(&str, &str)] = &[
+    ("secret", "default Cert Chain ACTIVE true"),
+    ("secret", "ROOTCA CA ACTIVE true"),
+    (
+        "ecds",
+        "default.own envoy.extensions.filters.http.rbac.v3.RBAC",
+    ),
+    ("bootstrap -o short", "Istio Version: 1.31.0"),
+    ("all", "secret/ROOTCA CA ACTIVE true"),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,6 +278,10 @@ async fn istioctl_prints_the_same_tables_of_both() {
                 "listener --waypoint",
                 "route",
                 "eds",
+                "secret",
+                "ecds",
+                "bootstrap -o short",
+                "all",
             ][..],
         ),
         ("/clusters?format=json", &["endpoint"]),
@@ -170,12 +300,13 @@ async fn istioctl_prints_the_same_tables_of_both() {
                 rows(&istioctl.says(&words))
             });
             assert!(ours.len() > 1, "{command}: {ours:?}");
+            for (_, row) in IN_BOTH.iter().filter(|(of, _)| of == command) {
+                let there = ours.iter().any(|ours| ours.starts_with(row));
+                assert!(there, "{command}: {row}: {ours:?}");
+            }
             // This Envoy has an address of its own beside the waypoint.
-            let address = pair.mesh.pod_ip(253).to_string();
-            let own = |row: &String| match row.strip_prefix(&address) {
-                Some(rest) if rest.starts_with(" 15008 ") => format!("0.0.0.0{rest}"),
-                _ => row.clone(),
-            };
+            let address = format!("{} 15008 ", pair.mesh.pod_ip(253));
+            let own = |row: &String| row.replace(&address, "0.0.0.0 15008 ");
             let theirs: BTreeSet<String> = theirs.iter().map(own).collect();
             let excused = |row: &str| {
                 let row = format!("{}$", row.replace(" OK ", " "));
@@ -193,6 +324,31 @@ async fn istioctl_prints_the_same_tables_of_both() {
         }
     }
     assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+/// What is shown of a process itself: who it is, as it told istiod.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Envoy, istioctl"]
+async fn istioctl_prints_the_same_node_of_both() {
+    let pair = Pair::start().await;
+    let istioctl = Istioctl::without_cluster(&pair.mesh);
+    let dumps = pair.both("/config_dump").await;
+    let nodes = dumps.map(|dump| {
+        let file = pair.mesh.folder().join("dump.json");
+        std::fs::write(&file, dump).unwrap();
+        let file = file.to_str().unwrap();
+        let printed = istioctl.says(&["proxy-config", "bootstrap", "--file", file]);
+        let printed: Value = serde_json::from_str(&printed).unwrap();
+        let mut node = printed["bootstrap"]["node"].clone();
+        // What kind of program it is, and what it can do.
+        for own in ["userAgentName", "userAgentBuildVersion", "extensions"] {
+            node.as_object_mut().unwrap().remove(own);
+        }
+        node
+    });
+    let [ours, theirs] = nodes;
+    assert_eq!(ours["metadata"]["ISTIO_VERSION"], "1.31.0");
+    assert_eq!(ours, theirs);
 }
 
 /// Pages of Envoy's that aren't here, and why.

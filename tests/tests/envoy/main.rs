@@ -19,6 +19,7 @@ mod grpc_web;
 mod guards;
 mod health_checks;
 mod istioctl;
+mod istioctl_log;
 mod log_services;
 mod manager_draws;
 mod mirrors;
