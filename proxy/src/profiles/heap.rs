@@ -17,8 +17,10 @@ use crate::profiles::error::ProfileError;
 use crate::profiles::message::{Recorded, Seen};
 use crate::profiles::symbols::Code;
 
-/// Of jemalloc's text, at most. Where it is shorter, the rest is never touched.
-const LONGEST: usize = 64 << 20;
+/// Bytes that it takes to make one: the text, and symbols.
+pub(super) const NEEDS: u64 = 32 << 20;
+/// Of jemalloc's text, at most: some 10,000 places.
+const LONGEST: usize = 16 << 20;
 
 fn failed(error: tikv_jemalloc_ctl::Error) -> ProfileError {
     ProfileError::Failed(error.to_string())

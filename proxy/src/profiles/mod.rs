@@ -53,9 +53,7 @@ impl Profiles {
         if turn.is_some() {
             return Err(RECORDED);
         }
-        if !self.0.overload.has_room_for(processor::NEEDS) {
-            return Err(ProfileError::NoRoom(processor::NEEDS >> 20));
-        }
+        self.needs(processor::NEEDS)?;
         packed(|code| processor::record(lasting, code))
     }
 
@@ -63,6 +61,7 @@ impl Profiles {
     pub(crate) fn heap(&self, lasting: Option<Duration>) -> Result<Vec<u8>, ProfileError> {
         let turn = self.0.turn.try_lock().ok_or(UNDER_WAY)?;
         self.can_record()?;
+        self.needs(heap::NEEDS)?;
         match (*turn, lasting) {
             (Some(_), Some(_)) => Err(RECORDED),
             (Some(since), None) => packed(|code| heap::record(since, code)),
@@ -96,6 +95,13 @@ impl Profiles {
         self.can_record()?;
         let turn = self.0.turn.try_lock().ok_or(UNDER_WAY)?;
         Ok(*turn)
+    }
+
+    fn needs(&self, bytes: u64) -> Result<(), ProfileError> {
+        match self.0.overload.has_room_for(bytes) {
+            true => Ok(()),
+            false => Err(ProfileError::NoRoom(bytes >> 20)),
+        }
     }
 
     fn can_record(&self) -> Result<(), ProfileError> {
