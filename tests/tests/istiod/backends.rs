@@ -124,3 +124,39 @@ async fn requests_reach_a_sidecar_by_mutual_tls() {
     assert_eq!(greeted.alpn.as_deref(), Some("istio"));
     assert!(greeted.client.is_some());
 }
+
+#[tokio::test]
+#[ignore = "needs istiod"]
+async fn the_meshs_limits_are_for_services_that_are_not_the_waypoints() {
+    let mesh = Mesh::new();
+    let base = fs::read_to_string(mesh.manifests().join("base.yaml")).unwrap();
+    let file = "accessLogFile: /dev/stdout";
+    let limits = "defaultTrafficPolicy: {connectionPool: {tcp: {maxConnections: 7}}}";
+    mesh.manifest(
+        "base.yaml",
+        &base.replace(file, &format!("{file}\n    {limits}")),
+    );
+    mesh.http_service(1, "web").await;
+    mesh.http_service(2, "far").await;
+    let text = fs::read_to_string(mesh.manifests().join("service-far.yaml")).unwrap();
+    let labelled = "namespace: default, labels: {istio.io/use-waypoint: none}";
+    mesh.manifest(
+        "service-far.yaml",
+        &text.replace("namespace: default", labelled),
+    );
+    route(&mesh, "{backendRefs: [{name: far, port: 80}]}");
+    let (_istiod, pod, _client) = started(&mesh).await;
+    let limit = async |cluster: &str| {
+        let text = http_get(pod.admin, "/clusters").await.1;
+        let begins =
+            format!("{cluster}.default.svc.cluster.local::default_priority::max_connections::");
+        let mut lines = text.lines();
+        lines.find_map(|line| Some(line.strip_prefix(&begins)?.to_owned()))
+    };
+    until("the mesh's limit", async || {
+        (limit("outbound|80||far").await.as_deref() == Some("7")).then_some(())
+    })
+    .await;
+    let own = limit("inbound-vip|80|http|web").await;
+    assert!(own.is_some_and(|own| own != "7"));
+}

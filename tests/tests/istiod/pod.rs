@@ -151,3 +151,24 @@ async fn a_pod_can_be_replaced_under_load() {
     assert_eq!(slow.await.unwrap().status, StatusCode::OK);
     assert!(through_new.finish().await > 50);
 }
+
+#[tokio::test]
+#[ignore = "needs istiod"]
+async fn http_10_is_taken_where_the_pods_metadata_says_so() {
+    for (variables, begins) in [
+        (&[][..], "HTTP/1.0 426"),
+        (&[("ISTIO_META_HTTP10", "1")][..], "HTTP/1.0 200"),
+    ] {
+        let mesh = Mesh::new();
+        let (web, _app) = mesh.http_service(1, "web").await;
+        let istiod = Istiod::start(&mesh);
+        let pod = Pod::start_with(&mesh, &istiod, 240, variables);
+        pod.until_ready().await;
+        istiod.until_synced().await;
+        let client = client(&mesh, &pod).await;
+        let answer = client
+            .raw(web, b"GET / HTTP/1.0\r\nHost: web\r\n\r\n")
+            .await;
+        assert!(answer.starts_with(begins), "{answer}");
+    }
+}
