@@ -1,5 +1,7 @@
 //! Source pods that come and go by the ten thousand: what their series held is given back.
 
+#![allow(clippy::unwrap_used)]
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
