@@ -40,7 +40,13 @@ pub struct DestinationRules<'a> {
 }
 
 impl<'a> DestinationRules<'a> {
-    pub fn of(state: &'a ClusterState, own: &'a str, root: &str) -> DestinationRules<'a> {
+    /// `private`: rules that don't say where they count are for their own namespace alone.
+    pub fn of(
+        state: &'a ClusterState,
+        own: &'a str,
+        root: &str,
+        private: bool,
+    ) -> DestinationRules<'a> {
         let mut found = DestinationRules {
             own_namespace: own,
             root_namespace: root.to_owned(),
@@ -57,7 +63,7 @@ impl<'a> DestinationRules<'a> {
             let namespace = rule.meta.namespace.as_str();
             let to: BTreeSet<&str> = rule.spec.export_to.iter().map(String::as_str).collect();
             let only = |name: &str| to.len() == 1 && to.contains(name);
-            let private = only(OWN) || only(namespace);
+            let private = only(OWN) || only(namespace) || (private && to.is_empty());
             let here = to.is_empty() || [EVERYBODY, OWN, namespace].iter().any(|n| to.contains(n));
             if namespace == own && (if own == root { private } else { here }) {
                 merge(&mut found.local, rule, &to);
@@ -174,12 +180,20 @@ mod tests {
 
     /// Names of the rules that hold for a host of namespace `svc`, for a waypoint in `way`.
     fn found(rules: &[(&str, &str, &str)], host: &str) -> (Vec<String>, Vec<String>) {
+        found_of(rules, host, false)
+    }
+
+    fn found_of(
+        rules: &[(&str, &str, &str)],
+        host: &str,
+        private: bool,
+    ) -> (Vec<String>, Vec<String>) {
         let texts = rules.iter().map(|(name, namespace, spec)| format!(
             "{{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {{name: {name}, namespace: {namespace}}}, spec: {{{spec}}}}}\n---\n"
         ));
         let text: String = texts.collect();
         let state = ClusterState::read(documents("a.yaml".as_ref(), &text).unwrap()).unwrap();
-        let all = DestinationRules::of(&state, "way", "root");
+        let all = DestinationRules::of(&state, "way", "root", private);
         let found = all.for_host(host, "svc");
         let rules = found.iter().flat_map(|found| &found.rules);
         let subsets = found.iter().flat_map(|found| &found.subsets);
@@ -243,6 +257,23 @@ mod tests {
             ),
         ] {
             assert_eq!(found(rules, host).0.concat(), expected, "{rules:?}");
+        }
+    }
+
+    #[test]
+    fn the_mesh_may_keep_rules_in_their_namespace() {
+        for (rules, private, expected) in [
+            (&[("s", "svc", "host: a.svc.test")][..], false, "s"),
+            (&[("s", "svc", "host: a.svc.test")], true, ""),
+            (&[("w", "way", "host: a.svc.test")], true, "w"),
+            (
+                &[("s", "svc", "host: a.svc.test, exportTo: ['*']")],
+                true,
+                "s",
+            ),
+        ] {
+            let found = found_of(rules, "a.svc.test", private);
+            assert_eq!(found.0.concat(), expected, "{rules:?} {private}");
         }
     }
 

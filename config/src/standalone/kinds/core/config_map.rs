@@ -52,6 +52,7 @@ pub struct MeshConfig {
     pub default_traffic_policy: DefaultTrafficPolicy,
     /// Where VirtualServices count that don't say it; `None`: everywhere.
     pub default_virtual_service_export_to: Option<Vec<String>>,
+    pub default_destination_rule_export_to: Vec<String>,
     pub enable_tracing: bool,
     /// Connections that find no filter chain aren't logged.
     pub disable_envoy_listener_log: bool,
@@ -79,6 +80,7 @@ impl Default for MeshConfig {
             h2_upgrade_policy: UpgradeToHttp2::default(),
             default_traffic_policy: DefaultTrafficPolicy::default(),
             default_virtual_service_export_to: None,
+            default_destination_rule_export_to: Vec::new(),
             enable_tracing: true,
             disable_envoy_listener_log: false,
             default_providers: DefaultProviders::default(),
@@ -225,6 +227,12 @@ impl MeshConfig {
         }
         let policy = &self.default_traffic_policy;
         policy.check().map_err(below("defaultTrafficPolicy"))
+    }
+
+    /// Whether DestinationRules that don't say where they count are for their own namespace alone.
+    pub fn keeps_rules_private(&self) -> bool {
+        let mut to = self.default_destination_rule_export_to.iter();
+        to.any(|to| to == ".")
     }
 
     /// What holds for every cluster of a port, unless a rule or its service says something else.

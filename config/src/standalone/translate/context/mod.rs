@@ -111,7 +111,12 @@ impl<'a> Mesh<'a> {
             })?,
             telemetries: Telemetries::of(state),
             place: Place::of(state, gateway),
-            rules: DestinationRules::of(state, &gateway.meta.namespace, &config.root_namespace),
+            rules: DestinationRules::of(
+                state,
+                &gateway.meta.namespace,
+                &config.root_namespace,
+                config.keeps_rules_private(),
+            ),
             problems: RefCell::default(),
             effects: Effects::default(),
             credentials: RefCell::default(),
