@@ -190,13 +190,17 @@ impl Shared {
             return Err(Failure::before(CalloutErrorKind::NoHealthyEndpoint));
         };
         let late = || Failure::after(CalloutErrorKind::Timeout);
-        let exchange = way.exchange(Box::new(request.map(sent)), chosen);
-        let Some(response) = before(end.as_mut(), exchange).await else {
+        let response = {
+            let exchange = pin!(way.exchange(Box::new(request.map(sent)), chosen));
+            before(end.as_mut(), exchange).await
+        };
+        let Some(response) = response else {
             way.timed_out();
             return Err(late());
         };
         let (parts, body) = response?.into_parts();
-        let content = before(end, received(body, limits.answer)).await;
+        let received = pin!(received(body, limits.answer));
+        let content = before(end, received).await;
         Ok(http::Response::from_parts(
             parts,
             content.ok_or_else(late)??,
@@ -222,9 +226,8 @@ impl Shared {
     }
 }
 
-/// What comes of `work`; `None`: the end came first.
-async fn before<T>(mut end: Pin<&mut Sleep>, work: impl Future<Output = T>) -> Option<T> {
-    let mut work = pin!(work);
+/// What comes of `work`, which stays where it is; `None`: the end came first.
+async fn before<F: Future>(mut end: Pin<&mut Sleep>, mut work: Pin<&mut F>) -> Option<F::Output> {
     poll_fn(|context| match work.as_mut().poll(context) {
         Poll::Ready(done) => Poll::Ready(Some(done)),
         Poll::Pending => end.as_mut().poll(context).map(|()| None),
