@@ -98,33 +98,16 @@ impl<T> Clone for Wire<T> {
 impl<T: AsyncRead + AsyncWrite + Unpin> Wire<T> {
     /// Flushes are carried out at once until [`Wire::defer`].
     pub(crate) fn new(io: T) -> Wire<T> {
-        Wire::with(Shared {
-            io,
-            buffer: Vec::new(),
-            start: 0,
-            limit: WRITE_BUFFER,
-            given_back: None,
-            deferred: false,
-            failed: false,
-            unflushed: false,
-            received: false,
-            asked: false,
-        })
+        Wire::with(Shared::new(io))
     }
 
     /// Flushes are left to [`Gathered`] from the beginning, and no buffer is kept while there is nothing to write.
     pub fn gathering(io: T) -> (Wire<T>, Gathered<T>) {
         let wire = Wire::with(Shared {
-            io,
-            buffer: Vec::new(),
-            start: 0,
             limit: GATHERED,
             given_back: Some(0),
             deferred: true,
-            failed: false,
-            unflushed: false,
-            received: false,
-            asked: false,
+            ..Shared::new(io)
         });
         let gathered = Gathered {
             shared: Arc::downgrade(&wire.shared),
@@ -165,6 +148,23 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Wire<T> {
     /// Whether bytes have arrived since the last call.
     pub(crate) fn take_received(&self) -> bool {
         std::mem::take(&mut self.shared.lock().received)
+    }
+}
+
+impl<T> Shared<T> {
+    fn new(io: T) -> Shared<T> {
+        Shared {
+            io,
+            buffer: Vec::new(),
+            start: 0,
+            limit: WRITE_BUFFER,
+            given_back: None,
+            deferred: false,
+            failed: false,
+            unflushed: false,
+            received: false,
+            asked: false,
+        }
     }
 }
 
