@@ -43,6 +43,11 @@ enum Kind {
     Boxed(UnsyncBoxBody<Bytes, BodyError>),
 }
 
+/// Whether a frame goes on where trailers do or don't: without them they are the body's end.
+pub fn passes<E>(frame: &Result<Frame<Bytes>, E>, trailers: bool) -> bool {
+    trailers || !frame.as_ref().is_ok_and(Frame::is_trailers)
+}
+
 impl Kind {
     fn is_end_stream(&self) -> bool {
         match self {
@@ -211,7 +216,7 @@ impl http_body::Body for Body {
                 .poll_frame(cx)
                 .map(|frame| frame.map(|f| f.map_err(Into::into))),
             Kind::DataOf(incoming) => Pin::new(incoming).poll_frame(cx).map(|frame| {
-                let data = frame.filter(|frame| !frame.as_ref().is_ok_and(Frame::is_trailers));
+                let data = frame.filter(|frame| passes(frame, false));
                 data.map(|f| f.map_err(Into::into))
             }),
             Kind::Boxed(body) => Pin::new(body).poll_frame(cx),

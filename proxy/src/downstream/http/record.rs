@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body as _, Frame, SizeHint};
 use waypoint_config::model::http::connection_manager::HttpConnectionManager;
-use waypoint_filters::service::body::{Body, BodyError};
+use waypoint_filters::service::body::{Body, BodyError, passes};
 use waypoint_filters::stream::direction::Direction;
 use waypoint_filters::stream::response_flags::ResponseFlags;
 use waypoint_filters::stream::stream_info::{Capture, StreamInfo};
@@ -256,10 +256,7 @@ impl http_body::Body for RecordedBody {
         }
         match polled {
             Poll::Ready(Some(Err(error))) => this.break_off(error, cx).map(|error| error.map(Err)),
-            Poll::Ready(Some(Ok(frame))) if frame.is_trailers() && !this.trailers => {
-                Poll::Ready(None)
-            }
-            polled => polled,
+            polled => polled.map(|frame| frame.filter(|frame| passes(frame, this.trailers))),
         }
     }
 

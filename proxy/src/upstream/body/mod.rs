@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use waypoint_config::model::cluster::circuit_breakers::Resource;
 use waypoint_config::model::endpoint::EndpointState;
 use waypoint_config::model::outlier::Outcome;
-use waypoint_filters::service::body::{Body, BodyError};
+use waypoint_filters::service::body::{Body, BodyError, passes};
 
 use crate::upstream::body::held_body::Hold;
 use crate::upstream::connection::h1::H1Connection;
@@ -200,8 +200,7 @@ impl http_body::Body for UpstreamBody {
             }
         }
         polled.map(|frame| {
-            let frame =
-                frame.filter(|f| this.trailers || !f.as_ref().is_ok_and(Frame::is_trailers));
+            let frame = frame.filter(|frame| passes(frame, this.trailers));
             frame.map(|f| f.map_err(|error| this.broken_off(&error).into()))
         })
     }

@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
-use waypoint_filters::service::body::{Body, BodyError};
+use waypoint_filters::service::body::{Body, BodyError, passes};
 use waypoint_filters::stream::wire_bytes::{HeadScan, WireBytes};
 use waypoint_hbone::held::holder::Holder;
 
@@ -184,13 +184,10 @@ impl http_body::Body for Outgoing {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let passes = this.trailers;
-        let passed = |frame: &Result<Frame<Bytes>, BodyError>| {
-            passes || !frame.as_ref().is_ok_and(Frame::is_trailers)
-        };
+        let trailers = this.trailers;
         Pin::new(&mut this.body)
             .poll_frame(cx)
-            .map(|frame| frame.filter(passed))
+            .map(|frame| frame.filter(|frame| passes(frame, trailers)))
     }
 
     fn is_end_stream(&self) -> bool {
