@@ -165,13 +165,8 @@ mod tests {
     fn printed(text: &str) -> String {
         let stream = stream();
         let state = stream.state();
-        let context = FormatContext {
-            stream: &stream,
-            state: &state,
-            request: None,
-            response: None,
-            end: stream.start + Duration::from_millis(1_500),
-        };
+        let context =
+            FormatContext::recorded(&stream, &state, stream.start + Duration::from_millis(1_500));
         let mut out = Vec::new();
         let expression = Expression::parse(text).unwrap();
         match expression.write(&context, &mut out) {
@@ -443,13 +438,7 @@ mod tests {
         ];
         let stream = stream();
         let state = stream.state();
-        let context = FormatContext {
-            stream: &stream,
-            state: &state,
-            request: None,
-            response: None,
-            end: stream.start,
-        };
+        let context = FormatContext::recorded(&stream, &state, stream.start);
         let mut random = fastrand::Rng::with_seed(7);
         let mut compiled = 0;
         for _ in 0..60_000 {
@@ -473,13 +462,7 @@ mod tests {
     fn nanoseconds_for_an_evaluation() {
         let stream = stream();
         let state = stream.state();
-        let context = FormatContext {
-            stream: &stream,
-            state: &state,
-            request: None,
-            response: None,
-            end: stream.start,
-        };
+        let context = FormatContext::recorded(&stream, &state, stream.start);
         for text in [
             "response.code >= 400 || request.headers['x-log'] == 'yes'",
             "request.url_path.startsWith('/a') && connection.mtls",

@@ -224,13 +224,8 @@ mod tests {
             change(&mut state);
         }
         let state = stream.state();
-        let context = FormatContext {
-            stream: &stream,
-            state: &state,
-            request: None,
-            response: None,
-            end: stream.start + Duration::from_millis(7),
-        };
+        let context =
+            FormatContext::recorded(&stream, &state, stream.start + Duration::from_millis(7));
         let mut out = Vec::new();
         Format::parse(text).unwrap().write(&context, &mut out);
         String::from_utf8(out).unwrap()
@@ -294,13 +289,7 @@ mod tests {
         );
         let stream = stream();
         let state = stream.state();
-        let context = FormatContext {
-            stream: &stream,
-            state: &state,
-            request: None,
-            response: None,
-            end: stream.start,
-        };
+        let context = FormatContext::recorded(&stream, &state, stream.start);
         let value = |text: &str| Format::parse(text).unwrap().value(&context);
         let structured = |json| FormatValue::Structured(json);
         assert_eq!(value("%TYPED_CEL(1 + 1)%"), structured(2.into()));
@@ -413,13 +402,7 @@ mod tests {
             .metadata
             .set("ns", "k", serde_json::json!({"a": [1, "x"]}));
         let state = stream.state();
-        let context = FormatContext {
-            stream: &stream,
-            state: &state,
-            request: None,
-            response: None,
-            end: stream.start,
-        };
+        let context = FormatContext::recorded(&stream, &state, stream.start);
         let value = |text: &str| Format::parse(text).unwrap().value(&context);
         assert_eq!(
             value("%DYNAMIC_METADATA(ns:k)%"),
@@ -439,13 +422,7 @@ mod tests {
             .omitting_empty(true);
         let (stream, mut out) = (stream(), Vec::new());
         let state = stream.state();
-        let context = FormatContext {
-            stream: &stream,
-            state: &state,
-            request: None,
-            response: None,
-            end: stream.start,
-        };
+        let context = FormatContext::recorded(&stream, &state, stream.start);
         format.write(&context, &mut out);
         assert_eq!(out, b"ab");
     }

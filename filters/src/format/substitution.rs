@@ -256,13 +256,7 @@ mod tests {
             SystemTime::now(),
         );
         let state = stream.state();
-        let context = FormatContext {
-            stream: &stream,
-            state: &state,
-            request: None,
-            response: None,
-            end: start,
-        };
+        let context = FormatContext::recorded(&stream, &state, start);
         let mut out = Vec::new();
         Substitution::from_proto(&proto)
             .unwrap()

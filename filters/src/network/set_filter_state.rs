@@ -71,13 +71,7 @@ impl NetworkFilter for SetFilterState {
     fn on_connection(&self, stream: &Arc<StreamInfo>) -> Decision {
         let mut state = stream.state();
         for value in &self.0 {
-            let object = value.evaluate(&FormatContext {
-                stream,
-                state: &state,
-                request: None,
-                response: None,
-                end: Instant::now(),
-            });
+            let object = value.evaluate(&FormatContext::recorded(stream, &state, Instant::now()));
             if let Some(object) = object {
                 value.set(object, &mut state.filter_state);
             }

@@ -267,13 +267,7 @@ impl Recorder for AccessLog {
 
     fn record(&self, stream: &StreamInfo, end: Instant) {
         let state = stream.state();
-        let context = FormatContext {
-            stream,
-            state: &state,
-            request: None,
-            response: None,
-            end,
-        };
+        let context = FormatContext::recorded(stream, &state, end);
         if let Some(filter) = &self.filter
             && !filter.passes(&context)
         {

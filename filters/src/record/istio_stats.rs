@@ -242,13 +242,8 @@ struct TcpHandles {
 
 impl IstioStats {
     fn expressions(&self, stream: &StreamInfo, state: &StreamState, end: Instant) -> Vec<Arc<str>> {
-        self.overrides.values(&FormatContext {
-            stream,
-            state,
-            request: None,
-            response: None,
-            end,
-        })
+        self.overrides
+            .values(&FormatContext::recorded(stream, state, end))
     }
 
     fn record_http(&self, stream: &StreamInfo, handles: &Handles, end: Instant) {

@@ -194,13 +194,8 @@ impl Mapper {
 
     fn is_for(&self, stream: &StreamInfo) -> bool {
         let state = stream.state();
-        self.filter.passes(&FormatContext {
-            stream,
-            state: &state,
-            request: None,
-            response: None,
-            end: Instant::now(),
-        })
+        self.filter
+            .passes(&FormatContext::recorded(stream, &state, Instant::now()))
     }
 }
 

@@ -477,13 +477,9 @@ mod tests {
         let stream = StreamInfo::new(connection.into(), Protocol::Http11, start, time);
         change(&mut stream.state());
         let state = stream.state();
-        filter(specifier).unwrap().passes(&FormatContext {
-            stream: &stream,
-            state: &state,
-            request: None,
-            response: None,
-            end: start,
-        })
+        filter(specifier)
+            .unwrap()
+            .passes(&FormatContext::recorded(&stream, &state, start))
     }
 
     fn with_header(state: &mut StreamState, name: &'static str, value: &'static str) {

@@ -66,13 +66,7 @@ impl Recorder for SpanRecorder {
         let Some(trace) = state.trace.as_ref().filter(|trace| trace.sampled) else {
             return;
         };
-        let context = FormatContext {
-            stream,
-            state: &state,
-            request: None,
-            response: None,
-            end,
-        };
+        let context = FormatContext::recorded(stream, &state, end);
         let spans = self.spans(trace, &context);
         drop(state);
         for span in spans {

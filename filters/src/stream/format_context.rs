@@ -24,7 +24,22 @@ pub struct RequestView<'a> {
     pub headers: &'a HeaderMap,
 }
 
-impl FormatContext<'_> {
+impl<'a> FormatContext<'a> {
+    /// Of a stream whose messages are gone: what was captured of them is told.
+    pub fn recorded(
+        stream: &'a StreamInfo,
+        state: &'a StreamState,
+        end: std::time::Instant,
+    ) -> FormatContext<'a> {
+        FormatContext {
+            stream,
+            state,
+            request: None,
+            response: None,
+            end,
+        }
+    }
+
     pub(crate) fn captured(&self) -> &RequestHead {
         &self.state.request
     }

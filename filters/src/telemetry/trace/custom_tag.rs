@@ -315,13 +315,7 @@ mod tests {
         let environment = |name: &str| (name == "POD_NAME").then(|| "waypoint-1".to_owned());
         let tag = CustomTag::from_proto(&proto, &environment).unwrap();
         let state = stream.state();
-        let context = FormatContext {
-            stream,
-            state: &state,
-            request: None,
-            response: None,
-            end: Instant::now(),
-        };
+        let context = FormatContext::recorded(stream, &state, Instant::now());
         tag.of(&context).map(|(_, value)| value)
     }
 
