@@ -176,13 +176,21 @@ pub(crate) struct KeepAlive {
 impl KeepAlive {
     pub(crate) fn new(options: &Http2Options, ping: Option<PingPong>) -> Option<KeepAlive> {
         let interval = options.keepalive_interval?;
-        Some(KeepAlive {
+        Some(KeepAlive::every(interval, options.keepalive_timeout, ping))
+    }
+
+    pub(crate) fn every(
+        interval: Duration,
+        timeout: Duration,
+        ping: Option<PingPong>,
+    ) -> KeepAlive {
+        KeepAlive {
             ping,
             interval,
-            timeout: options.keepalive_timeout,
+            timeout,
             timer: Box::pin(tokio::time::sleep(interval)),
             waiting: false,
-        })
+        }
     }
 
     /// Ready when the peer is taken for dead, at most interval and timeout after its last byte. `received` says whether

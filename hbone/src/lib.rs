@@ -13,6 +13,7 @@ pub mod held;
 pub mod http2;
 pub mod identity;
 pub mod io;
+pub mod messages;
 pub mod pool;
 pub mod server;
 pub mod tls;

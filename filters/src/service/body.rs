@@ -1,7 +1,7 @@
 //! The one body type of the filter chain, for requests and responses.
 //!
 //! Nothing on the plain path is boxed: an empty body, a few bytes of a local reply and a body that
-//! hyper is still receiving are variants. A filter that changes a body wraps it in `Boxed`.
+//! is still being received are variants. A filter that changes a body wraps it in `Boxed`.
 //! A metered body counts its data frames into the stream's counters as they pass; trailers and
 //! framing are not counted (Envoy's BYTES_RECEIVED and BYTES_SENT). A request's meter also says when it ended:
 //! time limits count from then. And it charges the request to its tunnel: it comes no faster than what came before is
@@ -18,6 +18,7 @@ use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use waypoint_hbone::held::account::Account;
+use waypoint_hbone::messages::received::ReceivedBody;
 
 use crate::stream::direction::Direction;
 use crate::stream::stream_info::StreamInfo;
@@ -40,6 +41,8 @@ enum Kind {
     Incoming(Incoming),
     /// The same, whose trailers are dropped.
     DataOf(Incoming),
+    /// Of HTTP/2.
+    Received(ReceivedBody),
     Boxed(UnsyncBoxBody<Bytes, BodyError>),
 }
 
@@ -56,6 +59,7 @@ impl Kind {
             Kind::Incoming(incoming) | Kind::DataOf(incoming) => {
                 http_body::Body::is_end_stream(incoming)
             }
+            Kind::Received(body) => http_body::Body::is_end_stream(body),
             Kind::Boxed(body) => http_body::Body::is_end_stream(body),
         }
     }
@@ -118,6 +122,17 @@ impl Body {
         }
         Body {
             kind: Kind::Incoming(incoming),
+            meter: None,
+        }
+    }
+
+    /// A body that comes on an HTTP/2 stream. One that is known to be empty is dropped here.
+    pub fn received(body: ReceivedBody) -> Body {
+        if http_body::Body::is_end_stream(&body) {
+            return Body::empty();
+        }
+        Body {
+            kind: Kind::Received(body),
             meter: None,
         }
     }
@@ -219,6 +234,9 @@ impl http_body::Body for Body {
                 let data = frame.filter(|frame| passes(frame, false));
                 data.map(|f| f.map_err(Into::into))
             }),
+            Kind::Received(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|f| f.map_err(Into::into))),
             Kind::Boxed(body) => Pin::new(body).poll_frame(cx),
         };
         match (&this.meter, &polled) {
@@ -255,6 +273,7 @@ impl http_body::Body for Body {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Kind::Incoming(incoming) | Kind::DataOf(incoming) => incoming.size_hint(),
+            Kind::Received(body) => body.size_hint(),
             Kind::Boxed(body) => body.size_hint(),
         }
     }

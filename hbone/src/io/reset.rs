@@ -6,7 +6,7 @@ use std::io;
 /// Why a stream or connection was reset, as far as it decides what to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reset {
-    /// REFUSED_STREAM: the peer did not look at the request; a retry is safe.
+    /// REFUSED_STREAM, or GOAWAY: the peer did not look at the request; a retry is safe.
     Refused,
     /// PROTOCOL_ERROR and its like: what was received is not HTTP/2.
     Protocol,
@@ -16,14 +16,24 @@ pub enum Reset {
 
 /// The HTTP/2 reset among `error` and its causes, if there is one.
 pub fn reset_of(error: &(dyn Error + 'static)) -> Option<Reset> {
+    let error = h2_error_of(error)?;
+    // It says which stream was the last that the peer looked at, and fails those after it (RFC 9113 §6.8).
+    if error.is_go_away() && error.is_remote() {
+        return Some(Reset::Refused);
+    }
+    error.reason().map(|reason| match reason {
+        h2::Reason::REFUSED_STREAM => Reset::Refused,
+        h2::Reason::PROTOCOL_ERROR | h2::Reason::COMPRESSION_ERROR => Reset::Protocol,
+        _ => Reset::Other,
+    })
+}
+
+/// What h2 said, among `error` and its causes.
+pub(crate) fn h2_error_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a h2::Error> {
     let mut current = Some(error);
     while let Some(error) = current {
         if let Some(h2) = error.downcast_ref::<h2::Error>() {
-            return h2.reason().map(|reason| match reason {
-                h2::Reason::REFUSED_STREAM => Reset::Refused,
-                h2::Reason::PROTOCOL_ERROR | h2::Reason::COMPRESSION_ERROR => Reset::Protocol,
-                _ => Reset::Other,
-            });
+            return Some(h2);
         }
         // An `io::Error` shows the cause of what it wraps as its own cause, and not what it wraps.
         let wrapped = error

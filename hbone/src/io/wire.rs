@@ -59,6 +59,12 @@ impl<T> Clone for Gathered<T> {
 }
 
 impl<T: AsyncWrite + Unpin> Gathered<T> {
+    /// Whether bytes have arrived since the last call.
+    pub(crate) fn take_received(&self) -> bool {
+        let shared = self.shared.upgrade();
+        shared.is_some_and(|shared| std::mem::take(&mut shared.lock().received))
+    }
+
     /// Writes it out, and flushes, if a flush was asked for since the last call: only the task that drives h2 asks, so whoever
     /// else calls this does nothing, and never waits in its place. A failure is also told to h2, when it runs again.
     pub fn poll_out(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

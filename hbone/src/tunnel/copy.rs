@@ -228,6 +228,33 @@ fn gather(tunnel: &mut TunnelStream, cx: &mut Context<'_>, first: Bytes) -> Byte
     }
 }
 
+/// Of whatever kind.
+impl<S: ByteStream + ?Sized> ByteStream for Box<S> {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        (**self).poll_data(cx)
+    }
+
+    fn release(&mut self, n: usize) {
+        (**self).release(n);
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<()>> {
+        (**self).poll_send(cx, bytes)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        (**self).poll_flush(cx)
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        (**self).poll_finish(cx)
+    }
+
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        (**self).poll_reset(cx)
+    }
+}
+
 impl ByteStream for TunnelStream {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         Poll::Ready(match ready!(TunnelStream::poll_data(self, cx)) {

@@ -291,7 +291,7 @@ async fn run(
         }
         FilterChain::Closed(reason) => {
             tracing::warn!(chain = %slot.name, %reason, source = %info.source, "closed: its configuration was refused");
-            serving::serve_closed(stream).await;
+            serving::closed::serve_closed(stream).await;
         }
     }
 }

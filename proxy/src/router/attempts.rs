@@ -22,7 +22,7 @@ use crate::router::deadline::{Deadline, TimeLimits};
 use crate::router::replay::Replay;
 use crate::router::retry::{self, Backoff};
 use crate::upstream::by_session::Led;
-use crate::upstream::connection::informational::Relay;
+use crate::upstream::connection::informational::relay::Relay;
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::exchange::agreed_upgrade::Upgrade;
 use crate::upstream::reach::{Chosen, ToCluster};

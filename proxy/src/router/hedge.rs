@@ -20,7 +20,7 @@ use waypoint_filters::stream::response_flags::ResponseFlags;
 use crate::router::attempts::{Attempting, Kept, Tried};
 use crate::router::deadline::Deadline;
 use crate::router::retry::Backoff;
-use crate::upstream::connection::informational::Relay;
+use crate::upstream::connection::informational::relay::Relay;
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
 use crate::upstream::limits::Permit;
 

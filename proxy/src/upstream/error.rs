@@ -1,6 +1,7 @@
 //! Why an attempt failed: one table from the failure to Envoy's names, the answer and whether to retry.
 
 use std::borrow::Cow;
+use std::error::Error;
 
 use http::StatusCode;
 use waypoint_filters::service::body::Body;
@@ -65,13 +66,14 @@ impl UpstreamError {
         self
     }
 
-    /// From an error of hyper's client.
-    pub(crate) fn from_hyper(error: &hyper::Error) -> UpstreamError {
+    /// From what a connection's HTTP says.
+    pub(crate) fn of(error: &(dyn Error + 'static)) -> UpstreamError {
+        let is_parse = |error: &hyper::Error| error.is_parse();
         let kind = match reset_of(error) {
             Some(Reset::Refused) => UpstreamErrorKind::Refused,
             Some(Reset::Protocol) => UpstreamErrorKind::Protocol,
             Some(Reset::Other) => UpstreamErrorKind::Reset,
-            None if error.is_parse() => UpstreamErrorKind::Protocol,
+            None if error.downcast_ref().is_some_and(is_parse) => UpstreamErrorKind::Protocol,
             None => UpstreamErrorKind::Terminated,
         };
         UpstreamError {

@@ -16,7 +16,7 @@ use crate::downstream::http::wire_count::WireCount;
 use crate::downstream::lifetime::Uses;
 use crate::lifecycle::drain::Watch;
 use crate::overload::Overload;
-use crate::upstream::connection::informational::Informational;
+use crate::upstream::connection::informational::http1::Informational;
 
 /// An inner HTTP connection, shared by its requests.
 pub(crate) struct HttpConnection {
@@ -76,5 +76,15 @@ impl HttpConnection {
             delayed_failures: Arc::new(DelayedFailures::new(first.connections.delayed_close)),
             first,
         }
+    }
+
+    /// It has ended, and not in good order.
+    pub(crate) fn log_end(&self, error: &dyn std::error::Error) {
+        tracing::debug!(
+            chain = %self.slot.name,
+            source = %self.info.source,
+            %error,
+            "HTTP connection ended"
+        );
     }
 }

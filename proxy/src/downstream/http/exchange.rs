@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use hyper::body::Incoming;
 use waypoint_config::model::http::connection_manager::HttpConnectionManager;
 use waypoint_config::model::listener::chain::FilterChain;
 use waypoint_config::model::route::{Route, RouteAction};
@@ -27,7 +26,7 @@ use crate::downstream::http::record::{RecordGuard, RecordedBody};
 use crate::downstream::http::stream_clock::StreamClock;
 use crate::downstream::http::upgrade;
 use crate::upstream::connection::expectation;
-use crate::upstream::connection::informational::Relay;
+use crate::upstream::connection::informational::relay::Relay;
 use crate::upstream::exchange::agreed_upgrade::Agreed;
 
 const DECORATOR_OPERATION: HeaderName = HeaderName::from_static("x-envoy-decorator-operation");
@@ -35,7 +34,7 @@ const DECORATOR_OPERATION: HeaderName = HeaderName::from_static("x-envoy-decorat
 /// Serves one request, from its head to the head of its response.
 pub(crate) async fn serve(
     connection: Arc<HttpConnection>,
-    request: Request<Incoming>,
+    request: Request<Body>,
 ) -> Response<RecordedBody> {
     let number = connection.requests.fetch_add(1, Ordering::Relaxed);
     let (mut opened, answer) = open(&connection, request, number);
@@ -72,11 +71,7 @@ enum Answer {
 
 /// All that is done with a request before something is waited for. It is no part of [`serve`], whose future is moved, and is as
 /// large as what it passes on.
-fn open(
-    connection: &Arc<HttpConnection>,
-    request: Request<Incoming>,
-    number: u64,
-) -> (Opened, Answer) {
+fn open(connection: &Arc<HttpConnection>, request: Request<Body>, number: u64) -> (Opened, Answer) {
     // Admit: the current version of the chain, kept to the request's end.
     let (manager, closed) = admit(connection);
     let stream = StreamInfo::new(
@@ -104,8 +99,7 @@ fn open(
     let (closed, exchange) = place(connection, closed);
     opened.guard.exchange = exchange;
     let trailers = passes_trailers(connection, &stream);
-    let mut request = request.map(|incoming| {
-        let body = Body::incoming(incoming);
+    let mut request = request.map(|body| {
         let body = if trailers {
             body
         } else {
@@ -115,7 +109,7 @@ fn open(
     });
 
     if request.version() == Version::HTTP_11 && connection.first.proxy_100_continue {
-        let relay = connection.informational.begin(number);
+        let relay = Relay::to_connection(&connection.informational, number);
         expectation::find(&mut request, &relay);
         request.extensions_mut().insert(relay);
     }

@@ -1,4 +1,4 @@
-//! Inner HTTP connections: their bytes before hyper reads them, their life, and each exchange on them.
+//! Inner HTTP connections: their bytes before they are read, their life, and each exchange on them.
 
 pub(crate) mod answering;
 pub(crate) mod connection;

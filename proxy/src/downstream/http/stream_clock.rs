@@ -26,7 +26,7 @@ use waypoint_filters::stream::response_flags::ResponseFlags;
 use waypoint_filters::stream::stream_info::StreamInfo;
 
 use crate::router::deadline::grpc_timeout;
-use crate::upstream::connection::informational::Relay;
+use crate::upstream::connection::informational::relay::Relay;
 
 /// gRPC's.
 const DEADLINE_EXCEEDED: u32 = 4;

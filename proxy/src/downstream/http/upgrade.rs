@@ -4,10 +4,9 @@
 //! filters, and keeps the stream's record open until they have ended.
 
 use http::StatusCode;
-use hyper_util::rt::TokioIo;
 use waypoint_filters::stream::direction::Direction;
 use waypoint_filters::stream::response_flags::ResponseFlags;
-use waypoint_hbone::tunnel::copy::{Copied, CopyError, Socket, copy};
+use waypoint_hbone::tunnel::copy::{Copied, CopyError, copy};
 
 use crate::downstream::http::record::RecordGuard;
 use crate::downstream::http::stream_clock::{StreamClock, StreamOver};
@@ -34,11 +33,11 @@ pub(crate) fn join(
     };
     tokio::spawn(async move {
         let _active = (active, stream);
-        let (Ok(downstream), Ok(upstream)) = (downstream.await, upstream.await) else {
+        let (Some(mut downstream), Some(mut upstream)) =
+            (downstream.open().await, upstream.open().await)
+        else {
             return;
         };
-        let mut downstream = Socket::new(TokioIo::new(downstream));
-        let mut upstream = Socket::new(TokioIo::new(upstream));
         let copied = Copied::default();
         let connection = guard.stream.connection.clone();
         let idle = clock.as_ref().and_then(|clock| clock.idle());

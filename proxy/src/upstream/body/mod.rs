@@ -3,6 +3,7 @@
 pub(crate) mod held_body;
 pub(crate) mod timed_body;
 
+use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,8 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
+use http_body::{Frame, SizeHint};
 use waypoint_config::model::cluster::circuit_breakers::Resource;
 use waypoint_config::model::endpoint::EndpointState;
 use waypoint_config::model::outlier::Outcome;
@@ -125,19 +125,19 @@ fn finish_in_time(mut connection: Box<H1Connection>, pools: Arc<HostPools>) {
     });
 }
 
-struct UpstreamBody {
-    incoming: Incoming,
+struct UpstreamBody<B> {
+    incoming: B,
     lease: Option<Lease>,
     http2: bool,
     /// Whether its trailers pass.
     trailers: bool,
 }
 
-impl UpstreamBody {
+impl<B> UpstreamBody<B> {
     /// Whose fault it is that the answer broke off. Over HTTP/1.1 it is its framing that is broken, however that came.
-    fn broken_off(&self, error: &hyper::Error) -> BrokenOff {
+    fn broken_off(&self, error: &(dyn Error + 'static)) -> BrokenOff {
         BrokenOff(if self.http2 {
-            UpstreamError::from_hyper(error).kind
+            UpstreamError::of(error).kind
         } else {
             UpstreamErrorKind::Protocol
         })
@@ -145,7 +145,10 @@ impl UpstreamBody {
 }
 
 /// The response's body together with the connection that it comes on.
-pub(crate) async fn upstream_body(incoming: Incoming, mut lease: Lease) -> Body {
+pub(crate) async fn upstream_body<B>(incoming: B, mut lease: Lease) -> Body
+where
+    B: http_body::Body<Data = Bytes, Error: Error> + Send + Unpin + 'static,
+{
     if incoming.is_end_stream() {
         std::future::poll_fn(|cx| {
             lease.finish(cx);
@@ -169,7 +172,9 @@ pub(crate) async fn upstream_body(incoming: Incoming, mut lease: Lease) -> Body 
     })
 }
 
-impl http_body::Body for UpstreamBody {
+impl<B: http_body::Body<Data = Bytes, Error: Error + 'static> + Unpin> http_body::Body
+    for UpstreamBody<B>
+{
     type Data = Bytes;
     type Error = BodyError;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Request, header};
 
-use crate::upstream::connection::informational::Relay;
+use crate::upstream::connection::informational::relay::Relay;
 
 /// The first byte of an expectation's value as hyper sees it: the client waits, or its body came at once.
 /// No client means anything by such a byte.
@@ -37,8 +37,8 @@ pub(crate) fn find<B>(request: &mut Request<B>, relay: &Relay) {
     }
 }
 
-/// Waits for the answer, and tells the client to go on if that doesn't come soon: hyper doesn't tell
-/// of an HTTP/2 upstream's 100.
+/// Waits for the answer, and tells the client to go on if neither that nor a 100 comes soon: many servers of HTTP/2
+/// never say 100.
 pub(crate) async fn go_on_unless_refused<T>(relay: &Relay, answer: impl Future<Output = T>) -> T {
     let mut answer = pin!(answer);
     if let Ok(answer) = tokio::time::timeout(REFUSAL, &mut answer).await {

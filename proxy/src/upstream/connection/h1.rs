@@ -23,7 +23,7 @@ use waypoint_config::model::header_case::HeaderCase;
 use waypoint_filters::service::body::Body;
 use waypoint_filters::stream::stream_info::{StreamInfo, UpstreamInfo};
 
-use crate::upstream::connection::informational::Relay;
+use crate::upstream::connection::informational::relay::Relay;
 use crate::upstream::dial::Dialled;
 use crate::upstream::dial::upload::{Outgoing, Upload};
 use crate::upstream::dial::upstream_io::UpstreamIo;
@@ -73,7 +73,7 @@ impl H1Connection {
             .preserve_header_case(case == HeaderCase::Preserved)
             .handshake(TokioIo::new(dialled.io))
             .await
-            .map_err(|error| UpstreamError::from_hyper(&error))?;
+            .map_err(|error| UpstreamError::of(&error))?;
         Ok(Box::new(H1Connection {
             sender,
             driver: Some(driver),
@@ -121,7 +121,7 @@ impl H1Connection {
                 // The pooled connection had been closed by the upstream: nothing was sent.
                 UpstreamError::new(UpstreamErrorKind::Terminated)
             } else {
-                UpstreamError::from_hyper(failed.error())
+                UpstreamError::of(failed.error())
             };
             if error.kind == UpstreamErrorKind::Terminated && upload.was_heard() {
                 // Half a head: for Envoy, too, an answer that is no HTTP.

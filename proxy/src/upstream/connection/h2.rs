@@ -1,28 +1,22 @@
 //! HTTP/2 connections to an endpoint: a few per endpoint, each shared by many requests.
 
-use std::future::Future;
 use std::num::NonZeroU32;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use hyper::body::Incoming;
-use hyper::client::conn::http2;
-use hyper::rt::Executor;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use pin_project_lite::pin_project;
 use tokio::sync::Notify;
 use waypoint_config::model::cluster::upstream_http2::UpstreamHttp2;
 use waypoint_config::model::cluster::upstream_tls::UpstreamTls;
 use waypoint_filters::service::body::Body;
 use waypoint_filters::stream::stream_info::UpstreamInfo;
 use waypoint_hbone::io::read_ahead::ReadAhead;
-use waypoint_hbone::io::wire::{Gathered, Wire};
+use waypoint_hbone::messages::client::{self, ClientOptions, Connected, Requests};
+use waypoint_hbone::messages::received::ReceivedBody;
 
+use crate::upstream::connection::informational::relay::Relay;
 use crate::upstream::dial::Dialled;
-use crate::upstream::dial::upstream_io::{Kind, UpstreamIo};
+use crate::upstream::dial::upstream_io::Kind;
 use crate::upstream::error::UpstreamError;
 
 /// Streams that one connection carries before another is opened: below what servers commonly allow. Not exact: two
@@ -37,7 +31,7 @@ const SEND_BUFFER: usize = 64 << 10;
 /// One connection; clones share it.
 #[derive(Clone)]
 pub(crate) struct H2Connection {
-    sender: http2::SendRequest<Body>,
+    requests: Requests,
     pub(crate) info: Arc<UpstreamInfo>,
     /// The TLS under it.
     pub(crate) tls: Option<Arc<UpstreamTls>>,
@@ -46,37 +40,6 @@ pub(crate) struct H2Connection {
     /// What its cluster said when it was made.
     pub(crate) settings: UpstreamHttp2,
     streams: Arc<Streams>,
-}
-
-/// Runs a connection's tasks; what the one that drives it writes in a turn is one write.
-#[derive(Clone)]
-struct Gathering(Gathered<ReadAhead<UpstreamIo>>);
-
-impl<F> Executor<F> for Gathering
-where
-    F: Future<Output: Send> + Send + 'static,
-{
-    fn execute(&self, task: F) {
-        let gathered = self.0.clone();
-        tokio::spawn(GatheringTask { task, gathered });
-    }
-}
-
-pin_project! {
-    struct GatheringTask<F> {
-        #[pin]
-        task: F,
-        gathered: Gathered<ReadAhead<UpstreamIo>>,
-    }
-}
-
-impl<F: Future> Future for GatheringTask<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let mut this = self.project();
-        (this.gathered).poll_turn(cx, |cx| this.task.as_mut().poll(cx))
-    }
 }
 
 /// What the clones of a connection count together.
@@ -119,31 +82,21 @@ impl H2Connection {
     ) -> Result<H2Connection, UpstreamError> {
         // Below TLS there is one already.
         let makes_calls = matches!(dialled.io.kind, Kind::Tcp(_));
-        let (wire, gathered) = Wire::gathering(ReadAhead::at_need(dialled.io, makes_calls));
-        let mut builder = http2::Builder::new(Gathering(gathered));
-        builder
-            .timer(TokioTimer::new())
+        let io = ReadAhead::at_need(dialled.io, makes_calls);
+        let options = ClientOptions {
             // Stalled streams, which may be another client's, must not starve the others of the connection's window.
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(STREAM_WINDOW * MAX_STREAMS)
-            .max_send_buf_size(SEND_BUFFER)
-            .keep_alive_interval(Some(Duration::from_secs(30)))
-            .max_header_list_size(64 * 1024);
-        if let Some((interval, timeout)) = settings.keepalive {
-            builder
-                .keep_alive_interval(Some(interval))
-                .keep_alive_timeout(timeout)
-                .keep_alive_while_idle(true);
-        }
-        let (sender, driver) = builder
-            .handshake(TokioIo::new(wire))
+            stream_window: STREAM_WINDOW,
+            connection_window: STREAM_WINDOW * MAX_STREAMS,
+            max_send_buffer: SEND_BUFFER,
+            max_header_list: 64 * 1024,
+            keepalive: settings.keepalive,
+        };
+        let (requests, driver) = client::handshake(io, options)
             .await
-            .map_err(|error| UpstreamError::from_hyper(&error))?;
-        tokio::spawn(async move {
-            let _ = driver.await;
-        });
+            .map_err(|error| UpstreamError::of(&error))?;
+        tokio::spawn(driver);
         Ok(H2Connection {
-            sender,
+            requests,
             info: dialled.info,
             tls: dialled.tls,
             generation,
@@ -156,8 +109,9 @@ impl H2Connection {
         })
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+    /// Whether it takes no more requests.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        self.requests.is_closed()
     }
 
     /// Streams in flight.
@@ -199,13 +153,20 @@ impl H2Connection {
     pub(crate) async fn send(
         &mut self,
         request: Box<http::Request<Body>>,
-    ) -> Result<http::Response<Incoming>, UpstreamError> {
-        self.sender
-            .try_send_request(*request)
-            .await
-            .map_err(|mut failed| {
-                let unsent = failed.take_message().map(Box::new);
-                UpstreamError::from_hyper(failed.error()).with_unsent(unsent)
-            })
+    ) -> Result<http::Response<ReceivedBody>, UpstreamError> {
+        let relay = request.extensions().get::<Relay>().cloned();
+        let sent = self.requests.send(*request, relay.as_ref());
+        sent.await.map_err(|failed| {
+            UpstreamError::of(&failed.error).with_unsent(failed.unsent.map(Box::new))
+        })
+    }
+
+    /// Asks for a tunnel on a stream (RFC 8441).
+    pub(crate) async fn connect(
+        &mut self,
+        request: http::Request<Body>,
+    ) -> Result<http::Response<Connected>, UpstreamError> {
+        let asked = self.requests.connect(request);
+        asked.await.map_err(|error| UpstreamError::of(&error))
     }
 }

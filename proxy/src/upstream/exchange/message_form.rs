@@ -2,6 +2,7 @@
 
 use http::{HeaderValue, Method, StatusCode, Uri, header, uri};
 use waypoint_filters::service::body::Body;
+use waypoint_hbone::messages::client::Protocol;
 
 /// An answer that nobody asked for: a switch of protocols.
 pub(crate) fn is_unasked<B>(response: &http::Response<B>) -> bool {
@@ -60,7 +61,7 @@ pub(crate) fn to_extended_connect(request: &mut http::Request<Body>) -> Option<H
     let protocol = request.headers_mut().remove(header::UPGRADE);
     if let Some(name) = protocol.as_ref().and_then(|name| name.to_str().ok()) {
         *request.method_mut() = Method::CONNECT;
-        let name = hyper::ext::Protocol::from(name);
+        let name = Protocol::from(name);
         request.extensions_mut().insert(name);
     }
     protocol

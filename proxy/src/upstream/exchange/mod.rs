@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode, header};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use waypoint_config::model::cluster::upstream_protocol::UpstreamProtocol;
 use waypoint_config::model::outlier::Outcome;
 use waypoint_filters::service::Response;
@@ -16,15 +15,16 @@ use waypoint_filters::service::body::Body;
 use waypoint_filters::service::local_reply::is_grpc;
 use waypoint_filters::service::read_ahead::reading_ahead;
 use waypoint_filters::stream::response_flags::ResponseFlags;
+use waypoint_hbone::messages::client::Connected;
 
 use crate::upstream::body::held_body::Hold;
 use crate::upstream::body::timed_body::time_sending;
 use crate::upstream::body::{Lease, LeasedConnection, upstream_body};
 use crate::upstream::connection::expectation::go_on_unless_refused;
 use crate::upstream::connection::h1::H1Connection;
-use crate::upstream::connection::informational::Relay;
+use crate::upstream::connection::informational::relay::Relay;
 use crate::upstream::error::{UpstreamError, UpstreamErrorKind};
-use crate::upstream::exchange::agreed_upgrade::{Upgrade, agreed};
+use crate::upstream::exchange::agreed_upgrade::{End, Upgrade, agreed};
 use crate::upstream::exchange::message_form::{
     has_two_lengths, is_unasked, say_how_it_is_framed, to_extended_connect, to_http1, to_http2,
 };
@@ -220,7 +220,7 @@ impl ToCluster<'_> {
         mut chosen: Chosen,
     ) -> Result<Response, UpstreamError> {
         let pools = self.pools_for(&request, &chosen);
-        let downstream = hyper::upgrade::on(&mut *request);
+        let downstream = End::of_client(&mut request);
         if self.protocol() == UpstreamProtocol::Http2 {
             return self.upgrade_h2(request, chosen, pools, downstream).await;
         }
@@ -232,7 +232,9 @@ impl ToCluster<'_> {
             return Err(UpstreamError::new(UpstreamErrorKind::Protocol));
         }
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(agreed(response, downstream, chosen.active, None));
+            let mut response = response;
+            let upstream = End::Http1(hyper::upgrade::on(&mut response));
+            return Ok(agreed(response, downstream, upstream, chosen.active, None));
         }
         Ok(answer(response, connection, pools, chosen).await)
     }
@@ -243,20 +245,25 @@ impl ToCluster<'_> {
         mut request: Box<http::Request<Body>>,
         mut chosen: Chosen,
         pools: Arc<HostPools>,
-        downstream: OnUpgrade,
+        downstream: End,
     ) -> Result<Response, UpstreamError> {
         let protocol = to_extended_connect(&mut request);
         let (mut connection, stream) = self.h2(&chosen, &pools).await?;
         self.h2_admitted(&mut chosen, &connection)?;
-        let mut response = connection.send(request).await?;
-        if response.status() == StatusCode::OK {
-            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-            let headers = response.headers_mut();
-            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            headers.extend(protocol.map(|protocol| (header::UPGRADE, protocol)));
-            return Ok(agreed(response, downstream, chosen.active, Some(stream)));
-        }
-        let (parts, incoming) = response.into_parts();
+        let (mut parts, connected) = connection.connect(*request).await?.into_parts();
+        let incoming = match connected {
+            Connected::Tunnel(upstream) => {
+                parts.status = StatusCode::SWITCHING_PROTOCOLS;
+                let headers = &mut parts.headers;
+                headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                headers.extend(protocol.map(|protocol| (header::UPGRADE, protocol)));
+                let response = Response::from_parts(parts, Body::empty());
+                let upstream = End::Http2(upstream);
+                let active = chosen.active;
+                return Ok(agreed(response, downstream, upstream, active, Some(stream)));
+            }
+            Connected::Refused(incoming) => incoming,
+        };
         let lease = Lease {
             active: Some(chosen.active),
             judge: chosen.judge,

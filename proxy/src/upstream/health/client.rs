@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use http::uri::Authority;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use waypoint_config::model::active_health::CheckOutcome;
@@ -44,7 +43,7 @@ pub(super) async fn exchange(
     http2: bool,
     client: Option<HttpClient>,
     request: impl Fn() -> Request<Body>,
-) -> Result<(HttpClient, Response<Incoming>), UpstreamError> {
+) -> Result<(HttpClient, Response<Body>), UpstreamError> {
     if let Some(mut client) = client.filter(|client| client.is_of(http2)) {
         match client.send(request()).await {
             Ok(response) => return Ok((client, response)),
@@ -67,9 +66,7 @@ pub(super) async fn exchange(
         let handshake = builder
             .max_buf_size(MAX_HEAD)
             .handshake(TokioIo::new(dialled.io));
-        let (sender, driver) = handshake
-            .await
-            .map_err(|error| UpstreamError::from_hyper(&error))?;
+        let (sender, driver) = handshake.await.map_err(|error| UpstreamError::of(&error))?;
         tokio::spawn(async move {
             let _ = driver.await;
         });
@@ -84,17 +81,21 @@ impl HttpClient {
         matches!(self, HttpClient::Http2(_)) == http2
     }
 
-    async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
+    async fn send(&mut self, request: Request<Body>) -> Result<Response<Body>, UpstreamError> {
         match self {
             HttpClient::Http1(sender) => {
                 let sent = sender.try_send_request(request).await;
-                sent.map_err(|mut failed| match failed.take_message() {
+                let answer = sent.map(|answer| answer.map(Body::incoming));
+                answer.map_err(|mut failed| match failed.take_message() {
                     Some(unsent) => UpstreamError::new(UpstreamErrorKind::Terminated)
                         .with_unsent(Some(Box::new(unsent))),
-                    None => UpstreamError::from_hyper(failed.error()),
+                    None => UpstreamError::of(failed.error()),
                 })
             }
-            HttpClient::Http2(connection) => connection.send(Box::new(request)).await,
+            HttpClient::Http2(connection) => {
+                let answer = connection.send(Box::new(request)).await?;
+                Ok(answer.map(Body::boxed))
+            }
         }
     }
 

@@ -29,7 +29,7 @@ pub(super) async fn ask(
     let mut message = BytesMut::new();
     let mut trailers = None;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| UpstreamError::from_hyper(&error))?;
+        let frame = frame.map_err(|error| UpstreamError::of(&*error))?;
         match frame.into_data() {
             Ok(data) if data.len() > MAX_ANSWER - message.len() => {
                 return Ok((CheckOutcome::Refused, None));

@@ -28,7 +28,7 @@ pub(super) async fn ask(
     let (mut client, response) = exchange(check, name, what.http2, client, request).await?;
     let (parts, mut body) = response.into_parts();
     while let Some(frame) = body.frame().await {
-        frame.map_err(|error| UpstreamError::from_hyper(&error))?;
+        frame.map_err(|error| UpstreamError::of(&*error))?;
     }
     let stays = client.stays_open(&parts.headers).await;
     if what.whose.is_some() && what.is_expected(parts.status) {

@@ -339,7 +339,7 @@ impl Upstreams {
         let limits = IdleLimits::of(cluster);
         let mut connections = pools.h2.lock();
         // One that takes no further streams ends with its last.
-        connections.retain(|c| {
+        connections.retain_mut(|c| {
             !c.is_closed()
                 && c.settings == cluster.http2
                 && is_of(c.tls.as_ref(), cluster, endpoint)
@@ -415,7 +415,7 @@ impl HostPools {
 
     fn sweep(&self, now: Instant, limits: IdleLimits) {
         self.h1.sweep(now, limits);
-        self.h2.lock().retain(|c| {
+        self.h2.lock().retain_mut(|c| {
             // One with streams is looked at when it is asked for another.
             !c.is_closed()
                 && c.idle_since()

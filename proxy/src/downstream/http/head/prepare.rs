@@ -12,6 +12,7 @@ use waypoint_filters::service::body::Body;
 use waypoint_filters::service::local_reply::{Closing, LocalReply};
 use waypoint_filters::stream::connection::Connection;
 use waypoint_filters::stream::uuid;
+use waypoint_hbone::messages::client::Protocol;
 
 use crate::downstream::http::head::forwarded::{self, shape_host};
 use crate::downstream::http::head::path_normalization::Normalized;
@@ -105,7 +106,7 @@ fn take_extended_connect(request: &mut Request<Body>) -> bool {
     if request.method() != Method::CONNECT {
         return false;
     }
-    let protocol = request.extensions_mut().remove::<hyper::ext::Protocol>();
+    let protocol = request.extensions_mut().remove::<Protocol>();
     let Some(protocol) = protocol.and_then(|p| HeaderValue::from_str(p.as_str()).ok()) else {
         return false;
     };
