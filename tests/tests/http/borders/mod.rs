@@ -3,6 +3,7 @@
 //! Each story has a second telling beside real Envoy, which `make test-envoy` runs.
 
 mod expectations;
+mod goaway;
 mod heads;
 mod informational;
 mod versions;

@@ -11,6 +11,15 @@ use tokio::time::Sleep;
 
 use crate::downstream::http::connection::HttpConnection;
 use crate::downstream::lifetime::{Lifetime, Reason};
+use crate::lifecycle::drain::LAST_CALL;
+
+/// Returns after `told`, or somewhat later if there was no request yet: the connection may have been opened for one just now.
+pub(super) async fn last_call(connection: &HttpConnection, told: impl Future<Output = ()>) {
+    told.await;
+    if connection.requests.load(Ordering::Relaxed) == 0 {
+        tokio::time::sleep(LAST_CALL).await;
+    }
+}
 
 pin_project! {
     /// When a connection is to end in good order: when it is told, and when it has lived long enough. And when it

@@ -23,8 +23,7 @@ use crate::downstream::http::head::bytes::HeadLimits;
 use crate::downstream::http::linger::Lingering;
 use crate::downstream::http::record::RecordedBody;
 use crate::downstream::http::request_reader::RequestReader;
-use crate::downstream::http::serving::ending::{Aging, Ending, Step, poll_end};
-use crate::downstream::http::serving::last_call;
+use crate::downstream::http::serving::ending::{Aging, Ending, Step, last_call, poll_end};
 use crate::downstream::lifetime::Lifetime;
 
 /// Requests of a connection that are served before others have their turn. There are more at a time only of a

@@ -5,9 +5,7 @@ mod ending;
 mod http1;
 mod http2;
 
-use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use waypoint_config::model::http::codec::Codec;
 use waypoint_hbone::frames::allowance::Allowance;
@@ -15,11 +13,11 @@ use waypoint_hbone::frames::frame_watch::Flood;
 use waypoint_hbone::tunnel::stream::TunnelStream;
 
 use crate::downstream::http::connection::HttpConnection;
+use crate::downstream::http::serving::ending::last_call;
 use crate::downstream::http::serving::http1::serve_http1;
 use crate::downstream::http::serving::http2::serve_http2;
 use crate::downstream::lifetime::Lifetime;
 use crate::downstream::sniff;
-use crate::lifecycle::drain::LAST_CALL;
 
 /// Serves the connection to its end. The peer, which has this allowance, may have flooded it.
 ///
@@ -48,13 +46,5 @@ pub(crate) async fn serve(
     } else {
         serve_http1(&connection, stream, lifetime, &allowance).await;
         None
-    }
-}
-
-/// Returns after `told`, or somewhat later if there was no request yet: the connection may have been opened for one just now.
-async fn last_call(connection: &HttpConnection, told: impl Future<Output = ()>) {
-    told.await;
-    if connection.requests.load(Ordering::Relaxed) == 0 {
-        tokio::time::sleep(LAST_CALL).await;
     }
 }
