@@ -24,7 +24,7 @@ struct Shape {
     header: fn(usize) -> String,
 }
 
-const SHAPES: [Shape; 4] = [
+const SHAPES: [Shape; 6] = [
     Shape {
         name: "exact",
         matched: |n| format!("{{path: {{type: Exact, value: /shop/item-{n}}}}}"),
@@ -43,12 +43,28 @@ const SHAPES: [Shape; 4] = [
         path: |n| format!("/shop/{n}/reviews"),
         header: |_| String::new(),
     },
-    // One path for all: nothing but looking at each helps.
+    // One path for all.
     Shape {
         name: "header",
         matched: |n| format!("{{headers: [{{name: x-tenant, value: tenant-{n}}}]}}"),
         path: |_| "/".to_owned(),
         header: |n| format!("tenant-{n}"),
+    },
+    Shape {
+        name: "header and method",
+        matched: |n| {
+            let method = if n % 2 == 0 { "POST" } else { "GET" };
+            let tenant = n / 2;
+            format!("{{method: {method}, headers: [{{name: x-tenant, value: tenant-{tenant}}}]}}")
+        },
+        path: |_| "/".to_owned(),
+        header: |n| format!("tenant-{}", n / 2),
+    },
+    Shape {
+        name: "query parameter",
+        matched: |n| format!("{{queryParams: [{{name: tenant, value: tenant-{n}}}]}}"),
+        path: |n| format!("/?page=1&tenant=tenant-{n}"),
+        header: |_| String::new(),
     },
 ];
 

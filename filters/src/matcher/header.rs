@@ -12,6 +12,7 @@ use envoy_types::pb::envoy::config::route::v3::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 
+use crate::matcher::exact_value::Subject;
 use crate::matcher::regex::REGEX_MATCHER;
 use crate::matcher::string::{STRING_MATCHER, StringMatcher};
 use crate::stream::format_context::FormatContext;
@@ -159,6 +160,22 @@ impl HeaderMatcher {
     pub fn header(&self) -> Option<&HeaderName> {
         match &self.name {
             Name::Header(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The exact value that it asks for, if it does, and a request without one doesn't match.
+    pub(super) fn exact(&self) -> Option<(Subject, &str)> {
+        let subject = match &self.name {
+            Name::Header(name) => Subject::Header(name.clone()),
+            Name::Method => Subject::Method,
+            Name::Authority => Subject::Host,
+            Name::Path | Name::Scheme => return None,
+        };
+        match &self.check {
+            Check::Text(matcher) if !self.invert && !self.missing_as_empty => {
+                Some((subject, matcher.as_exact()?))
+            }
             _ => None,
         }
     }

@@ -1,6 +1,7 @@
 //! Matchers: what configuration compares strings, heads, addresses and metadata with.
 
 pub mod cidr;
+pub mod exact_value;
 pub mod filter_state;
 pub mod fraction;
 pub mod header;

@@ -7,6 +7,7 @@ use envoy_types::pb::envoy::config::route::v3::{
     query_parameter_matcher::QueryParameterMatchSpecifier,
 };
 
+use crate::matcher::exact_value::{Subject, query_value};
 use crate::matcher::string::{STRING_MATCHER, StringMatcher};
 use crate::xds::coverage::Table;
 use crate::xds::coverage::honoured;
@@ -54,15 +55,17 @@ impl QueryParameterMatcher {
 
     /// `query` is what follows the `?`.
     pub fn matches(&self, query: Option<&str>) -> bool {
-        let found = query.unwrap_or_default().split('&').find_map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (name == &*self.name).then_some(value)
-        });
-        match (&self.value, found) {
+        match (&self.value, query_value(query, &self.name)) {
             (None, found) => found.is_some() == self.present,
             (Some(matcher), Some(value)) => matcher.matches(value),
             (Some(_), None) => false,
         }
+    }
+
+    /// The exact value that it asks for, if it does.
+    pub(super) fn exact(&self) -> Option<(Subject, &str)> {
+        let value = self.value.as_ref()?.as_exact()?;
+        Some((Subject::Query(self.name.clone()), value))
     }
 }
 

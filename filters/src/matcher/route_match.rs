@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::matcher::exact_value::Subject;
 use crate::matcher::filter_state::{FILTER_STATE_MATCHER, FilterStateMatcher};
 use crate::matcher::header::{HEADER_MATCHER, HeaderMatcher};
 use crate::matcher::metadata::{METADATA_MATCHER, MetadataMatcher};
@@ -196,6 +197,12 @@ impl RouteMatch {
             PathMatch::Exact(path) => PathKey::Exact(path),
             PathMatch::Connect => PathKey::Prefix(""),
         }
+    }
+
+    /// What it asks for by exact values besides its path. A request that matches has each of them.
+    pub fn exact_values(&self) -> impl Iterator<Item = (Subject, &str)> {
+        let headers = self.headers.iter().filter_map(HeaderMatcher::exact);
+        headers.chain(self.query.iter().filter_map(QueryParameterMatcher::exact))
     }
 
     /// What the route matched by prefix, for rewrites.

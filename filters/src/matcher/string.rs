@@ -112,6 +112,14 @@ impl StringMatcher {
         })
     }
 
+    /// The one value that matches, if there is but one.
+    pub(super) fn as_exact(&self) -> Option<&str> {
+        match &self.pattern {
+            Pattern::Exact(text) if !self.ignore_case => Some(text),
+            _ => None,
+        }
+    }
+
     pub fn matches(&self, value: &str) -> bool {
         if self.ignore_case {
             let value = value.to_ascii_lowercase();

@@ -1,5 +1,6 @@
 //! Route configurations: virtual hosts with their routes, and what a route does with a request.
 
+mod asked_values;
 mod connect;
 pub(crate) mod context;
 pub mod direct_response;
@@ -121,7 +122,7 @@ impl RouteResolver for RouteConfiguration {
             None => host.routes.iter().find(|route| matches(route)),
             Some(index) => {
                 let at = |place: usize| host.routes.get(place).is_some_and(matches);
-                let place = index.first(request.uri().path(), at);
+                let place = index.first(request, at);
                 place.and_then(|place| host.routes.get(place))
             }
         };
@@ -343,7 +344,7 @@ impl VirtualHost {
                 .iter()
                 .map(|d| d.to_ascii_lowercase().into())
                 .collect(),
-            index: RouteIndex::of(routes.iter().map(|route| route.matcher.path_key())),
+            index: RouteIndex::of(routes.iter().map(|route| &route.matcher)),
             routes,
         })
     }
