@@ -6,6 +6,7 @@
 
 pub mod callout;
 pub mod cel;
+mod decimal;
 pub mod format;
 pub mod host;
 pub mod http;

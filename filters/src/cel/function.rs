@@ -214,9 +214,9 @@ impl Function {
             (Function::String, Value::Timestamp(at)) => own(timestamp(*at), budget),
             (Function::String, Value::Null | Value::List(_) | Value::Map(_)) => Err(NoValue),
             (Function::String, value) => {
-                let printed = value.print()?;
-                let text = std::str::from_utf8(&printed).map_err(|_| NoValue)?;
-                own(text.to_owned(), budget)
+                let mut printed = Vec::new();
+                value.print(&mut printed)?;
+                own(String::from_utf8(printed).map_err(|_| NoValue)?, budget)
             }
             (Function::Duration, Value::Duration(duration)) => Ok(Value::Duration(*duration)),
             (Function::Duration, Value::String(text)) => {

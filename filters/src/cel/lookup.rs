@@ -11,9 +11,13 @@ use time::OffsetDateTime;
 use super::attribute::{Attribute, ORIGINAL_PATH};
 use super::grpc_status::grpc_status;
 use super::value::{Map, States, Value};
+use crate::decimal;
 use crate::matcher::header::join;
 use crate::stream::dynamic_metadata::Metadata;
 use crate::stream::format_context::FormatContext;
+
+/// Bytes of an IPv4 address with its port.
+const ADDRESS: usize = 21;
 
 /// `None`: there is no such thing.
 pub(super) fn lookup<'a>(
@@ -210,7 +214,11 @@ fn duration<'a>(duration: Duration) -> Option<Value<'a>> {
 }
 
 fn address<'a>(address: SocketAddr) -> Option<Value<'a>> {
-    Some(Value::String(Cow::Owned(address.to_string())))
+    let mut text = Vec::with_capacity(ADDRESS);
+    decimal::socket(&mut text, address);
+    String::from_utf8(text)
+        .ok()
+        .map(|text| Value::String(Cow::Owned(text)))
 }
 
 fn port<'a>(address: SocketAddr) -> Option<Value<'a>> {

@@ -83,11 +83,7 @@ impl Expression {
         let Ok(value) = evaluation.of(&self.root) else {
             return false;
         };
-        let printed = value.print();
-        if let Ok(printed) = &printed {
-            out.extend_from_slice(printed);
-        }
-        printed.is_ok()
+        value.print(out).is_ok()
     }
 
     /// The value with its type.

@@ -9,6 +9,7 @@ use std::cmp::Ordering;
 use serde_json::Value as Json;
 use time::{Duration, OffsetDateTime};
 
+use crate::decimal;
 use crate::stream::dynamic_metadata::Metadata;
 use crate::stream::filter_state::{FilterState, FilterValue, UPSTREAM_PEER};
 use crate::stream::peer::Peer;
@@ -135,33 +136,34 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// As Envoy prints it in a text.
+    /// Appends it as Envoy prints it in a text.
     ///
     /// # Errors
     /// Messages: metadata as a whole.
-    pub(super) fn print(&self) -> Result<Cow<'_, [u8]>, NoValue> {
-        let text = |text: String| Ok(Cow::Owned(text.into_bytes()));
+    pub(super) fn print(&self, out: &mut Vec<u8>) -> Result<(), NoValue> {
+        let mut text = |text: &[u8]| out.extend_from_slice(text);
         match self {
-            Value::Null => Ok(Cow::Borrowed(b"NULL")),
-            Value::Bool(true) => Ok(Cow::Borrowed(b"true")),
-            Value::Bool(false) => Ok(Cow::Borrowed(b"false")),
-            Value::Int(number) => text(number.to_string()),
-            Value::Uint(number) => text(number.to_string()),
-            Value::Double(number) => text(six_digits(*number)),
-            Value::String(value) => Ok(Cow::Borrowed(value.as_bytes())),
-            Value::Bytes(bytes) => Ok(Cow::Borrowed(bytes)),
-            Value::Duration(duration) => text(printed_duration(*duration)),
+            Value::Null => text(b"NULL"),
+            Value::Bool(true) => text(b"true"),
+            Value::Bool(false) => text(b"false"),
+            Value::Int(number) => decimal::signed(out, *number),
+            Value::Uint(number) => decimal::number(out, *number),
+            Value::Double(number) => text(six_digits(*number).as_bytes()),
+            Value::String(value) => text(value.as_bytes()),
+            Value::Bytes(bytes) => text(bytes),
+            Value::Duration(duration) => text(printed_duration(*duration).as_bytes()),
             Value::Timestamp(at) => {
                 let fraction = match at.nanosecond() {
                     0 => String::new(),
                     nanos => format!(".{nanos:09}").trim_end_matches('0').to_owned(),
                 };
-                text(printed_time(*at, &fraction, "+00:00"))
+                text(printed_time(*at, &fraction, "+00:00").as_bytes());
             }
-            Value::List(_) => Ok(Cow::Borrowed(b"CelList value")),
-            Value::Map(Map::Metadata(_)) => Err(NoValue),
-            Value::Map(_) => Ok(Cow::Borrowed(b"CelMap value")),
+            Value::List(_) => text(b"CelList value"),
+            Value::Map(Map::Metadata(_)) => return Err(NoValue),
+            Value::Map(_) => text(b"CelMap value"),
         }
+        Ok(())
     }
 
     /// With its type, as proto3 has it in JSON.
@@ -277,7 +279,9 @@ impl<'a> States<'a> {
         Some(match found {
             Some(FilterValue::String(text)) => Value::Bytes(Cow::Borrowed(text.as_bytes())),
             Some(FilterValue::Address(address)) => {
-                Value::Bytes(Cow::Owned(address.to_string().into_bytes()))
+                let mut text = Vec::new();
+                decimal::socket(&mut text, *address);
+                Value::Bytes(Cow::Owned(text))
             }
             Some(FilterValue::Peer(peer)) => Value::Map(Map::Peer(peer)),
             None if key == UPSTREAM_PEER => Value::Map(Map::Peer(self.upstream?)),

@@ -4,6 +4,8 @@
 //! prints as `-`.
 
 pub(crate) mod filter_state_value;
+mod json;
+mod json_text;
 mod operators;
 pub mod substitution;
 mod syntax;
@@ -12,6 +14,7 @@ mod time_format;
 pub use crate::stream::format_context::{FormatContext, RequestView};
 pub use syntax::Complain;
 
+use crate::decimal;
 use crate::format::operators::Operator;
 use crate::format::syntax::Part;
 use crate::stream::stream_info::Capture;
@@ -32,15 +35,6 @@ enum Piece {
         operator: Operator,
         max_length: Option<usize>,
     },
-}
-
-/// The value of one operator alone, typed for JSON.
-#[derive(Clone, Debug, PartialEq)]
-pub enum FormatValue {
-    Missing,
-    Number(i64),
-    Text(Vec<u8>),
-    Structured(serde_json::Value),
 }
 
 impl Format {
@@ -111,33 +105,44 @@ impl Format {
         }
     }
 
-    /// The value where the format is one operator; its text otherwise.
-    pub fn value(&self, context: &FormatContext<'_>) -> FormatValue {
-        let mut out = Vec::new();
-        match &*self.pieces {
-            [
-                Piece::Value {
-                    operator,
-                    max_length,
-                },
-            ] => {
-                if let Some(value) = operator.structured(context) {
-                    let value = value.map(|value| cut(value, *max_length));
-                    return value.map_or(FormatValue::Missing, FormatValue::Structured);
-                }
-                if !operator.write_at_most(*max_length, context, &mut out) {
-                    return FormatValue::Missing;
-                }
-                if operator.is_number()
-                    && let Some(number) =
-                        std::str::from_utf8(&out).ok().and_then(|s| s.parse().ok())
-                {
-                    return FormatValue::Number(number);
-                }
-            }
-            _ => self.write(context, &mut out),
+    /// Appends a JSON value: that of the operator where the format is one, with its type; the text otherwise. `false`: the
+    /// operator has none, and nothing is written.
+    fn write_json(&self, context: &FormatContext<'_>, out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        let [
+            Piece::Value {
+                operator,
+                max_length,
+            },
+        ] = &*self.pieces
+        else {
+            out.push(b'"');
+            self.write(context, out);
+            json_text::close(start + 1, out);
+            return true;
+        };
+        if let Some(value) = operator.structured(context) {
+            return value.is_some_and(|value| {
+                serde_json::to_writer(&mut *out, &cut(value, *max_length)).is_ok()
+            });
         }
-        FormatValue::Text(out)
+        out.push(b'"');
+        if !operator.write_at_most(*max_length, context, out) {
+            out.truncate(start);
+            return false;
+        }
+        let text = out.get(start + 1..).unwrap_or_default();
+        let number = std::str::from_utf8(text)
+            .ok()
+            .filter(|_| operator.is_number());
+        match number.and_then(|text| text.parse().ok()) {
+            Some(number) => {
+                out.truncate(start);
+                decimal::signed(out, number);
+            }
+            None => json_text::close(start + 1, out),
+        }
+        true
     }
 
     /// Which parts of heads the format needs.
@@ -206,6 +211,20 @@ mod tests {
             start,
             SystemTime::UNIX_EPOCH + Duration::from_millis(1_500),
         )
+    }
+
+    /// As a value of JSON; `-`: there is none.
+    fn json(text: &str, stream: &StreamInfo) -> String {
+        let state = stream.state();
+        let context = FormatContext::recorded(stream, &state, stream.start);
+        let mut out = Vec::new();
+        match Format::parse(text).unwrap().write_json(&context, &mut out) {
+            true => String::from_utf8(out).unwrap(),
+            false => {
+                assert!(out.is_empty());
+                "-".to_owned()
+            }
+        }
     }
 
     fn print(text: &str) -> String {
@@ -288,14 +307,10 @@ mod tests {
             "2|tr|-"
         );
         let stream = stream();
-        let state = stream.state();
-        let context = FormatContext::recorded(&stream, &state, stream.start);
-        let value = |text: &str| Format::parse(text).unwrap().value(&context);
-        let structured = |json| FormatValue::Structured(json);
-        assert_eq!(value("%TYPED_CEL(1 + 1)%"), structured(2.into()));
-        assert_eq!(value("%TYPED_CEL('häuser'):2%"), structured("h".into()));
-        assert_eq!(value("%TYPED_CEL(request.id)%"), FormatValue::Missing);
-        assert_eq!(value("%CEL(1 + 1)%"), FormatValue::Text(b"2".to_vec()));
+        assert_eq!(json("%TYPED_CEL(1 + 1)%", &stream), "2");
+        assert_eq!(json("%TYPED_CEL('häuser'):2%", &stream), "\"h\"");
+        assert_eq!(json("%TYPED_CEL(request.id)%", &stream), "-");
+        assert_eq!(json("%CEL(1 + 1)%", &stream), "\"2\"");
     }
 
     #[test]
@@ -401,17 +416,13 @@ mod tests {
             .state()
             .metadata
             .set("ns", "k", serde_json::json!({"a": [1, "x"]}));
-        let state = stream.state();
-        let context = FormatContext::recorded(&stream, &state, stream.start);
-        let value = |text: &str| Format::parse(text).unwrap().value(&context);
-        assert_eq!(
-            value("%DYNAMIC_METADATA(ns:k)%"),
-            FormatValue::Structured(serde_json::json!({"a": [1, "x"]}))
-        );
-        assert_eq!(value("%METADATA(DYNAMIC:ns:no)%"), FormatValue::Missing);
-        let text = FormatValue::Text(br#"={"a":[1,"x"]}"#.to_vec());
-        assert_eq!(value("=%METADATA(DYNAMIC:ns:k)%"), text);
-        assert!(matches!(value("%CONNECTION_ID%"), FormatValue::Number(id) if id > 0));
+        let json = |text: &str| json(text, &stream);
+        let value = r#"{"a":[1,"x"]}"#;
+        assert_eq!(json("%DYNAMIC_METADATA(ns:k)%"), value);
+        assert_eq!(json("%METADATA(DYNAMIC:ns:no)%"), "-");
+        let text = r#""={\"a\":[1,\"x\"]}""#;
+        assert_eq!(json("=%METADATA(DYNAMIC:ns:k)%"), text);
+        assert!(json("%CONNECTION_ID%").parse::<u64>().unwrap() > 0);
     }
 
     #[test]

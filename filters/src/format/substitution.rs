@@ -3,9 +3,10 @@
 use envoy_types::pb::envoy::config::core::v3::{
     SubstitutionFormatString, data_source, substitution_format_string,
 };
-use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+use envoy_types::pb::google::protobuf::Struct;
 
-use crate::format::{Complain, Format, FormatContext, FormatValue};
+use crate::format::json::{Extra, Json};
+use crate::format::{Complain, Format, FormatContext};
 use crate::stream::stream_info::Capture;
 use crate::xds::coverage::Table;
 use crate::xds::coverage::harmless;
@@ -23,15 +24,6 @@ pub enum Substitution {
         json: Json,
         omit_empty: bool,
     },
-}
-
-/// A JSON template.
-#[derive(Clone, Debug)]
-pub enum Json {
-    Format(Format),
-    Constant(serde_json::Value),
-    Object(Box<[(Box<str>, Json)]>),
-    List(Box<[Json]>),
 }
 
 pub static SUBSTITUTION_FORMAT: Table = Table {
@@ -129,92 +121,20 @@ impl Substitution {
         match self {
             Substitution::Text(format) => format.write(context, out),
             Substitution::Json { json, omit_empty } => {
-                let mut value = json.value(context, *omit_empty);
                 // Only of what was denied; whoever wrote the format didn't know the operators.
-                for (key, by) in [
-                    (DENIED_BY, &context.state.denied_by),
-                    (DRY_RUN_DENIED_BY, &context.state.dry_run_denied_by),
-                ] {
-                    if let (Some(by), Some(object)) = (by, value.as_object_mut()) {
-                        let told = object.entry(key);
-                        told.or_insert_with(|| (&**by).into());
+                let state = context.state;
+                let denied = state.denied_by.as_deref().map(|by| (DENIED_BY, by));
+                let dry_run = state.dry_run_denied_by.as_deref();
+                let dry_run = dry_run.map(|by| (DRY_RUN_DENIED_BY, by));
+                match (denied, dry_run) {
+                    (None, None) => json.write(context, *omit_empty, &[], out),
+                    (denied, dry_run) => {
+                        let extras: Vec<Extra<'_>> = denied.into_iter().chain(dry_run).collect();
+                        json.write(context, *omit_empty, &extras, out)
                     }
-                }
-                out.extend_from_slice(value.to_string().as_bytes());
+                };
                 out.push(b'\n');
             }
-        }
-    }
-}
-
-impl Json {
-    fn from_struct(
-        object: &Struct,
-        omit_empty: bool,
-        complain: Complain<'_>,
-    ) -> Result<Json, Refusal> {
-        let mut fields = object
-            .fields
-            .iter()
-            .map(|(key, value)| {
-                let mut of_field = |refusal: Refusal| complain(refusal.within(key));
-                let json = Json::from_value(value, omit_empty, &mut of_field)?;
-                Ok((key.as_str().into(), json))
-            })
-            .collect::<Result<Vec<(Box<str>, Json)>, Refusal>>()?;
-        fields.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok(Json::Object(fields.into()))
-    }
-
-    fn from_value(
-        value: &Value,
-        omit_empty: bool,
-        complain: Complain<'_>,
-    ) -> Result<Json, Refusal> {
-        Ok(match &value.kind {
-            Some(Kind::StringValue(text)) => {
-                Json::Format(Format::parse_with(text, complain)?.omitting_empty(omit_empty))
-            }
-            Some(Kind::StructValue(object)) => Json::from_struct(object, omit_empty, complain)?,
-            Some(Kind::ListValue(list)) => Json::List(
-                list.values
-                    .iter()
-                    .map(|value| Json::from_value(value, omit_empty, complain))
-                    .collect::<Result<_, _>>()?,
-            ),
-            Some(Kind::BoolValue(b)) => Json::Constant((*b).into()),
-            Some(Kind::NumberValue(n)) => Json::Constant((*n).into()),
-            Some(Kind::NullValue(_)) | None => Json::Constant(serde_json::Value::Null),
-        })
-    }
-
-    fn capture(&self) -> Capture {
-        let mut capture = Capture::default();
-        match self {
-            Json::Format(format) => capture.merge(&format.capture()),
-            Json::Constant(_) => {}
-            Json::Object(fields) => fields.iter().for_each(|(_, v)| capture.merge(&v.capture())),
-            Json::List(list) => list.iter().for_each(|v| capture.merge(&v.capture())),
-        }
-        capture
-    }
-
-    fn value(&self, context: &FormatContext<'_>, omit_empty: bool) -> serde_json::Value {
-        match self {
-            Json::Constant(value) => value.clone(),
-            Json::Format(format) => match format.value(context) {
-                FormatValue::Missing => serde_json::Value::Null,
-                FormatValue::Number(number) => number.into(),
-                FormatValue::Structured(value) => value,
-                FormatValue::Text(text) => String::from_utf8_lossy(&text).into_owned().into(),
-            },
-            Json::Object(fields) => fields
-                .iter()
-                .map(|(key, value)| (key.to_string(), value.value(context, omit_empty)))
-                .filter(|(_, value)| !(omit_empty && value.is_null()))
-                .collect::<serde_json::Map<_, _>>()
-                .into(),
-            Json::List(list) => list.iter().map(|v| v.value(context, omit_empty)).collect(),
         }
     }
 }
@@ -223,6 +143,8 @@ impl Json {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::time::{Instant, SystemTime};
+
+    use envoy_types::pb::google::protobuf::{Value, value::Kind};
 
     use super::*;
     use crate::stream::connection::Connection;

@@ -3,11 +3,11 @@
 //! What is no specifier is printed as it stands, as in Envoy. A newline would break a log's line and is
 //! refused.
 
-use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use time::OffsetDateTime;
 
+use crate::decimal;
 use crate::xds::rejected::Refusal;
 
 /// A compiled time format.
@@ -69,18 +69,18 @@ impl TimeFormat {
 
     pub(super) fn write(&self, time: SystemTime, out: &mut Vec<u8>) {
         let time = OffsetDateTime::from(time);
-        let mut text = String::with_capacity(32);
         for part in &self.0 {
-            // Writing to a String doesn't fail.
-            let _ = match part {
-                Part::Literal(literal) => write!(text, "{literal}"),
-                Part::Fraction(digits) => write_fraction(*digits, time, &mut text),
-                Part::Seconds(digits) => write!(text, "{:02}.", time.second())
-                    .and_then(|()| write_fraction(*digits, time, &mut text)),
-                Part::Field(field) => write_field(*field, time, &mut text),
-            };
+            match part {
+                Part::Literal(literal) => out.extend_from_slice(literal.as_bytes()),
+                Part::Fraction(digits) => write_fraction(*digits, time, out),
+                Part::Seconds(digits) => {
+                    two(time.second(), out);
+                    out.push(b'.');
+                    write_fraction(*digits, time, out);
+                }
+                Part::Field(field) => write_field(*field, time, out),
+            }
         }
-        out.extend_from_slice(text.as_bytes());
     }
 }
 
@@ -133,90 +133,144 @@ fn specifier(text: &str) -> Option<(Part, usize)> {
     }
 }
 
-fn write_fraction(digits: u8, time: OffsetDateTime, text: &mut String) -> std::fmt::Result {
+fn write_fraction(digits: u8, time: OffsetDateTime, out: &mut Vec<u8>) {
     let digits = digits.min(9);
     let scale = 10u32.pow(9 - u32::from(digits));
-    let width = usize::from(digits);
-    write!(text, "{:0width$}", time.nanosecond() / scale)
+    let fraction = time.nanosecond() / scale;
+    decimal::padded(out, fraction.into(), digits.into());
 }
 
-fn write_field(field: Field, time: OffsetDateTime, text: &mut String) -> std::fmt::Result {
-    let start = text.len();
-    write_plain(field.name, time, text)?;
+fn write_field(field: Field, time: OffsetDateTime, out: &mut Vec<u8>) {
+    let start = out.len();
+    write_plain(field.name, time, out);
     let Some(flag) = field.flag else {
-        return Ok(());
+        return;
     };
-    let plain = text.split_off(start);
+    let plain = out.split_off(start);
     let changed = match flag {
-        '^' | '#' => plain.to_uppercase(),
+        '^' | '#' => plain.to_ascii_uppercase(),
         flag => {
-            let number = plain.trim_start_matches([' ', '0']);
-            let is_number = plain.bytes().all(|c| c.is_ascii_digit() || c == b' ');
-            let (number, width) = (if number.is_empty() { "0" } else { number }, plain.len());
+            let is_number = plain.iter().all(|c| c.is_ascii_digit() || *c == b' ');
+            let zeros = plain.iter().take_while(|c| matches!(c, b' ' | b'0'));
+            // Of zero, one is left.
+            let number = plain.get(zeros.count()..).unwrap_or_default();
+            let number = if number.is_empty() { b"0" } else { number };
+            let missing = plain.len().saturating_sub(number.len());
             match flag {
                 _ if !is_number => plain,
-                '-' => number.to_owned(),
-                '_' => format!("{number:>width$}"),
-                _ => format!("{number:0>width$}"),
+                '-' => number.to_vec(),
+                '_' => [&b" ".repeat(missing)[..], number].concat(),
+                _ => [&b"0".repeat(missing)[..], number].concat(),
             }
         }
     };
-    text.push_str(&changed);
-    Ok(())
+    out.extend_from_slice(&changed);
 }
 
-fn write_plain(name: char, time: OffsetDateTime, text: &mut String) -> std::fmt::Result {
-    let (hour, minute, second) = (time.hour(), time.minute(), time.second());
-    let (year, month, day) = (time.year(), u8::from(time.month()), time.day());
-    let twelve = (hour + 11) % 12 + 1;
-    let half = if hour < 12 { "AM" } else { "PM" };
-    let (month_name, day_name) = (time.month().to_string(), time.weekday().to_string());
-    let (short_month, short_day) = (
-        month_name.get(..3).unwrap_or_default(),
-        day_name.get(..3).unwrap_or_default(),
-    );
-    let (iso_year, iso_week, _) = time.to_iso_week_date();
-    match name {
-        'a' => write!(text, "{short_day}"),
-        'A' => write!(text, "{day_name}"),
-        'b' | 'h' => write!(text, "{short_month}"),
-        'B' => write!(text, "{month_name}"),
-        'c' => write!(
-            text,
-            "{short_day} {short_month} {day:2} {hour:02}:{minute:02}:{second:02} {year}"
-        ),
-        'C' => write!(text, "{:02}", year / 100),
-        'd' => write!(text, "{day:02}"),
-        'D' | 'x' => write!(text, "{month:02}/{day:02}/{:02}", year.rem_euclid(100)),
-        'e' => write!(text, "{day:2}"),
-        'F' => write!(text, "{year:04}-{month:02}-{day:02}"),
-        'g' => write!(text, "{:02}", iso_year.rem_euclid(100)),
-        'G' => write!(text, "{iso_year}"),
-        'H' => write!(text, "{hour:02}"),
-        'I' => write!(text, "{twelve:02}"),
-        'j' => write!(text, "{:03}", time.ordinal()),
-        'k' => write!(text, "{hour:2}"),
-        'l' => write!(text, "{twelve:2}"),
-        'm' => write!(text, "{month:02}"),
-        'M' => write!(text, "{minute:02}"),
-        'p' => write!(text, "{half}"),
-        'P' => write!(text, "{}", half.to_lowercase()),
-        'r' => write!(text, "{twelve:02}:{minute:02}:{second:02} {half}"),
-        'R' => write!(text, "{hour:02}:{minute:02}"),
-        's' => write!(text, "{}", time.unix_timestamp()),
-        'S' => write!(text, "{second:02}"),
-        't' => write!(text, "\t"),
-        'T' | 'X' => write!(text, "{hour:02}:{minute:02}:{second:02}"),
-        'u' => write!(text, "{}", time.weekday().number_from_monday()),
-        'U' => write!(text, "{:02}", time.sunday_based_week()),
-        'V' => write!(text, "{iso_week:02}"),
-        'w' => write!(text, "{}", time.weekday().number_days_from_sunday()),
-        'W' => write!(text, "{:02}", time.monday_based_week()),
-        'y' => write!(text, "{:02}", year.rem_euclid(100)),
-        'Y' => write!(text, "{year}"),
-        'z' => write!(text, "+0000"),
-        _ => write!(text, "UTC"),
+/// Two digits.
+fn two(number: u8, out: &mut Vec<u8>) {
+    decimal::padded(out, number.into(), 2);
+}
+
+/// Two places, the first of which may be blank.
+fn blank(number: u8, out: &mut Vec<u8>) {
+    if number < 10 {
+        out.push(b' ');
     }
+    decimal::number(out, number.into());
+}
+
+/// Numbers of two digits with something between them.
+fn joined<const N: usize>(numbers: [u8; N], between: u8, out: &mut Vec<u8>) {
+    for (at, number) in numbers.into_iter().enumerate() {
+        if at > 0 {
+            out.push(between);
+        }
+        two(number, out);
+    }
+}
+
+fn write_plain(name: char, time: OffsetDateTime, out: &mut Vec<u8>) {
+    match name {
+        'Y' => year(time.year(), 1, out),
+        'm' => two(time.month().into(), out),
+        'd' => two(time.day(), out),
+        'H' => two(time.hour(), out),
+        'M' => two(time.minute(), out),
+        'S' => two(time.second(), out),
+        'R' => joined([time.hour(), time.minute()], b':', out),
+        'T' | 'X' => joined([time.hour(), time.minute(), time.second()], b':', out),
+        'F' => {
+            year(time.year(), 4, out);
+            out.push(b'-');
+            joined([time.month().into(), time.day()], b'-', out);
+        }
+        'z' => out.extend_from_slice(b"+0000"),
+        's' => decimal::signed(out, time.unix_timestamp()),
+        _ => write_seldom(name, time, out),
+    }
+}
+
+/// As printed with so many digits; years here have four, and no sign.
+fn year(year: i32, digits: usize, out: &mut Vec<u8>) {
+    if year < 0 {
+        out.push(b'-');
+    }
+    let digits = digits - usize::from(year < 0).min(digits);
+    decimal::padded(out, year.unsigned_abs().into(), digits);
+}
+
+/// What no format has that is printed for each request.
+fn write_seldom(name: char, time: OffsetDateTime, out: &mut Vec<u8>) {
+    let twelve = (time.hour() + 11) % 12 + 1;
+    let half = if time.hour() < 12 { "AM" } else { "PM" };
+    let of_century = |year: i32| u8::try_from(year.rem_euclid(100)).unwrap_or_default();
+    let (iso_year, iso_week, _) = time.to_iso_week_date();
+    let (month, weekday) = (time.month().to_string(), time.weekday().to_string());
+    let short = |name: &str| name.get(..3).unwrap_or_default().to_owned();
+    let text = match name {
+        'a' => short(&weekday),
+        'A' => weekday,
+        'b' | 'h' => short(&month),
+        'B' => month,
+        'p' => half.to_owned(),
+        'P' => half.to_lowercase(),
+        't' => "\t".to_owned(),
+        'c' => {
+            out.extend_from_slice(format!("{} {} ", short(&weekday), short(&month)).as_bytes());
+            blank(time.day(), out);
+            out.push(b' ');
+            write_plain('T', time, out);
+            format!(" {}", time.year())
+        }
+        'r' => {
+            joined([twelve, time.minute(), time.second()], b':', out);
+            format!(" {half}")
+        }
+        'C' => format!("{:02}", time.year() / 100),
+        'G' => iso_year.to_string(),
+        'j' => format!("{:03}", time.ordinal()),
+        'u' => time.weekday().number_from_monday().to_string(),
+        'w' => time.weekday().number_days_from_sunday().to_string(),
+        'Z' => "UTC".to_owned(),
+        _ => {
+            let month: u8 = time.month().into();
+            match name {
+                'D' | 'x' => joined([month, time.day(), of_century(time.year())], b'/', out),
+                'e' => blank(time.day(), out),
+                'g' => two(of_century(iso_year), out),
+                'y' => two(of_century(time.year()), out),
+                'I' => two(twelve, out),
+                'k' => blank(time.hour(), out),
+                'l' => blank(twelve, out),
+                'U' => two(time.sunday_based_week(), out),
+                'V' => two(iso_week, out),
+                _ => two(time.monday_based_week(), out),
+            }
+            return;
+        }
+    };
+    out.extend_from_slice(text.as_bytes());
 }
 
 #[cfg(test)]

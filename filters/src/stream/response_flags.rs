@@ -117,6 +117,9 @@ impl ResponseFlags {
 
     /// A single short name, or the joined ones; `-` where there is none.
     pub fn to_short(self) -> std::borrow::Cow<'static, str> {
+        if self.is_empty() {
+            return "-".into();
+        }
         let mut names = Self::NAMES
             .iter()
             .filter(|(flag, ..)| self.contains(*flag))

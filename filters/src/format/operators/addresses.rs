@@ -1,9 +1,8 @@
 //! Addresses and ports of both ends. `WITHOUT_PORT` takes a prefix length and then prints the network.
 
-use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
-use super::print::number;
+use crate::decimal;
 use crate::format::FormatContext;
 use crate::stream::stream_info::UpstreamInfo;
 
@@ -120,14 +119,17 @@ impl Address {
 impl Form {
     fn write(self, address: SocketAddr, out: &mut Vec<u8>) -> bool {
         match self {
-            Form::WithPort => write!(out, "{address}").is_ok(),
-            Form::WithoutPort(None) => write!(out, "{}", address.ip()).is_ok(),
+            Form::WithPort => decimal::socket(out, address),
+            Form::WithoutPort(None) => decimal::ip(out, address.ip()),
             Form::WithoutPort(Some(length)) => {
                 let (network, length) = network(address.ip(), length);
-                write!(out, "{network}/{length}").is_ok()
+                decimal::ip(out, network);
+                out.push(b'/');
+                decimal::number(out, length.into());
             }
-            Form::Port => number(out, address.port().into()),
+            Form::Port => decimal::number(out, address.port().into()),
         }
+        true
     }
 }
 

@@ -1,7 +1,8 @@
 //! Appending values; `false` says that there is none.
 
-use std::io::Write as _;
 use std::time::Duration;
+
+use crate::decimal;
 
 pub(super) fn text(out: &mut Vec<u8>, value: Option<impl AsRef<[u8]>>) -> bool {
     match value {
@@ -28,9 +29,15 @@ pub(super) fn one_word(out: &mut Vec<u8>, value: Option<&str>) -> bool {
 }
 
 pub(super) fn number(out: &mut Vec<u8>, value: u64) -> bool {
-    write!(out, "{value}").is_ok()
+    decimal::number(out, value);
+    true
 }
 
 pub(super) fn millis(out: &mut Vec<u8>, value: Option<Duration>) -> bool {
-    value.is_some_and(|value| write!(out, "{}", value.as_millis()).is_ok())
+    value.is_some_and(|value| number(out, whole(value.as_millis())))
+}
+
+/// A count of a duration's units: one that doesn't fit took longer than anything here lasts.
+pub(super) fn whole(count: u128) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }

@@ -206,8 +206,8 @@ impl StreamField {
             }
             StreamField::UniqueId => text(out, Some(uuid::v4(fastrand::u128(..)))),
             StreamField::RouteName => {
-                let name = state.route.as_ref().map(|route| route.info().name.clone());
-                text(out, name.filter(|name| !name.is_empty()).as_deref())
+                let name = state.route.as_ref().map(|route| &*route.info().name);
+                text(out, name.filter(|name| !name.is_empty()))
             }
             StreamField::RouteResolutionCount => number(out, state.route.is_some().into()),
             StreamField::RouteResolutionTime => {

@@ -2,10 +2,9 @@
 //!
 //! Some time points are noted only where a format asks for them. Local time is UTC: nothing here knows the zone.
 
-use std::io::Write as _;
 use std::time::{Instant, SystemTime};
 
-use super::print::millis;
+use super::print::{millis, number, whole};
 use crate::format::FormatContext;
 use crate::format::time_format::TimeFormat;
 use crate::stream::stream_info::Capture;
@@ -135,8 +134,8 @@ impl Span {
         };
         match self.precision {
             Precision::Millis => millis(out, Some(time)),
-            Precision::Micros => write!(out, "{}", time.as_micros()).is_ok(),
-            Precision::Nanos => write!(out, "{}", time.as_nanos()).is_ok(),
+            Precision::Micros => number(out, whole(time.as_micros())),
+            Precision::Nanos => number(out, whole(time.as_nanos())),
         }
     }
 }
