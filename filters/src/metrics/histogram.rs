@@ -43,7 +43,6 @@ type Exemplars = Mutex<Vec<(usize, Exemplar)>>;
 struct Cells {
     /// Not cumulative; the last is for what is above all bounds.
     buckets: [Cell; BOUNDS.len() + 1],
-    count: Cell,
     /// The sum's bits as a float.
     sum: Cell,
     /// The last one of each bucket that has any; there once one was given.
@@ -83,12 +82,11 @@ impl Histogram {
         if let Some(bucket) = self.0.buckets.get(bucket) {
             bucket.add(1);
         }
-        self.0.count.add(1);
         self.0.sum.add_float(value);
     }
 
     pub fn count(&self) -> u64 {
-        self.0.count.get()
+        self.0.buckets.iter().map(Cell::get).sum()
     }
 }
 
@@ -105,7 +103,7 @@ impl Series for Histogram {
         self.count()
     }
 
-    /// Buckets are read before the count, and none says more than it: a reader takes that for granted.
+    /// The count is that of the buckets: none says more than it, which a reader takes for granted.
     fn sample(&self) -> Sample {
         let mut below = 0;
         let mut buckets: Vec<(f64, u64)> = Vec::with_capacity(BOUNDS.len());

@@ -170,17 +170,37 @@ impl Overrides {
         capture
     }
 
-    /// What the expressions say of a stream, in their order; empty where there are none.
-    pub(super) fn values(&self, context: &FormatContext<'_>) -> Vec<Arc<str>> {
-        let value = |expression: &Expression| {
-            let mut bytes = Vec::new();
-            if !expression.write(context, &mut bytes) {
-                return "unknown".into();
+    /// Appends what the expressions say of a stream, in their order, each with its length before it; nothing where there are
+    /// none.
+    pub(super) fn say(&self, context: &FormatContext<'_>, said: &mut Vec<u8>) {
+        for (_, expression) in &self.expressions {
+            let length = said.len();
+            said.extend_from_slice(&[0; 2]);
+            let start = said.len();
+            if !expression.write(context, said) {
+                said.truncate(start);
+                said.extend_from_slice(b"unknown");
             }
-            bytes.truncate(MAX_VALUE);
-            String::from_utf8_lossy(&bytes).into()
-        };
-        self.expressions.iter().map(|(_, one)| value(one)).collect()
+            said.truncate(start + MAX_VALUE);
+            let bytes = u16::try_from(said.len() - start).unwrap_or(u16::MAX);
+            if let Some(place) = said.get_mut(length..start) {
+                place.copy_from_slice(&bytes.to_le_bytes());
+            }
+        }
+    }
+
+    /// What was said, as the values of labels.
+    pub(super) fn told(mut said: &[u8]) -> Vec<Arc<str>> {
+        let mut told = Vec::new();
+        while let Some((length, rest)) = said.split_first_chunk() {
+            let Some((value, rest)) = rest.split_at_checked(u16::from_le_bytes(*length).into())
+            else {
+                break;
+            };
+            told.push(String::from_utf8_lossy(value).into());
+            said = rest;
+        }
+        told
     }
 }
 

@@ -3,6 +3,7 @@
 //! Handles are looked up by their labels once per connection and outcome (upstream, code, flags), and
 //! kept with the connection: a request on a warm connection adds to atomics.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -15,12 +16,10 @@ use crate::metrics::{Counter, Family, Histogram, Series};
 use crate::record::istio_labels::labels;
 use crate::record::istio_labels::{HTTP_LABELS, TCP_LABELS};
 use crate::record::istio_overrides::{Labels, Overrides};
+use crate::record::outcomes::Outcomes;
 use crate::stream::connection::BindKey;
 use crate::stream::recorder::Recorder;
-use crate::stream::response_flags::ResponseFlags;
-use crate::stream::stream_info::{
-    Capture, DestinationService, Protocol, StreamInfo, StreamState, UpstreamInfo,
-};
+use crate::stream::stream_info::{Capture, Protocol, StreamInfo, StreamState};
 use crate::xds::coverage::Table;
 use crate::xds::coverage::honoured;
 use crate::xds::coverage::left_out;
@@ -29,8 +28,10 @@ use crate::xds::omitted::{Omissions, OmittedKind};
 use crate::xds::proto::{StatsPluginConfig, StatsReporter};
 use crate::xds::rejected::Refusal;
 
-/// Outcomes kept per connection; past it the list starts again.
-const MAX_OUTCOMES: usize = 64;
+thread_local! {
+    /// What expressions say of a stream is put together here, so that it allocates nothing.
+    static SAID: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 struct Families {
     requests: Option<Metric<Counter>>,
@@ -184,41 +185,10 @@ pub(crate) fn reporting_interval(config: &StatsPluginConfig) -> Option<Duration>
     Some(interval.max(Duration::from_secs(1)))
 }
 
-/// What decides on the labels, within one connection.
-#[derive(Clone)]
-struct Outcome {
-    upstream: Option<Arc<UpstreamInfo>>,
-    service: Option<Arc<DestinationService>>,
-    code: Option<u16>,
-    flags: ResponseFlags,
-    grpc: Option<Option<u32>>,
-    /// What the expressions of overrides say; empty where there are none.
-    expressions: Vec<Arc<str>>,
-}
-
-impl Outcome {
-    fn is(&self, other: &Outcome) -> bool {
-        let same_upstream = match (&self.upstream, &other.upstream) {
-            (None, None) => true,
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || (a.host == b.host && a.cluster == b.cluster),
-            _ => false,
-        };
-        let same_service = match (&self.service, &other.service) {
-            (None, None) => true,
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a == b,
-            _ => false,
-        };
-        same_upstream
-            && same_service
-            && (self.code, self.flags, self.grpc) == (other.code, other.flags, other.grpc)
-            && self.expressions == other.expressions
-    }
-}
-
 /// A connection's handles, by outcome.
 #[derive(Default)]
 struct Handles {
-    http: Mutex<Vec<(Outcome, Arc<HttpHandles>)>>,
+    http: Mutex<Outcomes<HttpHandles>>,
     tcp: Mutex<Option<Arc<TcpHandles>>>,
     /// TCP bytes reported already.
     received: AtomicU64,
@@ -241,22 +211,14 @@ struct TcpHandles {
 }
 
 impl IstioStats {
-    fn expressions(&self, stream: &StreamInfo, state: &StreamState, end: Instant) -> Vec<Arc<str>> {
-        self.overrides
-            .values(&FormatContext::recorded(stream, state, end))
-    }
-
     fn record_http(&self, stream: &StreamInfo, handles: &Handles, end: Instant) {
         let state = stream.state();
-        let outcome = Outcome {
-            upstream: state.upstream.clone(),
-            service: state.service.clone(),
-            code: state.response.code,
-            flags: state.flags,
-            grpc: state.grpc.as_ref().map(|grpc| grpc.status),
-            expressions: self.expressions(stream, &state, end),
-        };
-        let series = self.http_handles(stream, &state, handles, outcome);
+        let series = SAID.with_borrow_mut(|said| {
+            said.clear();
+            let context = FormatContext::recorded(stream, &state, end);
+            self.overrides.say(&context, said);
+            self.http_handles(stream, &state, handles, said)
+        });
         if let Some(requests) = &series.requests {
             requests.add(1);
         }
@@ -288,37 +250,31 @@ impl IstioStats {
         stream: &StreamInfo,
         state: &StreamState,
         handles: &Handles,
-        outcome: Outcome,
+        said: &[u8],
     ) -> Arc<HttpHandles> {
+        let find = |labels: &[Arc<str>]| {
+            let told = Overrides::told(said);
+            let f = &self.families;
+            let counter = |metric: &Option<Metric<Counter>>| {
+                let metric = metric.as_ref();
+                metric.map(|metric| metric.with(labels, &told))
+            };
+            let histogram = |metric: &Option<Metric<Histogram>>| {
+                let metric = metric.as_ref();
+                metric.map(|metric| metric.with(labels, &told))
+            };
+            let grpc = state.grpc.is_some();
+            HttpHandles {
+                requests: counter(&f.requests),
+                duration: histogram(&f.duration),
+                request_bytes: histogram(&f.request_bytes),
+                response_bytes: histogram(&f.response_bytes),
+                request_messages: grpc.then(|| counter(&f.request_messages)).flatten(),
+                response_messages: grpc.then(|| counter(&f.response_messages)).flatten(),
+            }
+        };
         let mut known = handles.http.lock();
-        if let Some((_, found)) = known.iter().find(|(known, _)| known.is(&outcome)) {
-            return found.clone();
-        }
-        let labels = labels(stream, state, true);
-        let grpc = state.grpc.is_some();
-        let f = &self.families;
-        let told = &outcome.expressions;
-        let counter = |metric: &Option<Metric<Counter>>| {
-            let metric = metric.as_ref();
-            metric.map(|metric| metric.with(&labels, told))
-        };
-        let histogram = |metric: &Option<Metric<Histogram>>| {
-            let metric = metric.as_ref();
-            metric.map(|metric| metric.with(&labels, told))
-        };
-        let made = Arc::new(HttpHandles {
-            requests: counter(&f.requests),
-            duration: histogram(&f.duration),
-            request_bytes: histogram(&f.request_bytes),
-            response_bytes: histogram(&f.response_bytes),
-            request_messages: grpc.then(|| counter(&f.request_messages)).flatten(),
-            response_messages: grpc.then(|| counter(&f.response_messages)).flatten(),
-        });
-        if known.len() >= MAX_OUTCOMES {
-            known.clear();
-        }
-        known.push((outcome, made.clone()));
-        made
+        known.series(state, said, || labels(stream, state, true), find)
     }
 
     fn tcp_handles(&self, stream: &StreamInfo, handles: &Handles) -> Arc<TcpHandles> {
@@ -328,7 +284,10 @@ impl IstioStats {
         }
         let state = stream.state();
         let labels = labels(stream, &state, false);
-        let told = self.expressions(stream, &state, Instant::now());
+        let mut said = Vec::new();
+        let context = FormatContext::recorded(stream, &state, Instant::now());
+        self.overrides.say(&context, &mut said);
+        let told = Overrides::told(&said);
         drop(state);
         let counter = |metric: &Option<Metric<Counter>>| {
             let metric = metric.as_ref();

@@ -6,5 +6,6 @@ mod istio_overrides;
 pub(crate) mod istio_stats;
 pub mod local_replies;
 mod log_filter;
+mod outcomes;
 mod spans;
 pub mod tracing;
