@@ -9,22 +9,22 @@ use http::{Request, Response};
 
 use crate::callout::{Callout, CalloutError, CalloutErrorKind, CalloutLimits, Content};
 
-/// Asks, and asks again if the connection was to blame.
+/// Asks, and asks again if the connection was to blame. `request` makes what is sent, each time.
 pub(crate) async fn ask(
     callout: &Callout,
-    request: Request<Content>,
+    request: impl Fn() -> Request<Content>,
     limits: CalloutLimits,
 ) -> Result<Response<Content>, CalloutError> {
     let begun = Instant::now();
-    let again = copy(&request);
-    let error = match callout.call(request, limits).await {
+    let error = match callout.call(request(), limits).await {
         Err(error) if is_the_connections(&error) => error,
         outcome => return outcome,
     };
     let Some(time) = limits.time.checked_sub(begun.elapsed()) else {
         return Err(error);
     };
-    callout.call(again, CalloutLimits { time, ..limits }).await
+    let again = CalloutLimits { time, ..limits };
+    callout.call(request(), again).await
 }
 
 fn is_the_connections(error: &CalloutError) -> bool {
@@ -36,7 +36,7 @@ fn is_the_connections(error: &CalloutError) -> bool {
 }
 
 /// The same request; its bytes are shared.
-fn copy(request: &Request<Content>) -> Request<Content> {
+pub(crate) fn copy(request: &Request<Content>) -> Request<Content> {
     let mut copy = Request::new(request.body().clone());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
@@ -107,7 +107,7 @@ mod tests {
                 data: "may they?".into(),
                 trailers: None,
             };
-            let answer = ask(&callout, Request::new(content.clone()), limits).await;
+            let answer = ask(&callout, || Request::new(content.clone()), limits).await;
             let answer = answer.ok().map(Response::into_body);
             assert_eq!(answer, answered.then_some(content), "{failures:?}");
         }

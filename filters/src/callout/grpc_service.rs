@@ -4,11 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::GrpcService as GrpcServiceProto;
 use envoy_types::pb::envoy::config::core::v3::grpc_service::TargetSpecifier;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 
 use crate::callout::added_headers::{AddedHeaders, HEADER_VALUE};
 use crate::callout::asking::ask;
@@ -19,7 +19,10 @@ use crate::stream::connection::Connection;
 use crate::stream::stream_info::{Protocol, StreamInfo};
 use crate::xds::coverage::well_known::DURATION;
 use crate::xds::coverage::{Table, honoured, required};
+use crate::xds::encoding::Fields;
 use crate::xds::rejected::Refusal;
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Bytes of an answer.
 pub(crate) const MAX_ANSWER: usize = 1024 * 1024;
@@ -98,18 +101,17 @@ impl GrpcService {
     }
 
     /// Calls `method` (`/package.Service/Method`) with a message, on behalf of a stream.
-    pub(crate) async fn call<M, R>(
+    pub(crate) async fn call<R>(
         &self,
         method: &'static str,
-        message: &M,
+        message: Framed,
         stream: &StreamInfo,
         request: Option<RequestView<'_>>,
     ) -> Result<R, CallError>
     where
-        M: prost::Message,
         R: prost::Message + Default,
     {
-        let mut data = framed(message);
+        let Framed(mut data) = message;
         if let Some(holder) = &stream.connection.holder {
             data = holder.account().charge(data);
         }
@@ -120,14 +122,13 @@ impl GrpcService {
 
     /// Calls `method` on nobody's behalf with the one message of it. Whoever takes a stream of messages needn't answer with
     /// one: that the call ended in order is enough.
-    pub(crate) async fn tell<M: prost::Message>(
+    pub(crate) async fn tell(
         &self,
         method: &'static str,
-        message: &M,
+        message: Framed,
     ) -> Result<Option<Bytes>, CallError> {
         let stream = nobodys_stream();
-        let answer = self.exchange(method, framed(message), &stream, None);
-        let answer = answer.await?;
+        let answer = self.exchange(method, message.0, &stream, None).await?;
         match answer.body().data.is_empty() {
             true => ended(&answer).map(|()| None),
             false => message_of(answer).map(Some),
@@ -141,22 +142,25 @@ impl GrpcService {
         stream: &StreamInfo,
         request: Option<RequestView<'_>>,
     ) -> Result<http::Response<Content>, CallError> {
-        let mut call = Request::new(Content {
-            data,
-            trailers: None,
-        });
-        *call.method_mut() = Method::POST;
-        *call.version_mut() = Version::HTTP_2;
-        *call.uri_mut() = Uri::from_static(method);
-        let headers = call.headers_mut();
-        self.metadata.set(stream, request, headers);
-        headers.insert(header::HOST, self.authority.clone());
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/grpc"),
-        );
-        headers.insert("grpc-timeout", self.time_told.clone());
+        let call = || {
+            let mut call = Request::new(Content {
+                data: data.clone(),
+                trailers: None,
+            });
+            *call.method_mut() = Method::POST;
+            *call.version_mut() = Version::HTTP_2;
+            *call.uri_mut() = Uri::from_static(method);
+            let headers = call.headers_mut();
+            self.metadata.set(stream, request, headers);
+            headers.insert(header::HOST, self.authority.clone());
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+            headers.insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/grpc"),
+            );
+            headers.insert(GRPC_TIMEOUT, self.time_told.clone());
+            call
+        };
         let limits = CalloutLimits {
             time: self.time,
             answer: Answer::Kept { most: MAX_ANSWER },
@@ -194,14 +198,40 @@ fn authority(authority: &str, cluster: &str) -> Result<HeaderValue, Refusal> {
 }
 
 /// A message as gRPC frames it: not compressed, its length, its bytes.
-fn framed(message: &impl prost::Message) -> Bytes {
-    let length = message.encoded_len();
-    let mut data = BytesMut::with_capacity(5 + length);
-    data.put_u8(0);
-    data.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    // Memory grows as it has to.
-    let _ = message.encode(&mut data);
-    data.freeze()
+#[derive(Debug)]
+pub(crate) struct Framed(Bytes);
+
+/// Of what stands before a message.
+const PREFIX: usize = 5;
+
+impl Framed {
+    /// A message of these fields, for which there is room for `room` bytes at first.
+    pub(crate) fn of(room: usize, write: impl FnOnce(&mut Fields<'_>)) -> Framed {
+        let mut data = Vec::with_capacity(PREFIX + room);
+        data.extend_from_slice(&[0; PREFIX]);
+        write(&mut Fields(&mut data));
+        let length = u32::try_from(data.len() - PREFIX).unwrap_or(u32::MAX);
+        if let Some((_, told)) = data
+            .split_first_chunk_mut::<PREFIX>()
+            .and_then(|(prefix, _)| prefix.split_first_mut())
+        {
+            told.copy_from_slice(&length.to_be_bytes());
+        }
+        Framed(data.into())
+    }
+
+    pub(crate) fn of_message(message: &impl prost::Message) -> Framed {
+        // Memory grows as it has to.
+        Framed::of(message.encoded_len(), |fields| {
+            let _ = message.encode(fields.0);
+        })
+    }
+
+    /// The message alone.
+    #[cfg(test)]
+    pub(crate) fn message(&self) -> Bytes {
+        self.0.slice(PREFIX..)
+    }
 }
 
 /// Whether an answer ended in order.
@@ -301,10 +331,10 @@ mod tests {
 
     #[test]
     fn a_frame_says_how_long_it_is() {
-        let message = envoy_types::pb::google::protobuf::Duration {
-            seconds: 3,
-            nanos: 0,
-        };
-        assert_eq!(&*framed(&message), b"\0\0\0\0\x02\x08\x03");
+        let framed = Framed::of(0, |fields| fields.number(1, 3));
+        assert_eq!(&*framed.0, b"\0\0\0\0\x02\x08\x03");
+        assert_eq!(framed.message(), "\x08\x03");
+        let framed = Framed::of(9, |fields| fields.bytes(1, [7; 300]));
+        assert_eq!(framed.0.get(..5), Some(&b"\0\0\0\x01\x2f"[..]));
     }
 }

@@ -18,7 +18,7 @@ use crate::http::filter::{Config, PerRoute, Registration};
 use crate::http::{FilterContext, HttpFilter};
 use crate::matcher::metadata::METADATA_MATCHER;
 use crate::security::ext_authz::check::check_request::{
-    self, ToldBody, ToldStream, of_request, selected,
+    self, ToldBody, ToldRequest, ToldStream, selected,
 };
 use crate::security::ext_authz::check::check_response;
 use crate::security::ext_authz::counters::Counters;
@@ -386,26 +386,26 @@ impl Settings {
                 };
             }
         };
-        let mut check = self.stream.of(&request.stream);
         let route = request.route().map(|route| &route.info().metadata);
         let metadata = route.map(|route| selected(route, &self.route_metadata));
         let HttpRequest { http, stream, .. } = &*request;
-        if let Some(attributes) = &mut check.attributes {
-            let random = fastrand::u64(..);
-            attributes.request = Some(of_request(http, stream, &self.headers, body, random));
-            attributes.route_metadata_context = Some(metadata.unwrap_or_default());
-            if let Some(of_route) = of_route {
-                attributes
-                    .context_extensions
-                    .clone_from(&of_route.extensions);
-            }
-        }
+        let check = {
+            let told = ToldRequest {
+                http,
+                headers: &self.headers,
+                body,
+                random: fastrand::u64(..),
+                route_metadata: metadata.unwrap_or_default(),
+                extensions: of_route.map(|of_route| &of_route.extensions),
+            };
+            self.stream.check_request(stream, &told)
+        };
         let view = RequestView {
             method: http.method(),
             uri: http.uri(),
             headers: http.headers(),
         };
-        let call = grpc.call(check_request::METHOD, &check, stream, Some(view));
+        let call = grpc.call(check_request::METHOD, check, stream, Some(view));
         match call.await {
             Ok(answer) => check_response::verdict(answer),
             Err(error) => {

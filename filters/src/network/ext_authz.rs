@@ -144,10 +144,10 @@ impl NetworkFilter for Filter {
 
 impl Settings {
     async fn ask(&self, stream: &StreamInfo) -> Answer {
-        let check = self.stream.of(stream);
+        let check = self.stream.check(stream);
         let call = self
             .service
-            .call(check_request::METHOD, &check, stream, None);
+            .call(check_request::METHOD, check, stream, None);
         match call.await {
             Ok(answer) => check_response::verdict_on_connection(answer),
             Err(error) => {

@@ -2,10 +2,12 @@
 //!
 //! Unless they are wanted as they are (`encode_raw_headers`), bytes that aren't UTF-8 become `!`.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use http::{HeaderMap, HeaderValue, Request, Version, header};
 
+use crate::matcher::header::joined;
 use crate::security::ext_authz::header_names::HeaderNames;
 use crate::service::SaidScheme;
 
@@ -22,12 +24,9 @@ pub(crate) struct ToldHeaders {
     pub(crate) raw: bool,
 }
 
-/// Names with their values: one each, unless they are raw.
-pub(crate) type Told = Vec<(String, Vec<u8>)>;
-
 impl ToldHeaders {
-    pub(crate) fn of<B>(&self, request: &Request<B>) -> Told {
-        let mut told = Told::new();
+    /// Tells names with their values: one each, unless they are raw.
+    pub(crate) fn each<B>(&self, request: &Request<B>, tell: &mut dyn FnMut(&str, &[u8])) {
         let path = path(request);
         for (name, value) in [
             (":authority", host(request.headers()).as_bytes()),
@@ -35,34 +34,33 @@ impl ToldHeaders {
             (":path", path.as_bytes()),
             (":scheme", scheme(request).as_bytes()),
         ] {
-            self.add(name, std::iter::once(value), &mut told);
+            if self.tells(name) {
+                match self.raw {
+                    true => tell(name, value),
+                    false => tell(name, as_text(value).as_bytes()),
+                }
+            }
         }
         let headers = request.headers();
         for name in headers.keys() {
-            if *name != header::HOST && name.as_str() != PARTIAL_BODY {
-                let values = headers.get_all(name).iter().map(HeaderValue::as_bytes);
-                self.add(name.as_str(), values, &mut told);
+            if *name == header::HOST || name.as_str() == PARTIAL_BODY || !self.tells(name.as_str())
+            {
+                continue;
+            }
+            if self.raw {
+                for value in headers.get_all(name) {
+                    tell(name.as_str(), value.as_bytes());
+                }
+            } else if let Some(value) = joined(headers, name) {
+                tell(name.as_str(), as_text(&value).as_bytes());
             }
         }
-        told
     }
 
-    fn add<'a>(&self, name: &str, values: impl Iterator<Item = &'a [u8]>, told: &mut Told) {
-        let allowed = self.allowed.as_ref().is_none_or(|names| names.has(name));
-        if !allowed
-            || self
-                .disallowed
-                .as_ref()
-                .is_some_and(|names| names.has(name))
-        {
-            return;
-        }
-        if self.raw {
-            told.extend(values.map(|value| (name.to_owned(), value.to_owned())));
-            return;
-        }
-        let joined = values.collect::<Vec<_>>().join(&b","[..]);
-        told.push((name.to_owned(), as_text(joined).into_bytes()));
+    fn tells(&self, name: &str) -> bool {
+        let (allowed, disallowed) = (self.allowed.as_ref(), self.disallowed.as_ref());
+        allowed.is_none_or(|names| names.has(name))
+            && !disallowed.is_some_and(|names| names.has(name))
     }
 }
 
@@ -94,11 +92,10 @@ pub(crate) fn scheme<B>(request: &Request<B>) -> &str {
 }
 
 /// Bytes as text, with `!` for each that has no place in one.
-pub(crate) fn as_text(bytes: Vec<u8>) -> String {
-    let bytes = match String::from_utf8(bytes) {
-        Ok(text) => return text,
-        Err(error) => error.into_bytes(),
-    };
+pub(crate) fn as_text(bytes: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return Cow::Borrowed(text);
+    }
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());
@@ -106,7 +103,7 @@ pub(crate) fn as_text(bytes: Vec<u8>) -> String {
             let _ = text.write_char('!');
         }
     }
-    text
+    Cow::Owned(text)
 }
 
 #[cfg(test)]
@@ -128,8 +125,10 @@ mod tests {
     }
 
     fn told(headers: &ToldHeaders) -> Vec<(String, String)> {
-        let told = headers.of(&request()).into_iter();
-        let mut told: Vec<_> = told.map(|(name, value)| (name, as_text(value))).collect();
+        let mut told = Vec::new();
+        headers.each(&request(), &mut |name, value| {
+            told.push((name.to_owned(), as_text(value).into_owned()));
+        });
         told.sort();
         told
     }
@@ -189,7 +188,10 @@ mod tests {
             raw: true,
             ..ToldHeaders::default()
         };
-        let told = raw.of(&request());
+        let mut told = Vec::new();
+        raw.each(&request(), &mut |name, value| {
+            told.push((name.to_owned(), value.to_vec()));
+        });
         assert!(told.contains(&("x-bytes".into(), b"\xffx\xc3".to_vec())));
     }
 }

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::extensions::access_loggers::grpc::v3::{
     CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig,
@@ -14,13 +13,15 @@ use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::
 use envoy_types::pb::google::protobuf::{Any, Duration as DurationProto};
 use prost::Message as _;
 
-use crate::callout::grpc_service::{GRPC_SERVICE, GrpcService};
+use crate::callout::grpc_service::{Framed, GRPC_SERVICE, GrpcService};
 use crate::format::FormatContext;
 use crate::stream::stream_info::Capture;
 use crate::telemetry::export::exporter::{Collector, Outcome, Sending};
 use crate::telemetry::log_service::common_entry::CommonEntry;
 use crate::telemetry::log_service::http_entry::HttpEntry;
-use crate::telemetry::log_service::services::{Built, Entry, LogService, ServiceContext, limits};
+use crate::telemetry::log_service::services::{
+    Built, Entry, LogService, ServiceContext, limits, room,
+};
 use crate::xds::coverage::well_known::{DURATION, UINT32_VALUE};
 use crate::xds::coverage::{Table, harmless, honoured, required};
 use crate::xds::rejected::Refusal;
@@ -82,23 +83,6 @@ enum EntryOf {
 enum List {
     Http,
     Tcp,
-}
-
-/// `envoy.service.accesslog.v3.StreamAccessLogsMessage`, with entries that are encoded already.
-#[derive(Clone, PartialEq, prost::Message)]
-struct StreamAccessLogsMessage {
-    #[prost(message, optional, tag = "1")]
-    identifier: Option<Identifier>,
-    #[prost(message, optional, tag = "2")]
-    http_logs: Option<Entries>,
-    #[prost(message, optional, tag = "3")]
-    tcp_logs: Option<Entries>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Entries {
-    #[prost(bytes = "bytes", repeated, tag = "1")]
-    log_entry: Vec<Bytes>,
 }
 
 #[derive(Debug)]
@@ -206,20 +190,21 @@ impl Collector<Entry> for Als {
 }
 
 impl Als {
+    /// Sends a `StreamAccessLogsMessage`; its entries are encoded already.
     async fn put(&self, entries: &[Entry]) -> Result<Outcome, String> {
-        let entries = Entries {
-            log_entry: entries.iter().map(|entry| entry.0.clone()).collect(),
+        let list = match self.list {
+            List::Http => 2,
+            List::Tcp => 3,
         };
-        let (http_logs, tcp_logs) = match self.list {
-            List::Http => (Some(entries), None),
-            List::Tcp => (None, Some(entries)),
-        };
-        let message = StreamAccessLogsMessage {
-            identifier: Some(self.identifier.clone()),
-            http_logs,
-            tcp_logs,
-        };
-        let answer = self.grpc.tell(STREAM, &message).await;
+        let message = Framed::of(room(entries), |message| {
+            message.always(1, self.identifier.encode_to_vec());
+            message.message(list, |list| {
+                for Entry(entry) in entries {
+                    list.always(1, entry);
+                }
+            });
+        });
+        let answer = self.grpc.tell(STREAM, message).await;
         let outcome = answer.map(|_| Outcome { rejected: 0 });
         outcome.map_err(|error| error.to_string())
     }

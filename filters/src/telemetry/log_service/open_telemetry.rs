@@ -1,5 +1,8 @@
 //! `envoy.access_loggers.open_telemetry`: a stream as a log record of OTLP, sent over gRPC.
+//!
+//! A record is written as it is sent, for it is made with every request: the numbers are those of the protocol's fields.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
@@ -7,23 +10,23 @@ use envoy_types::pb::envoy::extensions::access_loggers::grpc::v3::CommonGrpcAcce
 use envoy_types::pb::envoy::extensions::access_loggers::open_telemetry::v3::OpenTelemetryAccessLogConfig;
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::pb::opentelemetry::proto::common::v1::any_value::Value;
-use envoy_types::pb::opentelemetry::proto::common::v1::{
-    AnyValue, ArrayValue, KeyValue, KeyValueList,
-};
+use envoy_types::pb::opentelemetry::proto::common::v1::{AnyValue, KeyValue};
 use prost::Message as _;
+use prost::bytes::Bytes;
 
-use crate::callout::grpc_service::GrpcService;
+use crate::callout::grpc_service::{Framed, GrpcService};
 use crate::format::substitution::FORMATTER;
 use crate::format::{Complain, Format, FormatContext};
 use crate::stream::stream_info::Capture;
 use crate::telemetry::export::exporter::{Collector, Outcome, Sending};
 use crate::telemetry::log_service::access_log_service::{COMMON_CONFIG, grpc};
-use crate::telemetry::log_service::otlp_logs::{
-    ExportLogsServiceRequest, ExportLogsServiceResponse, LogRecord, ResourceLogs, ScopeLogs,
+use crate::telemetry::log_service::otlp_logs::ExportLogsServiceResponse;
+use crate::telemetry::log_service::services::{
+    Built, Entry, LogService, ServiceContext, limits, room,
 };
-use crate::telemetry::log_service::services::{Built, Entry, LogService, ServiceContext, limits};
 use crate::telemetry::trace::otlp::{Resource, attribute};
 use crate::xds::coverage::{OWN_COUNTERS, Table, harmless, honoured};
+use crate::xds::encoding::Fields;
 use crate::xds::rejected::Refusal;
 
 pub(crate) static OPEN_TELEMETRY: Table = Table {
@@ -92,7 +95,8 @@ pub(crate) struct OpenTelemetryLog {
 #[derive(Debug)]
 enum Template {
     Format(Format),
-    Constant(AnyValue),
+    /// An `AnyValue`, encoded.
+    Constant(Vec<u8>),
     List(Vec<Template>),
     Map(Vec<(String, Template)>),
 }
@@ -100,8 +104,14 @@ enum Template {
 /// A collector of OTLP.
 #[derive(Debug)]
 struct Logs {
-    resource: Resource,
+    /// A `Resource`, encoded.
+    resource: Vec<u8>,
     grpc: GrpcService,
+}
+
+thread_local! {
+    /// A record is put together here, so that it is allocated once and as long as it is.
+    static RECORD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl OpenTelemetryLog {
@@ -127,7 +137,7 @@ impl OpenTelemetryLog {
                 name: grpc.cluster.as_str().into(),
                 limits: limits(common).map_err(|e| e.within("common_config"))?,
                 collector: Box::new(Logs {
-                    resource: resource(proto, common, context),
+                    resource: resource(proto, common, context).encode_to_vec(),
                     grpc,
                 }),
             })
@@ -148,16 +158,26 @@ impl OpenTelemetryLog {
     }
 
     pub(crate) fn record(&self, context: &FormatContext<'_>) {
-        let trace = context.state.trace.as_ref();
+        RECORD.with_borrow_mut(|record| {
+            record.clear();
+            self.write(context, &mut Fields(record));
+            let entry = Entry(Bytes::copy_from_slice(record));
+            self.service.queue.put(entry);
+        });
+    }
+
+    /// A `LogRecord`.
+    fn write(&self, context: &FormatContext<'_>, record: &mut Fields<'_>) {
         let start = context.stream.start_time.duration_since(UNIX_EPOCH);
-        let record = LogRecord {
-            time_unix_nano: start.map_or(0, |time| time.as_nanos() as u64),
-            body: self.body.as_ref().map(|body| body.value(context)),
-            attributes: pairs(&self.attributes, context),
-            trace_id: trace.map_or_else(Vec::new, |trace| trace.trace_id.to_be_bytes().to_vec()),
-            span_id: trace.map_or_else(Vec::new, |trace| trace.span_id.to_be_bytes().to_vec()),
-        };
-        self.service.queue.put(Entry(record.encode_to_vec().into()));
+        record.fixed64(1, start.map_or(0, |time| time.as_nanos() as u64));
+        if let Some(body) = &self.body {
+            record.message(5, |value| body.write(context, value));
+        }
+        write_pairs(6, &self.attributes, context, record);
+        if let Some(trace) = &context.state.trace {
+            record.always(9, trace.trace_id.to_be_bytes());
+            record.always(10, trace.span_id.to_be_bytes());
+        }
     }
 }
 
@@ -178,7 +198,7 @@ impl Template {
                 let pairs = map.values.iter().map(|one| pair(one, complain));
                 Template::Map(pairs.collect::<Result<_, Refusal>>()?)
             }
-            _ => Template::Constant(value.clone()),
+            _ => Template::Constant(value.encode_to_vec()),
         })
     }
 
@@ -191,34 +211,45 @@ impl Template {
         }
     }
 
-    fn value(&self, context: &FormatContext<'_>) -> AnyValue {
-        let value = match self {
-            Template::Constant(value) => return value.clone(),
-            Template::Format(format) => {
-                let mut text = Vec::new();
-                format.write(context, &mut text);
-                let text = String::from_utf8(text);
-                let text = text.unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into());
-                Value::StringValue(text)
+    /// An `AnyValue`.
+    fn write(&self, context: &FormatContext<'_>, value: &mut Fields<'_>) {
+        match self {
+            Template::Constant(encoded) => value.0.extend_from_slice(encoded),
+            Template::Format(format) => value.message(1, |text| {
+                let start = text.0.len();
+                format.write(context, text.0);
+                let written = text.0.get(start..).unwrap_or_default();
+                if std::str::from_utf8(written).is_err() {
+                    let lossy = String::from_utf8_lossy(written).into_owned();
+                    text.0.truncate(start);
+                    text.0.extend_from_slice(lossy.as_bytes());
+                }
+            }),
+            Template::List(list) => value.message(5, |values| {
+                for one in list {
+                    values.message(1, |value| one.write(context, value));
+                }
+            }),
+            Template::Map(map) => {
+                value.message(6, |pairs| write_pairs(1, map, context, pairs));
             }
-            Template::List(list) => Value::ArrayValue(ArrayValue {
-                values: list.iter().map(|value| value.value(context)).collect(),
-            }),
-            Template::Map(map) => Value::KvlistValue(KeyValueList {
-                values: pairs(map, context),
-            }),
-        };
-        AnyValue { value: Some(value) }
+        }
     }
 }
 
-fn pairs(map: &[(String, Template)], context: &FormatContext<'_>) -> Vec<KeyValue> {
-    let pair = |(key, template): &(String, Template)| KeyValue {
-        key: key.clone(),
-        value: Some(template.value(context)),
-        ..KeyValue::default()
-    };
-    map.iter().map(pair).collect()
+/// Each a `KeyValue`.
+fn write_pairs(
+    field: u32,
+    map: &[(String, Template)],
+    context: &FormatContext<'_>,
+    fields: &mut Fields<'_>,
+) {
+    for (key, template) in map {
+        fields.message(field, |pair| {
+            pair.bytes(1, key);
+            pair.message(2, |value| template.write(context, value));
+        });
+    }
 }
 
 /// Whose logs they are: what the configuration says, and above it Envoy's own labels, unless they are off.
@@ -252,16 +283,19 @@ impl Collector<Entry> for Logs {
 }
 
 impl Logs {
+    /// Sends an `ExportLogsServiceRequest`.
     async fn put(&self, entries: &[Entry]) -> Result<Outcome, String> {
-        let message = ExportLogsServiceRequest {
-            resource_logs: vec![ResourceLogs {
-                resource: Some(self.resource.clone()),
-                scope_logs: vec![ScopeLogs {
-                    log_records: entries.iter().map(|entry| entry.0.clone()).collect(),
-                }],
-            }],
-        };
-        let answer = self.grpc.tell(EXPORT, &message).await;
+        let message = Framed::of(room(entries), |message| {
+            message.message(1, |logs| {
+                logs.always(1, &self.resource);
+                logs.message(2, |scope| {
+                    for Entry(record) in entries {
+                        scope.always(2, record);
+                    }
+                });
+            });
+        });
+        let answer = self.grpc.tell(EXPORT, message).await;
         let answer = answer.map_err(|error| error.to_string())?;
         let answer = answer.map(ExportLogsServiceResponse::decode);
         let answer = answer.and_then(Result::ok).unwrap_or_default();
@@ -269,5 +303,91 @@ impl Logs {
         Ok(Outcome {
             rejected: u64::try_from(part.rejected_log_records).unwrap_or(0),
         })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use envoy_types::pb::opentelemetry::proto::common::v1::{ArrayValue, KeyValueList};
+
+    use super::*;
+    use crate::stream::connection::Connection;
+    use crate::stream::stream_info::{Protocol, StreamInfo};
+    use crate::telemetry::log_service::otlp_logs::LogRecord;
+
+    fn any(value: Value) -> AnyValue {
+        AnyValue { value: Some(value) }
+    }
+
+    fn text(text: &str) -> AnyValue {
+        any(Value::StringValue(text.to_owned()))
+    }
+
+    fn pair(key: &str, value: AnyValue) -> KeyValue {
+        KeyValue {
+            key: key.to_owned(),
+            value: Some(value),
+            ..KeyValue::default()
+        }
+    }
+
+    fn list(values: Vec<AnyValue>) -> AnyValue {
+        any(Value::ArrayValue(ArrayValue { values }))
+    }
+
+    fn map(values: Vec<KeyValue>) -> AnyValue {
+        any(Value::KvlistValue(KeyValueList { values }))
+    }
+
+    /// A template, and what a collector reads of it.
+    fn read(template: &AnyValue) -> LogRecord {
+        let address = ([10, 0, 0, 9], 999).into();
+        let connection = Connection::new(address, address, Instant::now());
+        let start = UNIX_EPOCH + Duration::from_millis(1_500);
+        let stream = StreamInfo::new(connection.into(), Protocol::Http11, Instant::now(), start);
+        let bytes = http::HeaderValue::from_bytes(b"a\xffb").unwrap();
+        let header = ("x-bytes".parse().unwrap(), bytes);
+        stream.state().request.headers.push(header);
+        let state = stream.state();
+        let context = FormatContext::recorded(&stream, &state, stream.start);
+        let template = Template::parse(template, &mut Err).unwrap();
+        let mut out = Vec::new();
+        let mut record = Fields(&mut out);
+        record.fixed64(1, 1_500_000_000);
+        record.message(5, |value| template.write(&context, value));
+        write_pairs(6, &[("k".to_owned(), template)], &context, &mut record);
+        LogRecord::decode(&*out).unwrap()
+    }
+
+    #[test]
+    fn values_are_read_as_they_were_meant() {
+        let long = "x".repeat(300);
+        for (template, told) in [
+            (
+                text("%PROTOCOL%:%REQ(x-bytes)%"),
+                text("HTTP/1.1:a\u{fffd}b"),
+            ),
+            (text(""), text("")),
+            (text(&long), text(&long)),
+            (any(Value::IntValue(-3)), any(Value::IntValue(-3))),
+            (any(Value::BoolValue(false)), any(Value::BoolValue(false))),
+            (AnyValue::default(), AnyValue::default()),
+            (
+                list(vec![text("%PROTOCOL%"), list(vec![]), text(&long)]),
+                list(vec![text("HTTP/1.1"), list(vec![]), text(&long)]),
+            ),
+            (
+                map(vec![pair("a", text("%ROUTE_NAME%")), pair("", map(vec![]))]),
+                map(vec![pair("a", text("-")), pair("", map(vec![]))]),
+            ),
+        ] {
+            let record = read(&template);
+            assert_eq!(record.time_unix_nano, 1_500_000_000);
+            assert_eq!(record.body, Some(told.clone()));
+            assert_eq!(record.attributes, [pair("k", told)]);
+        }
     }
 }

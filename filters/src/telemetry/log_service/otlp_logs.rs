@@ -1,4 +1,5 @@
-//! OTLP, OpenTelemetry's protocol: the messages of logs. A record is encoded long before its message is.
+//! OTLP, OpenTelemetry's protocol: the messages of logs. What is sent is written without them (`open_telemetry.rs`), a record long
+//! before its message; they are for what is answered, and for whoever reads what was sent.
 
 use envoy_types::pb::opentelemetry::proto::common::v1::{AnyValue, KeyValue};
 use prost::bytes::Bytes;

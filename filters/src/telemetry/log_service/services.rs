@@ -139,6 +139,15 @@ impl LogServices {
     }
 }
 
+/// Bytes of a message with these entries, about.
+pub(crate) fn room(entries: &[Entry]) -> usize {
+    /// Of what stands around all, and around each.
+    const AROUND: usize = 1024;
+    const EACH: usize = 4;
+    let bytes = entries.iter().map(|entry| entry.0.len() + EACH);
+    AROUND + bytes.sum::<usize>()
+}
+
 /// When entries are sent.
 pub(crate) fn limits(common: &CommonGrpcAccessLogConfig) -> Result<Limits, Refusal> {
     let time = duration::optional(&common.buffer_flush_interval, "buffer_flush_interval")?;

@@ -7,7 +7,7 @@ use envoy_types::pb::opentelemetry::proto::common::v1::{InstrumentationScope, Ke
 use prost::Message as _;
 
 use crate::callout::Callout;
-use crate::callout::grpc_service::{GRPC_SERVICE, GrpcService, nobodys_stream};
+use crate::callout::grpc_service::{Framed, GRPC_SERVICE, GrpcService, nobodys_stream};
 use crate::stream::request_trace::Propagation;
 use crate::telemetry::export::exporter::{Collector, Outcome, Sending};
 use crate::telemetry::trace::context::Ids;
@@ -173,7 +173,12 @@ impl Otlp {
         let message = self.around.message(spans);
         let answer: ExportTraceServiceResponse = match &self.to {
             To::Grpc(grpc) => grpc
-                .call(EXPORT, &message, &nobodys_stream(), None)
+                .call(
+                    EXPORT,
+                    Framed::of_message(&message),
+                    &nobodys_stream(),
+                    None,
+                )
                 .await
                 .map_err(|error| error.to_string())?,
             To::Http(http) => {

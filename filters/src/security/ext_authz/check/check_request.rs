@@ -2,27 +2,26 @@
 //!
 //! Who the peer is comes from its certificate and from nothing else. (Envoy's inner listener has no TLS, and tells no
 //! principal there; and it takes the name of the client's service from a header.)
+//!
+//! It is written as it is sent, for it is made with every request: the numbers are those of the API's fields.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::UNIX_EPOCH;
 
-use envoy_types::pb::envoy::config::core::v3::{
-    Address, HeaderMap as HeaderMapProto, HeaderValue as HeaderValueProto,
-    Metadata as MetadataProto, SocketAddress, address, socket_address::PortSpecifier,
-};
-use envoy_types::pb::envoy::service::auth::v3::attribute_context::{
-    HttpRequest as HttpRequestProto, Peer, Request as RequestProto, TlsSession,
-};
-use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
-use envoy_types::pb::google::protobuf::Timestamp;
+use envoy_types::pb::envoy::config::core::v3::Metadata as MetadataProto;
 use http::Request;
+use prost::Message as _;
 use waypoint_hbone::identity::Identity;
 
+use crate::callout::grpc_service::Framed;
+use crate::decimal;
 use crate::security::ext_authz::told_headers::{
     PARTIAL_BODY, ToldHeaders, as_text, host, path, scheme,
 };
 use crate::stream::dynamic_metadata::Metadata;
 use crate::stream::stream_info::StreamInfo;
+use crate::xds::encoding::Fields;
 use crate::xds::struct_json::object_to_struct;
 
 /// The service's method.
@@ -45,47 +44,112 @@ pub(crate) struct ToldBody {
     pub(crate) as_bytes: bool,
 }
 
+/// What is told of a request.
+pub(crate) struct ToldRequest<'a, B> {
+    pub(crate) http: &'a Request<B>,
+    pub(crate) headers: &'a ToldHeaders,
+    pub(crate) body: Option<ToldBody>,
+    /// Names it.
+    pub(crate) random: u64,
+    pub(crate) route_metadata: MetadataProto,
+    /// What the route adds.
+    pub(crate) extensions: Option<&'a HashMap<String, String>>,
+}
+
+/// For a message of which nobody knows how long it is.
+const ROOM: usize = 1024;
+
 impl ToldStream {
     /// Of a connection.
-    pub(crate) fn of(&self, stream: &StreamInfo) -> CheckRequest {
+    pub(crate) fn check(&self, stream: &StreamInfo) -> Framed {
+        Framed::of(ROOM, |check| {
+            check.message(1, |attributes| {
+                self.write_ends(stream, attributes);
+                self.write_metadata(stream, attributes);
+            });
+        })
+    }
+
+    /// Of a request.
+    pub(crate) fn check_request<B>(
+        &self,
+        stream: &StreamInfo,
+        request: &ToldRequest<'_, B>,
+    ) -> Framed {
+        let body = request.body.as_ref().map_or(0, |body| body.data.len());
+        Framed::of(ROOM.saturating_add(body), |check| {
+            check.message(1, |attributes| {
+                self.write_ends(stream, attributes);
+                attributes.message(4, |told| {
+                    write_time(stream, told);
+                    told.message(2, |http| request.write(stream, http));
+                });
+                for (key, value) in request.extensions.into_iter().flatten() {
+                    write_pair(10, key, value, attributes);
+                }
+                self.write_metadata(stream, attributes);
+                attributes.always(13, request.route_metadata.encode_to_vec());
+            });
+        })
+    }
+
+    fn write_ends(&self, stream: &StreamInfo, attributes: &mut Fields<'_>) {
         let connection = &stream.connection;
-        let mut source = peer(connection.source, connection.peer.as_ref());
-        if self.peer_certificate
-            && let Some(session) = connection.tls.as_ref().and_then(|tls| tls.session())
-            && let Some(certificate) = session.chain.first()
-        {
-            source.certificate = certificate.url_encoded_pem();
-        }
-        let session = connection.tls.as_ref().filter(|_| self.tls_session);
-        let sni = connection.server_name.known();
-        let attributes = AttributeContext {
-            source: Some(source),
-            destination: Some(peer(connection.destination, connection.local.as_ref())),
-            metadata_context: Some(selected(&stream.state().metadata, &self.metadata)),
-            tls_session: session.map(|_| TlsSession {
-                sni: sni.unwrap_or_default().to_owned(),
-            }),
-            ..AttributeContext::default()
-        };
-        CheckRequest {
-            attributes: Some(attributes),
+        attributes.message(1, |source| {
+            write_peer(connection.source, connection.peer.as_ref(), source);
+            if self.peer_certificate
+                && let Some(session) = connection.tls.as_ref().and_then(|tls| tls.session())
+                && let Some(certificate) = session.chain.first()
+            {
+                source.bytes(5, certificate.url_encoded_pem());
+            }
+        });
+        attributes.message(2, |destination| {
+            write_peer(
+                connection.destination,
+                connection.local.as_ref(),
+                destination,
+            );
+        });
+    }
+
+    fn write_metadata(&self, stream: &StreamInfo, attributes: &mut Fields<'_>) {
+        let metadata = selected(&stream.state().metadata, &self.metadata);
+        attributes.always(11, metadata.encode_to_vec());
+        if self.tls_session && stream.connection.tls.is_some() {
+            let sni = stream.connection.server_name.known();
+            attributes.message(12, |session| session.bytes(1, sni.unwrap_or_default()));
         }
     }
 }
 
-fn peer(address: SocketAddr, identity: Option<&Identity>) -> Peer {
-    let socket = SocketAddress {
-        address: address.ip().to_string(),
-        port_specifier: Some(PortSpecifier::PortValue(address.port().into())),
-        ..SocketAddress::default()
-    };
-    Peer {
-        address: Some(Address {
-            address: Some(address::Address::SocketAddress(socket)),
-        }),
-        principal: identity.map_or_else(String::new, |identity| identity.as_str().to_owned()),
-        ..Peer::default()
+/// `Peer`, up to its principal.
+fn write_peer(address: SocketAddr, identity: Option<&Identity>, peer: &mut Fields<'_>) {
+    peer.message(1, |told| {
+        told.message(1, |socket| {
+            socket.message(2, |text| decimal::ip(text.0, address.ip()));
+            socket.number_always(3, address.port().into());
+        });
+    });
+    peer.bytes(4, identity.map_or("", Identity::as_str));
+}
+
+/// When the stream began.
+fn write_time(stream: &StreamInfo, told: &mut Fields<'_>) {
+    if let Ok(since) = stream.start_time.duration_since(UNIX_EPOCH) {
+        told.message(1, |time| {
+            time.number(1, since.as_secs());
+            time.number(2, since.subsec_nanos().into());
+        });
     }
+}
+
+/// An entry of a map of texts.
+fn write_pair(field: u32, key: &str, value: &str, fields: &mut Fields<'_>) {
+    fields.message(field, |pair| {
+        pair.bytes(1, key);
+        pair.bytes(2, value);
+    });
 }
 
 /// The namespaces that are there of those that are told.
@@ -100,53 +164,44 @@ pub(crate) fn selected(metadata: &Metadata, namespaces: &[String]) -> MetadataPr
     }
 }
 
-/// What is told of a request; `random` names it.
-pub(crate) fn of_request<B>(
-    request: &Request<B>,
-    stream: &StreamInfo,
-    headers: &ToldHeaders,
-    body: Option<ToldBody>,
-    random: u64,
-) -> RequestProto {
-    let start = stream.start_time.duration_since(UNIX_EPOCH);
-    let time = start.ok().map(|since| Timestamp {
-        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-        nanos: since.subsec_nanos().cast_signed(),
-    });
-    let mut told = headers.of(request);
-    let mut http = HttpRequestProto {
-        id: random.to_string(),
-        method: request.method().to_string(),
-        path: path(request).to_owned(),
-        host: host(request.headers()).to_owned(),
-        scheme: scheme(request).to_owned(),
-        protocol: stream.protocol.name().unwrap_or_default().to_owned(),
-        size: i64::try_from(stream.bytes_received()).unwrap_or(i64::MAX),
-        ..HttpRequestProto::default()
-    };
-    if let Some(body) = body {
-        told.push((PARTIAL_BODY.to_owned(), body.partial.to_string().into()));
-        match body.as_bytes {
-            true => http.raw_body = body.data,
-            false => http.body = as_text(body.data),
+impl<B> ToldRequest<'_, B> {
+    fn write(&self, stream: &StreamInfo, http: &mut Fields<'_>) {
+        let request = self.http;
+        http.message(1, |id| decimal::number(id.0, self.random));
+        http.bytes(2, request.method().as_str());
+        if !self.headers.raw {
+            self.each(&mut |name, value| write_pair(3, name, &as_text(value), http));
+        }
+        http.bytes(4, path(request));
+        http.bytes(5, host(request.headers()));
+        http.bytes(6, scheme(request));
+        http.number(9, stream.bytes_received());
+        http.bytes(10, stream.protocol.name().unwrap_or_default());
+        if let Some(body) = &self.body {
+            match body.as_bytes {
+                true => http.bytes(12, &body.data),
+                false => http.bytes(11, &*as_text(&body.data)),
+            }
+        }
+        if self.headers.raw {
+            http.message(13, |map| {
+                self.each(&mut |name, value| {
+                    map.message(1, |header| {
+                        header.bytes(1, name);
+                        header.bytes(3, value);
+                    });
+                });
+            });
         }
     }
-    if headers.raw {
-        let raw = told.into_iter().map(|(key, raw_value)| HeaderValueProto {
-            key,
-            raw_value,
-            ..HeaderValueProto::default()
-        });
-        http.header_map = Some(HeaderMapProto {
-            headers: raw.collect(),
-        });
-    } else {
-        let text = told.into_iter();
-        http.headers = text.map(|(name, value)| (name, as_text(value))).collect();
-    }
-    RequestProto {
-        time,
-        http: Some(http),
+
+    /// Names and values of what is told, and whether that is all of the body.
+    fn each(&self, tell: &mut dyn FnMut(&str, &[u8])) {
+        self.headers.each(self.http, tell);
+        if let Some(body) = &self.body {
+            let partial = if body.partial { "true" } else { "false" };
+            tell(PARTIAL_BODY, partial.as_bytes());
+        }
     }
 }
 
@@ -156,6 +211,10 @@ mod tests {
     use std::sync::Arc;
     use std::time::{Duration, Instant};
 
+    use envoy_types::pb::envoy::config::core::v3::address;
+    use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+    use envoy_types::pb::envoy::service::auth::v3::attribute_context::Request as RequestProto;
+    use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
     use serde_json::json;
 
     use super::*;
@@ -185,6 +244,33 @@ mod tests {
         request.body(()).unwrap()
     }
 
+    /// What a service reads.
+    fn read(check: &Framed) -> AttributeContext {
+        let check = CheckRequest::decode(check.message()).unwrap();
+        check.attributes.unwrap()
+    }
+
+    fn of_request(headers: &ToldHeaders, body: Option<ToldBody>) -> RequestProto {
+        let request = request();
+        let extensions = HashMap::from([("a".to_owned(), "b".to_owned())]);
+        let told = ToldRequest {
+            http: &request,
+            headers,
+            body,
+            random: 7,
+            route_metadata: MetadataProto::default(),
+            extensions: Some(&extensions),
+        };
+        let attributes = read(&ToldStream::default().check_request(&stream(), &told));
+        assert_eq!(attributes.context_extensions, extensions);
+        assert!(attributes.route_metadata_context.is_some());
+        assert_eq!(
+            attributes.source.unwrap().principal,
+            "spiffe://td/ns/a/sa/client"
+        );
+        attributes.request.unwrap()
+    }
+
     #[test]
     fn a_stream_is_its_ends_and_who_is_there() {
         let told = ToldStream {
@@ -198,7 +284,7 @@ mod tests {
             .metadata
             .set("a", "n", json!({"x": [1, null]}));
         stream.state().metadata.set("b", "n", json!(1));
-        let attributes = told.of(&stream).attributes.unwrap();
+        let attributes = read(&told.check(&stream));
         let source = attributes.source.unwrap();
         assert_eq!(source.principal, "spiffe://td/ns/a/sa/client");
         assert_eq!((source.service, source.certificate), ("".into(), "".into()));
@@ -225,9 +311,8 @@ mod tests {
                 as_bytes,
             })
         };
-        let stream = stream();
         let headers = ToldHeaders::default();
-        let told = of_request(&request(), &stream, &headers, body(false), 7);
+        let told = of_request(&headers, body(false));
         assert_eq!(told.time.unwrap().nanos, 500_000_000);
         let http = told.http.unwrap();
         assert_eq!(
@@ -243,7 +328,7 @@ mod tests {
             raw: true,
             ..ToldHeaders::default()
         };
-        let told = of_request(&request(), &stream, &raw, body(true), 7);
+        let told = of_request(&raw, body(true));
         let http = told.http.unwrap();
         assert_eq!((http.body.len(), &*http.raw_body), (0, &b"a\xffb"[..]));
         assert!(http.headers.is_empty());

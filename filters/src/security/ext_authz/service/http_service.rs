@@ -14,7 +14,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Request, StatusCode, Uri, header};
 
 use crate::callout::added_headers::{AddedHeaders, HEADER_VALUE};
-use crate::callout::asking::ask;
+use crate::callout::asking::{ask, copy};
 use crate::callout::grpc_service::MAX_ANSWER;
 use crate::callout::time_limit::time_limit;
 use crate::callout::{Answer, Callout, CalloutLimits, Content};
@@ -169,7 +169,7 @@ impl HttpService {
             time: self.time,
             answer: Answer::Kept { most: MAX_ANSWER },
         };
-        match ask(&self.callout, check, limits).await {
+        match ask(&self.callout, || copy(&check), limits).await {
             Ok(answer) => self.copied.verdict(answer.map(|content| content.data)),
             Err(error) => {
                 tracing::debug!(%error, "a check failed");
@@ -194,15 +194,15 @@ impl HttpService {
         *check.method_mut() = request.method().clone();
         *check.uri_mut() = Uri::from(target.ok()?);
         let headers = check.headers_mut();
-        for (name, value) in told.of(request) {
+        told.each(request, &mut |name, value| {
             // Pseudo headers are no names, and stand elsewhere.
             let name = HeaderName::try_from(name);
-            if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(&value))
+            if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value))
                 && !is_framing(&name)
             {
                 headers.append(name, value);
             }
-        }
+        });
         if let Some(host) = request.headers().get(header::HOST) {
             headers.insert(header::HOST, host.clone());
         }

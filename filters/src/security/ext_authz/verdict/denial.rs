@@ -72,7 +72,7 @@ impl Denial {
     ) -> Response {
         let grpc = is_grpc(request);
         let text = if grpc {
-            as_text(self.body.to_vec())
+            as_text(&self.body).into_owned()
         } else {
             String::new()
         };
