@@ -21,6 +21,8 @@ use waypoint_filters::host::LogSink;
 const SHARDS: usize = 8;
 /// Bytes that one buffer holds.
 const SHARD_LIMIT: usize = 1 << 20;
+/// A buffer that is written is used again, up to this size and where much of it was needed.
+const KEPT: usize = 256 * 1024;
 /// What gathers before the writer is woken, and how long less than that may wait.
 const GATHER: Duration = Duration::from_millis(10);
 /// A file that failed is tried again after this time.
@@ -143,7 +145,9 @@ impl Sink {
     }
 
     fn wake(&self) {
+        // Whoever comes after the writer has taken a buffer sees that it sleeps: there is the buffer's lock between them.
         if let Some(writer) = &self.writer
+            && !self.buffers.awake.load(Ordering::Acquire)
             && !self.buffers.awake.swap(true, Ordering::AcqRel)
         {
             writer.unpark();
@@ -178,6 +182,7 @@ impl Drop for Sink {
 
 impl Buffers {
     fn write_to(&self, output: &mut Output) {
+        let mut spare = Vec::new();
         loop {
             thread::park();
             let closed = self.closed.load(Ordering::Acquire);
@@ -186,10 +191,20 @@ impl Buffers {
             self.awake.store(false, Ordering::Release);
             self.writing.store(true, Ordering::SeqCst);
             for shard in &self.shards {
-                let bytes = std::mem::take(&mut *shard.lock());
-                if !bytes.is_empty() && output.write(&bytes).is_err() {
+                let mut bytes = {
+                    let mut buffer = shard.lock();
+                    if buffer.is_empty() {
+                        continue;
+                    }
+                    std::mem::replace(&mut *buffer, std::mem::take(&mut spare))
+                };
+                if output.write(&bytes).is_err() {
                     let lines = bytes.iter().filter(|b| **b == b'\n').count();
                     (self.dropped)(lines as u64);
+                }
+                if bytes.capacity() <= KEPT.min(bytes.len().saturating_mul(4)) {
+                    bytes.clear();
+                    spare = bytes;
                 }
             }
             self.writing.store(false, Ordering::SeqCst);
