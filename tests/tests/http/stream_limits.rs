@@ -1,15 +1,17 @@
 //! Requests that take longer than their connection manager or their route allows. The right lines are real Envoy's
 //! (`make test-envoy` plays the same with it).
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use waypoint_tests::managers::{self, INNER, millis};
 use waypoint_tests::stream_limits::{
     LIMITS, Limit, assert_grpc_told, play_all, resources, services,
 };
 use waypoint_tests::wait::{until, within};
 use waypoint_tests::ztunnel::{get, request};
-use waypoint_tests::{ControlPlane, Mesh};
+use waypoint_tests::{App, ControlPlane, Mesh};
 
 #[tokio::test]
 async fn requests_that_take_too_long_are_answered_or_reset() {
@@ -83,5 +85,59 @@ async fn a_websocket_has_the_same_limits() {
             waypoint.log().contains(line).then_some(())
         })
         .await;
+    }
+}
+
+/// A gRPC channel of a client that watches many things: the streams never end, and each one is answered.
+#[tokio::test]
+async fn a_thousand_streams_go_on_beside_each_other_on_one_connection() {
+    const STREAMS: usize = 1000;
+    let mesh = Mesh::new();
+    let (_, backend) = mesh.bare_service(1, "web");
+    let to = mesh.service_with_port(1, "web", "{name: grpc, port: 80, targetPort: 8080}");
+    App::tcp(backend, echo_every_message).await;
+    let (waypoint, client) = mesh.started().await;
+    let tunnel = client.tunnel(to).await;
+    let (mut client, driver) = h2::client::handshake(tunnel).await.unwrap();
+    tokio::spawn(driver);
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS {
+        let request = Request::post("http://web/watch").body(()).unwrap();
+        client = within("room for a stream", client.ready()).await.unwrap();
+        let (answer, send) = client.send_request(request, false).unwrap();
+        let answer = within("the head of an answer", answer).await.unwrap();
+        streams.push((send, answer.into_body()));
+    }
+    for (n, (send, answer)) in streams.iter_mut().enumerate() {
+        let message = Bytes::from(format!("message {n}"));
+        send.send_data(message.clone(), false).unwrap();
+        let came = within("the echo", answer.data()).await.unwrap().unwrap();
+        assert_eq!(came, message);
+    }
+    for (mut send, mut answer) in streams {
+        send.send_data(Bytes::new(), true).unwrap();
+        while let Some(rest) = within("the end", answer.data()).await {
+            assert!(rest.unwrap().is_empty());
+        }
+    }
+    until("the records", async || {
+        (waypoint.log().matches(" 200 ").count() == STREAMS).then_some(())
+    })
+    .await;
+}
+
+async fn echo_every_message(tcp: TcpStream) {
+    let Ok(mut connection) = h2::server::handshake(tcp).await else {
+        return;
+    };
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        tokio::spawn(async move {
+            let mut send = respond.send_response(Response::new(()), false).unwrap();
+            let mut messages = request.into_body();
+            while let Some(Ok(message)) = messages.data().await {
+                send.send_data(message, false).unwrap();
+            }
+            send.send_data(Bytes::new(), true).unwrap();
+        });
     }
 }

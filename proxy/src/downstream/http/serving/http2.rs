@@ -33,8 +33,8 @@ const STREAM_WINDOW: u32 = 512 << 10;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 const SHORT_STREAM_WINDOW: u32 = 32 << 10;
 const SHORT_CONNECTION_WINDOW: u32 = 256 << 10;
-/// Where configuration says nothing.
-const MAX_CONCURRENT_STREAMS: u32 = 100;
+/// Where configuration says nothing; Envoy has as many. One gRPC channel may have hundreds of streams that never end.
+const MAX_CONCURRENT_STREAMS: u32 = 1024;
 /// Unsent bytes of one stream.
 const SEND_BUFFER: usize = 64 << 10;
 
