@@ -231,7 +231,7 @@ fn telemetry_merged() {
     assert_differs_only("telemetry-merged", &[]);
 }
 
-/// Dual stack, headless, alias. Traffic distribution isn't honoured; endpoints that terminate, or don't say
+/// Dual stack, headless, alias, traffic distribution; endpoints that terminate, or don't say
 /// that they don't, are left out (istiod does so, too, once it has seen the Service before the slice).
 #[test]
 fn dual_stack() {
@@ -273,4 +273,38 @@ fn egress() {
             "order of chains",
         ],
     );
+}
+
+/// PeerAuthentications of the mesh, of namespaces, pods and ports, beside rules and labels.
+#[test]
+fn peer_authentication() {
+    assert_differs_only("peer-authentication", &[]);
+}
+
+/// What MeshConfig says of TLS; and of limits, beside settings of a subset's port.
+#[test]
+fn tls_defaults() {
+    assert_differs_only("tls-defaults", &[]);
+}
+
+/// Services and entries that other namespaces may not know of, by the mesh's default and by their own words.
+#[test]
+fn service_exports() {
+    // istiod answers for them with 503: chains to clusters without an endpoint.
+    let hidden = [
+        "hidden-entry.test",
+        "hidden.other.svc.cluster.local",
+        "nobodys.default.svc.cluster.local",
+        "to-itself.other.svc.cluster.local",
+    ];
+    let mut expected = hidden
+        .iter()
+        .flat_map(|host| {
+            ["Cluster", "Endpoints", "chain"]
+                .map(|kind| format!("{kind} inbound-vip|80|http|{host}: missing"))
+        })
+        .collect::<Vec<_>>();
+    expected.extend(["main_internal without chains", "order of chains"].map(String::from));
+    let expected = expected.iter().map(String::as_str).collect::<Vec<_>>();
+    assert_differs_only("service-exports", &expected);
 }

@@ -160,11 +160,12 @@ fn fields_of_services() {
         (
             service(
                 "s",
-                ", annotations: {networking.istio.io/exportTo: '.'}",
+                ", annotations: {networking.istio.io/exportTo: other}",
                 &clear,
             ),
             &[
-                "Service default/s (not honoured): metadata.annotations[networking.istio.io/exportTo]: ",
+                "Service default/s (no effect): metadata.annotations[networking.istio.io/exportTo]: ",
+                "doesn't let namespace default see it",
             ],
         ),
         (
@@ -353,6 +354,26 @@ fn settings_of_the_mesh() {
                 "istio-system/istio defaultConfig.drainDuration, istio-system/istio enablePrometheusMerge, istio-system/istio ingressClass",
             ],
         ),
+        (
+            mesh("meshMTLS: {minProtocolVersion: TLSV1_3}"),
+            &[quiet, ": istio-system/istio meshMTLS"],
+        ),
+        (
+            mesh("tlsDefaults: {cipherSuits: [a]}"),
+            &[
+                &no_effect,
+                "tlsDefaults.cipherSuits: ",
+                "is \"cipherSuites\" meant?",
+            ],
+        ),
+        (
+            mesh("tlsDefaults: {ecdhCurves: [P-521]}"),
+            &[
+                &of("closed what it targets"),
+                "tlsDefaults.ecdhCurves: ",
+                "\"P-521\" is not spoken",
+            ],
+        ),
     ]);
     let plain = mesh(
         "enableAutoMtls: false, trustDomain: cluster.local, defaultConfig: {tracing: {sampling: 5}}",
@@ -417,6 +438,10 @@ fn workload_entries_and_who_selects_them() {
             &[
                 "WorkloadEntry default/vm (no effect): spec.address: vm.test is no IP address: as an endpoint of a Service it must be",
             ],
+        ),
+        (
+            machine("vm", "app: web", "192.0.2.1").replace("address:", "network: far, address:"),
+            &["WorkloadEntry default/vm (not honoured): spec.network: "],
         ),
         (
             selecting + &machine("vm", "app: vm", "192.0.2.1") + &machine("b", "app: vm", "b.test"),

@@ -168,3 +168,52 @@ fn endpoints_that_no_service_takes() {
         "{lines:#?}"
     );
 }
+
+/// What the waypoint's namespace isn't to know of is neither served nor sent to.
+#[test]
+fn services_that_are_for_others_to_see() {
+    let mesh = "{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: '{defaultServiceExportTo: [.]}'}}\n---\n";
+    let far = |meta: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: far, namespace: plain{meta}}}, spec: {{clusterIP: 10.0.0.9, {PORTS}}}}}\n---\n"
+        )
+    };
+    let own = ", annotations: {networking.istio.io/exportTo: .}";
+    let all = ", annotations: {networking.istio.io/exportTo: '*'}";
+    let to_far = ", rules: [{backendRefs: [{name: far, namespace: plain, port: 80}]}]";
+    let routed = |service: &str| format!("{service}{}", route(&format!("{{{TO_WEB}}}"), to_far));
+    let virtual_service = |service: &str| {
+        format!(
+            "{service}{{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {{name: v}}, spec: {{hosts: [web.default.svc.cluster.local], http: [{{route: [{{destination: {{host: far.plain.svc.cluster.local}}}}]}}]}}}}\n---\n"
+        )
+    };
+    let hidden = "Service plain/far is not exported to namespace default, where the waypoint is";
+    for (manifests, place) in [
+        (
+            routed(&far(own)),
+            "HTTPRoute default/r (no effect): spec.rules[0].backendRefs[0]: ",
+        ),
+        (virtual_service(&far(own)), "VirtualService default/v "),
+        (
+            format!("{mesh}{}", routed(&far(""))),
+            "HTTPRoute default/r ",
+        ),
+    ] {
+        let lines = told(&manifests);
+        let line = lines.iter().find(|line| line.starts_with(place));
+        assert!(line.is_some_and(|line| line.contains(hidden)), "{lines:#?}");
+    }
+    for seen in [routed(&far("")), routed(&format!("{mesh}{}", far(all)))] {
+        let lines = told(&seen);
+        assert!(
+            !lines.iter().any(|line| line.contains(hidden)),
+            "{lines:#?}"
+        );
+    }
+    let nobody = "Service default/web (no effect): defaultServiceExportTo of MeshConfig doesn't let namespace default see it";
+    let lines = told(&mesh.replace("[.]", "[plain]"));
+    assert!(
+        lines.iter().any(|line| line.starts_with(nobody)),
+        "{lines:#?}"
+    );
+}

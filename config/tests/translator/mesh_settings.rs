@@ -1,7 +1,9 @@
 //! What MeshConfig says of all clusters: HTTP/2, distance, limits of what isn't the waypoint's own.
 
 use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
+use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::tls_parameters;
 
 use super::*;
 
@@ -166,4 +168,111 @@ fn the_meshs_limits_are_for_services_that_are_not_the_waypoints() {
     // A rule's pool stands for all of it.
     let found = translated(&(limits + &own_limit + &route + other));
     assert_eq!(limit(&found, far), (none, true));
+}
+
+/// A service of others that the route of `web` leads to, whose pods have a sidecar.
+fn sided(rule: &str) -> String {
+    let route = http_route(
+        "r",
+        "",
+        ", port: 80",
+        "{backendRefs: [{name: far, namespace: other, port: 80}]}",
+    );
+    format!(
+        "---
+{{apiVersion: v1, kind: Namespace, metadata: {{name: other}}}}
+---
+{{apiVersion: v1, kind: Pod, metadata: {{name: far, namespace: other, labels: {{app: far, security.istio.io/tlsMode: istio}}}}, status: {{podIP: 10.1.0.9, conditions: [{{type: Ready, status: 'True'}}]}}}}
+---
+{{apiVersion: v1, kind: Service, metadata: {{name: far, namespace: other}}, spec: {{clusterIP: 10.0.0.9, selector: {{app: far}}, ports: [{{name: http, port: 80}}]}}}}
+---
+{{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {{name: r, namespace: other}}, spec: {{host: far{rule}}}}}
+{route}"
+    )
+}
+
+const FAR: &str = "outbound|80||far.other.svc.cluster.local";
+
+#[test]
+fn sidecars_are_found_out_unless_the_mesh_does_without() {
+    let ways = |settings: &str| {
+        let found = translated(&(mesh(settings) + &sided("")));
+        let ways = cluster(&found, FAR).transport_socket_matches;
+        let names: Vec<String> = ways.into_iter().map(|way| way.name).collect();
+        names
+    };
+    let all = ["hbone", "tlsMode-istio", "tlsMode-disabled"];
+    assert_eq!(ways("enableAutoMtls: true"), all);
+    assert_eq!(ways(""), all);
+    assert_eq!(ways("enableAutoMtls: false"), ["hbone", "tlsMode-disabled"]);
+}
+
+#[test]
+fn settings_of_a_subsets_port_stand_without_the_meshs_limits() {
+    let limits = mesh("defaultTrafficPolicy: {connectionPool: {tcp: {maxConnections: 7}}}");
+    let subsets = ", subsets: [{name: plain}, {name: own, trafficPolicy: {retryBudget: {}}}, \
+                   {name: port, trafficPolicy: {portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: RANDOM}}]}}]";
+    let found = translated(&(limits + &sided(subsets)));
+    let limit = |subset: &str| {
+        let name = format!("outbound|80|{subset}|far.other.svc.cluster.local");
+        let limits = cluster(&found, &name).circuit_breakers.unwrap().thresholds;
+        limits[0].max_connections.map(|limit| limit.value)
+    };
+    assert_eq!(limit(""), Some(7));
+    assert_eq!(limit("plain"), Some(7));
+    assert_eq!(limit("own"), Some(7));
+    assert_eq!(limit("port"), Some(u32::MAX));
+}
+
+#[test]
+fn ciphers_of_tls_that_a_waypoint_begins_are_the_meshs() {
+    use envoy_types::pb::envoy::extensions::transport_sockets::internal_upstream::v3::InternalUpstreamTransport;
+    use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
+    let defaults = "tlsDefaults: {minProtocolVersion: TLSV1_3, cipherSuites: [ECDHE-RSA-AES256-GCM-SHA384], ecdhCurves: [P-256]}";
+    let found = translated(
+        &(mesh(&format!(
+            "{defaults}, meshMTLS: {{cipherSuites: [AES128-GCM-SHA256]}}"
+        )) + &rule("tls: {mode: SIMPLE, sni: a.test}")),
+    );
+    let packed = |socket: Option<core::TransportSocket>| match socket.unwrap().config_type {
+        Some(core::transport_socket::ConfigType::TypedConfig(any)) => any.value,
+        _ => panic!("no configuration"),
+    };
+    let hop = packed(cluster(&found, HTTP).transport_socket);
+    let hop = InternalUpstreamTransport::decode(hop.as_slice()).unwrap();
+    let context = packed(hop.transport_socket);
+    let context = UpstreamTlsContext::decode(context.as_slice()).unwrap();
+    let parameters = context.common_tls_context.unwrap().tls_params.unwrap();
+    assert_eq!(parameters.cipher_suites, ["ECDHE-RSA-AES256-GCM-SHA384"]);
+    assert_eq!(parameters.ecdh_curves, ["P-256"]);
+    // As with istiod the least version is for servers.
+    let tls12 = tls_parameters::TlsProtocol::TlSv12;
+    assert_eq!(parameters.tls_minimum_protocol_version(), tls12);
+    assert!(found.problems.is_empty(), "{:?}", found.problems);
+    let told: Vec<_> = found.asides.iter().flat_map(|a| &a.objects).collect();
+    assert_eq!(
+        told,
+        [
+            "istio-system/istio meshMTLS",
+            "istio-system/istio tlsDefaults.minProtocolVersion"
+        ]
+    );
+}
+
+#[test]
+fn ciphers_that_are_not_spoken_are_named() {
+    for (settings, field, word) in [
+        (
+            "cipherSuites: [AES256-GCM-SHA384]",
+            "cipherSuites",
+            "AES256-GCM-SHA384",
+        ),
+        ("ecdhCurves: [P-256, P-521]", "ecdhCurves", "P-521"),
+    ] {
+        let found = translated(&mesh(&format!("tlsDefaults: {{{settings}}}")));
+        let problem = &found.problems[0];
+        assert_eq!(problem.severity, Severity::FailClosed);
+        assert_eq!(problem.field, format!("data.mesh.tlsDefaults.{field}"));
+        assert!(problem.reason.contains(word), "{problem}");
+    }
 }

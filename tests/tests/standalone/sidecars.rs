@@ -4,16 +4,32 @@ use std::fs;
 use std::net::SocketAddr;
 
 use http::StatusCode;
-use waypoint_tests::Mesh;
 use waypoint_tests::pod_ztunnel::PodZtunnel;
 use waypoint_tests::tls_server::{Pair, Speech, TlsServer};
+use waypoint_tests::wait::until;
+use waypoint_tests::{App, Mesh};
 
 /// What a sidecar's port lets its clients choose from, in its order.
 const OF_SIDECARS: &[&str] = &["istio-peer-exchange", "istio", "h2", "http/1.1"];
 
 /// Service `far` that no waypoint serves, with a pod that has a sidecar.
 async fn far(mesh: &Mesh, account: &str, echo: bool) -> TlsServer {
-    let port = if echo { "tcp" } else { "http" };
+    describe_far(mesh, if echo { "tcp" } else { "http" });
+    let own = mesh.certificate("default", account);
+    let pair = Pair {
+        chain: own.chain_pem().to_owned(),
+        key: own.key_pem().to_owned(),
+    };
+    let speech = Speech {
+        alpn: OF_SIDECARS,
+        clients: Some(fs::read_to_string(mesh.folder().join("ca/root-cert.pem")).unwrap()),
+        echo,
+        ..Speech::default()
+    };
+    TlsServer::start(mesh.backend(2), &pair, speech).await
+}
+
+fn describe_far(mesh: &Mesh, port: &str) {
     let port = format!("{{name: {port}, port: 80, targetPort: 8080}}");
     mesh.service_with_port(2, "far", &port);
     let change = |file: &str, from: &str, to: &str| {
@@ -29,18 +45,6 @@ async fn far(mesh: &Mesh, account: &str, echo: bool) -> TlsServer {
     mesh.describe_pod(2, "far-1", "far", false);
     let labels = "labels: {app: far, security.istio.io/tlsMode: istio,";
     change("pod-far-1.yaml", "labels: {app: far,", labels);
-    let own = mesh.certificate("default", account);
-    let pair = Pair {
-        chain: own.chain_pem().to_owned(),
-        key: own.key_pem().to_owned(),
-    };
-    let speech = Speech {
-        alpn: OF_SIDECARS,
-        clients: Some(fs::read_to_string(mesh.folder().join("ca/root-cert.pem")).unwrap()),
-        echo,
-        ..Speech::default()
-    };
-    TlsServer::start(mesh.backend(2), &pair, speech).await
 }
 
 fn http_route(mesh: &Mesh) {
@@ -67,6 +71,23 @@ async fn a_sidecar_that_takes_hbone_is_reached_over_it() {
     let (_waypoint, client) = mesh.started().await;
     assert_eq!(client.get(web, "/").await.status, StatusCode::OK);
     assert_eq!(sidecar.connects()[0].authority, mesh.backend(1).to_string());
+}
+
+#[tokio::test]
+async fn a_sidecar_of_an_own_service_is_reached_in_plain_text() {
+    let mesh = Mesh::new();
+    let (web, app) = mesh.http_service(1, "web").await;
+    let file = mesh.manifests().join("pod-web-1.yaml");
+    let text = fs::read_to_string(file).unwrap();
+    let labels = "labels: {app: web, security.istio.io/tlsMode: istio,";
+    mesh.manifest(
+        "pod-web-1.yaml",
+        &text.replace("labels: {app: web,", labels),
+    );
+    let (waypoint, client) = mesh.started().await;
+    assert_eq!(client.get(web, "/").await.status, StatusCode::OK);
+    assert_eq!(app.seen().len(), 1);
+    assert_eq!(waypoint.problems().await, "");
 }
 
 #[tokio::test]
@@ -112,4 +133,40 @@ async fn connections_reach_a_sidecar_and_nothing_else_is_said_on_them() {
     let (answer, _) = client.exchange(web, b"hello").await;
     assert_eq!(answer, "hello");
     assert_eq!(sidecar.greeted()[0].alpn.as_deref(), Some("istio"));
+}
+
+#[tokio::test]
+async fn a_sidecar_that_takes_no_mutual_tls_is_reached_in_plain_text() {
+    let off = |of: &str, namespace: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: plain, namespace: {namespace}}}\nspec: {{{of}}}\n"
+        )
+    };
+    let selector = "selector: {matchLabels: {app: far}}";
+    for policy in [
+        off("mtls: {mode: DISABLE}", "istio-system"),
+        off("mtls: {mode: DISABLE}", "default"),
+        off(&format!("{selector}, mtls: {{mode: DISABLE}}"), "default"),
+        off(
+            &format!("{selector}, portLevelMtls: {{8080: {{mode: DISABLE}}}}"),
+            "default",
+        ),
+    ] {
+        let mesh = Mesh::new();
+        let (web, _app) = mesh.http_service(1, "web").await;
+        describe_far(&mesh, "http");
+        let app = App::http(mesh.backend(2), "far").await;
+        http_route(&mesh);
+        let (waypoint, client) = mesh.started().await;
+        let answer = client.get(web, "/tls").await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        mesh.manifest("policy.yaml", &policy);
+        until("plain text", async || {
+            let answer = client.get(web, "/plain").await;
+            (answer.header("x-app") == "far").then_some(())
+        })
+        .await;
+        assert_eq!(app.last().target, "/plain", "{policy}");
+        assert_eq!(waypoint.problems().await, "", "{policy}");
+    }
 }

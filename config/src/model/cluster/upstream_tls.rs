@@ -357,7 +357,8 @@ fn versions(proto: Option<&TlsParameters>) -> Result<TlsVersions, Refusal> {
     }
 }
 
-fn choice(proto: Option<&TlsParameters>) -> Result<TlsChoice, Refusal> {
+/// Ciphers and key exchanges. An error is one that isn't spoken.
+pub(crate) fn choice(proto: Option<&TlsParameters>) -> Result<TlsChoice, Refusal> {
     let Some(proto) = proto else {
         return Ok(TlsChoice::default());
     };

@@ -21,6 +21,7 @@ use crate::standalone::kinds::gateway_api::reference_grant::ReferenceGrant;
 use crate::standalone::kinds::gateway_api::stream_route::StreamRoute;
 use crate::standalone::kinds::istio::authorization_policy::AuthorizationPolicy;
 use crate::standalone::kinds::istio::destination_rule::DestinationRule;
+use crate::standalone::kinds::istio::peer_authentication::PeerAuthentication;
 use crate::standalone::kinds::istio::request_authentication::RequestAuthentication;
 use crate::standalone::kinds::istio::service_entry::ServiceEntry;
 use crate::standalone::kinds::istio::telemetry::Telemetry;
@@ -63,6 +64,7 @@ pub struct ClusterState {
     pub virtual_services: Objects<VirtualService>,
     pub policies: Objects<AuthorizationPolicy>,
     pub request_authentications: Objects<RequestAuthentication>,
+    pub peer_authentications: Objects<PeerAuthentication>,
     pub telemetries: Objects<Telemetry>,
     /// Absent without the ConfigMap.
     pub mesh_config: Option<MeshConfig>,

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::standalone::input::manifest::Object;
 use crate::standalone::kinds::istio::destination_rule::{DestinationRule, Subset};
 use crate::standalone::kinds::istio::export_to::{EVERYBODY, OWN};
+use crate::standalone::kinds::traffic_policy::client_tls::TlsMode;
 use crate::standalone::kinds::traffic_policy::{Effective, TrafficPolicy};
 use crate::standalone::state::cluster_state::ClusterState;
 
@@ -169,6 +170,13 @@ impl<'a> MergedRule<'a> {
     pub fn policy(&self, subset: Option<&'a Subset>, port: u16) -> Option<Effective<'a>> {
         let of_subset = subset.and_then(|subset| subset.traffic_policy.as_ref());
         Effective::of(&self.policies, of_subset, port)
+    }
+
+    /// What is said of TLS to the endpoints of a port, or of those of a subset.
+    pub fn tls_mode(&self, subset: Option<&Subset>, port: u16) -> Option<TlsMode> {
+        let of_subset = subset.and_then(|subset| subset.traffic_policy.as_ref());
+        let own = of_subset.and_then(|policy| policy.tls_mode(port));
+        own.or_else(|| self.of_policies(|policy| policy.tls_mode(port)))
     }
 }
 

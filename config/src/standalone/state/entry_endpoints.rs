@@ -60,6 +60,7 @@ pub(super) fn entry_endpoints(
             hbone: false,
             labels: BTreeMap::new(),
             node: String::new(),
+            namespace: namespace.clone(),
             tls_mode: None,
             workload: Some(workload(name, namespace, name, "")),
         }];
@@ -135,6 +136,7 @@ fn endpoint(
         hbone,
         labels: found.labels.clone(),
         node: String::new(),
+        namespace: namespace.to_owned(),
         tls_mode: found.tls_mode().map(str::to_owned),
         workload: Some(workload(own, namespace, canonical_name, revision)),
     }

@@ -34,6 +34,8 @@ pub struct MeshEndpoint {
     pub hbone: bool,
     /// `workload;namespace;canonical name;revision;cluster`, if the workload is known.
     pub workload: Option<String>,
+    /// The workload's; empty where nothing is known of it.
+    pub namespace: String,
     /// Its own; [`MeshEndpoint::label`] knows those that say where it runs, too.
     pub labels: BTreeMap<String, String>,
     /// Empty where it isn't known.
@@ -81,6 +83,9 @@ pub(super) fn pod_endpoint(
         hbone: pod.is_some_and(Object::takes_hbone),
         labels: pod.map(|pod| pod.meta.labels.clone()).unwrap_or_default(),
         node: pod.map(|pod| pod.spec.node.clone()).unwrap_or_default(),
+        namespace: pod
+            .map(|pod| pod.meta.namespace.clone())
+            .unwrap_or_default(),
         tls_mode: pod.and_then(Object::tls_mode).map(str::to_owned),
         workload: pod.map(|pod| {
             let (canonical_name, revision) = pod.canonical();

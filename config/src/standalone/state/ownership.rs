@@ -10,9 +10,9 @@ use std::net::IpAddr;
 use crate::standalone::input::manifest::{Object, ObjectMeta, ObjectName};
 use crate::standalone::kinds::core::pod::{GATEWAY_MANAGED, Pod};
 use crate::standalone::kinds::gateway_api::gateway::{Gateway, TrafficType, WAYPOINT_CLASS};
-use crate::standalone::kinds::istio::service_entry::ServiceEntry;
 use crate::standalone::kinds::istio::workload_entry::EntryEndpoint;
 use crate::standalone::state::cluster_state::ClusterState;
+use crate::standalone::state::exports;
 use crate::standalone::state::mesh_service::MeshService;
 
 pub(crate) const USE_WAYPOINT: &str = "istio.io/use-waypoint";
@@ -109,11 +109,6 @@ pub fn choose<'a>(
     }
 }
 
-fn sees(gateway: &Object<Gateway>, entry: &Object<ServiceEntry>) -> bool {
-    let (own, to) = (&entry.meta.namespace, &gateway.meta.namespace);
-    entry.spec.is_visible(own, to)
-}
-
 impl<'a> Waypoint<'a> {
     /// Resolves ownership. An error is a `waypoint-for` label that says nothing known.
     pub fn resolve(
@@ -123,17 +118,19 @@ impl<'a> Waypoint<'a> {
         let class = state.gateway_classes.get(&gateway.spec.class);
         let traffic = TrafficType::of(&gateway.meta, class)?;
         let owned = |meta: &ObjectMeta| enrolment(state, gateway, meta).0 == Enrolment::Own;
+        let own = gateway.meta.namespace.as_str();
         let mut services: Vec<MeshService<'a>> = Vec::new();
         if traffic.services() {
             let in_kubernetes = state
                 .services
                 .values()
-                .filter(|service| owned(&service.meta));
+                .filter(|service| owned(&service.meta))
+                .filter(|service| exports::sees_service(state, own, service));
             services.extend(in_kubernetes.map(MeshService::of_service));
             let outside = state
                 .service_entries
                 .values()
-                .filter(|entry| owned(&entry.meta) && sees(gateway, entry));
+                .filter(|entry| owned(&entry.meta) && exports::sees_entry(state, own, entry));
             services.extend(outside.flat_map(MeshService::of_entry));
         }
         services.sort_by(|a, b| a.order().cmp(&b.order()));
@@ -165,9 +162,9 @@ impl<'a> Waypoint<'a> {
         !self.pods.is_empty() || !self.machines.is_empty()
     }
 
-    /// Whether an entry's `exportTo` lets this waypoint know of it.
-    pub fn sees(&self, entry: &Object<ServiceEntry>) -> bool {
-        sees(self.gateway, entry)
+    /// Whether a service's `exportTo`, or the mesh's, lets this waypoint know of it.
+    pub fn sees(&self, state: &ClusterState, service: &MeshService<'_>) -> bool {
+        exports::sees(state, &self.gateway.meta.namespace, service)
     }
 
     /// Whether a Service or ServiceEntry uses this waypoint, and what carries the label that says so.

@@ -18,6 +18,7 @@ use crate::standalone::kinds::gateway_api::grpc_route;
 use crate::standalone::kinds::gateway_api::http_route::HttpRoute;
 use crate::standalone::kinds::gateway_api::stream_route::{StreamRoute, StreamRouteKind};
 use crate::standalone::kinds::istio::destination_rule::DestinationRule;
+use crate::standalone::kinds::istio::peer_authentication::{self, PeerAuthentication};
 use crate::standalone::kinds::istio::service_entry_schema;
 use crate::standalone::kinds::istio::virtual_service::VirtualService;
 use crate::standalone::kinds::istio::workload_entry;
@@ -223,8 +224,12 @@ const KINDS: &[Kind] = &[
         SECURITY,
         "PeerAuthentication",
         served::SECURITY,
-        ForOthers("ztunnel enforces it; a waypoint takes nothing but mutual TLS"),
-    ),
+        Kept(|state, manifest| {
+            let read = PeerAuthentication::read(manifest)?;
+            keep(&mut state.peer_authentications, read)
+        }),
+    )
+    .with_fields(peer_authentication::FIELDS),
     kind(
         EXTENSIONS,
         "WasmPlugin",

@@ -195,6 +195,8 @@ impl Mesh<'_> {
                     name.name, name.namespace
                 ),
             ),
+            // istiod's status doesn't look at whose it is to know.
+            NoBackend::Hidden(_) => return None,
             NoBackend::NoHost => (
                 "BackendNotFound",
                 format!("backend({}) not found", backend.name),

@@ -21,6 +21,7 @@ use crate::standalone::kinds::core::extension_provider::{self, BUILT_IN, Extensi
 use crate::standalone::kinds::core::proxy_config::{
     ProxyConfig, unread_of_tracing, without_effect,
 };
+use crate::standalone::kinds::core::tls_defaults::{OfSidecars, TlsDefaults};
 use crate::standalone::kinds::refusal::{Refusal, below};
 use crate::standalone::kinds::traffic_policy::locality::{LocalityLb, ZoneAwareLb};
 use crate::standalone::kinds::traffic_policy::{DefaultTrafficPolicy, OfMesh};
@@ -50,6 +51,14 @@ pub struct MeshConfig {
     pub zone_aware_lb_setting: Option<ZoneAwareLb>,
     pub h2_upgrade_policy: UpgradeToHttp2,
     pub default_traffic_policy: DefaultTrafficPolicy,
+    /// Of TLS that a waypoint begins for rules and policies.
+    pub tls_defaults: TlsDefaults,
+    #[serde(rename = "meshMTLS")]
+    pub mesh_mtls: OfSidecars,
+    /// Whether proxies find out which pods of others have a sidecar; `None`: they do.
+    pub enable_auto_mtls: Option<bool>,
+    /// Where Services and ServiceEntries are known that don't say it; empty: everywhere.
+    pub default_service_export_to: Vec<String>,
     /// Where VirtualServices count that don't say it; `None`: everywhere.
     pub default_virtual_service_export_to: Option<Vec<String>>,
     pub default_destination_rule_export_to: Vec<String>,
@@ -79,6 +88,10 @@ impl Default for MeshConfig {
             zone_aware_lb_setting: None,
             h2_upgrade_policy: UpgradeToHttp2::default(),
             default_traffic_policy: DefaultTrafficPolicy::default(),
+            tls_defaults: TlsDefaults::default(),
+            mesh_mtls: OfSidecars::default(),
+            enable_auto_mtls: None,
+            default_service_export_to: Vec::new(),
             default_virtual_service_export_to: None,
             default_destination_rule_export_to: Vec::new(),
             enable_tracing: true,
@@ -225,6 +238,7 @@ impl MeshConfig {
         if let Some(setting) = &self.zone_aware_lb_setting {
             setting.check().map_err(below("zoneAwareLbSetting"))?;
         }
+        self.mesh_mtls.check().map_err(below("meshMTLS"))?;
         let policy = &self.default_traffic_policy;
         policy.check().map_err(below("defaultTrafficPolicy"))
     }
@@ -250,6 +264,11 @@ impl MeshConfig {
         let mut problems = unknown_fields(manifest, value);
         for name in NOT_HONOURED.iter().filter(|name| set(value.get(**name))) {
             problems.push(ignored(format!("data.mesh.{name}"), "is not honoured"));
+        }
+        if let Some((field, reason)) = self.tls_defaults.unspoken() {
+            let reason = format!("{reason}: clusters that begin TLS are refused");
+            let field = format!("data.mesh.tlsDefaults.{field}");
+            problems.push(manifest.problem(Severity::FailClosed, field, reason));
         }
         let proxy = value.get("defaultConfig");
         for found in proxy.map(without_effect).unwrap_or_default() {

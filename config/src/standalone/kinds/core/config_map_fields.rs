@@ -6,15 +6,13 @@ use crate::standalone::input::manifest::Manifest;
 use crate::standalone::input::near::meant;
 use crate::standalone::input::problem::{Problem, Severity};
 use crate::standalone::input::yaml;
+use crate::standalone::kinds::core::tls_defaults;
 
 /// Top-level fields that reach a waypoint's configuration and aren't honoured.
 pub(crate) const NOT_HONOURED: &[&str] = &[
     "caCertificates",
-    "defaultServiceExportTo",
     "discoverySelectors",
     "enableEnvoyAccessLogService",
-    "meshMTLS",
-    "tlsDefaults",
 ];
 /// Top-level fields that are honoured.
 const HONOURED: &[&str] = &[
@@ -26,9 +24,11 @@ const HONOURED: &[&str] = &[
     "defaultDestinationRuleExportTo",
     "defaultHttpRetryPolicy",
     "defaultProviders",
+    "defaultServiceExportTo",
     "defaultTrafficPolicy",
     "defaultVirtualServiceExportTo",
     "disableEnvoyListenerLog",
+    "enableAutoMtls",
     "enableTracing",
     "extensionProviders",
     "h2UpgradePolicy",
@@ -37,6 +37,7 @@ const HONOURED: &[&str] = &[
     "pathNormalization",
     "rootNamespace",
     "tcpKeepalive",
+    "tlsDefaults",
     "trustDomain",
     "trustDomainAliases",
     "zoneAwareLbSetting",
@@ -47,7 +48,6 @@ const OF_OTHERS: &[&str] = &[
     "certificates",
     "configSources",
     "dnsRefreshRate",
-    "enableAutoMtls",
     "enablePrometheusMerge",
     "inboundClusterStatName",
     "inboundTrafficPolicy",
@@ -55,6 +55,7 @@ const OF_OTHERS: &[&str] = &[
     "ingressControllerMode",
     "ingressSelector",
     "ingressService",
+    "meshMTLS",
     "outboundClusterStatName",
     "outboundTrafficPolicy",
     "protocolDetectionTimeout",
@@ -69,7 +70,9 @@ const OF_OTHERS: &[&str] = &[
 /// Fields of the messages in it that are read whole.
 const KNOWN_BELOW: &[(&str, &[&str])] = &[
     ("defaultProviders", &["accessLogging", "metrics", "tracing"]),
+    ("meshMTLS", tls_defaults::FIELDS),
     ("pathNormalization", &["normalization"]),
+    ("tlsDefaults", tls_defaults::FIELDS),
 ];
 /// Fields of `defaultConfig` that are honoured.
 const PROXY_HONOURED: &[&str] = &["connectionSettings", "proxyHeaders", "tracing"];
@@ -139,6 +142,8 @@ pub fn of_others(manifest: &Manifest) -> Vec<String> {
         given.map(|name| format!("{before}{name}")).collect()
     };
     let mut found = given(Some(&value), OF_OTHERS, "");
+    let of_servers = &["minProtocolVersion"];
+    found.extend(given(value.get("tlsDefaults"), of_servers, "tlsDefaults."));
     let proxy = value.get("defaultConfig");
     let metadata = proxy.and_then(|proxy| proxy.get("proxyMetadata")?.as_object());
     let is_read = metadata.is_some_and(|all| all.keys().all(|name| name == HTTP_10));

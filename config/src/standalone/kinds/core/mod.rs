@@ -14,3 +14,4 @@ pub mod proxy_config;
 pub mod service;
 pub(crate) mod service_outside;
 pub mod telemetry_provider;
+pub mod tls_defaults;

@@ -21,6 +21,9 @@ use crate::standalone::kinds::traffic_policy::traffic_distribution::{TrafficDist
 /// What the names of services end in.
 pub const CLUSTER_DOMAIN: &str = "svc.cluster.local";
 
+/// Annotation: whose proxies know of a service.
+pub const EXPORT_TO: &str = "networking.istio.io/exportTo";
+
 /// `clusterIP` of a headless service.
 const NONE: &str = "None";
 
@@ -38,6 +41,8 @@ pub struct Service {
     pub traffic_distribution: Option<TrafficDistribution>,
     /// Only endpoints on the client's node are meant (`internalTrafficPolicy: Local`).
     pub node_local: bool,
+    /// Namespaces whose proxies know of it (annotation `networking.istio.io/exportTo`); empty: as the mesh has it.
+    pub export_to: Vec<String>,
     /// Fields that could change where requests go and aren't honoured.
     pub not_honoured: Vec<NotHonoured>,
     /// Fields that are given and speak of traffic from outside the mesh only.
@@ -171,6 +176,7 @@ impl Service {
                 .as_deref()
                 .and_then(TrafficDistribution::parse),
             node_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+            export_to: exported(manifest),
             not_honoured: spec.not_honoured(),
             of_outside: Outside::read(manifest)?.given(),
             external_name,
@@ -190,6 +196,15 @@ impl Service {
             .iter()
             .find(|port| port.number == number && port.transport == Transport::Tcp)
     }
+}
+
+fn exported(manifest: &Manifest) -> Vec<String> {
+    let words = manifest.meta.annotation(EXPORT_TO).unwrap_or_default();
+    let words = words.split(',').map(str::trim);
+    words
+        .filter(|word| !word.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 impl Spec {

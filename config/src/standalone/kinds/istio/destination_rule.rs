@@ -38,6 +38,14 @@ pub struct Subset {
     pub traffic_policy: Option<TrafficPolicy>,
 }
 
+impl Subset {
+    /// Whether it has settings for a port, which stand alone.
+    pub fn has_port(&self, port: u16) -> bool {
+        let policy = self.traffic_policy.as_ref();
+        policy.is_some_and(|policy| policy.of_port(port).is_some())
+    }
+}
+
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct Spec {

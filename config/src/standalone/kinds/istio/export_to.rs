@@ -10,6 +10,17 @@ pub const EVERYBODY: &str = "*";
 /// The object's own.
 pub const OWN: &str = ".";
 
+/// No namespace, whatever stands beside it.
+pub(super) const NOBODY: &str = "~";
+
+/// Whether what is exported to these from the namespace `own` reaches another; an empty list does.
+pub fn reaches(to: &[String], own: &str, namespace: &str) -> bool {
+    let has = |name: &str| to.iter().any(|to| to == name);
+    to.is_empty()
+        || has(EVERYBODY)
+        || (!has(NOBODY) && (has(namespace) || (has(OWN) && own == namespace)))
+}
+
 /// Istio's admission check.
 pub(super) fn check(to: &[String], namespace: &str) -> Result<(), Refusal> {
     let mut seen = HashSet::new();
@@ -25,5 +36,32 @@ pub(super) fn check(to: &[String], namespace: &str) -> Result<(), Refusal> {
     match seen.contains(EVERYBODY) && to.len() > 1 {
         true => Err(refusal("exportTo", "\"*\" may have nothing beside it")),
         false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_that_are_reached() {
+        for (to, own, namespace, expected) in [
+            (&[][..], "a", "b", true),
+            (&["*"], "a", "b", true),
+            (&["*", "~"], "a", "b", true),
+            (&["."], "a", "a", true),
+            (&["."], "a", "b", false),
+            (&["b", "c"], "a", "b", true),
+            (&["b"], "a", "a", false),
+            (&["~"], "a", "a", false),
+            (&["~", "b"], "a", "b", false),
+        ] {
+            let to: Vec<String> = to.iter().map(|to| (*to).to_owned()).collect();
+            assert_eq!(
+                reaches(&to, own, namespace),
+                expected,
+                "{to:?} {own} {namespace}"
+            );
+        }
     }
 }

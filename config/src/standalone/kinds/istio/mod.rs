@@ -10,6 +10,7 @@ mod dry_run;
 pub mod export_to;
 pub(crate) mod host_name;
 pub mod jwks;
+pub mod peer_authentication;
 pub mod request_authentication;
 mod selector;
 pub mod service_entry;

@@ -1,5 +1,5 @@
-//! `selector` of policies. Nothing is selected with it here: such policies are ztunnel's and sidecars' business. It is
-//! checked all the same, since the object is refused as a whole.
+//! `selector` of policies. But for PeerAuthentication's nothing is selected with it here: such policies are ztunnel's and sidecars'
+//! business. It is checked all the same, since the object is refused as a whole.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +15,10 @@ pub(super) struct Selector {
 }
 
 impl Selector {
+    pub(super) fn into_labels(self) -> BTreeMap<String, String> {
+        self.match_labels
+    }
+
     /// Whether it leaves any pod out.
     pub(super) fn selects(&self) -> bool {
         !self.match_labels.is_empty()

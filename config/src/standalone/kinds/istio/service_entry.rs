@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::standalone::input::manifest::{Manifest, Object};
 use crate::standalone::input::problem::{LoadError, Problem, Severity};
 use crate::standalone::kinds::core::protocol::Protocol;
-use crate::standalone::kinds::istio::export_to::{self, EVERYBODY, OWN};
+use crate::standalone::kinds::istio::export_to::{self, NOBODY};
 use crate::standalone::kinds::istio::service_entry_schema;
 use crate::standalone::kinds::istio::service_entry_status;
 use crate::standalone::kinds::istio::workload_entry::{EntryEndpoint, Unusable, WireEndpoint};
@@ -23,9 +23,6 @@ use crate::standalone::kinds::refusal::refusal;
 const CONNECT_STRATEGY: &str = "istio.io/connect-strategy";
 const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 
-/// In `exportTo`.
-const NOBODY: &str = "~";
-
 /// Fields that could change where requests go and aren't honoured.
 const NOT_HONOURED: &[&str] = &["subjectAltNames"];
 
@@ -33,7 +30,7 @@ const NOT_HONOURED: &[&str] = &["subjectAltNames"];
 pub struct ServiceEntry {
     pub hosts: Vec<String>,
     pub resolution: EntryResolution,
-    /// Namespaces whose proxies know of it, `.` and `*`; empty: all.
+    /// Namespaces whose proxies know of it, `.` and `*`; empty: as the mesh has it.
     pub export_to: Vec<String>,
     /// Those of the spec; empty where addresses were allocated.
     pub addresses: Vec<IpNet>,
@@ -87,14 +84,6 @@ impl EntryResolution {
 }
 
 impl ServiceEntry {
-    /// Whether proxies of a namespace know of an entry of this one.
-    pub fn is_visible(&self, own: &str, namespace: &str) -> bool {
-        let to = |name: &String| {
-            name == EVERYBODY || (name == OWN && own == namespace) || name == namespace
-        };
-        self.export_to.is_empty() || self.export_to.iter().any(to)
-    }
-
     /// Whether no more than one name is looked up for it.
     pub fn has_one_name(&self) -> bool {
         self.selector.is_none() && self.endpoints.len() < 2

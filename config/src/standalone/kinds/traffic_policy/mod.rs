@@ -13,7 +13,7 @@ pub mod traffic_distribution;
 use serde::Deserialize;
 
 use crate::standalone::kinds::refusal::{Refusal, below, refusal};
-use crate::standalone::kinds::traffic_policy::client_tls::{ClientTls, ProxyProtocol};
+use crate::standalone::kinds::traffic_policy::client_tls::{ClientTls, ProxyProtocol, TlsMode};
 use crate::standalone::kinds::traffic_policy::connection_pool::{ConnectionPool, RetryBudget};
 use crate::standalone::kinds::traffic_policy::load_balancer::LoadBalancer;
 use crate::standalone::kinds::traffic_policy::locality::{LocalityLb, ZoneAwareLb};
@@ -86,6 +86,10 @@ pub struct Effective<'a> {
     pub tls: Option<&'a ClientTls>,
     pub proxy_protocol: Option<&'a ProxyProtocol>,
     pub retry_budget: Option<&'a RetryBudget>,
+    /// What a rule says of TLS, for its endpoints: those of a port whose settings say nothing of it have what the rest says.
+    pub of_endpoints: Option<TlsMode>,
+    /// Sidecars take their own mutual TLS, if any, rather than HBONE: as for services that aren't the waypoint's.
+    pub sidecars_first: bool,
     /// What the service itself prefers, where no rule says anything of localities.
     pub distribution: Option<TrafficDistribution>,
     pub mesh: OfMesh<'a>,
@@ -197,6 +201,16 @@ impl TrafficPolicy {
     pub fn of_port(&self, port: u16) -> Option<&PortPolicy> {
         let mut all = self.port_level_settings.iter().flatten();
         all.find(|own| own.port.is_some_and(|own| own.number == u32::from(port)))
+    }
+
+    /// What is said of TLS to the endpoints of a port.
+    pub fn tls_mode(&self, port: u16) -> Option<TlsMode> {
+        let mut all = self.port_level_settings.iter().flatten();
+        let own = all.find_map(|own| {
+            let is_for = own.port.is_some_and(|own| own.number == u32::from(port));
+            own.tls.as_ref().filter(|_| is_for)
+        });
+        own.or(self.tls.as_ref()).map(|tls| tls.mode)
     }
 
     /// What holds at a port, and whether that are its own settings.

@@ -9,6 +9,7 @@ pub(super) mod jwks_source;
 mod load_balancing;
 mod locality;
 pub(super) mod outbound;
+mod peers;
 mod protocol;
 mod service_clusters;
 pub(crate) mod service_lookup;

@@ -129,8 +129,16 @@ impl Mesh<'_> {
             Resolution::Passthrough => Resolution::Endpoints,
             found_by => found_by,
         };
-        let policy = self.with_defaults(policy, service, port);
-        let of_cluster = self.with_limits_of_mesh(policy);
+        let policy = Effective {
+            of_endpoints: rule.and_then(|rule| rule.tls_mode(subset, port.number)),
+            sidecars_first: true,
+            ..self.with_defaults(policy, service, port)
+        };
+        let of_cluster = match subset.is_some_and(|subset| subset.has_port(port.number)) {
+            // As with istiod settings of a subset's port stand alone.
+            true => policy,
+            false => self.with_limits_of_mesh(policy),
+        };
         let (mut cluster, mut options) =
             self.upstream_cluster(&name, port, Some(&of_cluster), found_by, true);
         let exchange = fields([
@@ -153,7 +161,13 @@ impl Mesh<'_> {
             istio.fields.insert("disable_mx".to_owned(), truth(true));
         }
         let rule_tls = policy.tls.filter(|tls| tls.originates());
-        let tls = tls.or_else(|| rule_tls.map(|tls| upstream_tls::originated(tls, &mut options)));
+        if rule_tls.is_some() {
+            let not = text("false");
+            istio.fields.insert("alpn_override".to_owned(), not);
+        }
+        let choice = &self.config.tls_defaults;
+        let tls =
+            tls.or_else(|| rule_tls.map(|tls| upstream_tls::originated(tls, choice, &mut options)));
         let subset_name = subset.map_or("", |subset| subset.name.as_str());
         cluster.transport_socket_matches =
             self.ways(service, port, subset_name, &policy, tls, &options);
@@ -212,24 +226,29 @@ impl Mesh<'_> {
         let proxied = |socket| upstream_tls::behind_proxy_protocol(policy.proxy_protocol, socket);
         let inner = tls.clone().unwrap_or_else(raw_buffer);
         let hbone = internal_upstream("envoy.transport_sockets.internal_upstream", &hops, inner);
-        let mut ways = vec![socket_match("hbone", &[("tunnel", "http")], proxied(hbone))];
+        let tunnel = Some(&[("tunnel", "http")][..]);
+        let mut ways = vec![socket_match("hbone", tunnel, proxied(hbone))];
         if let Some(tls) = tls {
-            ways.push(socket_match("user", &[], proxied(tls)));
+            ways.push(socket_match("user", None, proxied(tls)));
             return ways;
         }
         let mode = policy.tls.map(|tls| tls.mode);
-        let detected = mode.is_none() && !service.is_outside();
+        let detected = mode.is_none() && self.detects_sidecars(service);
         let mutual = mode == Some(TlsMode::IstioMutual);
         if detected || mutual {
             let http2 = options.speaks_http2();
             let sni = format!("outbound_.{}_.{subset}_.{}", port.number, service.hostname);
             let identities = self.identities(service, port);
             let sidecar = tls_context::sidecar(&sni, identities, http2);
-            let labels: &[_] = if mutual { &[] } else { &[("tlsMode", "istio")] };
+            let labels = (!mutual).then_some(&[("tlsMode", "istio")][..]);
             ways.push(socket_match("tlsMode-istio", labels, proxied(sidecar)));
         }
         if !mutual {
-            ways.push(socket_match("tlsMode-disabled", &[], proxied(raw_buffer())));
+            ways.push(socket_match(
+                "tlsMode-disabled",
+                Some(&[]),
+                proxied(raw_buffer()),
+            ));
         }
         ways
     }
@@ -285,18 +304,20 @@ fn raw_buffer() -> core::TransportSocket {
     transport_socket("envoy.transport_sockets.raw_buffer", any(&RawBuffer {}))
 }
 
+/// For endpoints that have these labels. As istiod writes it, some that are for all have no match, and others an empty one.
 fn socket_match(
     name: &str,
-    labels: &[(&str, &str)],
+    labels: Option<&[(&str, &str)]>,
     socket: core::TransportSocket,
 ) -> cluster::cluster::TransportSocketMatch {
-    let fields: HashMap<_, _> = labels
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), text(value)))
-        .collect();
+    let fields = labels.map(|labels| {
+        let labels = labels.iter();
+        let labels = labels.map(|(name, value)| ((*name).to_owned(), text(value)));
+        labels.collect::<HashMap<_, _>>()
+    });
     cluster::cluster::TransportSocketMatch {
         name: name.to_owned(),
-        r#match: Some(Struct { fields }),
+        r#match: fields.map(|fields| Struct { fields }),
         transport_socket: Some(socket),
     }
 }

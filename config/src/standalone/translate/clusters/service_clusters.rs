@@ -88,7 +88,10 @@ impl Mesh<'_> {
         self.ask_for_credential(policy.as_ref().and_then(|policy| policy.tls));
         let found_by = service.resolution();
         let has_policy = policy.is_some();
-        let policy = self.with_defaults(policy, service, port);
+        let policy = Effective {
+            of_endpoints: rule.and_then(|rule| rule.tls_mode(subset, port.number)),
+            ..self.with_defaults(policy, service, port)
+        };
         let (mut cluster, mut options) =
             self.upstream_cluster(&name, port, Some(&policy), found_by, false);
         if found_by == Resolution::Passthrough
@@ -107,7 +110,8 @@ impl Mesh<'_> {
                 .insert("config".to_owned(), text(&config_path(rule)));
         }
         let hops = [(Scope::Host, ORIGINAL_DST), (Scope::Host, "istio")];
-        let inner = upstream_tls::inner_socket(&policy, &mut options);
+        let choice = &self.config.tls_defaults;
+        let inner = upstream_tls::inner_socket(&policy, choice, &mut options);
         cluster.transport_socket = Some(internal_upstream("internal_upstream", &hops, inner));
         let by_name = matches!(found_by, Resolution::Dns | Resolution::LogicalDns);
         if by_name && service.races() {
@@ -170,7 +174,7 @@ impl Mesh<'_> {
         if looked_up && cluster.cluster_discovery_type != Some(ClusterDiscoveryType::Type(original))
         {
             // As with istiod subsets of names have all endpoints.
-            let endpoints = service.endpoints(self.state, port);
+            let endpoints = self.endpoints_of(service, port, policy);
             let groups = locality::groups(&endpoints, policy, &self.place);
             cluster.load_assignment = Some(load_assignment(&cluster.name, &groups));
         }
@@ -191,7 +195,7 @@ impl Mesh<'_> {
         subset: Option<&Subset>,
     ) -> Option<endpoint::ClusterLoadAssignment> {
         cluster.eds_cluster_config.as_ref()?;
-        let mut endpoints = service.endpoints(self.state, port);
+        let mut endpoints = self.endpoints_of(service, port, policy);
         if let Some(subset) = subset {
             endpoints.retain(|endpoint| {
                 let mut labels = subset.labels.iter();

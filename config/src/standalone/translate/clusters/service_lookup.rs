@@ -34,7 +34,7 @@ impl<'a> Mesh<'a> {
         }
     }
 
-    /// Kubernetes' service before those of ServiceEntries, the older of these before the younger.
+    /// Those that the waypoint knows of: Kubernetes' service before those of ServiceEntries, the older of these before the younger.
     pub(crate) fn services_of_host(&self, host: &str) -> Vec<MeshService<'a>> {
         let state = self.state;
         let in_kubernetes = host
@@ -50,7 +50,9 @@ impl<'a> Mesh<'a> {
         of_entries.retain(|service| service.hostname == host);
         of_entries.sort_by(|a, b| a.order().cmp(&b.order()));
         let first = in_kubernetes.map(MeshService::of_service);
-        first.into_iter().chain(of_entries).collect()
+        let all = first.into_iter().chain(of_entries);
+        all.filter(|found| self.waypoint.sees(state, found))
+            .collect()
     }
 }
 

@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 use tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
 
+use crate::standalone::kinds::core::tls_defaults::TlsDefaults;
 use crate::standalone::kinds::traffic_policy::Effective;
 use crate::standalone::kinds::traffic_policy::client_tls::{
     ClientTls, ProxyProtocol, ProxyProtocolVersion, TlsMode,
@@ -23,9 +24,13 @@ use crate::standalone::translate::proto::tls_context::secret_without_timeout;
 const SYSTEM: &str = "system";
 
 /// What stands inside the hop to an endpoint of an own service.
-pub(super) fn inner_socket(policy: &Effective<'_>, options: &mut Options) -> core::TransportSocket {
+pub(super) fn inner_socket(
+    policy: &Effective<'_>,
+    choice: &TlsDefaults,
+    options: &mut Options,
+) -> core::TransportSocket {
     let tls = policy.tls.filter(|tls| tls.originates());
-    let socket = tls.map_or_else(raw_buffer, |tls| originated(tls, options));
+    let socket = tls.map_or_else(raw_buffer, |tls| originated(tls, choice, options));
     behind_proxy_protocol(policy.proxy_protocol, socket)
 }
 
@@ -53,7 +58,11 @@ pub(super) fn behind_proxy_protocol(
 }
 
 /// TLS that the waypoint begins itself; the protocol learns which names come from requests.
-pub(super) fn originated(settings: &ClientTls, options: &mut Options) -> core::TransportSocket {
+pub(super) fn originated(
+    settings: &ClientTls,
+    choice: &TlsDefaults,
+    options: &mut Options,
+) -> core::TransportSocket {
     let by_request = settings.sni.is_empty();
     let named = !settings.subject_alt_names.is_empty();
     if by_request {
@@ -63,12 +72,14 @@ pub(super) fn originated(settings: &ClientTls, options: &mut Options) -> core::T
             ..core::UpstreamHttpProtocolOptions::default()
         });
     }
+    let mut parameters = tls::TlsParameters {
+        tls_minimum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv12.into(),
+        tls_maximum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv13.into(),
+        ..tls::TlsParameters::default()
+    };
+    choice.apply(&mut parameters);
     let mut common = tls::CommonTlsContext {
-        tls_params: Some(tls::TlsParameters {
-            tls_minimum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv12.into(),
-            tls_maximum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv13.into(),
-            ..tls::TlsParameters::default()
-        }),
+        tls_params: Some(parameters),
         alpn_protocols: match options.speaks_http2() {
             true => vec!["h2".to_owned()],
             false => Vec::new(),

@@ -19,6 +19,7 @@ use crate::standalone::state::cluster_state::{Closure, ClusterState};
 use crate::standalone::state::destination_rules::DestinationRules;
 use crate::standalone::state::issuers::Issuers;
 use crate::standalone::state::ownership::Waypoint;
+use crate::standalone::state::peer_policies::PeerPolicies;
 use crate::standalone::state::place::Place;
 use crate::standalone::state::telemetries::Telemetries;
 use crate::standalone::state::virtual_services::{self, Merged};
@@ -70,6 +71,7 @@ pub(crate) struct Mesh<'a> {
     /// Where the waypoint runs.
     pub(super) place: Place,
     pub(super) rules: DestinationRules<'a>,
+    pub(super) peers: PeerPolicies<'a>,
     pub(super) access_log: AccessLog,
     pub(super) telemetries: Telemetries<'a>,
     /// Several chains may find the same one.
@@ -117,6 +119,7 @@ impl<'a> Mesh<'a> {
                 &config.root_namespace,
                 config.keeps_rules_private(),
             ),
+            peers: PeerPolicies::of(state, &config.root_namespace),
             problems: RefCell::default(),
             effects: Effects::default(),
             credentials: RefCell::default(),

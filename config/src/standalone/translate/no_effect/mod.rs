@@ -74,6 +74,7 @@ impl Mesh<'_> {
         telling.gateways();
         telling.proxy_config();
         telling.grants();
+        telling.peer_authentications();
         telling.labels();
         telling.services();
         telling.same_hosts();
@@ -193,6 +194,24 @@ impl Telling<'_, '_> {
         for grant in grants.filter(|grant| !mesh.effects.shows(*grant)) {
             let why = Why::Elsewhere(reason.to_owned());
             self.part("ReferenceGrant", grant, "", why);
+        }
+    }
+
+    /// Those that say nothing of a sidecar which this waypoint sends to.
+    fn peer_authentications(&mut self) {
+        let mesh = self.mesh;
+        let all = mesh.state.peer_authentications.values();
+        for object in all.filter(|object| !mesh.effects.shows(*object)) {
+            let reason = match object.spec.disables() {
+                true => "what it turns off is for pods that this waypoint reaches without it",
+                false => "ztunnel enforces it; a waypoint takes nothing but mutual TLS",
+            };
+            self.part(
+                "PeerAuthentication",
+                object,
+                "",
+                Why::Elsewhere(reason.to_owned()),
+            );
         }
     }
 

@@ -315,6 +315,7 @@ impl Telling<'_, '_> {
                 name.namespace, meta.namespace
             ),
             NoBackend::NoService(name) => self.missing_service(&name),
+            NoBackend::Hidden(name) => self.hidden_service(&name),
             NoBackend::NoHost => format!(
                 "no Service and no ServiceEntry that is honoured has the host {:?}",
                 backend.name

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::standalone::input::manifest::{Object, resource};
 use crate::standalone::kinds::istio::service_entry::ServiceEntry;
+use crate::standalone::state::exports;
 use crate::standalone::state::mesh_service::MeshService;
 use crate::standalone::translate::no_effect::{Telling, Why};
 
@@ -13,9 +14,11 @@ impl Telling<'_, '_> {
     /// Told of the younger one.
     pub(super) fn same_hosts(&mut self) {
         let mesh = self.mesh;
+        let own = &mesh.waypoint.gateway.meta.namespace;
         let seen = mesh.state.service_entries.values();
-        let mut entries: Vec<&Object<ServiceEntry>> =
-            seen.filter(|entry| mesh.waypoint.sees(entry)).collect();
+        let mut entries: Vec<&Object<ServiceEntry>> = seen
+            .filter(|entry| exports::sees_entry(mesh.state, own, entry))
+            .collect();
         entries.sort_by_key(|entry| (entry.meta.created, entry.name()));
         let mut first = BTreeMap::new();
         for entry in entries {

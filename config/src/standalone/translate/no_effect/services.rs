@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 
 use crate::standalone::input::manifest::resource;
-use crate::standalone::input::manifest::{Object, ObjectMeta};
+use crate::standalone::input::manifest::{Object, ObjectMeta, ObjectName};
 use crate::standalone::input::problem::{Origin, Severity};
 use crate::standalone::kinds::core::protocol::Protocol;
-use crate::standalone::kinds::core::service::Service;
+use crate::standalone::kinds::core::service::{EXPORT_TO, Service};
 use crate::standalone::kinds::istio::service_entry::ServiceEntry;
 use crate::standalone::state::entry_endpoints::{machines_of, selected_entries};
+use crate::standalone::state::exports;
 use crate::standalone::state::mesh_endpoint::drains;
 use crate::standalone::state::mesh_service::selected_pods;
 use crate::standalone::state::mesh_service::slices_of;
@@ -28,6 +29,13 @@ impl Telling<'_, '_> {
                 && !self.mesh.effects.shows(service)
             {
                 self.part("Service", service, "metadata.labels", why);
+            } else if !mesh
+                .waypoint
+                .sees(mesh.state, &MeshService::of_service(service))
+            {
+                let field = format!("metadata.annotations[{EXPORT_TO}]");
+                let own = !service.spec.export_to.is_empty();
+                self.hidden("Service", service, own.then_some(field.as_str()));
             }
         }
         for entry in mesh.state.service_entries.values() {
@@ -36,12 +44,10 @@ impl Telling<'_, '_> {
                 && !self.mesh.effects.shows(entry)
             {
                 self.part("ServiceEntry", entry, "metadata.labels", why);
-            } else if !mesh.waypoint.sees(entry) {
-                let reason = format!(
-                    "doesn't let namespace {} see it, where the waypoint is",
-                    mesh.waypoint.gateway.meta.namespace
-                );
-                self.part("ServiceEntry", entry, "spec.exportTo", Why::Mistake(reason));
+            } else if !exports::sees_entry(mesh.state, &mesh.waypoint.gateway.meta.namespace, entry)
+            {
+                let own = !entry.spec.export_to.is_empty();
+                self.hidden("ServiceEntry", entry, own.then_some("spec.exportTo"));
             }
         }
         for service in &mesh.waypoint.services {
@@ -60,6 +66,24 @@ impl Telling<'_, '_> {
         }
         self.workload_entries();
         self.twins();
+    }
+
+    /// What would use this waypoint, and is not for its namespace to know of: by a field of its own, or by the mesh's default.
+    fn hidden<T>(&mut self, kind: &'static str, object: &Object<T>, own: Option<&str>) {
+        let namespace = &self.mesh.waypoint.gateway.meta.namespace;
+        let said = format!(
+            "doesn't let namespace {namespace} see it, where the waypoint is: it isn't served"
+        );
+        let (field, reason) = match own {
+            Some(field) => (field, said),
+            None => ("", format!("defaultServiceExportTo of MeshConfig {said}")),
+        };
+        self.part(kind, object, field, Why::Mistake(reason));
+    }
+
+    pub(super) fn hidden_service(&self, name: &ObjectName) -> String {
+        let namespace = &self.mesh.waypoint.gateway.meta.namespace;
+        format!("Service {name} is not exported to namespace {namespace}, where the waypoint is")
     }
 
     /// WorkloadEntries that nothing of this waypoint selects, or that can't be what they are selected for.

@@ -261,7 +261,13 @@ impl Telling<'_, '_> {
             .strip_suffix(CLUSTER_DOMAIN)
             .and_then(|rest| rest.strip_suffix('.')?.split_once('.'));
         match service {
-            Some((name, namespace)) => self.missing_service(&ObjectName::new(namespace, name)),
+            Some((name, namespace)) => {
+                let name = ObjectName::new(namespace, name);
+                match self.mesh.state.services.contains_key(&name) {
+                    true => self.hidden_service(&name),
+                    false => self.missing_service(&name),
+                }
+            }
             None => {
                 format!("no Service and no ServiceEntry that is honoured has the host {host:?}")
             }

@@ -28,6 +28,8 @@ pub(crate) enum NoBackend {
     NotGranted(ObjectName),
     /// The Service that isn't there.
     NoService(ObjectName),
+    /// The Service that isn't for proxies of the waypoint's namespace.
+    Hidden(ObjectName),
     NoHost,
 }
 
@@ -50,9 +52,14 @@ impl<'a> Mesh<'a> {
         if !self.is_granted(kind, own, &name) {
             return Err(NoBackend::NotGranted(name));
         }
-        let service = self.state.services.get(&name);
-        let service = service.map(MeshService::of_service);
-        service.ok_or(NoBackend::NoService(name))
+        let Some(service) = self.state.services.get(&name) else {
+            return Err(NoBackend::NoService(name));
+        };
+        let service = MeshService::of_service(service);
+        match self.waypoint.sees(self.state, &service) {
+            true => Ok(service),
+            false => Err(NoBackend::Hidden(name)),
+        }
     }
 
     fn host_backend(
@@ -93,7 +100,7 @@ impl<'a> Mesh<'a> {
             Ok(service) => service,
             Err(NoBackend::Kind | NoBackend::Form(_)) => return UNKNOWN_SERVICE.to_owned(),
             Err(NoBackend::NotGranted(_)) => return NOT_GRANTED.to_owned(),
-            Err(NoBackend::NoService(name)) => {
+            Err(NoBackend::NoService(name) | NoBackend::Hidden(name)) => {
                 let hostname = format!("{}.{}.{CLUSTER_DOMAIN}", name.name, name.namespace);
                 return inbound_vip(port, "http", &hostname);
             }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use crate::standalone::input::manifest::ObjectMeta;
 use crate::standalone::input::manifest::resource;
 use crate::standalone::input::near::meant;
-use crate::standalone::input::problem::{Origin, Severity};
+use crate::standalone::input::problem::Origin;
 use crate::standalone::kinds::traffic_policy::traffic_distribution::{
     ANNOTATION, TrafficDistribution, WORDS,
 };
@@ -17,8 +17,6 @@ use crate::standalone::state::mesh_service::Source;
 use crate::standalone::translate::no_effect::destination_rules::UNKNOWN_PLACE;
 use crate::standalone::translate::no_effect::{Telling, Why};
 
-/// Who may see a Service.
-const EXPORT_TO: &str = "networking.istio.io/exportTo";
 pub(super) const DRAINS: &str = "with the label istio.io/draining it takes no requests";
 
 impl Telling<'_, '_> {
@@ -40,21 +38,6 @@ impl Telling<'_, '_> {
             };
             if !asks && !self.distribution(kind, meta, origin) {
                 inherits.insert(service.namespace);
-            }
-            if kind == "Service"
-                && meta
-                    .annotation(EXPORT_TO)
-                    .is_some_and(|to| to.trim() != "*")
-            {
-                let field = format!("metadata.annotations[{EXPORT_TO}]");
-                let reason = "is not honoured".to_owned();
-                self.tell(
-                    Severity::Ignored,
-                    resource(kind, meta),
-                    origin,
-                    &field,
-                    reason,
-                );
             }
         }
         for (meta, origin) in mesh.state.namespaces_and_origins() {
