@@ -57,3 +57,14 @@ fn kinds_that_are_for_others_are_one_quiet_line_each() {
         assert!(lines[0].ends_with(": default/a, default/b"), "{lines:#?}");
     }
 }
+
+#[test]
+fn a_kind_that_is_not_honoured_is_named() {
+    let lines = told(
+        "{apiVersion: gateway.networking.k8s.io/v1alpha2, kind: UDPRoute, metadata: {name: dns}, \
+         spec: {parentRefs: [{group: '', kind: Service, name: web, port: 53}], rules: [{backendRefs: [{name: web, port: 53}]}]}}",
+    );
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    let begins = "UDPRoute default/dns (not honoured): ";
+    assert!(lines[0].starts_with(begins), "{lines:#?}");
+}

@@ -155,6 +155,10 @@ fn backends_that_are_not_there() {
             &[field, "kind \"Bucket\""],
         ),
         (
+            to("{group: inference.networking.k8s.io, kind: InferencePool, name: pool, port: 80}"),
+            &[field, "kind \"InferencePool\""],
+        ),
+        (
             to("{group: networking.istio.io, kind: Hostname, name: a.test, port: 80}"),
             &[field, "has the host \"a.test\"", "500"],
         ),

@@ -281,6 +281,16 @@ fn rules_that_no_connection_follows() {
             &[field, "tcp[1]: no connection gets here"],
         ),
         (
+            virtual_service(
+                "v",
+                "",
+                &format!(
+                    "hosts: ['*.default.svc.cluster.local'], tls: [{{match: [{{sniHosts: ['*.default.svc.cluster.local']}}], {TO}}}]"
+                ),
+            ),
+            &[field, "tls[0]: sniHosts: ", "the service's own alone"],
+        ),
+        (
             streams("tcp: [{route: [{destination: {host: gone}}]}]"),
             &[
                 field,

@@ -219,6 +219,23 @@ fn grpc_routes_and_http_routes_are_one_list() {
 }
 
 #[test]
+fn a_parent_that_names_nothing_costs_no_other_parent() {
+    let gone = "{group: '', kind: Service, name: gone}";
+    let no_port = "{group: '', kind: Service, name: web, port: 9}";
+    let rule = "{name: only, backendRefs: [{name: web, port: 80}]}";
+    let route = http_route("r", "", ", port: 80", rule);
+    let route = route.replace(
+        "parentRefs: [",
+        &format!("parentRefs: [{gone}, {no_port}, "),
+    );
+    let found = translated(&route);
+    assert_eq!(names(&routes(&service_chain(&found, 80, "http"))), ["only"]);
+    let told = found.problems.iter().map(|problem| problem.field.as_str());
+    let told: Vec<_> = told.collect();
+    assert_eq!(told, ["spec.parentRefs[0]", "spec.parentRefs[1]"]);
+}
+
+#[test]
 fn a_route_for_one_port_is_for_no_other() {
     let found = translated(&http_route(
         "r",
@@ -249,6 +266,8 @@ fn a_filter_that_is_not_honoured_must_not_be_passed_by() {
     for rule in [
         "{filters: [{type: ExtensionRef, extensionRef: {group: a, kind: b, name: c}}], backendRefs: [{name: web, port: 80}]}",
         "{backendRefs: [{name: web, port: 80, filters: [{type: URLRewrite, urlRewrite: {hostname: a.test}}]}]}",
+        "{backendRefs: [{name: web, port: 80, filters: [{type: RequestRedirect, requestRedirect: {hostname: a.test}}]}]}",
+        "{filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP, http: {path: /a}, backendRef: {name: web, port: 80}}}], backendRefs: [{name: web, port: 80}]}",
     ] {
         let found = translated(&http_route("r", "", "", rule));
         let routes = routes(&service_chain(&found, 80, "http"));
@@ -274,11 +293,15 @@ fn backends() {
         "{name: tcp, matches: [{path: {value: /a}}], backendRefs: [{name: db, port: 5432}]},
          {name: kind, matches: [{path: {value: /bb}}], backendRefs: [{group: example.com, kind: Bucket, name: b}]},
          {name: host, matches: [{path: {value: /hostname}}], backendRefs: [{group: networking.istio.io, kind: Hostname, name: db.default.svc.cluster.local, port: 5432}]},
+         {name: pool, matches: [{path: {value: /pools}}], backendRefs: [{group: inference.networking.k8s.io, kind: InferencePool, name: p, port: 80}]},
          {name: none, matches: [{path: {value: /ccc}}]},
          {name: zero, matches: [{path: {value: /dddd}}], backendRefs: [{name: web, port: 80, weight: 0}]}",
     ));
     let routes = routes(&service_chain(&found, 80, "http"));
-    assert_eq!(names(&routes), ["host", "zero", "none", "kind", "tcp"]);
+    assert_eq!(
+        names(&routes),
+        ["host", "pool", "zero", "none", "kind", "tcp"]
+    );
     let target = |route: &route::Route| match &route.action {
         Some(route::route::Action::DirectResponse(answer)) => answer.status.to_string(),
         Some(route::route::Action::Route(action)) => match &action.cluster_specifier {
@@ -292,6 +315,7 @@ fn backends() {
         targets,
         [
             "inbound-vip|5432|tcp|db.default.svc.cluster.local",
+            "UnknownService",
             "500",
             "500",
             "UnknownService",

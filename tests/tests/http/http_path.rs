@@ -15,6 +15,27 @@ use waypoint_tests::ztunnel::{get, request};
 use waypoint_tests::{App, Mesh};
 
 #[tokio::test]
+async fn a_service_is_known_by_its_address_whatever_host_says() {
+    let mesh = Mesh::new();
+    let (to, web) = mesh.http_service(1, "web").await;
+    let (_, other) = mesh.http_service(2, "other").await;
+    let (_waypoint, curl) = mesh.started().await;
+    for host in [
+        "web",
+        "other",
+        "other.default.svc.cluster.local",
+        "other.default.svc.cluster.local:80",
+        "elsewhere.example:8443",
+    ] {
+        let asked = request(Method::GET, "/", &[("host", host)]);
+        let answer = curl.request(to, asked).await;
+        assert_eq!(answer.header("x-app"), "web", "{host}");
+        assert_eq!(web.last().header("host"), host);
+    }
+    assert!(other.seen().is_empty());
+}
+
+#[tokio::test]
 async fn a_captured_pod_is_reached_through_its_ztunnel() {
     let mesh = Mesh::new();
     let (to, app, ztunnel) = mesh.captured_service(1, "web").await;
@@ -334,7 +355,19 @@ async fn broken_upstreams_are_answered_for() {
         mesh.service(2, "nobody")
     };
     let empty = mesh.service(3, "empty");
+    let (unready, app) = mesh.http_service(4, "unready").await;
+    let pod = std::fs::read_to_string(mesh.manifests().join("pod-unready-1.yaml")).unwrap();
+    let not_yet = pod.replace("status: 'True'", "status: 'False'");
+    assert_ne!(pod, not_yet);
+    mesh.manifest("pod-unready-1.yaml", &not_yet);
     let (waypoint, curl) = mesh.started().await;
+
+    let answer = curl.get(unready, "/unready").await;
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, "no healthy upstream")
+    );
+    assert!(app.seen().is_empty());
 
     let answer = curl.get(nobody, "/refused").await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);

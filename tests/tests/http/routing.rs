@@ -40,6 +40,8 @@ async fn every_core_match_and_its_precedence() {
     backendRefs: [{name: b, port: 80}]
   - matches: [{path: {type: PathPrefix, value: /q}, queryParams: [{name: v, value: "2"}]}]
     backendRefs: [{name: b, port: 80}]
+  - matches: [{path: {type: PathPrefix, value: /q}, queryParams: [{type: RegularExpression, name: w, value: "[a-z]+"}]}]
+    backendRefs: [{name: a, port: 80}]
   - matches: [{path: {type: PathPrefix, value: /m}, method: PUT}]
     backendRefs: [{name: a, port: 80}]
 "#;
@@ -70,6 +72,8 @@ async fn every_core_match_and_its_precedence() {
         (Method::GET, "/q?v=2", &[], "b"),
         (Method::GET, "/q?w=1&v=2", &[], "b"),
         (Method::GET, "/q?v=20", &[], "web"),
+        (Method::GET, "/q?w=abc", &[], "a"),
+        (Method::GET, "/q?w=abc1", &[], "web"),
         (Method::PUT, "/m", &[], "a"),
         (Method::GET, "/m", &[], "web"),
         (Method::GET, "/seg/../seg/exact", &[], "b"),
@@ -403,6 +407,12 @@ async fn redirects_know_ports_and_keep_what_they_are_not_told() {
     filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]
   - matches: [{path: {value: /host}}]
     filters: [{type: RequestRedirect, requestRedirect: {hostname: other.example, statusCode: 302}}]
+  - matches: [{path: {value: /303}}]
+    filters: [{type: RequestRedirect, requestRedirect: {scheme: https, statusCode: 303}}]
+  - matches: [{path: {value: /307}}]
+    filters: [{type: RequestRedirect, requestRedirect: {scheme: https, statusCode: 307}}]
+  - matches: [{path: {value: /308}}]
+    filters: [{type: RequestRedirect, requestRedirect: {scheme: https, statusCode: 308}}]
   - backendRefs: [{name: a, port: 80}]
 "#;
     mesh.manifest("route.yaml", &route("web", rules));
@@ -418,6 +428,17 @@ async fn redirects_know_ports_and_keep_what_they_are_not_told() {
             .await;
         assert_eq!(answer.status, StatusCode::FOUND, "{path}");
         assert_eq!(answer.header("location"), location, "{path}");
+    }
+    for code in ["303", "307", "308"] {
+        let path = format!("/{code}");
+        let answer = connection
+            .send(request(Method::GET, &path, &[("host", "web.example")]))
+            .await;
+        assert_eq!(answer.status.as_str(), code);
+        assert_eq!(
+            answer.header("location"),
+            format!("https://web.example/{code}")
+        );
     }
     assert!(a.seen().is_empty());
 }

@@ -5,9 +5,16 @@ use std::net::SocketAddr;
 use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::{
     JwtAuthentication, JwtClaimToHeader, JwtProvider,
 };
+use envoy_types::pb::envoy::r#type::matcher::v3::metadata_matcher::PathSegment;
+use envoy_types::pb::envoy::r#type::matcher::v3::metadata_matcher::path_segment::Segment;
+use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use envoy_types::pb::envoy::r#type::matcher::v3::{
+    MetadataMatcher, StringMatcher, ValueMatcher, value_matcher,
+};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use waypoint_tests::request_authentication::{self, authentication, provider};
+use waypoint_tests::route_changes::changed;
 use waypoint_tests::tokens::{Signer, claims, key_set, now};
 use waypoint_tests::ztunnel::{Answer, request};
 use waypoint_tests::{App, ControlPlane, Mesh, Waypoint, Ztunnel};
@@ -277,6 +284,50 @@ async fn a_claim_chooses_the_route_and_a_client_does_not() {
     let role = |role: &str| signer.token(&with(claims(ISSUER, "x"), &json!({"role": role})));
     assert_eq!(scene.show(&role("admin")).await.status, StatusCode::FOUND);
     assert_eq!(scene.show(&role("reader")).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_claim_that_no_header_tells_chooses_the_route() {
+    let signer = Signer::new("ES256", "k1");
+    let provider = JwtProvider {
+        clear_route_cache: true,
+        ..one_provider(&signer)
+    };
+    let authentication = authentication(vec![provider]);
+    let mesh = Mesh::new();
+    mesh.manifest("route.yaml", BY_ROLE);
+    let scene = Scene::start(mesh, &authentication).await;
+    let key = |key: &str| PathSegment {
+        segment: Some(Segment::Key(key.to_owned())),
+    };
+    let admin = StringMatcher {
+        match_pattern: Some(MatchPattern::Exact("admin".to_owned())),
+        ..StringMatcher::default()
+    };
+    let role = MetadataMatcher {
+        filter: "envoy.filters.http.jwt_authn".to_owned(),
+        path: vec![key("payload"), key("role")],
+        value: Some(ValueMatcher {
+            match_pattern: Some(value_matcher::MatchPattern::StringMatch(admin)),
+        }),
+        ..MetadataMatcher::default()
+    };
+    let by_metadata = changed(scene.mesh.resources(), |host| {
+        let matches = host.routes.iter_mut().filter_map(|r| r.r#match.as_mut());
+        for found in matches.filter(|found| !found.headers.is_empty()) {
+            found.headers.clear();
+            found.dynamic_metadata = vec![role.clone()];
+        }
+    });
+    let resources = request_authentication::with(by_metadata, "web", &authentication);
+    scene.istiod.discovery.set(resources);
+    scene.istiod.discovery.until_answered().await;
+    assert_eq!(scene.istiod.discovery.refusals(), [""; 0]);
+    let token = |role: &str| signer.token(&with(claims(ISSUER, "x"), &json!({"role": role})));
+    assert_eq!(scene.show(&token("admin")).await.status, StatusCode::FOUND);
+    assert_eq!(scene.show(&token("reader")).await.status, StatusCode::OK);
+    let told = scene.get("/", &[("x-role", "admin")]).await;
+    assert_eq!(told.status, StatusCode::OK);
 }
 
 #[tokio::test]

@@ -217,7 +217,7 @@ async fn what_is_beyond_a_ports_limits_is_turned_away() {
 async fn a_subset_is_a_cluster_of_its_pods() {
     use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
     let mesh = Mesh::new();
-    let (_to, _apps) = three(&mesh).await;
+    let (to, _apps) = three(&mesh).await;
     let file = mesh.manifests().join("pod-web-2.yaml");
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(file, text.replace("version: v1", "version: v2")).unwrap();
@@ -235,6 +235,13 @@ async fn a_subset_is_a_cluster_of_its_pods() {
         .flat_map(|l| &l.lb_endpoints)
         .collect();
     assert_eq!(all.len(), 1);
-    let (waypoint, _client) = mesh.started().await;
+    mesh.manifest(
+        "route.yaml",
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: web, namespace: default}\n\
+         spec: {hosts: [web], http: [{route: [{destination: {host: web, subset: v2}}]}]}\n",
+    );
+    let (waypoint, client) = mesh.started().await;
     assert_eq!(waypoint.problems().await, "");
+    let found = answering(&client, to).await;
+    assert_eq!(found, BTreeSet::from(["web-2".to_owned()]));
 }

@@ -17,6 +17,10 @@ fn grant(kind: &str) -> String {
 /// Service `far` in the namespace `other`, and who is behind it.
 async fn far(mesh: &Mesh) {
     App::http(mesh.backend(2), "far").await;
+    describe_far(mesh);
+}
+
+fn describe_far(mesh: &Mesh) {
     mesh.manifest(
         "far.yaml",
         &format!(
@@ -81,6 +85,43 @@ async fn a_backend_of_another_namespace_needs_a_grant_where_that_is_asked_for() 
     until("the grant", async || {
         let answer = client.get(to, "/").await;
         (answer.header("x-app") == "far").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_route_of_connections_needs_a_grant_of_its_own_kind() {
+    let mesh = Mesh::new();
+    let (to, backend) = mesh.bare_tcp_service(1, "web");
+    let says = |name: &'static str| {
+        move |mut tcp: tokio::net::TcpStream| async move {
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut tcp, name.as_bytes()).await;
+        }
+    };
+    App::tcp(backend, says("web")).await;
+    App::tcp(mesh.backend(2), says("far")).await;
+    describe_far(&mesh);
+    mesh.manifest(
+        "route.yaml",
+        &ROUTE
+            .replace("/v1\n", "/v1alpha2\n")
+            .replace("HTTPRoute", "TCPRoute"),
+    );
+    mesh.manifest("grant.yaml", &grant("HTTPRoute"));
+    let (waypoint, client) = mesh.started().await;
+    assert_eq!(client.exchange(to, b"").await.0, "far", "as with istiod");
+
+    mesh.annotates_gateway("waypoint/reference-grants: required");
+    let problems = waypoint
+        .until_problem("TCPRoute default/web (no effect): spec.rules[0].backendRefs[0]: ")
+        .await;
+    let reason = "no ReferenceGrant in \"other\" lets a TCPRoute of \"default\" have Service other/far as a backend";
+    assert!(problems.contains(reason), "{problems}");
+    assert_eq!(client.exchange(to, b"").await.0, "", "closed");
+
+    mesh.manifest("grant.yaml", &grant("TCPRoute"));
+    until("the grant", async || {
+        (client.exchange(to, b"").await.0 == "far").then_some(())
     })
     .await;
 }

@@ -155,17 +155,32 @@ async fn headers_and_cookies_that_last() {
 async fn a_label_of_a_service_keeps_sessions_of_all_its_requests() {
     let mesh = Mesh::new();
     let to = two(&mesh, 1, "web", 1).await;
-    let labelled = format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: default, labels: {{istio.io/persistent-session: at}}}}\n\
-         spec: {{clusterIP: {}, selector: {{app: web}}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}\n",
-        to.ip()
-    );
-    mesh.manifest("service-web.yaml", &labelled);
+    let labelled = |label: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: default, labels: {{istio.io/{label}}}}}\n\
+             spec: {{clusterIP: {}, selector: {{app: web}}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}\n",
+            to.ip()
+        )
+    };
+    mesh.manifest("service-web.yaml", &labelled("persistent-session: at"));
     let (waypoint, client) = mesh.started().await;
     assert_eq!(waypoint.problems().await, "");
     let first = ask(&client, to, "/x/y", &[]).await;
     let (pair, attributes) = cookie(&first).unwrap();
     assert_eq!(attributes, "Path=/; HttpOnly");
     let found = pods(&client, to, "/x", ("cookie", &pair)).await;
+    assert_eq!(found, BTreeSet::from([first.header("x-app")]));
+
+    mesh.manifest(
+        "service-web.yaml",
+        &labelled("persistent-session-header: x-at"),
+    );
+    let first = until("a header", async || {
+        let answer = ask(&client, to, "/x/y", &[]).await;
+        (!answer.header("x-at").is_empty()).then_some(answer)
+    })
+    .await;
+    let at = first.header("x-at");
+    let found = pods(&client, to, "/", ("x-at", &at)).await;
     assert_eq!(found, BTreeSet::from([first.header("x-app")]));
 }
