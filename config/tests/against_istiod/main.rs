@@ -281,7 +281,7 @@ fn peer_authentication() {
     assert_differs_only("peer-authentication", &[]);
 }
 
-/// What MeshConfig says of TLS; and of limits, beside settings of a subset's port.
+/// What MeshConfig says of TLS and of lookups; and of limits, beside settings of a subset's port.
 #[test]
 fn tls_defaults() {
     assert_differs_only("tls-defaults", &[]);

@@ -359,6 +359,14 @@ fn settings_of_the_mesh() {
             &[quiet, ": istio-system/istio meshMTLS"],
         ),
         (
+            mesh("serviceEntryVisibility: {defaultVisibility: NAMESPACE}"),
+            &[&of("not honoured"), "serviceEntryVisibility: "],
+        ),
+        (
+            mesh("inboundClusterStatName: x_%SERVICE%"),
+            &[&of("not honoured"), "inboundClusterStatName: "],
+        ),
+        (
             mesh("tlsDefaults: {cipherSuits: [a]}"),
             &[
                 &no_effect,

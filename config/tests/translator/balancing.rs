@@ -55,6 +55,20 @@ fn a_host_with_several_addresses_is_tried_at_all_of_them_where_an_annotation_say
 }
 
 #[test]
+fn hosts_are_looked_up_as_often_as_the_mesh_says() {
+    use super::mesh_settings::mesh;
+    let entry = "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: out}, spec: {hosts: [out.test], \
+                 addresses: [10.0.0.9], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}]}}";
+    for (settings, seconds) in [("", 60), ("dnsRefreshRate: 5s", 5)] {
+        let found = translated(&(mesh(settings) + entry));
+        let found = cluster(&found, "inbound-vip|80|http|out.test");
+        assert_eq!(found.dns_refresh_rate.unwrap().seconds, seconds);
+        // For as long as an answer says it holds, else.
+        assert!(found.respect_dns_ttl);
+    }
+}
+
+#[test]
 fn a_budget_of_retries_is_a_rules_or_a_backend_traffic_policys() {
     let policy = "{apiVersion: gateway.networking.x-k8s.io/v1alpha1, kind: XBackendTrafficPolicy, metadata: {name: p}, spec: {targetRefs: [{group: '', kind: Service, name: web}], retryConstraint: {budget: {percent: 5, interval: 5s}, minRetryRate: {count: 3, interval: 1s}}}}";
     let own = rule("retryBudget: {percent: 40, minRetryConcurrency: 2, budgetInterval: 10s}");

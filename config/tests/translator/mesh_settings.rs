@@ -9,7 +9,7 @@ use super::*;
 
 const HTTP: &str = "inbound-vip|80|http|web.default.svc.cluster.local";
 
-fn mesh(settings: &str) -> String {
+pub(crate) fn mesh(settings: &str) -> String {
     format!(
         "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: istio, namespace: istio-system}}, data: {{mesh: '{{{settings}}}'}}}}\n---\n"
     )

@@ -22,7 +22,7 @@ use crate::standalone::kinds::core::proxy_config::{
     ProxyConfig, unread_of_tracing, without_effect,
 };
 use crate::standalone::kinds::core::tls_defaults::{OfSidecars, TlsDefaults};
-use crate::standalone::kinds::refusal::{Refusal, below};
+use crate::standalone::kinds::refusal::{Refusal, below, refusal};
 use crate::standalone::kinds::traffic_policy::locality::{LocalityLb, ZoneAwareLb};
 use crate::standalone::kinds::traffic_policy::{DefaultTrafficPolicy, OfMesh};
 
@@ -43,6 +43,9 @@ pub struct MeshConfig {
     pub path_normalization: PathNormalization,
     #[serde(deserialize_with = "duration")]
     pub connect_timeout: Duration,
+    /// How long until hosts are looked up again that nobody was found for.
+    #[serde(deserialize_with = "duration")]
+    pub dns_refresh_rate: Duration,
     #[serde(deserialize_with = "optional_duration")]
     pub hbone_idle_timeout: Option<Duration>,
     pub tcp_keepalive: Option<TcpKeepalive>,
@@ -81,6 +84,7 @@ impl Default for MeshConfig {
             root_namespace: MESH_CONFIG.0.to_owned(),
             path_normalization: PathNormalization::default(),
             connect_timeout: Duration::from_secs(10),
+            dns_refresh_rate: Duration::from_secs(60),
             hbone_idle_timeout: None,
             tcp_keepalive: None,
             default_http_retry_policy: None,
@@ -237,6 +241,9 @@ impl MeshConfig {
         }
         if let Some(setting) = &self.zone_aware_lb_setting {
             setting.check().map_err(below("zoneAwareLbSetting"))?;
+        }
+        if self.dns_refresh_rate < Duration::from_millis(1) {
+            return Err(refusal("dnsRefreshRate", "must be a millisecond at least"));
         }
         self.mesh_mtls.check().map_err(below("meshMTLS"))?;
         let policy = &self.default_traffic_policy;

@@ -22,11 +22,10 @@ use crate::standalone::translate::clusters::{
 };
 use crate::standalone::translate::context::Mesh;
 use crate::standalone::translate::proto::packed::{
-    ads, any, duration, metadata, preserving_case, seconds, text, uint32,
+    ads, any, duration, metadata, preserving_case, text, uint32,
 };
 
-/// How long an answer of DNS holds that says nothing of it; and how far pauses are spread.
-const DNS_REFRESH_SECONDS: i64 = 60;
+/// How far pauses between lookups are spread.
 const DNS_JITTER: std::time::Duration = std::time::Duration::from_millis(100);
 /// Queries that one of Envoy's sockets sends.
 const UDP_QUERIES: u32 = 100;
@@ -151,7 +150,7 @@ impl Mesh<'_> {
             name: "envoy.network.dns_resolver.cares".to_owned(),
             typed_config: Some(any(&resolver)),
         });
-        found.dns_refresh_rate = seconds(DNS_REFRESH_SECONDS);
+        found.dns_refresh_rate = Some(duration(self.config.dns_refresh_rate));
         found.dns_jitter = Some(duration(DNS_JITTER));
         found.respect_dns_ttl = true;
         found.dns_lookup_family = self.lookup_family().into();
