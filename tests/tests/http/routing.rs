@@ -447,8 +447,15 @@ async fn redirects_know_ports_and_keep_what_they_are_not_told() {
 async fn a_backends_time_is_limited_per_attempt() {
     let mesh = Mesh::new();
     let (to, a, _) = three(&mesh).await;
-    let rules = "  - timeouts: {request: 300s, backendRequest: 100ms}\n    backendRefs: [{name: a, port: 80}]\n";
-    mesh.manifest("route.yaml", &route("web", rules));
+    let rule = |path: &str, limits: &str| {
+        format!(
+            "  - matches: [{{path: {{value: {path}}}}}]\n    timeouts: {{{limits}}}\n    backendRefs: [{{name: a, port: 80}}]\n"
+        )
+    };
+    let rules = rule("/slow", "request: 300s, backendRequest: 100ms")
+        + &rule("/endless/slow", "request: 0s, backendRequest: 100ms")
+        + &rule("/endless", "request: 0s, backendRequest: 0s");
+    mesh.manifest("route.yaml", &route("web", &rules));
     let (waypoint, client) = mesh.started().await;
     // It waits for neither the backend nor the whole request's time.
     let slow = request(Method::GET, "/slow", &[("x-delay-ms", "300000")]);
@@ -457,4 +464,12 @@ async fn a_backends_time_is_limited_per_attempt() {
     let line = waypoint.until_logged("/slow").await;
     assert!(line.contains(" 504 U"), "{line}");
     assert!(!a.seen().is_empty());
+    // No time is no limit, and leaves the other one.
+    for (path, status) in [
+        ("/endless/slow", StatusCode::GATEWAY_TIMEOUT),
+        ("/endless", StatusCode::OK),
+    ] {
+        let late = request(Method::GET, path, &[("x-delay-ms", "400")]);
+        assert_eq!(client.request(to, late).await.status, status, "{path}");
+    }
 }

@@ -193,3 +193,39 @@ async fn a_policy_may_be_for_one_port() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn files_are_a_rules_credential_and_a_list_in_one_revokes() {
+    let clients = Authority::new("clients");
+    let speech = || Speech {
+        clients: Some(clients.root().to_owned()),
+        ..Speech::default()
+    };
+    let (mesh, to, ca, server) = scene(speech()).await;
+    let file = |name: &str, text: &str| {
+        let path = mesh.folder().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let pair = clients.issue(&["waypoint.test"]);
+    let keys = format!(
+        "mode: MUTUAL, clientCertificate: {}, privateKey: {}, caCertificates: {}",
+        file("client.pem", &pair.chain),
+        file("client.key", &pair.key),
+        file("roots.pem", ca.root()),
+    );
+    mesh.manifest("rule.yaml", &rule(&keys));
+    let (waypoint, client) = mesh.started().await;
+    server.show(&ca.numbered(&[NAME], 7), &speech());
+    until_status(&client, to, &server, StatusCode::OK).await;
+    let revoked = file("revoked.pem", &ca.revoking(&[7]));
+    mesh.manifest("rule.yaml", &rule(&format!("{keys}, caCrl: {revoked}")));
+    until_status(&client, to, &server, StatusCode::SERVICE_UNAVAILABLE).await;
+    until("why", async || {
+        waypoint.log().contains("certificate_revoked").then_some(())
+    })
+    .await;
+    server.show(&ca.numbered(&[NAME], 8), &speech());
+    until_status(&client, to, &server, StatusCode::OK).await;
+    assert_eq!(waypoint.problems().await, "");
+}

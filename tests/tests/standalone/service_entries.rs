@@ -168,3 +168,23 @@ async fn a_route_sends_and_mirrors_to_hosts_of_entries_whoever_serves_them() {
     assert_eq!(other.seen().len(), 1);
     assert_eq!(waypoint.problems().await, "");
 }
+
+#[tokio::test]
+async fn an_entry_has_the_pods_that_it_selects() {
+    let mesh = Mesh::new();
+    let app = App::http(mesh.backend(1), "pod").await;
+    let _other = App::http(mesh.backend(2), "other").await;
+    mesh.describe_pod(1, "vm-1", "vm", false);
+    mesh.describe_pod(2, "other-1", "other", false);
+    let selector = "resolution: STATIC, workloadSelector: {labels: {app: vm}}";
+    let to = entry(&mesh, "vms", 1, selector);
+    let (waypoint, client) = mesh.started().await;
+    for _ in 0..4 {
+        assert_eq!(client.get(to, "/").await.header("x-app"), "pod");
+    }
+    assert_eq!(app.seen().len(), 4);
+    assert_eq!(waypoint.problems().await, "");
+    // Another pod that it selects is one of its endpoints, too.
+    mesh.describe_pod(2, "other-1", "vm", false);
+    until_answered(&client, to, "other").await;
+}

@@ -79,6 +79,8 @@ const ALL: &str = r#"
     route: [{destination: {host: till}}]
   - match: [{uri: {prefix: /none}}]
     route: [{destination: {host: shop, subset: none}}]
+  - match: [{uri: {prefix: /host}}]
+    route: [{destination: {host: till}, headers: {request: {set: {host: set.test}}}}]
 "#;
 
 #[tokio::test]
@@ -144,6 +146,8 @@ async fn rules_in_their_order_and_what_they_do() {
     assert_eq!(till.last().header("host"), "other.test");
     get("/rx/abc/def", &[]).await;
     assert_eq!(till.last().target, "/abc");
+    get("/host", &[]).await;
+    assert_eq!(till.last().header("host"), "set.test");
 
     assert_eq!(get("/abort", &[]).await.status.as_u16(), 451);
     let asked = Instant::now();
