@@ -359,6 +359,13 @@ fn settings_of_the_mesh() {
             &[quiet, ": istio-system/istio meshMTLS"],
         ),
         (
+            mesh("accessLogFormat: x"),
+            &[
+                &no_effect,
+                "accessLogFormat: without accessLogFile, or a Telemetry, no access log is written",
+            ],
+        ),
+        (
             mesh("serviceEntryVisibility: {defaultVisibility: NAMESPACE}"),
             &[&of("not honoured"), "serviceEntryVisibility: "],
         ),

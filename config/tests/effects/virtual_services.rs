@@ -223,6 +223,25 @@ fn destinations_and_faults_that_are_nothing() {
             ],
         ),
         (
+            http(&format!("{{{TO}, mirrorPercentage: {{value: 5}}}}")),
+            &[
+                field,
+                "http[0].mirrorPercentage: is of mirror, which isn't given",
+            ],
+        ),
+        (
+            http(&format!(
+                "{{{TO}, mirror: {{host: api}}, mirrorPercent: 0}}"
+            )),
+            &[field, "http[0].mirrorPercent: is none: nothing is mirrored"],
+        ),
+        (
+            http(&format!(
+                "{{{TO}, mirrors: [{{destination: {{host: api}}, percentage: {{value: 0}}}}]}}"
+            )),
+            &[field, "http[0].mirrors[0].percentage: is none"],
+        ),
+        (
             http(&format!("{{{TO}, fault: {{abort: {{httpStatus: 500}}}}}}")),
             &[field, "http[0].fault.abort: ", "no request is aborted"],
         ),

@@ -6,6 +6,7 @@ use crate::standalone::kinds::istio::virtual_service::VirtualService;
 use crate::standalone::kinds::istio::virtual_service::destination::Destination;
 use crate::standalone::kinds::istio::virtual_service::gateways::takes_in_mesh;
 use crate::standalone::kinds::istio::virtual_service::http_match::HttpMatch;
+use crate::standalone::kinds::istio::virtual_service::http_policy::Percent;
 use crate::standalone::kinds::istio::virtual_service::http_route::HttpRoute;
 use crate::standalone::kinds::istio::virtual_service::stream_route::{StreamMatch, StreamRule};
 use crate::standalone::state::mesh_service::{MeshPort, MeshService, Resolution};
@@ -114,6 +115,9 @@ impl Telling<'_, '_> {
                 let reason = format!("{reason}: nothing is mirrored");
                 self.virtual_mistake(rule.object, &format!("{base}.mirrors"), reason);
             }
+        }
+        for (field, reason) in shares_of_nothing(route) {
+            self.virtual_mistake(rule.object, &format!("{base}.{field}"), reason.to_owned());
         }
     }
 
@@ -278,6 +282,31 @@ impl Telling<'_, '_> {
 fn mirrors(route: &HttpRoute) -> impl Iterator<Item = &Destination> {
     let others = route.mirrors.iter().map(|mirror| &mirror.destination);
     route.mirror.iter().chain(others)
+}
+
+/// Shares of mirrors that say that nothing is mirrored, or of what.
+fn shares_of_nothing(route: &HttpRoute) -> Vec<(String, &'static str)> {
+    let none = |share: Option<Percent>| share.is_some_and(|share| share.value == 0.0);
+    let (field, zero) = match (route.mirror_percentage, route.mirror_percent) {
+        (share @ Some(_), _) => (Some("mirrorPercentage"), none(share)),
+        (None, Some(percent)) => (Some("mirrorPercent"), percent == 0),
+        (None, None) => (None, false),
+    };
+    let mut found = Vec::new();
+    if let Some(field) = field {
+        if route.mirror.is_none() {
+            found.push((field.to_owned(), "is of mirror, which isn't given"));
+        } else if zero {
+            found.push((field.to_owned(), "is none: nothing is mirrored"));
+        }
+    }
+    for (position, mirror) in route.mirrors.iter().enumerate() {
+        if none(mirror.percentage) {
+            let field = format!("mirrors[{position}].percentage");
+            found.push((field, "is none: nothing is mirrored there"));
+        }
+    }
+    found
 }
 
 fn http_ports<'s>(service: &'s MeshService<'_>) -> Vec<&'s MeshPort> {
