@@ -80,12 +80,8 @@ async fn a_route_sends_and_mirrors_to_hosts_of_entries_whoever_serves_them() {
     assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
 }
 
-#[tokio::test]
-#[ignore = "needs istiod"]
-async fn requests_reach_a_sidecar_by_mutual_tls() {
-    let mesh = Mesh::new();
-    let (web, _app) = mesh.http_service(1, "web").await;
-    let (_far, backend) = mesh.bare_service(2, "far");
+/// Service `far` is served by no waypoint, and its pod has a sidecar.
+fn with_a_sidecar(mesh: &Mesh) {
     for (file, from, to) in [
         (
             "service-far.yaml",
@@ -102,6 +98,15 @@ async fn requests_reach_a_sidecar_by_mutual_tls() {
         assert!(text.contains(from), "{text}");
         mesh.manifest(file, &text.replace(from, to));
     }
+}
+
+#[tokio::test]
+#[ignore = "needs istiod"]
+async fn requests_reach_a_sidecar_by_mutual_tls() {
+    let mesh = Mesh::new();
+    let (web, _app) = mesh.http_service(1, "web").await;
+    let (_far, backend) = mesh.bare_service(2, "far");
+    with_a_sidecar(&mesh);
     let certificate = mesh.certificate("default", "far");
     let pair = Pair {
         chain: certificate.chain_pem().to_owned(),
@@ -123,6 +128,27 @@ async fn requests_reach_a_sidecar_by_mutual_tls() {
     let greeted = sidecar.greeted().last().unwrap().clone();
     assert_eq!(greeted.alpn.as_deref(), Some("istio"));
     assert!(greeted.client.is_some());
+}
+
+#[tokio::test]
+#[ignore = "needs istiod"]
+async fn a_sidecar_that_takes_no_mutual_tls_is_reached_in_plain_text() {
+    let mesh = Mesh::new();
+    let (web, _app) = mesh.http_service(1, "web").await;
+    let (_far, app) = mesh.http_service(2, "far").await;
+    with_a_sidecar(&mesh);
+    mesh.manifest(
+        "policy.yaml",
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: plain, namespace: default}\n\
+         spec: {selector: {matchLabels: {app: far}}, mtls: {mode: DISABLE}}\n",
+    );
+    route(&mesh, "{backendRefs: [{name: far, port: 80}]}");
+    let (_istiod, _pod, client) = started(&mesh).await;
+    until("the application", async || {
+        client.get(web, "/a").await;
+        (!app.seen().is_empty()).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
