@@ -109,7 +109,13 @@ fn pick<'a>(
     if let (Some(slow), Some(now)) = (balancing.slow_start, now)
         && hosts.has_newer_than(slow.window, now)
     {
-        return warming(balancing.policy, candidates.endpoints, slow, now, random);
+        return warming(
+            balancing.policy,
+            candidates.endpoints,
+            equal,
+            (slow, now),
+            random,
+        );
     }
     match (balancing.policy, candidates.endpoints) {
         (_, []) => None,
@@ -132,8 +138,8 @@ fn pick<'a>(
 fn warming<'a>(
     policy: LbPolicy,
     endpoints: &'a [Arc<Endpoint>],
-    slow: SlowStart,
-    now: Instant,
+    equal_weights: bool,
+    (slow, now): (SlowStart, Instant),
     random: &mut impl FnMut() -> u64,
 ) -> Option<&'a Arc<Endpoint>> {
     let share = |e: &Endpoint| {
@@ -144,7 +150,13 @@ fn warming<'a>(
         };
         ((whole as f64 * slow.part(age)) as u64).max(1)
     };
-    random::by_share(endpoints, share, random)
+    match endpoints {
+        [first, ..] if equal_weights => {
+            let most = random::weight(first) << 16;
+            random::by_share_up_to(endpoints, most, share, random)
+        }
+        _ => random::by_share(endpoints, share, random),
+    }
 }
 
 #[cfg(test)]

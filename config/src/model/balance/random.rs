@@ -45,3 +45,81 @@ pub(crate) fn by_share<'a>(
     // Shares may shrink meanwhile: requests begin and end.
     chosen.or(endpoints.last())
 }
+
+/// Of so few, all are looked at.
+const FEW: usize = 32;
+/// What it may cost to find none that is taken: this part of looking at all.
+const TRIES: usize = 8;
+
+/// As [`by_share`], where no share is larger than `most`: one is drawn evenly, and taken as often as its share is of `most`. The
+/// shares are the same, and of many endpoints a few are looked at.
+pub(crate) fn by_share_up_to<'a>(
+    endpoints: &'a [Arc<Endpoint>],
+    most: u64,
+    share: impl Fn(&Endpoint) -> u64,
+    random: &mut impl FnMut() -> u64,
+) -> Option<&'a Arc<Endpoint>> {
+    if endpoints.len() > FEW {
+        for _ in 0..endpoints.len() / TRIES {
+            let drawn = evenly(endpoints, random)?;
+            if random() % most.max(1) < share(drawn) {
+                return Some(drawn);
+            }
+        }
+    }
+    by_share(endpoints, share, random)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::cell::Cell;
+
+    use waypoint_filters::stream::dynamic_metadata::Metadata;
+
+    use super::*;
+    use crate::model::endpoint::{EndpointState, Transport};
+
+    fn endpoint(port: u16) -> Arc<Endpoint> {
+        Arc::new(Endpoint {
+            address: ([10, 0, 0, 1], port).into(),
+            additional: Box::default(),
+            check: None,
+            transport: Transport::Plain,
+            healthy: true,
+            weight: 1,
+            metadata: Metadata::default(),
+            peer: None,
+            state: Arc::new(EndpointState::default()),
+        })
+    }
+
+    #[test]
+    fn shares_are_the_same_and_few_of_many_are_looked_at() {
+        const MOST: u64 = 1000;
+        let endpoints: Vec<_> = (0..1000).map(endpoint).collect();
+        let mut rng = fastrand::Rng::with_seed(7);
+        // A fifth has all, a fifth a hundredth, and so on.
+        for (parts, at_most) in [([1000, 500, 100, 10, 10], 20), ([30, 20, 10, 5, 1], 700)] {
+            let looked = Cell::new(0);
+            let share = |endpoint: &Endpoint| {
+                looked.set(looked.get() + 1);
+                parts[usize::from(endpoint.address.port() % 5)]
+            };
+            let mut chosen = [0_u64; 5];
+            const DRAWS: u64 = 10_000;
+            for _ in 0..DRAWS {
+                let one = by_share_up_to(&endpoints, MOST, share, &mut || rng.u64(..));
+                chosen[usize::from(one.unwrap().address.port() % 5)] += 1;
+            }
+            let all: u64 = parts.iter().sum();
+            for (chosen, part) in chosen.into_iter().zip(parts) {
+                let expected = DRAWS * part / all;
+                let off = 60 + expected / 15;
+                assert!(chosen.abs_diff(expected) < off, "{chosen}, not {expected}");
+            }
+            let looked = looked.get() / DRAWS;
+            assert!(looked <= at_most, "{looked} a draw");
+        }
+    }
+}
