@@ -147,6 +147,12 @@ impl Requests {
             || matches!(self.send.poll_ready(&mut cx), Poll::Ready(Err(_)))
     }
 
+    /// How many streams the peer allows at a time, one at least; 100 until it has said so.
+    pub fn max_streams(&self) -> u32 {
+        let most = self.send.current_max_send_streams();
+        u32::try_from(most).unwrap_or(u32::MAX).max(1)
+    }
+
     /// Sends a request and waits for the head of its answer. Dropping this resets the stream with CANCEL.
     ///
     /// # Errors

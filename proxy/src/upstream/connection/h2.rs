@@ -136,10 +136,11 @@ impl H2Connection {
             .settings
             .max_streams
             .map_or(MAX_STREAMS, NonZeroU32::get);
-        (self.active() < most.min(MAX_STREAMS)).then(|| self.crowd())
+        let most = most.min(MAX_STREAMS).min(self.requests.max_streams());
+        (self.active() < most).then(|| self.crowd())
     }
 
-    /// A stream beyond [`MAX_STREAMS`]: the peer's own limit says when it begins.
+    /// A stream beyond those: the peer's own limit says when it begins.
     pub(crate) fn crowd(&self) -> H2Stream {
         self.streams.active.fetch_add(1, Ordering::Relaxed);
         self.streams.begun.fetch_add(1, Ordering::Relaxed);

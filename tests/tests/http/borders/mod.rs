@@ -2,6 +2,7 @@
 //!
 //! Each story has a second telling beside real Envoy, which `make test-envoy` runs.
 
+mod allowed_streams;
 mod expectations;
 mod goaway;
 mod heads;
