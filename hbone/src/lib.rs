@@ -4,6 +4,7 @@
 //! workspace. A server [`accept`](server::accept)s connections and hands each CONNECT out as a
 //! [`TunnelRequest`](server::TunnelRequest); a [`TunnelPool`](pool::TunnelPool) opens tunnels to others; both end in
 //! a [`TunnelStream`](stream::TunnelStream), which passes `Bytes` on without copying them.
+//! [`messages`] are requests and answers over HTTP/2, inside of tunnels and to endpoints.
 
 pub mod authority;
 pub mod certificates;
