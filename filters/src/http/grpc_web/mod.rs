@@ -126,7 +126,13 @@ async fn unless_invalid(
     tokio::select! {
         biased;
         Ok(invalid) = &mut told => return Err(invalid),
-        Ok(answer) = &mut response => return Ok(answer),
+        Ok(answer) = &mut response => {
+            // That the request broke off may be what is answered.
+            return match told.try_recv() {
+                Ok(invalid) => Err(invalid),
+                Err(_) => Ok(answer),
+            };
+        }
         else => {}
     }
     // The request was whole, and is gone.
