@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use waypoint_hbone::identity::Identity;
 use waypoint_tests::pod_ztunnel::PodZtunnel;
-use waypoint_tests::wait::within;
+use waypoint_tests::wait::{until, within};
 use waypoint_tests::ztunnel::{Http2, get, request};
 use waypoint_tests::{App, Mesh};
 
@@ -288,4 +288,32 @@ async fn expect_100_continue_needs_no_answer_to_go_on() {
         .await;
     assert!(answer.contains("HTTP/1.1 200 "), "{answer}");
     assert_eq!(app.last().body, "body");
+}
+
+/// Whoever speaks what: it is the client that is gone, and no upstream is at fault.
+#[tokio::test]
+async fn an_upload_that_an_http2_client_gives_up_is_recorded_as_such() {
+    for port in [HTTP, H2C] {
+        let mesh = Mesh::new();
+        let (_, backend) = mesh.bare_service(1, "web");
+        let to = mesh.service_with_port(1, "web", port);
+        let app = App::http(backend, "web").await;
+        let (waypoint, client) = mesh.started().await;
+        let tunnel = client.tunnel(to).await;
+        let (client, driver) = h2::client::handshake(tunnel).await.unwrap();
+        tokio::spawn(driver);
+        let mut client = client.ready().await.unwrap();
+        let request = Request::post("http://web/given-up").body(()).unwrap();
+        let (answer, mut send) = client.send_request(request, false).unwrap();
+        send.send_data(Bytes::from_static(b"half"), false).unwrap();
+        until("the upload's beginning", async || {
+            (app.connections() > 0).then_some(())
+        })
+        .await;
+        send.send_reset(h2::Reason::CANCEL);
+        drop((answer, send));
+        let line = waypoint.until_logged("/given-up").await;
+        let told = " 0 DC downstream_remote_disconnect ";
+        assert!(line.contains(told), "{port}: {line}");
+    }
 }
