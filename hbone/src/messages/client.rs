@@ -204,7 +204,7 @@ impl Requests {
         if answer.status() != StatusCode::OK {
             return Ok(received(answer).map(Connected::Refused));
         }
-        Ok(answer.map(|incoming| Connected::Tunnel(TunnelStream::new(stream, incoming))))
+        Ok(answer.map(|incoming| Connected::Tunnel(TunnelStream::of_many(stream, incoming))))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The body of a message that is being received on an HTTP/2 stream.
 //!
-//! The peer's window is given back as the bytes are handed out, in steps: each is a lock of the connection. What is held
-//! back is far below the smallest window that is ever told, and little on a stream on which nothing more comes.
+//! The peer's window is given back as the bytes are handed out, small ones in steps: each is a lock of the connection. Little is held
+//! back, and nothing on a stream on which nothing more comes: a thousand streams must not keep their connection's window.
 //!
 //! A reset with NO_ERROR ends the body in good order: the peer has answered and wants no more (RFC 9113 §8.1).
 
@@ -16,10 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use crate::io::reset::io_error;
 
 /// Bytes of window that are given back at once, while more comes.
-const STEP: usize = 16 * 1024;
-/// The same when nothing more is there. A hundred such streams must not keep a connection's window, the smallest of
-/// which is 256 KiB.
-const QUIET_STEP: usize = 1024;
+const STEP: usize = 2 * 1024;
 
 /// What comes on a stream: DATA, and perhaps trailers.
 #[derive(Debug)]
@@ -61,7 +58,7 @@ impl Body for ReceivedBody {
         let this = self.get_mut();
         if !this.data_ended {
             let Poll::Ready(data) = this.stream.poll_data(cx) else {
-                this.release_from(QUIET_STEP);
+                this.release_from(1);
                 return Poll::Pending;
             };
             match data {

@@ -257,7 +257,7 @@ where
         {
             head.headers_mut().remove(header::CONTENT_LENGTH);
             let outgoing = self.send(head, false)?;
-            let _ = promise.send(TunnelStream::new(outgoing, incoming));
+            let _ = promise.send(TunnelStream::of_many(outgoing, incoming));
             return None;
         }
         let end = body.is_end_stream();

@@ -63,6 +63,8 @@ pub struct TunnelStream {
     unchecked: usize,
     finished: bool,
     ended: bool,
+    /// The connection's window is small for the streams that it may have: nothing of it is held back.
+    gives_back_all: bool,
     response_headers: Option<Box<HeaderMap>>,
     /// Holds the place in the pool's connection, on the client's side.
     lease: Option<Lease>,
@@ -122,11 +124,19 @@ impl TunnelStream {
             unchecked: 0,
             finished: false,
             ended: false,
+            gives_back_all: false,
             response_headers: None,
             lease: None,
             held_by: None,
             unwanted: None,
         }
+    }
+
+    /// A stream of a connection with a small window and many streams.
+    pub(crate) fn of_many(send: SendStream<Bytes>, recv: RecvStream) -> TunnelStream {
+        let mut stream = TunnelStream::new(send, recv);
+        stream.gives_back_all = true;
+        stream
     }
 
     /// From now on, what the stream holds is `holder`'s.
@@ -225,6 +235,7 @@ impl TunnelStream {
 
     /// Gives the window back if so much of it or more is due.
     fn release_from(&mut self, step: usize) {
+        let step = if self.gives_back_all { 1 } else { step };
         if self.unreleased >= step {
             // It fails only for a stream that is gone, and with it goes its window.
             let _ = self.recv.flow_control().release_capacity(self.unreleased);
