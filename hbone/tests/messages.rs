@@ -104,7 +104,7 @@ where
         stream_window: 32 * 1024,
         connection_window: 256 * 1024,
         max_send_buffer: 16 * 1024,
-        max_streams: 100,
+        max_streams: 1000,
         max_header_list: 16 * 1024,
         tunnels: true,
         keepalive: None,
@@ -281,6 +281,42 @@ async fn both_directions_go_on_after_the_head_of_the_answer() {
     }
     drop(send);
     assert_eq!(read(answer).await.unwrap(), b"");
+}
+
+/// What each has received, and nobody gives back, would be more than the connection's window.
+#[tokio::test]
+async fn streams_that_wait_keep_nothing_of_the_connections_window() {
+    let (told, mut heard) = mpsc::unbounded_channel();
+    let mut requests = connected(move |request: Request<Incoming>| {
+        let told = told.clone();
+        let answer = async move {
+            let mut incoming = body_of(request);
+            let first = poll_fn(|cx| Pin::new(&mut incoming).poll_frame(cx)).await;
+            told.send(first.unwrap().unwrap().into_data().unwrap().len())
+                .unwrap();
+            // Reads on, and nothing comes.
+            let _ = read(incoming).await;
+            Response::new(whole(""))
+        };
+        (Vec::new(), answer)
+    })
+    .await;
+    let mut open = Vec::new();
+    for _ in 0..900 {
+        let (send, body) = pieces();
+        send.send(Ok(Frame::data(Bytes::from_static(&[0; 700]))))
+            .unwrap();
+        let mut requests = requests.clone();
+        open.push((
+            send,
+            tokio::spawn(async move { requests.send(post(body), None::<&Heard>).await.is_ok() }),
+        ));
+        let soon = std::time::Duration::from_secs(5);
+        let came = tokio::time::timeout(soon, heard.recv()).await;
+        assert_eq!(came.expect("the window is there"), Some(700));
+    }
+    assert!(!requests.is_closed());
+    drop(open);
 }
 
 #[tokio::test]
