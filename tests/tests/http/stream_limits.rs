@@ -121,7 +121,12 @@ async fn a_thousand_streams_go_on_beside_each_other_on_one_connection() {
         }
     }
     until("the records", async || {
-        (waypoint.log().matches(" 200 ").count() == STREAMS).then_some(())
+        (waypoint
+            .log()
+            .matches("\"POST /watch HTTP/2\" 200 ")
+            .count()
+            == STREAMS)
+            .then_some(())
     })
     .await;
 }
