@@ -4,3 +4,5 @@ pub mod connect_error;
 pub mod connection;
 pub mod copy;
 pub mod stream;
+
+mod held_by;

@@ -16,7 +16,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -25,13 +25,13 @@ use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop;
 
-use crate::held::account::Account;
 use crate::held::holder::Holder;
 use crate::http2::RELEASE_STEP;
 use crate::identity::Identity;
 use crate::io::reset::io_error;
 use crate::tls::tls_info::TlsInfo;
 use crate::tunnel::connection::Lease;
+use crate::tunnel::held_by::{Held, MAX_UNSENT, Watcher};
 
 /// [`RELEASE_STEP`] once nothing more is there to be read: many quiet tunnels must not keep their connection's window.
 const QUIET_STEP: usize = 4 * 1024;
@@ -45,9 +45,6 @@ pub(crate) const SMALL_FRAME: usize = 512;
 
 /// The most that one `poll_write` copies.
 const MAX_WRITE: usize = 256 * 1024;
-
-/// What a stream may hand to h2 that isn't sent yet, with what each frame costs. Above what h2 itself takes in bytes.
-const MAX_UNSENT: usize = 512 * 1024;
 
 /// One tunnel.
 pub struct TunnelStream {
@@ -71,46 +68,6 @@ pub struct TunnelStream {
     held_by: Option<Box<Held>>,
     /// What the peer's first bytes must not begin with, until those have come.
     unwanted: Option<u8>,
-}
-
-/// Where a stream's memory is kept account of.
-struct Held {
-    /// Who looks at what it hasn't read.
-    watched_by: Watcher,
-    unsent: Arc<Account>,
-}
-
-enum Watcher {
-    /// The holder that the stream itself is.
-    Own(Arc<Holder>),
-    /// One whose bytes it carries, and its number there.
-    Carried(Weak<Holder>, u64),
-}
-
-impl Held {
-    fn new(watched_by: Watcher, holder: &Holder) -> Box<Held> {
-        Box::new(Held {
-            watched_by,
-            unsent: holder.account().exactly_below(MAX_UNSENT / 2),
-        })
-    }
-
-    fn is_carried_for(&self, holder: &Arc<Holder>) -> bool {
-        matches!(&self.watched_by, Watcher::Carried(known, _) if known.as_ptr() == Arc::as_ptr(holder))
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        match &self.watched_by {
-            Watcher::Own(holder) => holder.unwatch(),
-            Watcher::Carried(holder, number) => {
-                if let Some(holder) = holder.upgrade() {
-                    holder.unwatch_onward(*number);
-                }
-            }
-        }
-    }
 }
 
 impl TunnelStream {
