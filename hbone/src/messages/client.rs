@@ -7,8 +7,6 @@ use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -49,7 +47,6 @@ pub struct ClientOptions {
 #[derive(Clone)]
 pub struct Requests {
     send: SendRequest<Bytes>,
-    closed: Arc<AtomicBool>,
 }
 
 /// Hears of what the peer says before its answer (1xx).
@@ -77,7 +74,6 @@ pub struct Driver<T> {
     connection: Connection<Wire<T>, Bytes>,
     gathered: Gathered<T>,
     keepalive: Option<KeepAlive>,
-    closed: Arc<AtomicBool>,
 }
 
 /// Greets the peer. The driver has to be spawned.
@@ -98,21 +94,15 @@ where
         .initial_max_send_streams(100)
         .enable_push(false);
     let (send, mut connection) = builder.handshake(wire).await.map_err(io_error)?;
-    let closed = Arc::new(AtomicBool::new(false));
     let keepalive = options
         .keepalive
         .map(|(interval, timeout)| KeepAlive::every(interval, timeout, connection.ping_pong()));
-    let requests = Requests {
-        send,
-        closed: closed.clone(),
-    };
     let driver = Driver {
         connection,
         gathered,
         keepalive,
-        closed,
     };
-    Ok((requests, driver))
+    Ok((Requests { send }, driver))
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
@@ -133,18 +123,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
     }
 }
 
-impl<T> Drop for Driver<T> {
-    fn drop(&mut self) {
-        self.closed.store(true, Ordering::Relaxed);
-    }
-}
-
 impl Requests {
     /// Whether no request can be sent any more: the connection has ended, or the peer has said that it will (GOAWAY).
     pub fn is_closed(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        self.closed.load(Ordering::Relaxed)
-            || matches!(self.send.poll_ready(&mut cx), Poll::Ready(Err(_)))
+        matches!(self.send.poll_ready(&mut cx), Poll::Ready(Err(_)))
     }
 
     /// How many streams the peer allows at a time, one at least; 100 until it has said so.
