@@ -4,9 +4,9 @@
 //! connection's task and back and makes a task for its answer and one for its body, and it drops what comes before an answer.
 
 pub mod client;
+pub mod fields;
 pub mod received;
 pub mod sending;
 pub mod server;
 
 mod date;
-mod fields;

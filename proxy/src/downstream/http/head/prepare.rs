@@ -13,6 +13,7 @@ use waypoint_filters::service::local_reply::{Closing, LocalReply};
 use waypoint_filters::stream::connection::Connection;
 use waypoint_filters::stream::uuid;
 use waypoint_hbone::messages::client::Protocol;
+use waypoint_hbone::messages::fields::{KEEP_ALIVE, PROXY_CONNECTION, is_connections};
 
 use crate::downstream::http::head::forwarded::{self, shape_host};
 use crate::downstream::http::head::path_normalization::Normalized;
@@ -20,8 +21,6 @@ use crate::downstream::http::head::path_normalization::normalize;
 use crate::upstream::exchange::agreed_upgrade::Upgrade;
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Why a request is not let in.
@@ -338,13 +337,7 @@ fn strip(
 }
 
 fn hop_by_hop(name: &HeaderName) -> bool {
-    *name == header::CONNECTION
-        || *name == header::TRANSFER_ENCODING
-        || *name == header::UPGRADE
-        || *name == header::TE
-        || *name == KEEP_ALIVE
-        || *name == PROXY_CONNECTION
-        || *name == HTTP2_SETTINGS
+    is_connections(name) || *name == header::TE || *name == HTTP2_SETTINGS
 }
 
 /// Headers by which a trusted client commands Envoy's router. Nobody is trusted to here.
