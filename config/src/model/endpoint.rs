@@ -64,6 +64,24 @@ pub struct Endpoint {
     pub state: Arc<EndpointState>,
 }
 
+#[cfg(test)]
+impl Endpoint {
+    /// One that is healthy and reached plainly, as unit tests choose among them.
+    pub(crate) fn on_port(port: u16) -> Endpoint {
+        Endpoint {
+            address: ([10, 0, 0, 1], port).into(),
+            additional: Box::default(),
+            transport: Transport::Plain,
+            healthy: true,
+            weight: 1,
+            metadata: Metadata::default(),
+            peer: None,
+            check: None,
+            state: Arc::default(),
+        }
+    }
+}
+
 /// What lives as long as the endpoint does, whatever updates say of its weight, health or metadata.
 pub struct EndpointState {
     /// When it came.

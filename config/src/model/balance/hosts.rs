@@ -320,24 +320,14 @@ fn equal_weights(endpoints: &[Arc<Endpoint>]) -> bool {
 pub(crate) mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use waypoint_filters::stream::dynamic_metadata::Metadata;
-
     use super::*;
-    use crate::model::endpoint::{EndpointState, Transport};
 
     /// A locality whose endpoints have ports from `port` on, the healthy ones first.
     fn locality(port: u16, weight: u32, healthy: u16, all: u16) -> Locality {
         let endpoint = |i: u16| {
             Arc::new(Endpoint {
-                address: ([10, 0, 0, 1], port + i).into(),
-                additional: Box::default(),
-                check: None,
-                transport: Transport::Plain,
                 healthy: i < healthy,
-                weight: 1,
-                metadata: Metadata::default(),
-                peer: None,
-                state: Arc::new(EndpointState::default()),
+                ..Endpoint::on_port(port + i)
             })
         };
         Locality {

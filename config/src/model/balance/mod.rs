@@ -162,12 +162,11 @@ fn warming<'a>(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use crate::model::endpoint::{EndpointState, Locality, Transport};
+    use crate::model::endpoint::{EndpointState, Locality};
     use envoy_types::pb::envoy::config::cluster::v3::cluster::SlowStartConfig;
     use envoy_types::pb::google::protobuf::Duration as DurationProto;
     use std::sync::atomic::Ordering;
     use std::time::Duration;
-    use waypoint_filters::stream::dynamic_metadata::Metadata;
 
     use super::*;
 
@@ -188,15 +187,9 @@ mod tests {
 
     fn endpoint(port: u16, healthy: bool, weight: u32) -> Arc<Endpoint> {
         Arc::new(Endpoint {
-            address: ([10, 0, 0, 1], port).into(),
-            additional: Box::default(),
-            check: None,
-            transport: Transport::Plain,
             healthy,
             weight,
-            metadata: Metadata::default(),
-            peer: None,
-            state: Arc::new(EndpointState::default()),
+            ..Endpoint::on_port(port)
         })
     }
 
@@ -444,21 +437,13 @@ mod tests {
     fn a_new_endpoint_begins_slowly_whoever_takes_turns_or_is_compared() {
         let start = Instant::now();
         let at = |port, seconds| {
-            let endpoint = endpoint(port, true, 1);
             let state = EndpointState {
                 since: start + Duration::from_secs(seconds),
                 ..EndpointState::default()
             };
             Arc::new(Endpoint {
                 state: Arc::new(state),
-                address: endpoint.address,
-                additional: Box::default(),
-                check: None,
-                transport: endpoint.transport,
-                healthy: true,
-                weight: 1,
-                metadata: Metadata::default(),
-                peer: None,
+                ..Endpoint::on_port(port)
             })
         };
         let set = set(vec![vec![at(1, 0), at(2, 0), at(3, 1000)]]);

@@ -75,29 +75,12 @@ pub(crate) fn by_share_up_to<'a>(
 mod tests {
     use std::cell::Cell;
 
-    use waypoint_filters::stream::dynamic_metadata::Metadata;
-
     use super::*;
-    use crate::model::endpoint::{EndpointState, Transport};
-
-    fn endpoint(port: u16) -> Arc<Endpoint> {
-        Arc::new(Endpoint {
-            address: ([10, 0, 0, 1], port).into(),
-            additional: Box::default(),
-            check: None,
-            transport: Transport::Plain,
-            healthy: true,
-            weight: 1,
-            metadata: Metadata::default(),
-            peer: None,
-            state: Arc::new(EndpointState::default()),
-        })
-    }
 
     #[test]
     fn shares_are_the_same_and_few_of_many_are_looked_at() {
         const MOST: u64 = 1000;
-        let endpoints: Vec<_> = (0..1000).map(endpoint).collect();
+        let endpoints: Vec<_> = (0..1000).map(Endpoint::on_port).map(Arc::new).collect();
         let mut rng = fastrand::Rng::with_seed(7);
         // A fifth has all, a fifth a hundredth, and so on.
         for (parts, at_most) in [([1000, 500, 100, 10, 10], 20), ([30, 20, 10, 5, 1], 700)] {

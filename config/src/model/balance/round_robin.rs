@@ -76,24 +76,14 @@ fn is_due(round: u64, index: u64, takes: u64) -> bool {
 mod tests {
     use std::collections::BTreeMap;
 
-    use waypoint_filters::stream::dynamic_metadata::Metadata;
-
     use super::*;
-    use crate::model::endpoint::{EndpointState, Transport};
 
     fn endpoints(weights: &[u32]) -> Vec<Arc<Endpoint>> {
         let ports = 1..;
         let endpoint = |(port, weight): (u16, &u32)| {
             Arc::new(Endpoint {
-                address: ([10, 0, 0, 1], port).into(),
-                additional: Box::default(),
-                check: None,
-                transport: Transport::Plain,
-                healthy: true,
                 weight: *weight,
-                metadata: Metadata::default(),
-                peer: None,
-                state: Arc::new(EndpointState::default()),
+                ..Endpoint::on_port(port)
             })
         };
         ports.zip(weights).map(endpoint).collect()

@@ -255,10 +255,9 @@ impl Detector {
 mod tests {
     use envoy_types::pb::envoy::config::cluster::v3::OutlierDetection as OutlierDetectionProto;
     use envoy_types::pb::google::protobuf::{BoolValue, Duration as DurationProto, UInt32Value};
-    use waypoint_filters::stream::dynamic_metadata::Metadata;
 
     use super::*;
-    use crate::model::endpoint::{EndpointState, Locality};
+    use crate::model::endpoint::Locality;
     use crate::model::outlier::Outcome::{self, Answered, Failed};
 
     fn number(value: u32) -> Option<UInt32Value> {
@@ -288,19 +287,7 @@ mod tests {
 
     impl Scene {
         fn new(endpoints: u16, rules: &OutlierDetectionProto) -> Scene {
-            let endpoint = |port| {
-                Arc::new(Endpoint {
-                    address: ([10, 0, 0, 1], port).into(),
-                    additional: Box::default(),
-                    check: None,
-                    transport: Transport::Plain,
-                    healthy: true,
-                    weight: 1,
-                    metadata: Metadata::default(),
-                    peer: None,
-                    state: Arc::new(EndpointState::default()),
-                })
-            };
+            let endpoint = |port| Arc::new(Endpoint::on_port(port));
             let start = Instant::now();
             let settings = Arc::new(OutlierDetection::from_proto(rules).unwrap());
             Scene {
