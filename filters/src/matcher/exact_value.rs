@@ -77,7 +77,7 @@ impl Seen<'_> {
 }
 
 /// The first value of a query parameter, as it stands.
-pub(super) fn query_value<'q>(query: Option<&'q str>, name: &str) -> Option<&'q str> {
+pub fn query_value<'q>(query: Option<&'q str>, name: &str) -> Option<&'q str> {
     query.unwrap_or_default().split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (key == name).then_some(value)

@@ -13,6 +13,7 @@ use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{
     Cookie as CookieProto, Header as HeaderProto, PolicySpecifier,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
+use waypoint_filters::matcher::exact_value::query_value;
 use waypoint_filters::matcher::regex::{self, SUBSTITUTION};
 use waypoint_filters::service::cookie::{after_value, check, cookie};
 use waypoint_filters::xds::coverage::well_known::DURATION;
@@ -159,7 +160,7 @@ impl HashPolicy {
                 Key::Cookie(cookie) => cookie.hash(request.headers(), &issue, &mut found.cookies),
                 Key::SourceIp => Some(of_address(source)),
                 Key::QueryParameter(name) => {
-                    let value = query_parameter(request.uri().query().unwrap_or_default(), name);
+                    let value = query_value(request.uri().query(), name);
                     value.map(|value| xx_hash(value.as_bytes()))
                 }
             };
@@ -266,14 +267,6 @@ fn rewritten<'a>(rewrite: Option<&Rewrite>, value: &'a [u8]) -> Cow<'a, [u8]> {
         None => Cow::Borrowed(value),
         Some(rewrite) => rewrite.pattern.replace_all(value, &*rewrite.substitution),
     }
-}
-
-/// The first parameter of this name, as it is written.
-fn query_parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
-    query.split('&').find_map(|parameter| {
-        let (found, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        (found == name).then_some(value)
-    })
 }
 
 impl Cookie {
