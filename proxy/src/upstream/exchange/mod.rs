@@ -227,12 +227,11 @@ impl ToCluster<'_> {
         let mut connection = self.h1_for_upgrade(&mut chosen, &pools).await?;
         connection.trailers = self.passes_http1_trailers();
         connection.detach_for_upgrade();
-        let response = connection.send(request).await?;
+        let mut response = connection.send(request).await?;
         if has_two_lengths(&response) {
             return Err(UpstreamError::new(UpstreamErrorKind::Protocol));
         }
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let mut response = response;
             let upstream = End::Http1(hyper::upgrade::on(&mut response));
             return Ok(agreed(response, downstream, upstream, chosen.active, None));
         }

@@ -94,7 +94,7 @@ impl HttpClient {
             }
             HttpClient::Http2(connection) => {
                 let answer = connection.send(Box::new(request)).await?;
-                Ok(answer.map(Body::boxed))
+                Ok(answer.map(Body::received))
             }
         }
     }

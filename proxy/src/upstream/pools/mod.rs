@@ -347,9 +347,10 @@ impl Upstreams {
                 && limits.allow_more(c.begun())
                 && limits.allow(c.opened, c.idle_since().unwrap_or(now), now)
         });
-        connections
-            .iter()
-            .find_map(|c| Some((c.clone(), c.reserve()?)))
+        let mut reserved = connections.iter().filter_map(|c| Some((c, c.reserve()?)));
+        reserved
+            .next()
+            .map(|(connection, stream)| (connection.clone(), stream))
     }
 
     /// Closes idle connections that the upstream closed, or that nobody used for long. Called every few
