@@ -145,14 +145,14 @@ fn object(
         let before = out.len();
         begin(start, out);
         out.extend_from_slice(field.named.as_bytes());
-        if field.value.write(context, omit_empty, &[], out) {
-            extras.next_if(|(key, _)| *key == &*field.key);
-        } else if omit_empty {
-            out.truncate(before);
-        } else {
+        if !field.value.write(context, omit_empty, &[], out) {
+            if omit_empty {
+                out.truncate(before);
+                continue;
+            }
             out.extend_from_slice(b"null");
-            extras.next_if(|(key, _)| *key == &*field.key);
         }
+        extras.next_if(|(key, _)| *key == &*field.key);
     }
     for (key, text) in extras {
         extra(key, text, start, out);
