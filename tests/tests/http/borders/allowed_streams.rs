@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use http::Response;
 use tokio::net::TcpStream;
 use waypoint_tests::app::App;
-use waypoint_tests::envoy::Envoy;
 use waypoint_tests::wait::within;
 use waypoint_tests::ztunnel::get;
 use waypoint_tests::{Mesh, Ztunnel};
+
+use super::envoy_beside;
 
 const ALLOWED: u32 = 2;
 const STREAMS: usize = 5;
@@ -65,9 +66,7 @@ async fn what_a_connection_may_not_carry_goes_on_another() {
 async fn few_streams_at_a_time_beside_envoy() {
     let mesh = Mesh::new();
     let (to, connections) = watched(&mesh).await;
-    let (_envoy, address) = Envoy::beside(&mesh, &mesh.resources()).await;
-    let certificate = mesh.certificate("default", "curl");
-    let client = Ztunnel::connect(address, &certificate).await.unwrap();
+    let (_envoy, client) = envoy_beside(&mesh, &mesh.resources()).await;
     watch(&client, to).await;
     assert_eq!(connections.load(Ordering::Relaxed), 3);
 }

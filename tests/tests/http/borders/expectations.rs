@@ -186,9 +186,7 @@ async fn an_expectation_goes_to_the_upstream_and_its_100_comes_back() {
 #[ignore = "needs Envoy"]
 async fn expectations_beside_envoy() {
     let scene = scene().await;
-    let (_envoy, beside) = envoy_beside(&scene.mesh).await;
-    let certificate = scene.mesh.certificate("default", "curl");
-    let envoy = Ztunnel::connect(beside, &certificate).await.unwrap();
+    let (_envoy, envoy) = envoy_beside(&scene.mesh, &scene.mesh.resources()).await;
     for framing in FRAMINGS {
         for (n, sends, behaviour, answer, _) in expectations() {
             let to = &scene.to[n];

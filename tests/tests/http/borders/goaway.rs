@@ -15,8 +15,9 @@ use waypoint_tests::attack::frames::{
     END_HEADERS, END_STREAM, GOAWAY, HEADERS, PREFACE, SETTINGS, block, frame,
 };
 use waypoint_tests::balancing::routes;
-use waypoint_tests::envoy::Envoy;
 use waypoint_tests::{ControlPlane, Mesh, Ztunnel};
+
+use super::envoy_beside;
 
 const NO_ERROR: u32 = 0;
 
@@ -142,9 +143,7 @@ async fn endpoints_that_leave_beside_envoy() {
         let (_waypoint, ours) = mesh.started_under(&istiod).await;
         let ours = post(&ours, web.address).await;
         let begun = web.connections.swap(0, Ordering::Relaxed);
-        let (_envoy, address) = Envoy::beside(&mesh, &resources).await;
-        let certificate = mesh.certificate("default", "curl");
-        let theirs = Ztunnel::connect(address, &certificate).await.unwrap();
+        let (_envoy, theirs) = envoy_beside(&mesh, &resources).await;
         let theirs = post(&theirs, web.address).await;
         assert_eq!(ours, theirs, "retried: {retried}");
         assert_eq!(web.connections.load(Ordering::Relaxed), begun);

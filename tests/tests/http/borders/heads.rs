@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncWriteExt, BufReader};
-use waypoint_tests::Ztunnel;
 use waypoint_tests::hbone_stream::HboneStream;
 use waypoint_tests::versions::{Sends, Version, send};
 use waypoint_tests::wait::within;
@@ -134,9 +133,7 @@ async fn heads_are_judged_as_by_envoy() {
 #[ignore = "needs Envoy"]
 async fn heads_beside_envoy() {
     let scene = scene().await;
-    let (envoy, beside) = envoy_beside(&scene.mesh).await;
-    let certificate = scene.mesh.certificate("default", "curl");
-    let theirs = Ztunnel::connect(beside, &certificate).await.unwrap();
+    let (envoy, theirs) = envoy_beside(&scene.mesh, &scene.mesh.resources()).await;
     let (_, to, _) = &scene.to[1];
     for (what, bytes, status, details, _) in heads() {
         let (answer, _) = theirs.exchange(*to, bytes.as_bytes()).await;

@@ -23,7 +23,7 @@ use waypoint_tests::wait::{PATIENCE, within};
 use waypoint_tests::wire::{read_body, read_head};
 use waypoint_tests::{ControlPlane, Mesh, Ztunnel};
 
-use super::changed;
+use super::{changed, envoy_beside};
 
 /// An application that says what a request's `x-say` asks it to, word by word: a status; `hold` waits until the client has
 /// heard of one; `pause` waits for a while; `end` ends the connection; `last` and a status is the answer.
@@ -323,11 +323,10 @@ impl Beside {
         let istiod = ControlPlane::start(mesh).await;
         istiod.discovery.set(resources.clone());
         let (waypoint, ours) = mesh.started_under(&istiod).await;
-        let (envoy, address) = Envoy::beside(mesh, &resources).await;
-        let certificate = mesh.certificate("default", "curl");
+        let (envoy, theirs) = envoy_beside(mesh, &resources).await;
         Beside {
             ours,
-            theirs: Ztunnel::connect(address, &certificate).await.unwrap(),
+            theirs,
             _running: (istiod, waypoint, envoy),
         }
     }

@@ -54,9 +54,12 @@ pub(crate) async fn scene() -> Scene {
     }
 }
 
-/// Envoy as the waypoint of this mesh.
-pub(crate) async fn envoy_beside(mesh: &Mesh) -> (Envoy, SocketAddr) {
-    Envoy::beside(mesh, &mesh.resources()).await
+/// Envoy as the waypoint of this mesh, and a client of it.
+pub(crate) async fn envoy_beside(mesh: &Mesh, resources: &[Resource]) -> (Envoy, Ztunnel) {
+    let (envoy, address) = Envoy::beside(mesh, resources).await;
+    let certificate = mesh.certificate("default", "curl");
+    let client = Ztunnel::connect(address, &certificate).await.unwrap();
+    (envoy, client)
 }
 
 /// The mesh's resources with other connection managers.

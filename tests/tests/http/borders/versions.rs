@@ -12,7 +12,6 @@ use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 use waypoint_config::resource::{Resource, ResourceType};
 use waypoint_tests::backend::{Backend, Got, Speaks};
-use waypoint_tests::envoy::Envoy;
 use waypoint_tests::versions::{Answered, Sends, Version, send};
 use waypoint_tests::wire::Framing;
 use waypoint_tests::{ControlPlane, Mesh, Ztunnel};
@@ -282,9 +281,7 @@ async fn configured_trailers_beside_envoy() {
     let istiod = ControlPlane::start(&scene.mesh).await;
     istiod.discovery.set(resources.clone());
     let (_waypoint, ours) = scene.mesh.started_under(&istiod).await;
-    let (_envoy, beside) = Envoy::beside(&scene.mesh, &resources).await;
-    let certificate = scene.mesh.certificate("default", "curl");
-    let envoy = Ztunnel::connect(beside, &certificate).await.unwrap();
+    let (_envoy, envoy) = envoy_beside(&scene.mesh, &resources).await;
     let mut differences = Vec::new();
     for to in &scene.to {
         for request in requests_with_trailers() {
@@ -349,9 +346,7 @@ fn allowed(
 #[ignore = "needs Envoy"]
 async fn every_version_to_every_version_beside_envoy() {
     let scene = scene().await;
-    let (_envoy, beside) = envoy_beside(&scene.mesh).await;
-    let certificate = scene.mesh.certificate("default", "curl");
-    let envoy = Ztunnel::connect(beside, &certificate).await.unwrap();
+    let (_envoy, envoy) = envoy_beside(&scene.mesh, &scene.mesh.resources()).await;
     let mut differences = Vec::new();
     for to in &scene.to {
         for request in requests() {
@@ -428,9 +423,7 @@ async fn http_10_beside_envoy() {
     let istiod = ControlPlane::start(&scene.mesh).await;
     istiod.discovery.set(resources.clone());
     let (_waypoint, ours) = scene.mesh.started_under(&istiod).await;
-    let (_envoy, beside) = Envoy::beside(&scene.mesh, &resources).await;
-    let certificate = scene.mesh.certificate("default", "curl");
-    let theirs = Ztunnel::connect(beside, &certificate).await.unwrap();
+    let (_envoy, theirs) = envoy_beside(&scene.mesh, &resources).await;
     for to in &scene.to {
         for request in requests_of_http_10() {
             if !["length", "none", "413"].contains(&request.3) {
